@@ -1,0 +1,57 @@
+# From a fresh clone: `make demo` compresses the shipped detector, `make test` runs every check. `make help` lists all.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test check format lint types contracts clean
+
+# The first Python 3.11 or 3.12 that really starts (a name on the PATH may be a shim without an interpreter behind it).
+PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
+	"$$name" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' >/dev/null 2>&1 \
+	&& { echo "$$name"; break; }; done)
+BIN := .venv/bin
+PROFILE ?= w4a6
+STAGES ?= 4
+# Each test process computes on one thread; pytest-xdist starts one process per core, four at most.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q \
+	--numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+section = @printf '\n==== %s\n' "$(1)"
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | awk -F'|' '{printf "  %-16s%s\n", $$1, $$2}'
+
+setup: ## make .venv with everything in it; a second time it is instant
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or 3.12 was found: install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi
+	@"$(PYTHON)" scripts/setup.py
+
+demo: setup ## compress the shipped detector to W4A6 on synthetic scenes, then report
+	$(BIN)/qdbev compress --profile $(PROFILE) --stages $(STAGES)
+	$(BIN)/qdbev report
+
+test: setup format lint types contracts ## every check: formatting, lint, types, import contracts, doctests, tests
+	$(call section,doctests and tests)
+	@$(PYTEST)
+
+check: setup format lint types contracts ## the same without the slow tests
+	$(call section,doctests and tests but the slow ones)
+	@$(PYTEST) -m "not slow"
+
+format: setup ## formatting, only looked at (to mend: .venv/bin/ruff format)
+	$(call section,formatting)
+	@$(BIN)/ruff format --check .
+
+lint: setup ## lint
+	$(call section,lint)
+	@$(BIN)/ruff check .
+
+types: setup ## types
+	$(call section,types)
+	@$(BIN)/mypy
+
+contracts: setup ## which package may import which
+	$(call section,import contracts)
+	@$(BIN)/lint-imports --no-logo
+
+clean: ## remove what tools and builds left behind; .venv, runs/ and the data stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +

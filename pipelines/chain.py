@@ -1,0 +1,91 @@
+"""The chain of artifacts from the float detector to the distilled one, read from manifests alone (no torch)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.locations import FLOAT, ZOO
+from pipelines.store import Artifact, Store
+
+WEIGHTS = "model.safetensors"
+RESULTS = "results_nusc.json"
+_START = {"calibration": "float", "qat": "start", "vgd": "start", "qat-longer": "start"}
+SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+
+
+@dataclass(frozen=True)
+class Link:
+    """One model of the chain."""
+
+    name: str
+    """float, PTQ, QAT 1/4 (backbone), ..., QAT+VGD."""
+    bits: str
+    """W32A32, W4A6, ..."""
+    model: Artifact
+    """Where its weights are."""
+    evaluation: Artifact | None
+    """Its scores, if it was evaluated."""
+
+    @property
+    def scores(self) -> dict[str, float | None]:
+        """NDS, mAP and the errors; empty where it was not evaluated."""
+        return {} if self.evaluation is None else {name: self.evaluation.manifest.metrics[name] for name in SCORES}  # type: ignore[misc]
+
+    @property
+    def cost(self) -> Mapping[str, Any]:
+        """Nominal size and bit operations, where they are recorded."""
+        source = self.evaluation if self.model.manifest.kind == FLOAT else self.model
+        return {} if source is None else source.manifest.metrics
+
+    @property
+    def size_bytes(self) -> int | None:
+        """Bytes of the file that would be deployed; None for a stage that still is partly float."""
+        sealed = self.model.manifest.files.get(WEIGHTS)
+        return sealed.bytes if sealed else None
+
+
+def chain_of(last: Artifact, *, store: Store, branches: Iterable[Artifact] = ()) -> list[Link]:
+    """The models that led to ``last``, the float one first, with their newest evaluations.
+
+    Args:
+        last: The end of the chain.
+        store: Holds the others.
+        branches: Further models that are listed before ``last``, such as a control.
+
+    Raises:
+        ValueError: A parent is not in the store any more.
+    """
+    known = {artifact.digest: artifact for artifact in (*Store.zoo(ZOO).list(), *store.list())}
+    evaluations = {
+        artifact.manifest.parents["model"]: artifact
+        for artifact in store.list()
+        if artifact.manifest.kind == "evaluation"
+    }
+    models = [last]
+    while (role := _START.get(models[0].manifest.kind)) is not None:
+        digest = models[0].manifest.parents[role]
+        if digest not in known:
+            raise ValueError(f"{models[0].path.name} was made from artifact {digest[:12]}, which {store.root} lacks")
+        models.insert(0, known[digest])
+    models[-1:-1] = list(branches)
+    return [Link(link_name(model), _bits(model), model, evaluations.get(model.digest)) for model in models]
+
+
+def link_name(model: Artifact) -> str:
+    """What tables call a model artifact."""
+    data, kind = model.manifest.data, model.manifest.kind
+    if kind == "qat":
+        parts = data["parts"]
+        assert isinstance(parts, list)
+        return f"QAT {data['stage']}/{data['stages']}" + (f" (+{parts[-1]})" if len(parts) < 4 else "")
+    return {"calibration": "PTQ", "vgd": "QAT+VGD", "qat-longer": "QAT longer"}.get(kind, kind)
+
+
+def _bits(model: Artifact) -> str:
+    if model.manifest.kind == FLOAT:
+        return "W32A32"
+    section = model.manifest.profile["quantization"]
+    assert isinstance(section, dict)
+    return f"W{section['weight_bits']}A{section['activation_bits']}"

@@ -1,0 +1,137 @@
+"""compress: the whole of Algorithm 1; calibrate, stage after stage, distil, score each, and say what differs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipelines import report
+from pipelines.chain import Link, chain_of
+from pipelines.locations import stated_weights, synthetic_root
+from pipelines.outcome import dry, finished
+from pipelines.store import Artifact, Store
+from profiles import Profile, fingerprint
+
+KIND = report.COMPRESSION
+
+
+def run(
+    profile: Profile,
+    *,
+    store: Store,
+    stages: int | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Run every stage that is not sealed yet; a killed run goes on where it was.
+
+    Args:
+        profile: What is wanted.
+        store: Where every stage is sealed.
+        stages: Stages of progressive QAT, 1 to 4, in place of the profile's.
+        force: Do every stage again.
+        dry_run: Say what would be done.
+        progress: Show bars.
+    """
+    if dry_run:
+        return dry(_plan(profile, stages=stages or profile.qat.stages))
+    key = _key(profile, stages=stages or profile.qat.stages)
+    sealed = None if force else store.find(KIND, key=key)
+    message = "already compressed; --force does it again"
+    if sealed is None:
+        sealed = _compress(profile, store=store, key=key, stages=stages, force=force, progress=progress)
+        message = "compressed"
+    last = store.open(sealed.manifest.parents["model"])
+    intervals: Any = sealed.manifest.metrics.get("intervals", {})
+    links = chain_of(last, store=store)
+    tables = report.chain_tables(links, intervals=intervals)
+    outcome = finished(sealed, metrics=report.chain_metrics(links, intervals=intervals), messages=[message])
+    return outcome | {"text": report.render_all(tables, form="text")}
+
+
+def _compress(profile: Profile, *, store: Store, key: str, stages: int | None, force: bool, progress: bool) -> Artifact:
+    from pipelines import calibrate, distill_vgd, evaluate, qat_progressive  # torch and mmdet3d take seconds
+    from pipelines.comparison import intervals_to_first
+
+    def score(model: Artifact) -> Artifact:
+        return evaluate.evaluate_artifact(profile, store=store, model=model, force=force, progress=progress)
+
+    evaluations = {"float": score(evaluate.float_artifact(profile, store=store))}
+    calibrated = store.open(calibrate.run(profile, store=store, force=force, progress=progress)["artifact"]["digest"])
+    score(calibrated)
+    artifact = calibrated
+    groups = qat_progressive.stage_parts(stages or profile.qat.stages)
+    for number in range(1, len(groups) + 1):
+        artifact, _ = qat_progressive.run_stage(
+            profile, store=store, parent=artifact, number=number, groups=groups, force=force, progress=progress
+        )
+        if profile.qat.evaluate_each_stage or number == len(groups):
+            score(artifact)
+    if profile.distillation.schedule.steps:
+        artifact, _ = distill_vgd.distil(profile, store=store, parent=artifact, force=force, progress=progress)
+        score(artifact)
+    links = [link for link in chain_of(artifact, store=store) if link.evaluation is not None]
+    intervals = intervals_to_first(links, profile=profile, progress=progress)
+
+    def write(folder: Path) -> None:
+        (folder / "curve.png").write_bytes(report.curve_png(links))
+
+    return store.seal(
+        KIND,
+        profile=profile,
+        key=key,
+        write=write,
+        parents={"model": artifact.digest} | {f"evaluation of {link.name}": _evaluation(link) for link in links},
+        metrics={"intervals": intervals, **{link.name: dict(link.scores) for link in links}},
+        packages=dict(evaluations["float"].manifest.packages),
+        replace=force,
+    )
+
+
+def _evaluation(link: Link) -> str:
+    assert link.evaluation is not None
+    return link.evaluation.digest
+
+
+def _key(profile: Profile, *, stages: int) -> str:
+    """Key from what is stated alone, so that a repeated call needs no torch."""
+    marker = synthetic_root(profile.data) / "synthetic.json"
+    settings = profile.content()
+    settings.pop("overrides", None)
+    settings.pop("device", None)
+    del settings["float_training"]
+    settings["qat"]["stages"] = stages
+    return fingerprint(
+        {
+            "kind": KIND,
+            "profile": settings,
+            "weights": stated_weights(profile),
+            "generator": _generator(profile),
+            "data": profile.data.source if profile.data.source != "synthetic" else marker.parent.name,
+        }
+    )
+
+
+def _generator(profile: Profile) -> int:
+    from qdbev.data.synthetic.settings import GENERATOR_VERSION
+
+    return GENERATOR_VERSION
+
+
+def _plan(profile: Profile, *, stages: int) -> list[str]:
+    from pipelines import qat_progressive
+
+    groups = qat_progressive.stage_parts(stages)
+    quantization, distillation = profile.quantization, profile.distillation
+    return [
+        f"evaluate the float {profile.model.name}",
+        f"calibrate to {quantization.label} on {profile.calibration.samples} samples of the train split, evaluate",
+        *(
+            f"stage {number}: quantize {' and '.join(group)} too, train "
+            f"{profile.qat.steps_per_stage * len(group)} steps, evaluate"
+            for number, group in enumerate(groups, start=1)
+        ),
+        f"distil from the float detector: {distillation.schedule.steps} steps, evaluate",
+        f"{profile.evaluation.bootstrap_resamples} paired resamples of scenes for each difference to float",
+    ]

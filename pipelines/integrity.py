@@ -1,0 +1,168 @@
+"""Integrity of an artifact folder: every byte accounted for, no pickle, nothing executed while checking."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from profiles.manifest import Manifest, SealedFile
+
+MANIFEST = "manifest.json"
+PICKLES = frozenset({".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".bin", ".dill"})
+"""Endings of formats that may carry pickled objects; an artifact never holds one."""
+
+_BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16}
+_BITS |= {"I16": 16, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "BOOL": 8}
+
+
+class UnusableInput(ValueError):
+    """An artifact or data a command needs is missing or damaged; the message says which, and what to do."""
+
+
+class MissingArtifact(UnusableInput):
+    """No such artifact."""
+
+
+class DamagedArtifact(UnusableInput):
+    """The artifact is there, but it is not what was sealed."""
+
+
+class StoreUnwritable(UnusableInput):
+    """The store cannot be written: disk full, no permission, or a read-only store."""
+
+
+@contextlib.contextmanager
+def reading_data() -> Iterator[None]:
+    """Around reading a data set: what the library says of missing or half-written files becomes ``UnusableInput``.
+
+    Raises:
+        UnusableInput: With the library's own sentence, for its ValueErrors and for errors of the file system.
+    """
+    try:
+        yield
+    except UnusableInput:
+        raise
+    except (ValueError, OSError) as error:
+        raise UnusableInput(str(error)) from error
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of an artifact folder, itself verified to the byte; the other files are not looked at.
+
+    Raises:
+        DamagedArtifact: If it is missing, unreadable, of an unknown schema or changed since sealing.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.from_bytes(path.read_bytes())
+    except FileNotFoundError:
+        raise DamagedArtifact(f"{folder}: {MANIFEST} is missing") from None
+    except ValidationError as error:
+        fields = ", ".join(sorted({".".join(str(step) for step in item["loc"]) for item in error.errors()}))
+        raise DamagedArtifact(f"{folder}: {MANIFEST} is not a manifest (wrong: {fields or 'its structure'})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedArtifact(f"{folder}: {MANIFEST} is damaged: {error}") from None
+
+
+def verify_folder(folder: Path) -> Manifest:
+    """Check an artifact whole: manifest, list of files, sizes, sha256, structure of the safetensors files.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        DamagedArtifact: Naming the folder, the file and, for a cut safetensors file, the first tensor that is cut.
+    """
+    manifest = read_manifest(folder)
+    present = list_files(folder)
+    refuse_pickles(folder, names=[*present, *manifest.files])
+    missing = sorted(set(manifest.files) - set(present))
+    if missing:
+        raise DamagedArtifact(f"{folder}: {', '.join(missing)} is missing")
+    extra = sorted(set(present) - set(manifest.files) - {MANIFEST})
+    if extra:
+        raise DamagedArtifact(f"{folder}: {', '.join(extra)} does not belong to it")
+    for name, sealed in sorted(manifest.files.items()):
+        _verify_file(folder, name=name, sealed=sealed)
+    return manifest
+
+
+def list_files(folder: Path) -> list[str]:
+    """Paths of all files under ``folder``, relative and with forward slashes, sorted.
+
+    Raises:
+        DamagedArtifact: If something in it is neither a folder nor a plain file (a link could point anywhere).
+    """
+    names = []
+    for path in sorted(folder.rglob("*")):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            names.append(path.relative_to(folder).as_posix())
+        elif not stat.S_ISDIR(mode):
+            raise DamagedArtifact(f"{folder}: {path.relative_to(folder)} is not a plain file")
+    return names
+
+
+def refuse_pickles(folder: Path, *, names: list[str]) -> None:
+    """Refuse files that could carry pickled code; they are not opened.
+
+    Raises:
+        DamagedArtifact: Naming the file.
+    """
+    for name in names:
+        if Path(name).suffix.lower() in PICKLES:
+            raise DamagedArtifact(f"{folder}: {name} is of a pickle format, which an artifact never holds; not opened")
+
+
+def seal_of(path: Path) -> SealedFile:
+    """Size and sha256 of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return SealedFile(sha256=digest, bytes=path.stat().st_size)
+
+
+def check_safetensors(path: Path) -> None:
+    """Check that the tensors a safetensors file announces are all there, without loading any.
+
+    Raises:
+        ValueError: Saying what is wrong and naming the first tensor concerned.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise ValueError("its header is cut")
+        header = json.loads(file.read(length).decode("utf-8"))
+    header.pop("__metadata__", None)
+    end = 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, stop = entry["data_offsets"]
+        expected = math.prod(entry["shape"]) * _BITS.get(entry["dtype"], 0) // 8
+        if begin != end or (entry["dtype"] in _BITS and stop - begin != expected):
+            raise ValueError(f"tensor {name} does not fit its announced shape")
+        if stop > size - 8 - length:
+            raise ValueError(f"tensor {name} is cut")
+        end = stop
+    if end != size - 8 - length:
+        raise ValueError("it holds bytes that belong to no tensor")
+
+
+def _verify_file(folder: Path, *, name: str, sealed: SealedFile) -> None:
+    path = folder / name
+    actual = seal_of(path)
+    if actual == sealed:
+        return
+    reason = f"has {actual.bytes} bytes, {sealed.bytes} were sealed" if actual.bytes != sealed.bytes else "was changed"
+    if path.suffix == ".safetensors":
+        try:
+            check_safetensors(path)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason += f": {error}"
+    raise DamagedArtifact(f"{folder}: {name} {reason}")

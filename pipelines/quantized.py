@@ -1,0 +1,188 @@
+"""A quantized detector as an artifact: structure, packed weights to deploy, latent weights to go on training, cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipelines.assemble import WEIGHTS, build_detector, load_strictly
+from pipelines.samples import Split, streaming_dataset
+from pipelines.store import Artifact
+from profiles import Profile
+from profiles.quantization import QuantizationProfile
+from qdbev.data.batches import streaming_batches
+from qdbev.detectors.bevformer import BEVFormer
+from qdbev.quantization import (
+    Folding,
+    Plan,
+    apply_folding,
+    bops,
+    count_macs,
+    fold_batchnorm,
+    make_plan,
+    nominal_size_mb,
+    pack_model,
+    quantize,
+    set_parts,
+    unpack_model,
+)
+
+PARTS = ("backbone", "neck", "encoder", "decoder")  # the paper's order of stages (Algorithm 1)
+LATENT = "latent.safetensors"
+STRUCTURE = "structure.json"
+_MOVING_MOMENTUM = 0.99
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A detector with quantizers, and what is needed to build it again."""
+
+    detector: BEVFormer
+    folding: Folding
+    plan: Plan
+    parts: tuple[str, ...]
+    """Parts that are switched on."""
+
+    def switched(self, parts: Sequence[str]) -> Quantized:
+        """The same detector with exactly these parts on."""
+        set_parts(self.detector, parts)
+        return Quantized(self.detector, self.folding, self.plan, tuple(parts))
+
+
+def quantized_from_float(
+    detector: BEVFormer, *, profile: Profile, split: Split, bits: tuple[int, int] | None = None
+) -> Quantized:
+    """Fold batch norms and put quantizers in place, all off and without activation ranges.
+
+    Args:
+        detector: A float detector; changed in place.
+        profile: Its quantization section says how.
+        split: One sample of it is run to find which batch norm follows which convolution.
+        bits: Weight and activation bits in place of the profile's.
+    """
+    section = profile.quantization
+    weight_bits, activation_bits = bits or (section.weight_bits, section.activation_bits)
+    folding = fold_batchnorm(detector, lambda: example_call(detector, profile=profile, split=split))
+    plan = make_plan(
+        detector,
+        parts=detector.parts(),
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        first_last_bits=section.first_last_bits,
+        embedding=section.embedding,
+    )
+    _insert(detector, plan=plan, section=section)
+    return Quantized(detector, folding, plan, ())
+
+
+def example_call(detector: BEVFormer, *, profile: Profile, split: Split) -> None:
+    """Run the first two frames of a scene, so that history is used too; leaves no history behind."""
+    samples = split.samples[:2]
+    dataset = streaming_dataset(Split(split.root, split.version, samples, ""), model=profile.model)
+    detector.history.reset()
+    with torch.no_grad():
+        for batch in streaming_batches(dataset, streams=1, workers=0):
+            detector.eval()(batch["inputs"], batch["data_samples"], mode="predict")
+    detector.history.reset()
+
+
+def write_quantized(folder: Path, *, quantized: Quantized, profile: Profile) -> None:
+    """Write ``latent.safetensors``, ``structure.json`` and, with all parts on, the packed ``model.safetensors``."""
+    complete = set(quantized.parts) == set(PARTS)
+    structure = {
+        "pairs": [list(pair) for pair in quantized.folding.pairs],
+        "kept": quantized.folding.kept,
+        "plan": quantized.plan.to_json(),
+        "parts": list(quantized.parts),
+        "packed": complete,
+    }
+    (folder / STRUCTURE).write_text(json.dumps(structure, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    state = {name: value.detach().cpu().contiguous() for name, value in quantized.detector.state_dict().items()}
+    save_file(state, folder / LATENT)
+    if complete:
+        packed = pack_model(quantized.detector, rest="fp16")
+        save_file({name: value.cpu().contiguous() for name, value in packed.items()}, folder / WEIGHTS)
+
+
+def load_quantized(artifact: Artifact, *, profile: Profile, latent: bool = False) -> Quantized:
+    """The detector of an artifact, its parts switched on.
+
+    Args:
+        artifact: Of kind calibration, qat or vgd.
+        profile: The model section must be the artifact's; the quantization section its quantizer's.
+        latent: Take the float weights behind the integers, to go on training; otherwise, where there is one, the
+            packed model that would be deployed.
+    """
+    structure = json.loads(artifact.file(STRUCTURE).read_text(encoding="utf-8"))
+    plan = Plan.from_json(structure["plan"])
+    detector = build_detector(profile.model)
+    apply_folding(detector, [(conv, norm) for conv, norm in structure["pairs"]])
+    packed = structure["packed"] and not latent
+    _insert(detector, plan=plan, section=profile.quantization)
+    state = unpack_model(load_file(artifact.file(WEIGHTS))) if packed else load_file(artifact.file(LATENT))
+    load_strictly(detector, state=state, origin=artifact.path.name)
+    folding = Folding(pairs=tuple(tuple(pair) for pair in structure["pairs"]), kept=structure["kept"])
+    return Quantized(detector.eval(), folding, plan, ()).switched(structure["parts"])
+
+
+def float_cost(detector: BEVFormer, *, profile: Profile, split: Split) -> dict[str, Any]:
+    """Nominal size and bit operations (Eq. 7 at 32 x 32) of the float detector, before batch norms are folded."""
+    plan = make_plan(detector, parts=detector.parts(), weight_bits=32, activation_bits=32)
+    return _cost(detector, plan=plan, parts=(), size=nominal_size_mb(detector), profile=profile, split=split)
+
+
+def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trainable: int) -> dict[str, Any]:
+    """Nominal size and bit operations with the parts that are on; others count at 32 x 32.
+
+    Args:
+        quantized: The detector.
+        profile: Its model section.
+        split: One frame of it is run.
+        trainable: Trainable parameters of the float detector before folding, which the paper's rule counts.
+    """
+    complete = set(quantized.parts) == set(PARTS)
+    bits = min(site.weight_bits for site in quantized.plan)
+    size = trainable * (bits if complete else 32) / 8 / 2**20
+    return _cost(
+        quantized.detector, plan=quantized.plan, parts=quantized.parts, size=size, profile=profile, split=split
+    )
+
+
+def _cost(
+    detector: BEVFormer, *, plan: Plan, parts: Sequence[str], size: float, profile: Profile, split: Split
+) -> dict[str, Any]:
+    macs = count_macs(detector, lambda: _one_frame(detector, profile=profile, split=split))
+    operations = bops(plan, macs, active_parts=parts)
+    return {
+        "size_nominal_mb": size,
+        "gbops": {part: value / 1e9 for part, value in operations.parts.items()} | {"total": operations.total / 1e9},
+        "gmacs": sum(line.macs for line in macs if line.is_layer) / 1e9,
+    }
+
+
+def _one_frame(detector: BEVFormer, *, profile: Profile, split: Split) -> None:
+    dataset = streaming_dataset(Split(split.root, split.version, split.samples[:1], ""), model=profile.model)
+    detector.history.reset()
+    with torch.no_grad():
+        for batch in streaming_batches(dataset, streams=1, workers=0):
+            detector.eval()(batch["inputs"], batch["data_samples"], mode="predict")
+    detector.history.reset()
+
+
+def _insert(detector: BEVFormer, *, plan: Plan, section: QuantizationProfile) -> None:
+    quantize(
+        detector,
+        plan,
+        scale_rule=section.scale_rule,
+        weight_observer=section.weight_observer,
+        activation_observer=section.activation_observer,
+        percentile=section.percentile,
+        follow_weights=section.weight_range == "follow" and section.weight_observer == "minmax",
+        activation_ema=_MOVING_MOMENTUM if section.activation_range == "moving" else None,
+    )

@@ -1,0 +1,141 @@
+"""Profile section ``data`` -> samples on disk: the synthetic scenes made on demand, or one's own nuScenes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipelines.integrity import reading_data
+from pipelines.locations import SYNTHETIC, cache_folder, synthetic_root
+from profiles.data import DataProfile
+from profiles.model import ModelProfile
+from profiles.schedule import Optimisation
+from qdbev.data.nuscenes import Sample, read_samples
+from qdbev.data.sample_cache import scene_digest
+from qdbev.data.synthetic import generate
+from qdbev.data.synthetic.tree import MARKER, read_marker
+from qdbev.data.tables import available_scenes, split_scenes
+from qdbev.data.temporal import TemporalDataset
+
+
+@dataclass(frozen=True)
+class Split:
+    """Key frames of some scenes and where their files lie."""
+
+    root: Path
+    """Folder that holds the tables and images."""
+    version: str
+    """Name of the table folder."""
+    samples: list[Sample]
+    """Records of ``qdbev.data.nuscenes.read_samples``, scene after scene."""
+    digest: str
+    """sha256 over the records: equal scenes give an equal digest, wherever they lie."""
+
+    @property
+    def scenes(self) -> list[str]:
+        """Scene names, in order."""
+        return list(dict.fromkeys(sample["scene"] for sample in self.samples))
+
+    def first_scenes(self, count: int) -> Split:
+        """The same split cut to its first ``count`` scenes."""
+        kept = set(self.scenes[:count])
+        samples = [sample for sample in self.samples if sample["scene"] in kept]
+        return Split(self.root, self.version, samples, scene_digest(samples))
+
+
+def load_split(data: DataProfile, *, name: str, progress: bool = False) -> Split:
+    """The samples of ``train`` or ``val`` (or a mini split), generated first where they are synthetic and missing.
+
+    Args:
+        data: Which data, and how many scenes.
+        name: Split of nuscenes-devkit.
+        progress: Show bars.
+
+    Raises:
+        ValueError: If the data set is damaged, or holds no scene of the split.
+    """
+    with reading_data():
+        return _load_split(data, name, progress)
+
+
+@lru_cache(maxsize=8)
+def _load_split(data: DataProfile, name: str, progress: bool) -> Split:
+    root = Path(data.source).expanduser()
+    if data.source == SYNTHETIC:
+        root = _generated(data, progress=progress)
+    names = _scene_names(root, data=data, name=name)
+    samples = read_samples(
+        root, version=data.version, scenes=names, cache=cache_folder(data) / "samples", progress=progress
+    )
+    return Split(root, data.version, samples, scene_digest(samples))
+
+
+def _generated(data: DataProfile, *, progress: bool) -> Path:
+    root = synthetic_root(data)
+    marker = read_marker(root) if (root / MARKER).exists() else {"train": [], "val": []}
+    present = {name: len(marker[name]) for name in ("train", "val")}  # never shrink what a larger data set uses
+    generate(
+        root,
+        version=data.version,
+        train_scenes=max(data.train_scenes if data.train_scenes is not None else 700, present["train"]),
+        val_scenes=max(data.val_scenes if data.val_scenes is not None else 150, present["val"]),
+        seed=data.seed,
+        image_size_px=data.image_size_px,
+        key_frames=data.key_frames,
+        sweeps=data.sweeps,
+        progress=progress,
+    )
+    return root
+
+
+def _scene_names(root: Path, *, data: DataProfile, name: str) -> list[str]:
+    splits = split_scenes(data.version)
+    if name not in splits:
+        raise ValueError(f"version {data.version} has no split {name}; it has {', '.join(splits)}.")
+    present = set(available_scenes(root, version=data.version))
+    found = [scene for scene in splits[name] if scene in present]
+    if not found:
+        raise ValueError(f"{root} holds no scene of split {name}; its tables list {len(present)} other scenes.")
+    limit = data.train_scenes if "train" in name else data.val_scenes
+    return found if limit is None else found[:limit]
+
+
+def streaming_dataset(split: Split, *, model: ModelProfile) -> TemporalDataset:
+    """Single frames in the order of time, without augmentation."""
+    return TemporalDataset(split.samples, root=split.root, train=False, **_image_arguments(model))
+
+
+def training_dataset(
+    split: Split, *, model: ModelProfile, data: DataProfile, schedule: Optimisation
+) -> TemporalDataset:
+    """Queues of frames with the schedule's augmentation."""
+    return TemporalDataset(
+        split.samples,
+        root=split.root,
+        train=True,
+        queue_length=data.queue_length,
+        drop_one=data.drop_one_frame,
+        photometric=schedule.photometric,
+        grid_mask_probability=schedule.grid_mask_probability,
+        **_image_arguments(model),
+    )
+
+
+def ordered_dataset(split: Split, *, model: ModelProfile, samples: Sequence[Sample]) -> TemporalDataset:
+    """The same for chosen samples of a split, such as those that calibrate."""
+    return TemporalDataset(samples, root=split.root, train=False, **_image_arguments(model))
+
+
+def _image_arguments(model: ModelProfile) -> dict[str, Any]:
+    image = model.image
+    return {
+        "mean": image.mean,
+        "std": image.std,
+        "to_rgb": image.to_rgb,
+        "scale": image.scale,
+        "pad_divisor": image.pad_divisor,
+        "point_cloud_range": model.bev.range_m,
+    }

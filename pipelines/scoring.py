@@ -1,0 +1,86 @@
+"""Streaming prediction of a split, the submission, and its scores by nuscenes-devkit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pipelines.assemble import device_of
+from pipelines.samples import Split, load_split, streaming_dataset
+from profiles import Profile
+from qdbev.data.batches import Batch, streaming_batches
+from qdbev.detectors.bevformer import BEVFormer
+from qdbev.evaluation.nuscenes import Scores, score
+from qdbev.evaluation.submission import sample_result, submission
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+def evaluation_split(profile: Profile, *, progress: bool = False) -> Split:
+    """The split a profile is scored on."""
+    return load_split(profile.data, name=profile.evaluation.split, progress=progress)
+
+
+def evaluation_batches(
+    split: Split, *, profile: Profile, label: str = "evaluate", progress: bool = False
+) -> Iterator[Batch]:
+    """Batches of single frames, several scenes side by side, each scene whole and in order."""
+    dataset = streaming_dataset(split, model=profile.model)
+    with tqdm(total=len(dataset), desc=label, unit="sample", disable=not progress) as bar:
+        for batch in streaming_batches(dataset, streams=profile.evaluation.streams, workers=profile.data.workers):
+            yield batch
+            bar.update(len(batch["data_samples"]))
+
+
+def predict(
+    detector: BEVFormer, *, split: Split, profile: Profile, label: str = "evaluate", progress: bool = False
+) -> Results:
+    """Result entries of every sample of a split, history carried along each scene.
+
+    Args:
+        detector: Float or quantized; put in eval mode.
+        split: Whole scenes.
+        profile: Its model, device and evaluation sections.
+        label: Text of the progress bar.
+        progress: Show it.
+    """
+    device = device_of(profile)
+    detector.eval().to(device)
+    detector.history.reset()
+    collect = ResultCollector(split, max_boxes=profile.evaluation.max_boxes)
+    with torch.inference_mode():
+        for batch in evaluation_batches(split, profile=profile, label=label, progress=progress):
+            samples = detector({"img": batch["inputs"]["img"].to(device)}, batch["data_samples"], mode="predict")
+            for sample in samples:
+                collect(sample.metainfo["frames"][-1]["token"], sample.pred_instances_3d)
+    detector.history.reset()
+    return collect.results
+
+
+class ResultCollector:
+    """Turns predicted boxes into result entries, sample by sample."""
+
+    def __init__(self, split: Split, *, max_boxes: int) -> None:
+        self._poses = {sample["token"]: sample for sample in split.samples}
+        self._max_boxes = max_boxes
+        self.results: Results = {}
+
+    def __call__(self, token: str, boxes: Any) -> None:
+        """Add one sample's ``InstanceData``."""
+        pose = self._poses[token]
+        self.results[token] = sample_result(
+            boxes.bboxes_3d.tensor[: self._max_boxes].cpu().numpy(),
+            scores=boxes.scores_3d[: self._max_boxes].cpu().numpy(),
+            labels=boxes.labels_3d[: self._max_boxes].cpu().numpy(),
+            token=token,
+            lidar2ego=pose["lidar2ego"],
+            ego2global=pose["ego2global"],
+        )
+
+
+def score_results(results: Results, *, split: Split) -> Scores:
+    """Scores of result entries on all scenes of a split."""
+    return score(split.root, version=split.version, submission=submission(results), scenes=split.scenes)

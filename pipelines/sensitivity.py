@@ -1,0 +1,213 @@
+"""sensitivity: the paper's table 1; each part alone quantized, and all, or each layer alone (no training).
+
+All rows run side by side on each batch. Whatever comes before the first quantized stage of a row is the float network's
+and is computed once for all rows that share it; so are stages with the same parts on (and then the same history).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipelines.assemble import device_of, float_detector, package_versions
+from pipelines.outcome import dry, finished
+from pipelines.quantized import PARTS, Quantized, quantized_from_float
+from pipelines.ranges import observe, refuse_evaluation_samples
+from pipelines.samples import Split, load_split
+from pipelines.scoring import ResultCollector, Results, evaluation_batches, evaluation_split, score_results
+from pipelines.store import Artifact, Store
+from profiles import Profile, fingerprint
+from qdbev.data.batches import Batch
+from qdbev.data.calibration import calibration_samples
+from qdbev.detectors.bevformer import BEVFormer
+from qdbev.detectors.bevformer.detector import current_frames
+from qdbev.detectors.bevformer.history import StreamingHistory
+from qdbev.quantization import quantized_layers, set_sites
+from qdbev.reporting.results import sensitivity_table
+from qdbev.reporting.sensitivity_chart import sensitivity_picture
+from qdbev.reporting.tables import render
+
+KIND = "sensitivity"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table: what is quantized in it."""
+
+    name: str
+    part: str
+    sites: frozenset[str]
+
+    def prefix(self, stage: str, *, part_of: dict[str, str]) -> Hashable:
+        """What decides the output of ``stage`` in this row: the quantized sites in it and before it."""
+        before = PARTS[: PARTS.index(stage) + 1]
+        return stage, frozenset(site for site in self.sites if part_of[site] in before)
+
+
+def run(
+    profile: Profile,
+    *,
+    store: Store,
+    bits: str | None = None,
+    level: str = "part",
+    force: bool = False,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Measure the table and seal it.
+
+    Args:
+        profile: Model, quantization, calibration and evaluation sections decide the result.
+        store: Where it goes.
+        bits: Not used here: the door writes them into the profile.
+        level: ``part`` for the paper's table, ``module`` for every layer alone.
+        force: Measure again even if sealed.
+        dry_run: Say what would be done.
+        progress: Show bars.
+
+    Raises:
+        ValueError: An unknown level.
+    """
+    if level not in ("part", "module"):
+        raise ValueError(f"level is {level!r}, expected part or module")
+    if dry_run:
+        return dry([f"evaluate {profile.model.name} with each {level} alone in {profile.quantization.label}, and all"])
+    split = evaluation_split(profile, progress=progress)
+    detector, source = float_detector(profile, store=store)
+    train = load_split(profile.data, name="train", progress=progress)
+    samples = calibration_samples(train.samples, count=profile.calibration.samples, seed=profile.calibration.seed)
+    tokens = refuse_evaluation_samples(samples, evaluated=split)
+    key = fingerprint(
+        {
+            "kind": KIND,
+            "model": source.digest,
+            "quantization": profile.quantization.content(),
+            "tokens": tokens,
+            "data": split.digest,
+            "max_boxes": profile.evaluation.max_boxes,
+            "level": level,
+        }
+    )
+    if (known := store.find(KIND, key=key)) and not force:
+        return _outcome(known, message="already measured; --force does it again")
+    quantized = quantized_from_float(detector, profile=profile, split=train)
+    observe(quantized, split=train, samples=samples, profile=profile, progress=progress)
+    rows = make_rows(quantized, level=level)
+    shared = SharedRun(quantized, rows=rows, split=split, profile=profile)
+    results = shared.run(progress=progress)
+    scored = [
+        {"name": row.name, "part": row.part, **score_results(results[row.name], split=split).flat()} for row in rows
+    ]
+    artifact = store.seal(
+        KIND,
+        profile=profile,
+        key=key,
+        write=lambda folder: _write(folder, rows=scored),
+        parents={"float": source.digest},
+        data={"val": split.digest, "scenes": len(split.scenes), "calibration_tokens": tokens, "level": level},
+        metrics={"rows": scored, "stages_run": shared.stages_run, "stages_without_sharing": shared.stages_asked},
+        packages=package_versions(),
+        seconds={"forward": shared.seconds, "forward_without_sharing": shared.seconds_unshared},
+        replace=force,
+    )
+    return _outcome(artifact, message=f"forward passes: {shared.saving()}")
+
+
+def make_rows(quantized: Quantized, *, level: str) -> list[Row]:
+    """Float, each part (or layer) alone, and all."""
+    sites = {site.path: site.part for site in quantized.plan.quantized}
+    if level == "part":
+        alone = [Row(part, part, frozenset(path for path, of in sites.items() if of == part)) for part in PARTS]
+    else:
+        alone = [Row(path, part, frozenset([path])) for path, part in sites.items()]
+    return [Row("float", "", frozenset()), *alone, Row("all", "", frozenset(sites))]
+
+
+class SharedRun:
+    """All rows over a split, stages with the same prefix computed once."""
+
+    def __init__(self, quantized: Quantized, *, rows: Iterable[Row], split: Split, profile: Profile) -> None:
+        self.detector: BEVFormer = quantized.detector
+        self.rows = list(rows)
+        self.split, self.profile = split, profile
+        self.part_of = {path: layer.site.part for path, layer in quantized_layers(quantized.detector).items()}
+        self.histories: dict[Hashable, StreamingHistory] = {}
+        self.collectors = {row.name: ResultCollector(split, max_boxes=profile.evaluation.max_boxes) for row in rows}
+        self.stages_run = self.stages_asked = 0
+        self.seconds = self.seconds_unshared = 0.0
+
+    def run(self, *, progress: bool = False) -> dict[str, Results]:
+        """Result entries by row name."""
+        self.detector.eval().to(device_of(self.profile))
+        batches = evaluation_batches(self.split, profile=self.profile, label="sensitivity", progress=progress)
+        with torch.inference_mode():
+            for batch in batches:
+                self._batch(batch)
+        return {name: collector.results for name, collector in self.collectors.items()}
+
+    def saving(self) -> str:
+        """What sharing saved, in a sentence."""
+        share = 1 - self.seconds / self.seconds_unshared if self.seconds_unshared else 0.0
+        return (
+            f"{self.stages_run} stages run of {self.stages_asked} asked for, {share:.0%} of the time saved by sharing"
+        )
+
+    def _batch(self, batch: Batch) -> None:
+        memory: dict[Hashable, tuple[Any, float]] = {}
+        images: Tensor = batch["inputs"]["img"][:, -1].to(device_of(self.profile))
+        frames = current_frames(batch["data_samples"], device=images.device)
+        for row in self.rows:
+            keys = {stage: row.prefix(stage, part_of=self.part_of) for stage in PARTS}
+            history = self.histories.setdefault(keys["encoder"], StreamingHistory(max_scenes=len(images)))
+
+            def encode(levels: list[Tensor], history: StreamingHistory = history) -> Tensor:
+                encoded = self.detector.encode(levels, frames=frames, history=history.lookup(frames))
+                history.store(encoded.bev_BQC, frames=frames)
+                return encoded.bev_BQC
+
+            steps: dict[str, Callable[[Any], Any]] = {
+                "backbone": self.detector.backbone_features,
+                "neck": lambda maps: self.detector.neck_features(maps, cameras=images.shape[1]),
+                "encoder": encode,
+                "decoder": lambda bev: self.detector.boxes(self.detector.decode(bev)),
+            }
+            value: Any = images
+            for stage in PARTS:
+                value = self._once(keys[stage], memory, row, lambda: steps[stage](value))  # noqa: B023
+            for sample, boxes in zip(batch["data_samples"], value, strict=True):
+                self.collectors[row.name](sample.metainfo["frames"][-1]["token"], boxes)
+
+    def _once(
+        self, key: Hashable, memory: dict[Hashable, tuple[Any, float]], row: Row, compute: Callable[[], Any]
+    ) -> Any:
+        self.stages_asked += 1
+        if key not in memory:
+            set_sites(self.detector, row.sites)
+            start = time.perf_counter()
+            value = compute()
+            memory[key] = value, time.perf_counter() - start
+            self.stages_run += 1
+            self.seconds += memory[key][1]
+        self.seconds_unshared += memory[key][1]
+        return memory[key][0]
+
+
+def _write(folder: Path, *, rows: list[dict[str, Any]]) -> None:
+    (folder / "sensitivity.png").write_bytes(sensitivity_picture(_ranked(rows), reference_nds=rows[0]["NDS"]))
+
+
+def _ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if row["name"] != "float"]
+
+
+def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
+    rows: Any = artifact.manifest.metrics["rows"]
+    picture = artifact.file("sensitivity.png")
+    outcome = finished(artifact, metrics={"rows": rows}, messages=[message, f"picture: {picture}"])
+    return outcome | {"text": render(sensitivity_table(rows, reference="float"), form="text")}

@@ -1,0 +1,102 @@
+"""train-float: the float detector trained from scratch on the train scenes, auxiliary heads dropped at the end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from pipelines.assemble import build_detector, package_versions
+from pipelines.outcome import dry, finished
+from pipelines.samples import load_split
+from pipelines.store import Artifact, Store
+from pipelines.training import Run, detection_loss, is_main_process, processes, run_training, write_curve
+from profiles import Profile, fingerprint
+from qdbev.engine.moment import TrainResult
+
+KIND = "float"
+
+
+def run(
+    profile: Profile, *, store: Store, force: bool = False, dry_run: bool = False, progress: bool = True
+) -> dict[str, Any]:
+    """Train, seal the averaged weights, and give the artifact.
+
+    Args:
+        profile: Its sections ``model``, ``data`` and ``float_training`` and its seed decide the result.
+        store: Where the artifact goes; an equal one there is taken as it is.
+        force: Train again even so.
+        dry_run: Say what would be done.
+        progress: Show bars.
+
+    Returns:
+        The command's outcome (``pipelines.outcome``).
+    """
+    schedule = profile.float_training
+    if dry_run:
+        return dry(
+            [f"train {profile.model.name} from scratch: {schedule.steps} steps of {schedule.batch_size} samples"]
+        )
+    split = load_split(profile.data, name="train", progress=progress)
+    key = fingerprint(
+        {
+            "kind": KIND,
+            "model": profile.model.content() | {"weights": None},
+            "training": schedule.content(),
+            "queue": [profile.data.queue_length, profile.data.drop_one_frame],
+            "data": split.digest,
+            "seed": profile.seed,
+        }
+    )
+    if (known := store.find(KIND, key=key)) and not force:
+        return _outcome(known, message="already trained; --force trains again")
+    torch.manual_seed(profile.seed)
+    detector = build_detector(profile.model, auxiliary=schedule.auxiliary)
+    plan = Run(profile=profile, schedule=schedule, steps=schedule.steps, key=key, scratch=store.scratch(KIND, key=key))
+    result = run_training(
+        detector,
+        loss=detection_loss(
+            detector, profile=profile, single_frame_steps=round(schedule.steps * schedule.single_frame_share)
+        ),
+        split=split,
+        plan=plan,
+        label="train-float",
+        progress=progress,
+    )
+    if not is_main_process():  # under torchrun, rank 0 alone seals
+        return finished(None, messages=["trained; the first process seals the result"])
+    state = result.ema_state or detector.state_dict()
+    weights = {name: value.contiguous() for name, value in state.items() if not name.startswith("auxiliary.")}
+
+    def write(folder: Path) -> None:
+        save_file(weights, folder / "model.safetensors")
+        write_curve(folder, result=result)
+
+    artifact = store.seal(
+        KIND,
+        profile=profile,
+        key=key,
+        write=write,
+        data={
+            "processes": processes(),
+            "train": split.digest,
+            "train_scenes": len(split.scenes),
+            "train_samples": len(split.samples),
+        },
+        metrics=_metrics(result),
+        packages=package_versions(),
+        seconds={"training": result.seconds},
+        replace=force,
+    )
+    return _outcome(artifact, message=f"trained in {result.seconds / 60:.1f} minutes")
+
+
+def _metrics(result: TrainResult) -> dict[str, Any]:
+    last = result.curve[-1] if result.curve else {}
+    return {"steps": result.steps, "skipped_steps": len(result.skipped), "final_loss": last.get("loss")}
+
+
+def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
+    return finished(artifact, metrics=dict(artifact.manifest.metrics), messages=[message])

@@ -1,0 +1,20 @@
+"""Calibration: which samples set the ranges, and by which method."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from .document import Document
+
+
+class CalibrationProfile(Document):
+    """Post-training calibration on samples of the train split, in scene order."""
+
+    method: Literal["ptq", "dfq"] = "ptq"
+    """ptq observes ranges on calibration samples; dfq equalises weights without data (Nagel et al., ICCV 2019)."""
+    samples: int = Field(default=32, ge=1)
+    """Calibration samples; whole scenes are taken in order until there are enough."""
+    seed: int = Field(default=0, ge=0)
+    """Seed that chooses the calibration scenes; apart from the seed of training."""

@@ -1,0 +1,98 @@
+"""Pydantic's errors as sentences for the author of a profile: the field, what came, what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+
+
+def complaints(error: ValidationError, *, root: type[BaseModel]) -> list[str]:
+    """One sentence for each field that is wrong.
+
+    Args:
+        error: What pydantic raised while reading a document of type ``root``.
+        root: The document type.
+
+    Returns:
+        Sentences without a full stop, such as ``quantization.weight_bits is 9; allowed: 2, 3, ..., 8, 32``.
+    """
+    sentences: dict[str, str] = {}
+    for item in error.errors(include_url=False):
+        path, field, parent = _locate(item["loc"], root=root)
+        if path not in sentences:
+            sentences[path] = _sentence(path, field=field, parent=parent, item=dict(item))
+    return list(sentences.values())
+
+
+def unknown_field(path: str, *, parent: type[BaseModel]) -> str:
+    """The sentence for a field that does not exist, with the nearest name that does."""
+    *sections, name = path.split(".")
+    near = difflib.get_close_matches(name, parent.model_fields, n=1, cutoff=0.5)
+    question = f"; did you mean {'.'.join([*sections, near[0]])}?" if near else ""
+    where = f"fields of {'.'.join(sections)}" if sections else "sections"
+    return f"{path} is not a field of a profile{question} ({where}: {', '.join(sorted(parent.model_fields))})"
+
+
+def allowed_values(annotation: Any) -> str:
+    """What a field's type allows, in words: ``2, 3, 4``, ``true or false``, ``a number or auto``."""
+    if get_origin(annotation) is Literal:
+        return ", ".join(str(value) for value in get_args(annotation))
+    if annotation is type(None):
+        return "null"
+    words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    if annotation in words:
+        return words[annotation]
+    if get_origin(annotation) is tuple:
+        items = get_args(annotation)
+        if items[-1] is Ellipsis:
+            return f"a list, each {allowed_values(items[0])}"
+        return f"a list of {len(items)}, each {allowed_values(items[0])}"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"fields {', '.join(annotation.model_fields)}"
+    if get_origin(annotation) is Union or get_args(annotation):
+        return " or ".join(allowed_values(part) for part in get_args(annotation))
+    return str(annotation)
+
+
+def _locate(loc: Sequence[int | str], *, root: type[BaseModel]) -> tuple[str, FieldInfo | None, type[BaseModel]]:
+    """Dotted path of an error, the field there and the document it belongs to; branches of unions are left out."""
+    path: list[str] = []
+    field: FieldInfo | None = None
+    parent = root
+    for step in loc:
+        if field is not None:
+            inner = field.annotation
+            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+                continue
+            parent = inner
+        path.append(str(step))
+        field = parent.model_fields.get(str(step))
+        if field is None:
+            break
+    return ".".join(path), field, parent
+
+
+def _sentence(path: str, *, field: FieldInfo | None, parent: type[BaseModel], item: dict[str, Any]) -> str:
+    if item["type"] == "extra_forbidden":
+        return unknown_field(path, parent=parent)
+    came = _shown(item["input"])
+    if field is None:
+        return item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        reason = item["msg"].removeprefix("Value error, ")
+        return f"{path}: {reason}" if isinstance(item["input"], dict) else f"{path} is {came}; {reason}"
+    if item["type"].startswith(("greater_than", "less_than", "string_pattern", "too_", "finite")):
+        return f"{path} is {came}; it {item['msg'].split(' ', 1)[1].replace('should', 'must')}"
+    return f"{path} is {came}; allowed: {allowed_values(field.annotation)}"
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        return "a mapping"
+    return repr(value) if isinstance(value, str) else str(value)

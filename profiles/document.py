@@ -1,0 +1,59 @@
+"""The frozen pydantic document every profile section is, and the fingerprint of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class ProfileError(ValueError):
+    """A profile that cannot be read: the message is one sentence per wrong field, written for its author."""
+
+
+class Document(BaseModel):
+    """A section of a profile: frozen, no unknown field, the docstring under a field is its help."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    outside_digest: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say where or how fast, not what: they change no result and stay out of the digest."""
+
+    def content(self) -> dict[str, Any]:
+        """The fields that decide a result, as plain JSON values (nested sections included)."""
+        values = {name: getattr(self, name) for name in type(self).model_fields if name not in self.outside_digest}
+        plain = self.model_dump(mode="json", include=set(values))
+        nested = {name: value.content() for name, value in values.items() if isinstance(value, Document)}
+        return plain | nested
+
+    def circumstances(self) -> dict[str, Any]:
+        """The other fields, by dotted name: where and how fast, for the reader of a manifest."""
+        plain = self.model_dump(mode="json", include=set(self.outside_digest))
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, Document):
+                plain |= {f"{name}.{inner}": one for inner, one in value.circumstances().items()}
+        return plain
+
+
+def fingerprint(content: Any) -> str:
+    """The sha256 of ``content`` written as canonical JSON (sorted keys, no spaces, UTF-8).
+
+    Args:
+        content: Anything of dicts, lists, strings, numbers, booleans and None.
+
+    Returns:
+        64 hexadecimal digits; equal content gives an equal fingerprint, on any machine and in any key order.
+
+    Raises:
+        ValueError: If a number is NaN or infinite, which JSON cannot write.
+
+    >>> fingerprint({"b": 1, "a": [2.5]}) == fingerprint({"a": [2.5], "b": 1})
+    True
+    """
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

@@ -1,0 +1,144 @@
+"""Profiles from YAML: built-in names, files, models and overrides, layered into one frozen document.
+
+Layers, the later over the earlier: schema defaults, the model's file, what the profile extends, the profile's own
+file, overrides. A model's file may state any section, so nano can bring the short schedules a small detector needs.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .complaint import complaints
+from .document import ProfileError
+from .overrides import apply_overrides, overlay, parse_override, read_yaml
+from .profile import Profile
+
+BUILTIN = Path(__file__).parent / "builtin"
+
+
+def builtin_profiles() -> dict[str, Path]:
+    """Names of the shipped profiles and their files."""
+    return {path.stem: path for path in sorted(BUILTIN.glob("*.yaml"))}
+
+
+def builtin_models() -> dict[str, Path]:
+    """Names of the shipped models and their files."""
+    return {path.stem: path for path in sorted((BUILTIN / "models").glob("*.yaml"))}
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    model: str | None = None,
+    overrides: Iterable[str] = (),
+    seed: int | None = None,
+    device: str | None = None,
+) -> Profile:
+    """Read a profile.
+
+    Args:
+        name_or_path: A built-in name (``w4a6``) or the path of a YAML file.
+        model: A built-in model (``nano``) or the path of a model's YAML file, in place of the profile's own.
+        overrides: ``section.field=value`` words; recorded in the result's ``overrides``.
+        seed: In place of the profile's seed; recorded like an override.
+        device: In place of the profile's device; recorded like an override.
+
+    Returns:
+        The frozen profile.
+
+    Raises:
+        ProfileError: If a name, file or field is wrong; one sentence per wrong field, saying what is allowed.
+    """
+    words = list(overrides)
+    words += [f"{name}={value}" for name, value in (("seed", seed), ("device", device)) if value is not None]
+    path = _find(str(name_or_path), known=builtin_profiles(), noun="profile")
+    own = _with_ancestors(path, seen=())
+    name = own.setdefault("name", path.stem)
+    content = overlay(_model_layer(own.pop("model", None), chosen=model), own)
+    content = apply_overrides(content, words=words)
+    content["overrides"] = [*([f"model={model}"] if model else []), *words]
+    return _validated(content, title=f"profile {name}", culprits=words)
+
+
+def _validated(content: dict[str, Any], *, title: str, culprits: list[str]) -> Profile:
+    try:
+        return Profile.model_validate(content)
+    except ValidationError as error:
+        sentences = complaints(error, root=Profile)
+    typed = {".".join(parse_override(word)[0]): word for word in culprits}
+    marked = [f"{text} (from {typed[text.split()[0]]})" if text.split()[0] in typed else text for text in sentences]
+    raise ProfileError(f"{title}: " + "; and ".join(marked))
+
+
+def _with_ancestors(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """A profile file's content over that of the profiles it ``extends``."""
+    if path in seen:
+        raise ProfileError(f"profile {path.stem} extends itself: {' -> '.join(one.stem for one in (*seen, path))}")
+    content = _read(path)
+    parent = content.pop("extends", None)
+    if parent is None:
+        return content
+    known = builtin_profiles()
+    beside = path.parent / f"{parent}.yaml"
+    found = beside if beside.is_file() else _find(str(parent), known=known, noun="profile")
+    below = _with_ancestors(found, seen=(*seen, path))
+    below.pop("name", None)
+    content = dict(content)
+    if isinstance(content.get("model"), str):
+        below.pop("model", None)
+    elif isinstance(below.get("model"), str) and isinstance(content.get("model"), dict):
+        content["model"] = {"extends": below["model"], **content["model"]}
+    return overlay(below, content)
+
+
+def _model_layer(stated: Any, *, chosen: str | None) -> dict[str, Any]:
+    """What the model's file says, as a partial profile; ``stated`` is the profile's own ``model``."""
+    if chosen is not None or stated is None or isinstance(stated, str):
+        return _read_model(chosen or stated or "nano")
+    if not isinstance(stated, dict):
+        raise ProfileError(
+            f"model is {stated!r}; allowed: a name, or a mapping (extends: nano takes the rest from nano)"
+        )
+    own = dict(stated)
+    below = _read_model(str(own.pop("extends"))) if "extends" in own else {}
+    return overlay(below, {"model": own})
+
+
+def _read_model(name_or_path: str) -> dict[str, Any]:
+    path = _find(name_or_path, known=builtin_models(), noun="model")
+    content = _read(path)
+    if not isinstance(content.get("model"), dict):
+        raise ProfileError(f"{path} describes no model; it must have a section model")
+    content["model"].setdefault("name", path.stem)
+    parent = content["model"].pop("extends", None)
+    return overlay(_read_model(str(parent)), content) if parent else content
+
+
+def _find(name_or_path: str, *, known: dict[str, Path], noun: str) -> Path:
+    if name_or_path in known:
+        return known[name_or_path]
+    path = Path(name_or_path).expanduser()
+    if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
+        if path.is_file():
+            return path.resolve()
+        raise ProfileError(f"there is no {noun} file {path}")
+    near = difflib.get_close_matches(name_or_path, known, n=1)
+    question = f"; did you mean {near[0]}?" if near else ""
+    raise ProfileError(
+        f"there is no {noun} {name_or_path!r}{question} (built in: {', '.join(known)}; or the path of a YAML file)"
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = read_yaml(path.read_text(encoding="utf-8"), origin=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ProfileError(f"{path} is not a profile: it must be sections with fields, not {type(content).__name__}")
+    return content

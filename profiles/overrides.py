@@ -1,0 +1,107 @@
+"""Overrides: ``section.field=value`` words of the command line, laid over a profile's content."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from .complaint import unknown_field
+from .document import ProfileError
+from .profile import Profile
+
+
+class ProfileReader(yaml.SafeLoader):
+    """YAML without surprises: ``1e-4`` is a number, and a key that stands twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Read a mapping, refusing repeated keys."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise ProfileError(f"{', '.join(twice)} stands twice in one section (line {node.start_mark.line + 1})")
+        return super().construct_mapping(node, deep=deep)
+
+
+ProfileReader.add_implicit_resolver(  # YAML 1.1 wants a dot and a signed exponent in a float; people write 1e-4
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def read_yaml(text: str, *, origin: str) -> Any:
+    """The content of YAML text.
+
+    Raises:
+        ProfileError: If it is not YAML; the sentence names ``origin`` and the line.
+    """
+    try:
+        return yaml.load(text, Loader=ProfileReader)  # a SafeLoader
+    except ProfileError as error:
+        raise ProfileError(f"{origin}: {error}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise ProfileError(f"{origin}{line} is not YAML: {error.problem}") from None
+
+
+def parse_override(word: str) -> tuple[tuple[str, ...], Any]:
+    """Split ``section.field=value`` into the field's path and its value, read as YAML.
+
+    Raises:
+        ProfileError: If there is no ``=``, no such field, or the name is a whole section.
+
+    >>> parse_override("quantization.weight_bits=4")
+    (('quantization', 'weight_bits'), 4)
+    >>> parse_override("qat.learning_rate=1e-4")
+    (('qat', 'learning_rate'), 0.0001)
+    """
+    name, equals, text = word.partition("=")
+    name = name.strip()
+    if not equals or not name:
+        raise ProfileError(f"--set takes section.field=value, such as quantization.weight_bits=4; got {word!r}")
+    path = tuple(name.split("."))
+    _check_path(path)
+    return path, read_yaml(text, origin=f"--set {name}")
+
+
+def apply_overrides(content: dict[str, Any], *, words: Iterable[str]) -> dict[str, Any]:
+    """Content with each override laid over it; the later word wins, nothing given is changed in place."""
+    for word in words:
+        path, value = parse_override(word)
+        for step in reversed(path):
+            value = {step: value}
+        content = overlay(content, value)
+    return content
+
+
+def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """``above`` over ``below``: mappings merge, everything else is replaced.
+
+    >>> overlay({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"x": 5}})
+    {'a': {'x': 5, 'y': 2}, 'b': 3}
+    """
+    merged = dict(below)
+    for key, value in above.items():
+        under = merged.get(key)
+        merged[key] = overlay(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _check_path(path: tuple[str, ...]) -> None:
+    document: type[BaseModel] = Profile
+    for depth, step in enumerate(path):
+        name = ".".join(path[: depth + 1])
+        if step not in document.model_fields or name == "overrides":
+            raise ProfileError(unknown_field(name, parent=document))
+        inner = document.model_fields[step].annotation
+        last = depth == len(path) - 1
+        is_section = isinstance(inner, type) and issubclass(inner, BaseModel)
+        if last and is_section and isinstance(inner, type):
+            fields = ", ".join(inner.model_fields)
+            raise ProfileError(f"{name} is a section; set one of its fields: {fields}")
+        if not last and not is_section:
+            raise ProfileError(f"{name} is a single value; it has no field {path[depth + 1]}")
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            document = inner

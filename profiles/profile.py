@@ -1,0 +1,79 @@
+"""The whole profile: every section of one run, frozen and hashed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from .calibration import CalibrationProfile
+from .data import DataProfile
+from .distillation import DistillationProfile
+from .document import Document, fingerprint
+from .evaluation import EvaluationProfile
+from .model import ModelProfile
+from .quantization import QuantizationProfile
+from .schedule import FloatSchedule, ProgressiveSchedule
+
+Section = Literal[
+    "model", "data", "quantization", "calibration", "qat", "distillation", "float_training", "evaluation", "seed"
+]
+
+
+class Profile(Document):
+    """What one run wants."""
+
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"device", "overrides"})
+
+    name: str = Field(default="unnamed", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    """Name in artifact folders and tables; a file's own name where it states none."""
+    model: ModelProfile = ModelProfile()
+    """The detector; a plain word names a built-in model."""
+    data: DataProfile = DataProfile()
+    """The samples."""
+    quantization: QuantizationProfile = QuantizationProfile()
+    """Bits, scales and observers."""
+    calibration: CalibrationProfile = CalibrationProfile()
+    """How ranges are first set."""
+    qat: ProgressiveSchedule = ProgressiveSchedule()
+    """Progressive quantization-aware training."""
+    distillation: DistillationProfile = DistillationProfile()
+    """View-guided distillation."""
+    float_training: FloatSchedule = FloatSchedule()
+    """Training of the float weights."""
+    evaluation: EvaluationProfile = EvaluationProfile()
+    """How detectors are scored."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of training: order of samples, augmentation, dropout."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    overrides: tuple[str, ...] = ()
+    """What --set, --seed, --model and --device changed, as typed; filled in by loading."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        kind, _, index = value.partition(":")
+        if not (value in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal())):
+            raise ValueError("must be auto, cpu, cuda or cuda:N")
+        return value
+
+    def digest(self, sections: Iterable[Section]) -> str:
+        """The fingerprint of the named sections: what an artifact's key is made of.
+
+        Args:
+            sections: Names of sections (order and repetition do not matter), such as ``("model", "data", "seed")``.
+
+        Returns:
+            64 hexadecimal digits; fields that change no result (cache folder, workers, logging) do not enter.
+
+        Raises:
+            ValueError: If a name is no section.
+        """
+        names = sorted(set(sections))
+        unknown = [name for name in names if name not in get_args(Section)]
+        if unknown:
+            raise ValueError(f"no such section: {', '.join(unknown)}; sections are {', '.join(get_args(Section))}")
+        content = self.content()
+        return fingerprint({name: content[name] for name in names})

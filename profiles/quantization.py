@@ -1,0 +1,53 @@
+"""The quantizer: bits, scale rule and observers (QD-BEV, Zhang et al., ICCV 2023, Eq. 1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from .document import Document
+
+Bits = Literal[2, 3, 4, 5, 6, 7, 8, 32]
+Observer = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
+
+
+class QuantizationProfile(Document):
+    """How weights (per output channel) and activations (per tensor) become integers."""
+
+    weight_bits: Bits = 4
+    """Bits of weights; 32 leaves them in float."""
+    activation_bits: Bits = 6
+    """Bits of activations; 32 leaves them in float."""
+    scale_rule: Literal["qdbev", "hawq"] = "qdbev"
+    """Step from the largest magnitude r over k bits: qdbev 2r/(2^k-1) (the paper's Eq. 1), hawq r/(2^(k-1)-1)."""
+    weight_observer: Observer = "minmax"
+    """How the range of a weight is chosen."""
+    activation_observer: Observer = "minmax"
+    """How the range of an activation is chosen from the calibration samples."""
+    percentile: float = Field(default=99.9, gt=50, le=100)
+    """Share of magnitudes inside the range, in percent, for the percentile observer."""
+    embedding: Literal["weight", "float"] = "weight"
+    """Embedding tables: quantized like weights, or left in float."""
+    first_last_bits: Bits | None = None
+    """Bits of the first and the last layer, weights and activations; null treats them like all others (the paper)."""
+    weight_range: Literal["follow", "frozen"] = "follow"
+    """In training, weight ranges follow the weights at every step, or stay as calibrated."""
+    activation_range: Literal["frozen", "moving"] = "frozen"
+    """In training, activation ranges stay as calibrated, or follow a moving average."""
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return self.weight_bits == 32 and self.activation_bits == 32
+
+    @property
+    def label(self) -> str:
+        """Bits as tables write them, such as ``W4A6``."""
+        return f"W{self.weight_bits}A{self.activation_bits}"
+
+    @model_validator(mode="after")
+    def _float_keeps_all(self) -> QuantizationProfile:
+        if self.is_float and self.first_last_bits not in (None, 32):
+            raise ValueError("first_last_bits must be null or 32 where weight_bits and activation_bits are 32")
+        return self

@@ -1,0 +1,79 @@
+"""Training schedules: one set of optimiser settings, for float training, progressive QAT and distillation.
+
+Defaults are the QD-BEV supplement's where it states them (learning rate 2e-4, backbone x 0.1 in progressive QAT; 1e-5
+and x 0.5 in distillation), else those of the official BEVFormer training.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from .document import Document
+
+
+class Optimisation(Document):
+    """AdamW, its learning-rate curve, precision and augmentation."""
+
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"save_every", "log_every"})
+
+    batch_size: int = Field(default=1, ge=1)
+    """Samples per step and process."""
+    accumulation: int = Field(default=1, ge=1)
+    """Batches summed into one optimiser step."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate."""
+    backbone_multiplier: float = Field(default=0.1, ge=0)
+    """Factor on the learning rate of the image backbone."""
+    weight_decay: float = Field(default=0.01, ge=0)
+    """AdamW weight decay, on every trained tensor."""
+    warmup_steps: int = Field(default=500, ge=0)
+    """Steps over which the learning rate rises linearly to its peak."""
+    warmup_ratio: float = Field(default=1 / 3, gt=0, le=1)
+    """Learning rate of the first step as a share of the peak."""
+    curve: Literal["cosine", "constant"] = "cosine"
+    """Course of the learning rate after the warm-up."""
+    final_ratio: float = Field(default=1e-3, ge=0, le=1)
+    """Learning rate a cosine ends at, as a share of the peak."""
+    clip_norm: float | None = Field(default=35.0, gt=0)
+    """Largest L2 norm of the whole gradient; null does not clip."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the forward pass."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of the averaged weights that are kept at the end; null keeps the last weights."""
+    grid_mask_probability: float = Field(default=0.7, ge=0, le=1)
+    """Chance per step that squares of the images are masked out (GridMask)."""
+    photometric: bool = True
+    """Distort brightness, contrast, saturation and hue of training images."""
+    save_every: int = Field(default=200, ge=1)
+    """Steps between resume states."""
+    log_every: int = Field(default=10, ge=1)
+    """Steps between points of the training curve."""
+
+
+class Schedule(Optimisation):
+    """A training of one piece."""
+
+    steps: int = Field(default=1000, ge=0)
+    """Optimiser steps."""
+
+
+class FloatSchedule(Schedule):
+    """The training of float weights."""
+
+    auxiliary: bool = False
+    """Train dense heads beside the detector (heat, heading, velocity, depth); they are dropped afterwards."""
+    single_frame_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps, at the start, on the current frame alone: quicker, and history is learned after."""
+
+
+class ProgressiveSchedule(Optimisation):
+    """Quantization-aware training in stages: one part of the detector after the other becomes quantized."""
+
+    stages: int = Field(default=4, ge=1, le=4)
+    """Stages 1 to 4; 4 adds backbone, neck, encoder, decoder one by one, 1 quantizes all at once (standard QAT)."""
+    steps_per_stage: int = Field(default=1000, ge=0)
+    """Optimiser steps in each stage."""
+    evaluate_each_stage: bool = True
+    """Score the detector after every stage, for the curve over all stages."""

@@ -1,0 +1,1 @@
+"""Data: nuScenes tables (real or synthetic) to samples, temporal queues and batches."""

@@ -1,0 +1,96 @@
+"""Vehicle motion at a key frame: the 18 numbers BEVFormer calls ``can_bus``, from CAN messages or from ego poses.
+
+Layout (BEVFormer, official ``nuscenes_converter``): 0:3 ego2global translation in metres, 3:7 ego2global quaternion
+(w, x, y, z), 7:10 acceleration m/s2, 10:13 rotation rate rad/s, 13:16 velocity m/s (all three in the ego frame),
+16 the yaw in radians in [0, 2 pi), 17 the same yaw in degrees in [0, 360).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from nuscenes.can_bus.can_bus_api import NuScenesCanBus
+
+from qdbev.data.geometry import rotation_matrices
+
+GRAVITY_MPS2 = 9.81  # CAN accelerometers report it on the z axis of a level vehicle
+CAN_BUS_SIZE = 18
+
+
+def pose_messages(root: Path, *, scene: str) -> list[dict[str, Any]] | None:
+    """CAN messages ``pose`` of one scene, oldest first.
+
+    Returns:
+        The messages; an empty list where nuScenes itself says that the scene has none (21 scenes are on the
+        devkit's blacklist); None where ``root`` holds no CAN file for the scene.
+    """
+    if not (root / "can_bus").is_dir():
+        return None
+    reader = NuScenesCanBus(dataroot=str(root))
+    if scene[6:].isdigit() and int(scene[6:]) in reader.can_blacklist:
+        return []
+    if not (root / "can_bus" / f"{scene}_pose.json").is_file():
+        return None
+    return list(reader.get_messages(scene, "pose"))
+
+
+def message_motion(messages: Sequence[dict[str, Any]], *, timestamp_us: int) -> NDArray[np.float64]:
+    """Acceleration, rotation rate and velocity (9,) of the last message not later than ``timestamp_us``.
+
+    All zeros where there is none, as the official converter leaves them.
+    """
+    last = None
+    for message in messages:
+        if message["utime"] > timestamp_us:
+            break
+        last = message
+    if last is None:
+        return np.zeros(9)
+    return np.array([*last["accel"], *last["rotation_rate"], *last["vel"]], dtype=np.float64)
+
+
+def pose_motion(poses: NDArray[np.float64], *, timestamps_us: Sequence[int]) -> NDArray[np.float64]:
+    """Acceleration, rotation rate and velocity (S, 9) of a scene from its S ego2global poses (S, 4, 4).
+
+    Central differences inside the scene, one-sided at its ends; gravity is added on z as the CAN sensor sees it.
+    A scene of one frame stands still.
+    """
+    count = len(poses)
+    motion = np.zeros((count, 9))
+    motion[:, 2] = GRAVITY_MPS2
+    if count < 2:
+        return motion
+    seconds = (np.asarray(timestamps_us, dtype=np.float64) - timestamps_us[0]) * 1e-6
+    velocity_global = np.gradient(poses[:, :3, 3], seconds, axis=0)
+    acceleration_global = np.gradient(velocity_global, seconds, axis=0)
+    to_ego = poses[:, :3, :3].transpose(0, 2, 1)
+    yaw = np.unwrap(np.arctan2(poses[:, 1, 0], poses[:, 0, 0]))
+    motion[:, 0:3] += np.einsum("sij,sj->si", to_ego, acceleration_global)
+    motion[:, 5] = np.gradient(yaw, seconds)
+    motion[:, 6:9] = np.einsum("sij,sj->si", to_ego, velocity_global)
+    return motion
+
+
+def can_bus_vector(
+    translation: Sequence[float], *, rotation: Sequence[float], motion: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The 18 absolute values of one key frame.
+
+    Args:
+        translation: ego2global translation (x, y, z) in metres.
+        rotation: ego2global quaternion (w, x, y, z).
+        motion: (9,) acceleration, rotation rate, velocity in the ego frame.
+
+    >>> vector = can_bus_vector((5, 6, 0), rotation=(0.5 ** 0.5, 0, 0, -(0.5 ** 0.5)), motion=np.zeros(9))
+    >>> vector[[0, 1, 17]].round(6).tolist(), round(float(vector[16]) / math.pi, 6)
+    ([5.0, 6.0, 270.0], 1.5)
+    """
+    matrix = rotation_matrices(np.asarray(rotation, dtype=np.float64))
+    degrees = math.degrees(math.atan2(matrix[1, 0], matrix[0, 0]))
+    degrees = degrees + 360.0 if degrees < 0 else degrees
+    return np.array([*translation, *rotation, *motion, math.radians(degrees), degrees], dtype=np.float64)

@@ -1,0 +1,9 @@
+"""Synthetic scenes in nuScenes format: rendered cameras, ray-cast LiDAR, CAN bus, all tables.
+
+>>> from qdbev.data.synthetic import generate, verify
+"""
+
+from qdbev.data.synthetic.generate import generate
+from qdbev.data.synthetic.tree import SyntheticSummary, verify
+
+__all__ = ["SyntheticSummary", "generate", "verify"]

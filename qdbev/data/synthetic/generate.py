@@ -1,0 +1,193 @@
+"""Generate a synthetic nuScenes tree, go on where a killed call stopped, or let a tree grow.
+
+Order of writing: settings, then per scene its files and last its fragment, then maps and tables, last the marker.
+So a fragment or marker that stands in the tree speaks of whole files.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from qdbev.data.synthetic.scene import render_scene
+from qdbev.data.synthetic.settings import Settings
+from qdbev.data.synthetic.tables import SCENE_TABLES, Row, shared_tables, shared_token
+from qdbev.data.synthetic.tree import (
+    DATA_FOLDERS,
+    MARKER,
+    SETTINGS,
+    SyntheticSummary,
+    digest_of,
+    fragment_path,
+    read_fragment,
+    read_marker,
+    verify,
+    write_atomically,
+)
+
+
+def scene_names(*, train_scenes: int, val_scenes: int) -> tuple[list[str], list[str]]:
+    """The first names of the devkit's own train and val splits.
+
+    >>> scene_names(train_scenes=2, val_scenes=1)
+    (['scene-0001', 'scene-0002'], ['scene-0003'])
+    """
+    from nuscenes.utils import splits  # slow to import, and needed only here
+
+    for count, split, known in ((train_scenes, "train", splits.train), (val_scenes, "val", splits.val)):
+        if not 0 <= count <= len(known):
+            raise ValueError(f"{split}_scenes is {count}, expected 0..{len(known)}, the {split} names of nuScenes")
+    if train_scenes + val_scenes == 0:
+        raise ValueError("train_scenes and val_scenes are both 0, expected at least one scene")
+    return list(splits.train[:train_scenes]), list(splits.val[:val_scenes])
+
+
+def generate(
+    root: Path,
+    *,
+    version: str = "v1.0-trainval",
+    train_scenes: int,
+    val_scenes: int,
+    seed: int = 0,
+    image_size_px: tuple[int, int] = (176, 96),
+    key_frames: int = 8,
+    sweeps: str = "none",
+    workers: int | None = None,
+    progress: bool = False,
+) -> SyntheticSummary:
+    """Make a tree of synthetic scenes in nuScenes format, or complete one.
+
+    Each scene depends on the seed, its name and the settings alone, so a tree grows by rendering only what it lacks.
+    The tables list exactly the scenes asked for; scenes rendered earlier stay on disk for a later call.
+
+    Args:
+        root: Folder of the tree, made if missing.
+        version: Name of the folder of tables.
+        train_scenes: How many scenes of the train split, 0..700.
+        val_scenes: How many scenes of the val split, 0..150.
+        seed: Seed of all scenes.
+        image_size_px: Width and height, at most 1600x900.
+        key_frames: Key frames per scene at 2 Hz.
+        sweeps: Scenes with 12 Hz camera images between key frames: none, val or all.
+        workers: Processes, by default one per core; the result does not depend on it.
+        progress: Whether to show a bar.
+
+    Raises:
+        ValueError: The settings are impossible, or the folder holds something else.
+    """
+    settings = Settings(version, seed, *image_size_px, key_frames, sweeps)
+    train, val = scene_names(train_scenes=train_scenes, val_scenes=val_scenes)
+    root = Path(root)
+    _prepare(root, settings)
+    if _is_sealed(root, train, val):
+        return verify(root)
+    with_sweeps: set[str] = {"none": set[str](), "val": set(val), "all": {*train, *val}}[sweeps]
+    jobs = [(name, name in with_sweeps) for name in (*train, *val) if not fragment_path(root, name).exists()]
+    for _ in tqdm(_rendered(root, settings, jobs, workers), total=len(jobs), unit="scene", disable=not progress):
+        pass
+    _assemble(root, settings, train, val)
+    return verify(root)
+
+
+def _prepare(root: Path, settings: Settings) -> None:
+    """Make the folders, or refuse a folder that holds something else."""
+    path = root / SETTINGS
+    if path.exists():
+        known = json.loads(path.read_text())
+        if known != settings.as_dict():
+            differ = [f"{k}: {known.get(k)!r}, asked {v!r}" for k, v in settings.as_dict().items() if known.get(k) != v]
+            raise ValueError(f"{root} holds scenes of other settings ({'; '.join(differ)}); choose another folder")
+    elif root.exists() and any(root.iterdir()):
+        raise ValueError(f"{root} is not empty and holds no synthetic data set; choose another folder")
+    for folder in ("scenes", "maps", settings.version, *DATA_FOLDERS):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        write_atomically(path, json.dumps(settings.as_dict(), indent=1))
+
+
+def _is_sealed(root: Path, train: list[str], val: list[str]) -> bool:
+    """Whether the marker speaks of exactly these scenes."""
+    if not (root / MARKER).exists():
+        return False
+    marker = read_marker(root)
+    return bool(marker["train"] == train and marker["val"] == val)
+
+
+def _rendered(root: Path, settings: Settings, jobs: list[tuple[str, bool]], workers: int | None) -> Iterator[str]:
+    """Names of scenes as they are done, over all processes."""
+    count = min(len(jobs), workers or len(os.sched_getaffinity(0)))
+    render = partial(render_scene, root, settings=settings)
+    if count <= 1:
+        for name, sweeps in jobs:
+            render(name=name, sweeps=sweeps)
+            yield name
+        return
+    # fork where there is one: the children use neither torch nor CUDA, and importing them anew costs seconds
+    method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
+    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method)) as pool:
+        futures = {pool.submit(render, name=name, sweeps=sweeps): name for name, sweeps in jobs}
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield futures[future]
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _assemble(root: Path, settings: Settings, train: list[str], val: list[str]) -> None:
+    """Write maps, tables and the marker from the fragments."""
+    (root / MARKER).unlink(missing_ok=True)
+    names = [*train, *val]
+    fragments = [read_fragment(root, name) for name in names]
+    tables = _joined(fragments)
+    for row in tables["map"]:
+        _write_map(root / row["filename"])
+    digests = {}
+    for table, rows in tables.items():
+        text = json.dumps(rows, separators=(",", ":"))
+        write_atomically(root / settings.version / f"{table}.json", text)
+        digests[table] = hashlib.sha256(text.encode()).hexdigest()
+    summary = SyntheticSummary(
+        train_scenes=len(train),
+        val_scenes=len(val),
+        samples=len(tables["sample"]),
+        annotations=len(tables["sample_annotation"]),
+        instances=len(tables["instance"]),
+        files=sum(len(f["files"]) for f in fragments),
+        size_bytes=sum(sum(f["files"].values()) for f in fragments),
+        digest=digest_of(root, names),
+    )
+    scenes = {"train": train, "val": val, "digest": summary.digest}
+    marker = {**settings.as_dict(), **scenes, "tables": digests, "counts": asdict(summary)}
+    write_atomically(root / MARKER, json.dumps(marker, indent=1))
+
+
+def _joined(fragments: list[dict[str, Any]]) -> dict[str, list[Row]]:
+    """All thirteen tables."""
+    tables: dict[str, list[Row]] = {t: [row for f in fragments for row in f["tables"][t]] for t in SCENE_TABLES}
+    tables |= shared_tables()
+    maps = {row["token"]: row for row in tables["map"]}
+    for log in tables["log"]:
+        maps[shared_token("map", log["location"])]["log_tokens"].append(log["token"])
+    return tables
+
+
+def _write_map(path: Path) -> None:
+    """An empty semantic prior: the devkit asks for the file, detection does not read it."""
+    if not path.exists():
+        scratch = path.with_name(f".{os.getpid()}.{path.name}")
+        done, data = cv2.imencode(".png", np.full((64, 64), 255, np.uint8))
+        if not done:
+            raise ValueError(f"OpenCV could not encode {path}")
+        scratch.write_bytes(data.tobytes())
+        os.replace(scratch, path)

@@ -1,0 +1,1 @@
+"""Detectors: mmdet3d models that name their parts and taps, and know nothing of quantization."""

@@ -1,0 +1,21 @@
+"""BEVFormer (arXiv 2203.17270), from numbers to boxes; official parameter names and semantics."""
+
+from qdbev.detectors.bevformer.build import build_bevformer
+from qdbev.detectors.bevformer.detector import BEVFormer, Features
+from qdbev.detectors.bevformer.frames import FrameBatch, frame_batch
+from qdbev.detectors.bevformer.head import BEVFormerHead, Decoded, Encoded
+from qdbev.detectors.bevformer.history import StreamingHistory
+from qdbev.detectors.bevformer.transformer import History
+
+__all__ = [
+    "BEVFormer",
+    "BEVFormerHead",
+    "Decoded",
+    "Encoded",
+    "Features",
+    "FrameBatch",
+    "History",
+    "StreamingHistory",
+    "build_bevformer",
+    "frame_batch",
+]

@@ -1,0 +1,36 @@
+"""Heat maps of object centres and their loss, CornerNet (arXiv 1808.01244) equation 1 in CenterNet's form.
+
+Shapes: O objects of the whole batch, G maps, H W of a map.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def draw_centres(cells_O2: Tensor, *, sigma_O: Tensor, maps_O: Tensor, count: int, rows: int, columns: int) -> Tensor:
+    """Maps (count, rows, columns) with a Gaussian of height 1 at each object's cell; overlaps take the maximum.
+
+    Args:
+        cells_O2: integer cells (x, y), inside the map.
+        sigma_O: standard deviations in cells.
+        maps_O: the map that each object is drawn on.
+        count: number of maps.
+        rows: map height.
+        columns: map width.
+    """
+    y = torch.arange(rows, device=cells_O2.device)[None, :, None] - cells_O2[:, 1, None, None]
+    x = torch.arange(columns, device=cells_O2.device)[None, None] - cells_O2[:, 0, None, None]
+    bumps_OHW = (-(x**2 + y**2).float() / (2 * sigma_O[:, None, None] ** 2)).exp()
+    maps = torch.zeros(count, rows, columns, device=cells_O2.device)
+    return maps.scatter_reduce_(0, maps_O[:, None, None].expand_as(bumps_OHW), bumps_OHW, "amax")
+
+
+def centre_focal(logits_GHW: Tensor, *, targets_GHW: Tensor, objects: int) -> Tensor:
+    """Penalty-reduced focal loss (powers 2 and 4), summed and divided by the number of objects (at least 1)."""
+    logits_GHW = logits_GHW.float()
+    probability = logits_GHW.sigmoid()
+    positive = (targets_GHW == 1).float()
+    hit = positive * (1 - probability) ** 2 * -F.logsigmoid(logits_GHW)
+    miss = (1 - positive) * (1 - targets_GHW) ** 4 * probability**2 * -F.logsigmoid(-logits_GHW)
+    return (hit + miss).sum() / max(objects, 1)

@@ -1,0 +1,84 @@
+"""Where a BEV cell lies: in the grid, in metres, and in each camera image; BEVFormer (arXiv 2203.17270) section 3.3.
+
+All of it runs in float32 also under autocast: half precision would move projected points by pixels.
+Shapes: B samples, N cameras, Q BEV cells (row by row), D heights in a pillar, R pairs of a cell and a camera that
+sees it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qdbev.ops import Rows
+
+MIN_DEPTH_M = 1e-5
+
+
+def cell_centres(*, rows: int, columns: int, device: torch.device) -> Tensor:
+    """(Q, 2) cell centres (x, y) in fractions of the grid.
+
+    >>> cell_centres(rows=1, columns=2, device=torch.device("cpu")).tolist()
+    [[0.25, 0.5], [0.75, 0.5]]
+    """
+    y = torch.linspace(0.5, rows - 0.5, rows, device=device) / rows
+    x = torch.linspace(0.5, columns - 0.5, columns, device=device) / columns
+    return torch.stack([x[None].expand(rows, -1), y[:, None].expand(-1, columns)], -1).flatten(0, 1)
+
+
+def pillar_points(
+    *, rows: int, columns: int, heights: int, pc_range: tuple[float, ...], device: torch.device
+) -> Tensor:
+    """(D, Q, 3) points in metres; the heights run from 0.5 m above the floor of the range to 0.5 m below its top."""
+    extent = pc_range[5] - pc_range[2]
+    z = torch.linspace(0.5, extent - 0.5, heights, device=device) / extent
+    xy = cell_centres(rows=rows, columns=columns, device=device)
+    xyz = torch.cat([xy[None].expand(heights, -1, -1), z[:, None, None].expand(-1, len(xy), 1)], -1)
+    low, high = xyz.new_tensor(pc_range[:3]), xyz.new_tensor(pc_range[3:])
+    return xyz * (high - low) + low
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """The cells that each camera sees; R runs over all of them, image by image, cells in rising order.
+
+    Attributes:
+        rows: image (sample * cameras + camera) and cell (sample * cells + cell) of each pair.
+        references_RD2: projections (x, y) of the pillar of each pair, in fractions of the padded image.
+        cameras_BQ: how many cameras see a cell, at least 1 (it is a divisor).
+    """
+
+    rows: Rows
+    references_RD2: Tensor
+    cameras_BQ: Tensor
+
+
+@torch.no_grad()
+def project(points_DQ3: Tensor, *, lidar2img_BN44: Tensor, image_size_B2: Tensor) -> tuple[Tensor, Tensor]:
+    """Projects the pillar points into the images.
+
+    Args:
+        points_DQ3: metres in the LiDAR frame.
+        lidar2img_BN44: LiDAR metres to pixels of the network input.
+        image_size_B2: (width, height) of the padded network input [px].
+
+    Returns:
+        (B, N, Q, D, 2) fractions of the image, and the bool mask (B, N, Q, D). Points behind a camera get huge numbers.
+    """
+    with torch.autocast(points_DQ3.device.type, enabled=False):
+        homogeneous_DQ4 = torch.cat([points_DQ3, torch.ones_like(points_DQ3[..., :1])], -1).float()
+        pixels = torch.einsum("bnij,dqj->bnqdi", lidar2img_BN44.float(), homogeneous_DQ4)
+        depth = pixels[..., 2]
+        uv = pixels[..., :2] / depth.clamp(min=MIN_DEPTH_M)[..., None] / image_size_B2.float()[:, None, None, None]
+        inside = ((uv > 0) & (uv < 1)).all(-1)
+        return uv, inside & (depth > MIN_DEPTH_M)
+
+
+@torch.no_grad()
+def visibility(image_BNQD2: Tensor, *, mask_BNQD: Tensor) -> Visibility:
+    """Lists, sample by sample, the cells with at least one visible height in each camera."""
+    seen_BNQ = mask_BNQD.any(-1)
+    sample, camera, cell = seen_BNQ.nonzero(as_tuple=True)
+    _, cameras, cells = seen_BNQ.shape
+    rows = Rows(sample * cameras + camera, sample * cells + cell)
+    return Visibility(rows, image_BNQD2[sample, camera, cell], seen_BNQ.sum(1).clamp(min=1))

@@ -1,0 +1,143 @@
+"""BEVFormer's head: BEV and object embeddings, the transformer, and the class and box branches of each decoder layer.
+
+Shapes: B samples, N cameras, Q BEV cells, K object queries, C channels (classes for logits), D heights,
+L decoder layers.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from mmdet3d.registry import MODELS
+from torch import Tensor, nn
+
+from qdbev.detectors.bevformer.box_code import CODE_SIZE, metric_centre
+from qdbev.detectors.bevformer.decoder import BEVFormerDecoder, DecoderLayer
+from qdbev.detectors.bevformer.encoder import BEVFormerEncoder, EncoderLayer
+from qdbev.detectors.bevformer.frames import FrameBatch
+from qdbev.detectors.bevformer.initialization import initialize_head
+from qdbev.detectors.bevformer.positional_encoding import LearnedPositionalEncoding
+from qdbev.detectors.bevformer.transformer import Grid, History, PerceptionTransformer
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the encoder gives: features (B, Q, C), and which pillar points which camera sees, bool (B, N, Q, D)."""
+
+    bev_BQC: Tensor
+    bev_mask_BNQD: Tensor
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the decoder gives for each of its layers: class logits (L, B, K, C) and metric box codes (L, B, K, 10)."""
+
+    logits_LBKC: Tensor
+    code_LBK10: Tensor
+
+
+@MODELS.register_module()
+class BEVFormerHead(nn.Module):
+    """Everything after the neck; names as in the official checkpoints (`pts_bbox_head`)."""
+
+    def __init__(
+        self,
+        *,
+        classes: int,
+        channels: int,
+        heads: int,
+        hidden: int,
+        cameras: int,
+        levels: int,
+        bev_rows: int,
+        bev_columns: int,
+        heights: int,
+        pc_range: tuple[float, ...],
+        rotation_centre_px: tuple[float, float] | None,
+        rotation_nearest: bool,
+        encoder_layers: int,
+        temporal_points: int,
+        spatial_points: int,
+        decoder_layers: int,
+        decoder_points: int,
+        queries: int,
+        query_init: str,
+        dropout: float,
+        code_weights: tuple[float, ...],
+    ) -> None:
+        """Builds and initialises; the arguments are explained in `build_bevformer`."""
+        super().__init__()
+        if len(code_weights) != CODE_SIZE:
+            raise ValueError(
+                f"code_weights has {len(code_weights)} numbers, expected {CODE_SIZE}, one per box code entry"
+            )
+        grid = Grid(bev_rows, bev_columns, heights, tuple(pc_range), rotation_centre_px, rotation_nearest)
+        encoder = BEVFormerEncoder(
+            [
+                EncoderLayer(
+                    channels=channels,
+                    heads=heads,
+                    hidden=hidden,
+                    levels=levels,
+                    temporal_points=temporal_points,
+                    spatial_points=spatial_points,
+                    heights=heights,
+                    dropout=dropout,
+                )
+                for _ in range(encoder_layers)
+            ]
+        )
+        decoder = BEVFormerDecoder(
+            [
+                DecoderLayer(channels=channels, heads=heads, hidden=hidden, points=decoder_points, dropout=dropout)
+                for _ in range(decoder_layers)
+            ]
+        )
+        self.code_weights = nn.Parameter(torch.tensor(code_weights, dtype=torch.float32), requires_grad=False)
+        self.positional_encoding = LearnedPositionalEncoding(rows=bev_rows, columns=bev_columns, channels=channels)
+        self.transformer = PerceptionTransformer(
+            channels=channels, cameras=cameras, grid=grid, encoder=encoder, decoder=decoder
+        )
+        self.cls_branches = nn.ModuleList(_class_branch(channels, classes) for _ in range(decoder_layers))
+        self.reg_branches = nn.ModuleList(_box_branch(channels) for _ in range(decoder_layers))
+        self.bev_embedding = nn.Embedding(bev_rows * bev_columns, channels)
+        self.query_embedding = nn.Embedding(queries, 2 * channels)
+        initialize_head(self, query_init=query_init)
+
+    def encode(self, image_BNCHW_levels: list[Tensor], *, frames: FrameBatch, history: History | None) -> Encoded:
+        """BEV features of one frame from its neck features."""
+        cells = torch.arange(self.bev_embedding.num_embeddings, device=self.bev_embedding.weight.device)
+        bev, mask = self.transformer.encode(
+            image_BNCHW_levels,
+            bev_embedding_QC=self.bev_embedding(cells),
+            position_QC=self.positional_encoding(),
+            can_bus_B18=frames.can_bus(history.present if history else (False,) * len(frames.scenes)),
+            lidar2img_BN44=frames.lidar2img_BN44,
+            image_size_B2=frames.image_size_B2,
+            history=history,
+        )
+        return Encoded(bev, mask)
+
+    def decode(self, bev_BQC: Tensor) -> Decoded:
+        """Logits and metric box codes of every decoder layer."""
+        objects = torch.arange(self.query_embedding.num_embeddings, device=bev_BQC.device)
+        states_LBKC, code = self.transformer.decode(
+            bev_BQC, query_embedding_K2C=self.query_embedding(objects), reg_branches=self.reg_branches
+        )
+        logits = [branch(states) for branch, states in zip(self.cls_branches, states_LBKC, strict=True)]
+        centre = metric_centre(code[..., [0, 1, 4]], pc_range=self.transformer.grid.pc_range)
+        metric = torch.cat([centre[..., :2], code[..., 2:4], centre[..., 2:], code[..., 5:]], -1)
+        return Decoded(torch.stack(logits).float(), metric)
+
+
+def _class_branch(channels: int, classes: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(2):
+        layers += [nn.Linear(channels, channels), nn.LayerNorm(channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.Linear(channels, classes))
+
+
+def _box_branch(channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(2):
+        layers += [nn.Linear(channels, channels), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Linear(channels, CODE_SIZE))

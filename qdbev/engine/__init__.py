@@ -1,0 +1,28 @@
+"""Engine: one training loop on Hugging Face accelerate for every stage, with exact resume."""
+
+from qdbev.engine.average import AverageWeights, weights_of
+from qdbev.engine.batches import Batches, ShuffledBatches, numbered
+from qdbev.engine.moment import ExtraState, Moment, TrainResult
+from qdbev.engine.objective import Loss, sum_losses
+from qdbev.engine.optimiser import OptimiserSettings
+from qdbev.engine.randomness import seed_everything
+from qdbev.engine.schedule import ScheduleSettings, learning_rate_factor
+from qdbev.engine.training import train
+
+__all__ = [
+    "AverageWeights",
+    "Batches",
+    "ExtraState",
+    "Loss",
+    "Moment",
+    "OptimiserSettings",
+    "ScheduleSettings",
+    "ShuffledBatches",
+    "TrainResult",
+    "learning_rate_factor",
+    "numbered",
+    "seed_everything",
+    "sum_losses",
+    "train",
+    "weights_of",
+]

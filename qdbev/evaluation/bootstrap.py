@@ -1,0 +1,170 @@
+"""Paired bootstrap over scenes: is the difference of two submissions larger than the choice of scenes makes it?
+
+Scenes, not samples, are drawn with replacement (frames of a scene are alike), and the same draw serves both
+submissions. A drawn multiset is scored exactly as the devkit would score it with repeated scenes. Percentile interval:
+Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.constants import TP_METRICS
+from nuscenes.eval.detection.data_classes import DetectionMetricData
+from tqdm import tqdm
+
+from qdbev.evaluation.matching import ClassMatches, Floats, Ints, Matches
+
+_RECALLS = np.linspace(0, 1, DetectionMetricData.nelem)
+_NO_VALUE = {("traffic_cone", "attr_err"), ("traffic_cone", "vel_err"), ("traffic_cone", "orient_err"),
+             ("barrier", "attr_err"), ("barrier", "vel_err")}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference b - a: value on the scenes as they are, mean, 95 % interval and deviation over the resamples."""
+
+    value: float
+    mean: float
+    low: float
+    high: float
+    deviation: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+def paired_bootstrap(
+    a: Matches, *, b: Matches, resamples: int = 1000, seed: int = 0, progress: bool = False
+) -> dict[str, Interval]:
+    """Intervals of ``NDS`` and ``mAP`` differences b - a over resampled scenes.
+
+    Args:
+        a: matches of the submission compared with.
+        b: matches of the other submission on the same scenes.
+        resamples: number of draws.
+        seed: decides the draws.
+        progress: show a bar.
+
+    Raises:
+        ValueError: the two were not matched on the same scenes, or there is nothing to draw.
+    """
+    if a.scenes != b.scenes:
+        raise ValueError("paired submissions must be matched on the same scenes in the same order; match them again.")
+    if not a.scenes or resamples < 2:
+        raise ValueError(f"a bootstrap wants scenes and at least 2 resamples, got {len(a.scenes)} and {resamples}.")
+    count = len(a.scenes)
+    draws = np.random.default_rng([seed]).integers(count, size=(resamples, count))
+    once = np.ones(count, dtype=np.int64)
+    values = np.subtract(scores_from_matches(b, weights=once), scores_from_matches(a, weights=once))
+    differences = np.empty((resamples, 2))
+    for row, draw in enumerate(tqdm(draws, desc="bootstrap", disable=not progress)):
+        weights = np.bincount(draw, minlength=count)
+        differences[row] = np.subtract(scores_from_matches(b, weights=weights), scores_from_matches(a, weights=weights))
+    return {name: _interval(differences[:, place], value=values[place]) for place, name in enumerate(("NDS", "mAP"))}
+
+
+def scores_from_matches(matches: Matches, *, weights: Ints) -> tuple[float, float]:
+    """NDS and mAP of a multiset of scenes.
+
+    Args:
+        matches: of all scenes.
+        weights: (S,) how often each scene is there; all ones gives the devkit's scores.
+    """
+    config = config_factory("detection_cvpr_2019")
+    errors = np.empty((len(matches.classes), len(TP_METRICS)))
+    precisions = np.empty(len(matches.classes))
+    for row, (name, matched) in enumerate(matches.classes.items()):
+        aps, errors[row] = _class_scores(matched, weights=weights, min_recall=config.min_recall,
+                                         min_precision=config.min_precision,
+                                         tp_place=config.dist_ths.index(config.dist_th_tp))  # fmt: skip
+        precisions[row] = np.mean(aps)
+        for column, metric in enumerate(TP_METRICS):
+            if (name, metric) in _NO_VALUE:
+                errors[row, column] = np.nan
+    mean_ap = float(np.mean(precisions))
+    goodness = np.maximum(0.0, 1.0 - np.nanmean(errors, axis=0))
+    weight = config.mean_ap_weight
+    return float((weight * mean_ap + goodness.sum()) / (weight + len(TP_METRICS))), mean_ap
+
+
+def _class_scores(
+    matched: ClassMatches, *, weights: Ints, min_recall: float, min_precision: float, tp_place: int
+) -> tuple[list[float], Floats]:
+    """AP at each threshold, and the five true-positive errors, of one class."""
+    positives = int(matched.positives @ weights)
+    copies = weights[matched.scene]
+    kept = copies > 0
+    place = np.cumsum(kept) - 1  # of a prediction among those kept
+    copies, confidence = copies[kept], matched.confidence[kept]
+    total = np.cumsum(copies)
+    first = round(100 * min_recall) + 1
+    aps, errors = [], np.ones(len(TP_METRICS))
+    for number, hits in enumerate(matched.hits):
+        present = kept[hits]
+        rows = place[hits[present]]
+        if positives == 0 or len(rows) == 0:
+            aps.append(0.0)
+            continue
+        recall, precision, level = _curve(rows, copies=copies, total=total, confidence=confidence, positives=positives)
+        curve = np.interp(_RECALLS, recall, precision, right=0)[first:] - min_precision
+        aps.append(float(np.mean(np.maximum(curve, 0))) / (1.0 - min_precision))
+        if number == tp_place:
+            times = copies[rows]
+            errors = _mean_errors(
+                np.repeat(matched.errors[:, present], times, axis=1),
+                confidence=np.repeat(confidence[rows], times),
+                levels=np.interp(_RECALLS, recall, level, right=0),
+                first=first,
+            )
+    return aps, errors
+
+
+def _curve(
+    rows: Ints, *, copies: Ints, total: Ints, confidence: Floats, positives: int
+) -> tuple[Floats, Floats, Floats]:
+    """Recall, precision and confidence at the points between which the devkit's interpolation falls.
+
+    Between two hits recall does not move, so only the prediction just before a hit, the hit itself and the very last
+    prediction matter; a prediction that is there k times is k predictions.
+    """
+    times = copies[rows]
+    hit = np.arange(1, times.sum() + 1)  # hits so far, at each copy of a hit
+    inside = hit - np.repeat(np.cumsum(times) - times, times)  # 1 .. k within the copies of one prediction
+    seen = np.repeat(total[rows] - times, times) + inside  # predictions so far
+    own = np.repeat(confidence[rows], times)
+    before = np.where(inside > 1, own, np.repeat(confidence[np.maximum(rows - 1, 0)], times))
+    recall = np.stack([hit - 1, hit], axis=1).ravel() / float(positives)
+    precision = np.stack([(hit - 1) / np.maximum(seen - 1, 1), hit / seen], axis=1).ravel()
+    level = np.stack([before, own], axis=1).ravel()
+    skip = 1 if seen[0] == 1 else 0  # nothing comes before a first prediction that hits
+    return (
+        np.append(recall[skip:], hit[-1] / float(positives)),
+        np.append(precision[skip:], hit[-1] / total[-1]),
+        np.append(level[skip:], confidence[-1]),
+    )
+
+
+def _mean_errors(errors: Floats, *, confidence: Floats, levels: Floats, first: int) -> Floats:
+    """The devkit's cumulative mean error averaged over the recalls from ``first`` to the highest reached."""
+    reached = np.flatnonzero(levels)
+    last = int(reached[-1]) if len(reached) else 0
+    if last < first:
+        return np.ones(len(errors))
+    known = ~np.isnan(errors)
+    sums, counts = np.cumsum(np.where(known, errors, 0.0), axis=1), np.cumsum(known, axis=1)
+    means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+    means[~known.any(axis=1)] = 1.0
+    wanted = levels[::-1]
+    curves = [np.interp(wanted, confidence[::-1], row[::-1])[::-1] for row in means]
+    return np.array([np.mean(curve[first : last + 1]) for curve in curves])
+
+
+def _interval(values: NDArray[np.float64], *, value: float) -> Interval:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(float(value), float(values.mean()), float(low), float(high), float(values.std(ddof=1)))

@@ -1,0 +1,137 @@
+"""Predicted boxes -> the nuScenes detection result format (https://www.nuscenes.org/object-detection).
+
+Boxes come in the LIDAR_TOP frame as mmdet3d 1.x ``LiDARInstance3DBoxes.tensor`` (n, 9): x, y, z of the BOTTOM centre,
+length, width, height, yaw counter-clockwise from x, velocity x, y in m/s. Labels index the class list.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from nuscenes.eval.common.config import config_factory
+from pyquaternion import Quaternion
+
+MOVING_MPS = 0.2  # BEVFormer's and mmdet3d's rule: faster than this is moving
+MAX_BOXES = 500  # per sample, nuScenes rule
+META = {"use_camera": True, "use_lidar": False, "use_radar": False, "use_map": False, "use_external": False}
+
+# class: (attribute above MOVING_MPS, attribute at or below), from mmdet3d's NuScenes formatting
+ATTRIBUTES = {
+    "car": ("vehicle.moving", "vehicle.parked"),
+    "truck": ("vehicle.moving", "vehicle.parked"),
+    "construction_vehicle": ("vehicle.moving", "vehicle.parked"),
+    "bus": ("vehicle.moving", "vehicle.stopped"),
+    "trailer": ("vehicle.moving", "vehicle.parked"),
+    "barrier": ("", ""),
+    "motorcycle": ("cycle.with_rider", "cycle.without_rider"),
+    "bicycle": ("cycle.with_rider", "cycle.without_rider"),
+    "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
+    "traffic_cone": ("", ""),
+}
+CLASSES = tuple(ATTRIBUTES)
+
+
+def class_ranges(classes: Sequence[str] = CLASSES) -> NDArray[np.float64]:
+    """Evaluation range in metres from the ego vehicle for each class, of the devkit's detection_cvpr_2019."""
+    ranges = config_factory("detection_cvpr_2019").class_range
+    return np.array([ranges[name] for name in classes], dtype=np.float64)
+
+
+def sample_result(
+    boxes: ArrayLike,
+    *,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    token: str,
+    lidar2ego: ArrayLike,
+    ego2global: ArrayLike,
+    classes: Sequence[str] = CLASSES,
+) -> list[dict[str, Any]]:
+    """Result entries of one sample, best score first.
+
+    Boxes beyond the range of their class in the ego frame, boxes with a value that is not finite, and all after the
+    best 500 are left out.
+
+    Args:
+        boxes: (n, 9), see the module.
+        scores: (n,) confidences.
+        labels: (n,) indices into ``classes``.
+        token: sample token.
+        lidar2ego: (4, 4) calibration of LIDAR_TOP.
+        ego2global: (4, 4) ego pose at the lidar's time.
+        classes: class names in the order of the labels.
+    """
+    box = np.asarray(boxes, dtype=np.float64).reshape(-1, 9)
+    score = np.asarray(scores, dtype=np.float64).reshape(-1)
+    label = np.asarray(labels, dtype=np.int64).reshape(-1)
+    if not len(box) == len(score) == len(label):
+        raise ValueError(f"sample {token}: got {len(box)} boxes, {len(score)} scores, {len(label)} labels.")
+    sensor, pose = np.asarray(lidar2ego, dtype=np.float64), np.asarray(ego2global, dtype=np.float64)
+    centre = box[:, :3] + [0.0, 0.0, 0.5] * box[:, 5:6]
+    in_ego = centre @ sensor[:3, :3].T + sensor[:3, 3]
+    near = np.linalg.norm(in_ego[:, :2], axis=1) <= class_ranges(classes)[label]
+    usable = near & np.isfinite(box).all(axis=1) & np.isfinite(score)
+    kept = np.flatnonzero(usable)
+    kept = kept[np.argsort(-score[kept], kind="stable")][:MAX_BOXES]
+    turn = pose[:3, :3] @ sensor[:3, :3]
+    columns = {
+        "translation": in_ego[kept] @ pose[:3, :3].T + pose[:3, 3],
+        "size": box[kept][:, [4, 3, 5]],
+        "rotation": _global_quaternions(box[kept, 6], turn=turn),
+        "velocity": (np.pad(box[kept, 7:9], ((0, 0), (0, 1))) @ turn.T)[:, :2],
+    }
+    names = [classes[index] for index in label[kept]]
+    return [
+        {
+            "sample_token": token,
+            **{key: values[row].tolist() for key, values in columns.items()},
+            "detection_name": name,
+            "detection_score": float(score[kept[row]]),
+            "attribute_name": attribute(name, speed_mps=float(np.linalg.norm(columns["velocity"][row]))),
+        }
+        for row, name in enumerate(names)
+    ]
+
+
+def attribute(name: str, *, speed_mps: float) -> str:
+    """The attribute a box of a class gets by its speed alone.
+
+    >>> attribute("car", speed_mps=0.3), attribute("car", speed_mps=0.2), attribute("traffic_cone", speed_mps=9.0)
+    ('vehicle.moving', 'vehicle.parked', '')
+    """
+    moving, still = ATTRIBUTES[name]
+    return moving if speed_mps > MOVING_MPS else still
+
+
+def submission(results: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    """The whole submission: entries of ``sample_result`` by sample token, with the camera-only meta block."""
+    return {"meta": dict(META), "results": {token: list(entries) for token, entries in results.items()}}
+
+
+def write_submission(content: Mapping[str, Any], *, path: Path) -> None:
+    """Write a submission as JSON, whole or not at all; the same content gives the same bytes."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as stream:
+            json.dump(content, stream, allow_nan=False)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _global_quaternions(yaw: NDArray[np.float64], *, turn: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Quaternions (n, 4) w, x, y, z of boxes turned by ``yaw`` in lidar, seen in the frame ``turn`` leads to."""
+    w, x, y, z = Quaternion(matrix=turn, rtol=1e-4, atol=1e-5).elements
+    cos, sin = np.cos(yaw / 2), np.sin(yaw / 2)
+    return np.stack([w * cos - z * sin, x * cos + y * sin, y * cos - x * sin, w * sin + z * cos], axis=1)

@@ -1,0 +1,170 @@
+"""Multi-scale deformable attention, Deformable DETR (arXiv 2010.04159) equation 3, without its projections.
+
+A row is one query looking into one image. Usually each query looks into one image, the one of its sample; in
+BEVFormer's spatial cross-attention a cell looks into each camera that sees it, and the looks are summed.
+
+Shapes: E images, S tokens of all levels, J queries, R rows, M heads, L levels, P points, C channels of one head,
+H W of one level.
+"""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LevelShapes = Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Which query looks into which image.
+
+    Attributes:
+        image_R: image of each row, in rising order.
+        query_R: query of each row.
+    """
+
+    image_R: Tensor
+    query_R: Tensor
+
+    @classmethod
+    def own_image(cls, *, images: int, queries: int, device: torch.device) -> "Rows":
+        """`queries` queries per image, each looking into its own.
+
+        >>> Rows.own_image(images=2, queries=2, device=torch.device("cpu")).image_R.tolist()
+        [0, 0, 1, 1]
+        """
+        query_R = torch.arange(images * queries, device=device)
+        return cls(query_R // max(queries, 1), query_R)
+
+
+def deformable_attention(
+    value_ESMC: Tensor,
+    *,
+    level_shapes: LevelShapes,
+    rows: Rows,
+    references_RLP2: Tensor,
+    offsets_JMLP2: Tensor,
+    weights_JMLP: Tensor,
+) -> Tensor:
+    """Samples the images bilinearly at reference + offset and sums the samples with the attention weights.
+
+    Zero padding outside the image; pixel centres lie at (i + 0.5) / size (`align_corners=False`). The result is the
+    same in every form: mmcv's kernel on CUDA where it was compiled, our own on a CPU, torch operations elsewhere.
+
+    Args:
+        value_ESMC: levels flattened row by row and concatenated, S = sum of H * W.
+        level_shapes: (H, W) of each level, in pixels.
+        rows: who looks where.
+        references_RLP2: (x, y) in fractions of the image, any finite numbers; the axes L and P may be 1.
+        offsets_JMLP2: (x, y) in pixels of the level.
+        weights_JMLP: attention weights, usually summing to one over L and P.
+
+    Returns:
+        (J, M * C), the sum over the rows of each query, zero for a query without one; in the type of `value_ESMC`.
+
+    Raises:
+        ValueError: the number of tokens differs from the sum of the level sizes.
+    """
+    tokens = sum(height * width for height, width in level_shapes)
+    if value_ESMC.shape[1] != tokens:
+        raise ValueError(
+            f"value has {value_ESMC.shape[1]} tokens, but the levels {list(level_shapes)} have {tokens}: "
+            "pass one (H, W) per level"
+        )
+    # half-precision coordinates would move the samples by pixels, so all of it runs in float32 at least
+    precise = torch.promote_types(value_ESMC.dtype, torch.float32)
+    floats = (value_ESMC, references_RLP2, offsets_JMLP2, weights_JMLP)
+    value, references, offsets, weights = (each.to(precise) for each in floats)
+    form = cpu_form if _suits_cpu_kernel(value) else dense_form
+    return form(value, level_shapes, rows, references, offsets, weights).to(value_ESMC.dtype)
+
+
+def has_cuda_kernel() -> bool:
+    """Whether mmcv was built with its CUDA operators."""
+    try:
+        from mmcv.ops import get_compiling_cuda_version
+    except ImportError:
+        return False
+    return str(get_compiling_cuda_version()).lower() not in {"not available", "none", ""}
+
+
+def has_cpu_kernel() -> bool:
+    """Whether numba is here to compile the CPU kernel."""
+    return importlib.util.find_spec("numba") is not None
+
+
+def _exporting() -> bool:
+    return bool(torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or torch.compiler.is_compiling())
+
+
+def _suits_cpu_kernel(value: Tensor) -> bool:
+    return value.device.type == "cpu" and has_cpu_kernel() and not _exporting()
+
+
+def cpu_form(
+    value: Tensor, level_shapes: LevelShapes, rows: Rows, references: Tensor, offsets: Tensor, weights: Tensor
+) -> Tensor:
+    """The kernel of `deformable_attention_cpu.py`."""
+    from qdbev.ops.deformable_attention_cpu import DeformableAttentionCPU
+
+    shapes = torch.tensor(list(level_shapes))
+    out: Tensor = DeformableAttentionCPU.apply(value, shapes, rows.image_R, rows.query_R, references, offsets, weights)
+    return out.flatten(1)
+
+
+def dense_form(
+    value: Tensor, level_shapes: LevelShapes, rows: Rows, references: Tensor, offsets: Tensor, weights: Tensor
+) -> Tensor:
+    """Rows brought into one list per image, padded to the longest, for the forms that want a regular batch."""
+    counts_E = torch.bincount(rows.image_R, minlength=len(value))
+    slot_R = torch.arange(len(rows.image_R), device=value.device) - (counts_E.cumsum(0) - counts_E)[rows.image_R]
+    longest = int(counts_E.max()) if counts_E.numel() else 0
+    size_L2 = torch.tensor([[width, height] for height, width in level_shapes], device=value.device)
+    locations_RMLP2 = references[:, None] + offsets[rows.query_R] / size_L2[:, None].to(value.dtype)
+    padded_locations = value.new_zeros(len(value), longest, *locations_RMLP2.shape[1:])
+    padded_weights = value.new_zeros(len(value), longest, *weights.shape[1:])
+    place = (rows.image_R, slot_R)
+    padded_locations = padded_locations.index_put(place, locations_RMLP2)
+    padded_weights = padded_weights.index_put(place, weights[rows.query_R])
+    regular = cuda_form if value.is_cuda and has_cuda_kernel() and not _exporting() else torch_form
+    looks_R = regular(value, level_shapes, padded_locations, padded_weights)[place]
+    return looks_R.new_zeros(len(weights), looks_R.shape[1]).index_add(0, rows.query_R, looks_R)
+
+
+def cuda_form(value_ESMC: Tensor, level_shapes: LevelShapes, locations_EQMLP2: Tensor, weights_EQMLP: Tensor) -> Tensor:
+    """mmcv's CUDA kernel on a regular batch of Q queries per image; (E, Q, M * C), float32."""
+    from mmcv.ops.multi_scale_deform_attn import MultiScaleDeformableAttnFunction
+
+    shapes = torch.tensor(list(level_shapes), device=value_ESMC.device)
+    starts = torch.cat([shapes.new_zeros(1), shapes.prod(1).cumsum(0)[:-1]])
+    out: Tensor = MultiScaleDeformableAttnFunction.apply(
+        value_ESMC.contiguous(),
+        shapes,
+        starts,
+        locations_EQMLP2.contiguous(),
+        weights_EQMLP.contiguous(),
+        len(value_ESMC),
+    )
+    return out
+
+
+def torch_form(
+    value_ESMC: Tensor, level_shapes: LevelShapes, locations_EQMLP2: Tensor, weights_EQMLP: Tensor
+) -> Tensor:
+    """Torch operations on a regular batch of Q queries per image: any device, any export; (E, Q, M * C)."""
+    images, _, heads, channels = value_ESMC.shape
+    queries, points = locations_EQMLP2.shape[1], locations_EQMLP2.shape[4]
+    value_levels = value_ESMC.split([height * width for height, width in level_shapes], dim=1)
+    grid_LEMQP2 = (locations_EQMLP2 * 2 - 1).permute(3, 0, 2, 1, 4, 5)
+    weights_LEMQP = weights_EQMLP.permute(3, 0, 2, 1, 4)
+    total = value_ESMC.new_zeros(())
+    for level, (height, width) in enumerate(level_shapes):
+        image = value_levels[level].permute(0, 2, 3, 1).reshape(images * heads, channels, height, width)
+        grid = grid_LEMQP2[level].reshape(images * heads, queries, points, 2)
+        samples = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        total = total + (samples * weights_LEMQP[level].reshape(images * heads, 1, queries, points)).sum(-1)
+    return total.reshape(images, heads * channels, queries).transpose(1, 2)

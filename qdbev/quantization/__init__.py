@@ -1,0 +1,77 @@
+"""Quantization of any ``nn.Module``: plan, quantize, calibrate, switch, pack, and what it costs.
+
+In pure PyTorch. The usual order: ``fold_batchnorm`` -> ``make_plan`` -> ``quantize`` -> ``with observing(model): ...``
+-> ``set_parts(model, {...})`` -> train or evaluate -> ``pack_model``.
+"""
+
+from qdbev.quantization.cost import (
+    BitOperations,
+    MacLine,
+    bops,
+    count_macs,
+    macs_by_part,
+    nominal_size_mb,
+    parameters_by_part,
+    trainable_parameters,
+)
+from qdbev.quantization.fake_quantize import fake_quantize
+from qdbev.quantization.folding import Folding, apply_folding, find_pairs, fold_batchnorm
+from qdbev.quantization.histogram_observers import make_observer
+from qdbev.quantization.integers import dequantize, quantize_int, scale_of_range
+from qdbev.quantization.packing import pack_bits, pack_model, size_bytes, unpack_bits, unpack_model
+from qdbev.quantization.plan import FLOAT_BITS, FLOAT_OPERATIONS, Plan, Site
+from qdbev.quantization.planning import make_plan
+from qdbev.quantization.quantizer import Quantizer
+from qdbev.quantization.swap import (
+    active_parts,
+    finish_observing,
+    freeze_weight_ranges,
+    observing,
+    quantize,
+    quantized_layers,
+    ranges_missing,
+    set_parts,
+    set_sites,
+    start_observing,
+)
+
+__all__ = [
+    "FLOAT_BITS",
+    "FLOAT_OPERATIONS",
+    "BitOperations",
+    "Folding",
+    "MacLine",
+    "Plan",
+    "Quantizer",
+    "Site",
+    "active_parts",
+    "apply_folding",
+    "bops",
+    "count_macs",
+    "dequantize",
+    "fake_quantize",
+    "find_pairs",
+    "finish_observing",
+    "fold_batchnorm",
+    "freeze_weight_ranges",
+    "macs_by_part",
+    "make_observer",
+    "make_plan",
+    "nominal_size_mb",
+    "observing",
+    "pack_bits",
+    "pack_model",
+    "parameters_by_part",
+    "quantize",
+    "quantize_int",
+    "quantized_layers",
+    "ranges_missing",
+    "scale_of_range",
+    "set_parts",
+    "set_sites",
+    "size_bytes",
+    "start_observing",
+    "trainable_parameters",
+    "unpack_bits",
+    "unpack_model",
+]

@@ -1,0 +1,121 @@
+"""Observers: from values seen in calibration to the range ``r_max`` of a symmetric quantizer.
+
+An observer is fed with ``update(x)`` and asked with ``range()``. It works on a whole tensor (``axis=None``) or per
+channel. What each depends on:
+
+============== ============================== ====================================== =====================
+kind           range                          order of batches                       per channel
+============== ============================== ====================================== =====================
+minmax         largest ``|x|``                none                                   yes
+moving_average mean of batch maxima, decayed  matters: late batches weigh more       yes
+percentile     percentile of ``|x|``          none (also not how they are cut)       yes
+mse            least squared error            none (also not how they are cut)       yes
+entropy        least KL divergence            none (also not how they are cut)       no: needs many values
+============== ============================== ====================================== =====================
+
+All of them are deterministic and of bounded memory.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def largest_magnitude(x: Tensor, *, axis: int | None) -> Tensor:
+    """Return ``max|x|`` in float32: shape () without an axis, (C,) with one.
+
+    >>> largest_magnitude(torch.tensor([[1.0, -3.0], [0.5, 0.25]]), axis=0).tolist()
+    [3.0, 0.5]
+    """
+    values = x.detach()
+    if axis is None:
+        low, high = values.aminmax()
+        return torch.maximum(high, -low).to(torch.float32)
+    flat = values.movedim(axis, 0).flatten(1)
+    return torch.maximum(flat.amax(1), -flat.amin(1)).to(torch.float32)
+
+
+class Observer:
+    """Common part: refuses bad values, skips empty ones, and has no range before it has seen any.
+
+    Args:
+        axis: channel axis, or None for one range of the whole tensor.
+    """
+
+    def __init__(self, *, axis: int | None = None) -> None:
+        self.axis = axis
+        self.updates = 0
+
+    def update(self, x: Tensor) -> None:
+        """Take in one batch of values; an empty tensor changes nothing.
+
+        Raises:
+            ValueError: infinite or NaN values.
+        """
+        if x.numel() == 0:
+            return
+        values = x.detach()
+        if not bool(torch.isfinite(values).all()):
+            raise ValueError("calibration values hold NaN or infinity; check the inputs and the float weights")
+        self._take(values)
+        self.updates += 1
+
+    def range(self) -> Tensor:
+        """Return ``r_max``, float32, shape () or (C,).
+
+        Raises:
+            ValueError: nothing was seen.
+        """
+        if not self.updates:
+            raise ValueError("an observer that saw no values has no range; run calibration through this layer")
+        return self._range()
+
+    def _take(self, x: Tensor) -> None:
+        raise NotImplementedError
+
+    def _range(self) -> Tensor:
+        raise NotImplementedError
+
+
+class MinMaxObserver(Observer):
+    """The largest magnitude ever seen."""
+
+    _largest: Tensor | None = None
+
+    def _take(self, x: Tensor) -> None:
+        largest = largest_magnitude(x, axis=self.axis)
+        self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
+
+    def _range(self) -> Tensor:
+        assert self._largest is not None
+        return self._largest
+
+
+class MovingAverageObserver(Observer):
+    """``r <- m r + (1 - m) max|x|`` per update, starting at the first batch's maximum (HAWQ-v3 uses m = 0.95).
+
+    Args:
+        axis: channel axis or None.
+        momentum: ``m``, in [0, 1).
+    """
+
+    def __init__(self, *, axis: int | None = None, momentum: float = 0.95) -> None:
+        super().__init__(axis=axis)
+        self.momentum = check_momentum(momentum)
+        self._average: Tensor | None = None
+
+    def _take(self, x: Tensor) -> None:
+        largest = largest_magnitude(x, axis=self.axis)
+        self._average = largest if self._average is None else self._average.lerp(largest, 1.0 - self.momentum)
+
+    def _range(self) -> Tensor:
+        assert self._average is not None
+        return self._average
+
+
+def check_momentum(momentum: float) -> float:
+    """Return ``momentum`` if it lies in [0, 1), else raise ValueError."""
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")
+    return momentum

@@ -1,0 +1,251 @@
+"""A quantizer: the bits, the scale, and the switch of one tensor of the network (QD-BEV, Eq. 1).
+
+Its state is two buffers, saved and loaded strictly with the model:
+
+* ``scale``: float32, () per tensor or (C,) per channel
+* ``flags``: uint8, ``[has_range, follows, bits, scale rule, narrow_range]``; a state made for other bits is refused
+
+A range comes from calibration (:meth:`Quantizer.calibrate`, or observing) and then stays, or the quantizer *follows*
+the tensor it is given: the range is that tensor's own ``max|w|`` each time. Min-max weights follow while they train.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from qdbev.quantization.fake_quantize import fake_quantize
+from qdbev.quantization.histogram_observers import make_observer
+from qdbev.quantization.integers import (
+    ScaleRule,
+    check_bits,
+    check_scale_rule,
+    quantize_int,
+    range_of_scale,
+    scale_of_range,
+)
+from qdbev.quantization.observers import Observer, check_momentum, largest_magnitude
+
+QuantizerState = Literal["off", "observing", "on"]
+
+HAS_RANGE, FOLLOWS, BITS = 0, 1, 2  # places in `flags`; from BITS on it is the format
+_RULES: tuple[str, ...] = get_args(ScaleRule)
+
+
+class Quantizer(nn.Module):
+    """Fake quantization of one tensor, with the state that makes it repeatable.
+
+    Args:
+        name: full path, for error messages.
+        bits: width of the integers, 2..16.
+        axis: channel axis of a per-channel scale, or None for one scale.
+        channels: number of channels when ``axis`` is given.
+        scale_rule: ``qdbev`` (Eq. 1) or ``hawq``.
+        observer: what calibration uses, see :mod:`qdbev.quantization.observers`.
+        percentile: for the percentile observer.
+        narrow_range: leave out the most negative integer.
+        follow: take the range from each tensor it is given (min-max only).
+        ema_momentum: when set, a training forward moves the range: ``r <- m r + (1 - m) max|x|``.
+
+    >>> quantizer = Quantizer(name="toy", bits=4)
+    >>> quantizer.set_range(torch.tensor(15.0))
+    >>> quantizer.state = "on"
+    >>> quantizer(torch.tensor([15.0, -15.0, 4.9])).tolist()
+    [14.0, -16.0, 4.0]
+    """
+
+    scale: Tensor
+    flags: Tensor
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        bits: int,
+        axis: int | None = None,
+        channels: int | None = None,
+        scale_rule: str = "qdbev",
+        observer: str = "minmax",
+        percentile: float = 99.99,
+        narrow_range: bool = False,
+        follow: bool = False,
+        ema_momentum: float | None = None,
+    ) -> None:
+        super().__init__()
+        if (axis is None) != (channels is None):
+            raise ValueError(f"{name}: give axis and channels together, got axis={axis} and channels={channels}")
+        if follow and observer != "minmax":
+            raise ValueError(f"{name}: only a min-max range can follow its tensor, got observer {observer!r}")
+        self.name, self.bits, self.axis = name, check_bits(bits), axis
+        self.scale_rule, self.narrow_range = check_scale_rule(scale_rule), narrow_range
+        self.observer, self.percentile = observer, percentile
+        self.ema_momentum = None if ema_momentum is None else check_momentum(ema_momentum)
+        self._state: QuantizerState = "off"
+        self._observing: Observer | None = None
+        self._make_observer()  # an impossible choice is refused here, not in the middle of calibration
+        self.register_buffer("scale", torch.ones(() if channels is None else (channels,)))
+        code = [0, int(follow), bits, _RULES.index(self.scale_rule), int(narrow_range)]
+        self.register_buffer("flags", torch.tensor(code, dtype=torch.uint8))
+        self._has_range, self._follows = False, follow
+
+    @property
+    def state(self) -> QuantizerState:
+        """``off`` (passes through), ``observing`` (passes through and looks) or ``on`` (quantizes)."""
+        return self._state
+
+    @state.setter
+    def state(self, value: QuantizerState) -> None:
+        if value not in get_args(QuantizerState):
+            raise ValueError(f"{self.name}: state must be one of {get_args(QuantizerState)}, got {value!r}")
+        self._observing = self._make_observer() if value == "observing" else None
+        self._state = value
+
+    @property
+    def has_range(self) -> bool:
+        """Whether it may run: a range was set, or it follows its tensor."""
+        return self._has_range or self._follows
+
+    @property
+    def follows(self) -> bool:
+        """Whether the range is that of each tensor it is given."""
+        return self._follows
+
+    @property
+    def range(self) -> Tensor:
+        """``r_max``, shape of ``scale``; ValueError where there is none yet."""
+        self._require_range()
+        return range_of_scale(self.scale, bits=self.bits, rule=self.scale_rule)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return ``x`` as the state says: itself, or on the grid.
+
+        Raises:
+            ValueError: on without a range, or non-finite values while observing.
+        """
+        if self._state == "off":
+            return x
+        if self._state == "observing":
+            self._observe(x)
+            return x
+        self._follow_or_require(x)
+        if self.ema_momentum is not None and self.training and not self._follows:
+            self._move(x)
+        return fake_quantize(x, scale=self.scale, bits=self.bits, axis=self.axis, narrow_range=self.narrow_range)
+
+    def integers(self, x: Tensor) -> Tensor:
+        """Return the integers of ``x`` (int8 up to 8 bits); ``dequantize(integers(x)) == forward(x)`` when on."""
+        self._follow_or_require(x)
+        return quantize_int(x, scale=self.scale, bits=self.bits, axis=self.axis, narrow_range=self.narrow_range)
+
+    @torch.no_grad()
+    def set_range(self, r_max: Tensor) -> None:
+        """Fix the range.
+
+        Args:
+            r_max: largest magnitudes, shape of ``scale``, finite and not negative.
+        """
+        if r_max.shape != self.scale.shape:
+            raise ValueError(
+                f"{self.name}: a range of shape {tuple(self.scale.shape)} is needed, got {tuple(r_max.shape)}"
+            )
+        if not bool((torch.isfinite(r_max) & (r_max >= 0)).all()):
+            raise ValueError(f"{self.name}: a range must be finite and not negative, got {r_max}")
+        self.scale.copy_(scale_of_range(r_max, bits=self.bits, rule=self.scale_rule))
+        self._mark(HAS_RANGE, True)
+
+    def calibrate(self, x: Tensor) -> None:
+        """Set the range from this one tensor, with the quantizer's own observer (for weights)."""
+        observer = self._make_observer()
+        self._feed(observer, x)
+        self.set_range(observer.range())
+
+    def finish_observing(self) -> bool:
+        """Turn what was observed into the range and switch off; False if nothing passed through."""
+        observer, self.state = self._observing, "off"
+        if observer is None or not observer.updates:
+            return False
+        self.set_range(observer.range())
+        return True
+
+    @torch.no_grad()
+    def refresh(self, x: Tensor) -> None:
+        """Take the range of ``x`` if following; otherwise leave it."""
+        if self._follows:
+            largest = largest_magnitude(x, axis=self.axis)
+            self.scale.copy_(scale_of_range(largest, bits=self.bits, rule=self.scale_rule))
+            if not self._has_range:
+                self._mark(HAS_RANGE, True)
+
+    def freeze(self, x: Tensor) -> None:
+        """Stop following, at the range of ``x``; a fixed range stays as it is."""
+        self.refresh(x)
+        self._mark(FOLLOWS, False)
+
+    def extra_repr(self) -> str:
+        """Bits, granularity, rule and whether there is a range."""
+        kind = "per tensor" if self.axis is None else f"per channel of axis {self.axis}"
+        ranged = "follows" if self._follows else "range" if self._has_range else "no range"
+        return f"{self.bits} bits, {kind}, {self.scale_rule}, {ranged}, {self._state}"
+
+    def _make_observer(self) -> Observer:
+        return make_observer(
+            self.observer,
+            bits=self.bits,
+            axis=self.axis,
+            scale_rule=self.scale_rule,
+            narrow_range=self.narrow_range,
+            percentile=self.percentile,
+        )
+
+    def _observe(self, x: Tensor) -> None:
+        assert self._observing is not None
+        self._feed(self._observing, x)
+
+    def _feed(self, observer: Observer, x: Tensor) -> None:
+        try:
+            observer.update(x)
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
+
+    def _follow_or_require(self, x: Tensor) -> None:
+        if self._follows:
+            self.refresh(x)
+        self._require_range()
+
+    def _require_range(self) -> None:
+        if not self.has_range:
+            raise ValueError(
+                f"quantizer {self.name} has no range; calibrate the model or load a calibrated state first"
+            )
+
+    @torch.no_grad()
+    def _move(self, x: Tensor) -> None:
+        """Move the range towards this batch's; the scale is linear in the range."""
+        assert self.ema_momentum is not None
+        if x.numel():
+            batch = scale_of_range(largest_magnitude(x, axis=self.axis), bits=self.bits, rule=self.scale_rule)
+            self.scale.lerp_(batch, 1.0 - self.ema_momentum)
+
+    def _mark(self, place: int, value: bool) -> None:
+        """Set a flag in the buffer and in its mirror: reading the buffer in forward would wait for the device."""
+        self.flags[place] = int(value)
+        if place == HAS_RANGE:
+            self._has_range = value
+        else:
+            self._follows = value
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Load, refusing a state of another format, and bring the mirrors of the flags up to date."""
+        saved, errors = state_dict.get(prefix + "flags"), rest[-1]
+        if saved is not None and saved.shape == self.flags.shape:
+            ours = self.flags[BITS:].tolist()
+            if saved[BITS:].tolist() != ours:
+                errors.append(
+                    f"quantizer {self.name} is {ours} (bits, scale rule, narrow range) but the state was saved with "
+                    f"{saved[BITS:].tolist()}; quantize the model with the plan the state was made with"
+                )
+                return
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._has_range, self._follows = bool(self.flags[HAS_RANGE]), bool(self.flags[FOLLOWS])

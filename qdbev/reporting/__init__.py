@@ -1,0 +1,1 @@
+"""Tables, curves, charts, drawings and the HTML report: plain rows and arrays in, text and picture bytes out."""

@@ -1,0 +1,152 @@
+"""A table of plain rows and its four forms: text and Markdown (rounded, by tabulate), CSV and JSON (full precision)."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tabulate import tabulate
+
+Row = Mapping[str, Any]
+
+FORMATS = ("text", "md", "csv", "json")
+TABULATE_FORMATS = {"text": "simple", "md": "pipe"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column as people read it.
+
+    Attributes:
+        key: the row entry the column stands for; it is what an HTML table sorts by.
+        head: heading.
+        text: makes the cell's text from the whole row.
+        right: whether cells are set to the right (numbers) or to the left (names).
+    """
+
+    key: str
+    head: str
+    text: Callable[[Row], str]
+    right: bool = True
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows with the columns that people see. CSV and JSON hold every entry of the rows, seen or not.
+
+    Attributes:
+        name: short name for files and JSON ("accuracy").
+        title: heading above the table.
+        columns: the columns in order.
+        rows: one mapping per line; values are str, int, float, bool or None.
+        notes: sentences below the table (units, rules, what is compared with what).
+    """
+
+    name: str
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Every entry of the rows, in the order of first appearance."""
+        return tuple(dict.fromkeys(key for row in self.rows for key in row))
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The texts, line by line."""
+        return [[column.text(row) for column in self.columns] for row in self.rows]
+
+
+def name_column(key: str, *, head: str) -> Column:
+    """A column of names, set to the left; a missing name is left empty."""
+    return Column(key=key, head=head, text=lambda row: str(row.get(key) or ""), right=False)
+
+
+def number_column(key: str, *, head: str, rule: Callable[[Any], str]) -> Column:
+    """A column of numbers, written by one of the rules in rounding.py."""
+    return Column(key=key, head=head, text=lambda row: rule(row.get(key)))
+
+
+def render(table: Table, *, form: str = "text") -> str:
+    """Writes a table in one of the four forms.
+
+    Args:
+        table: what to write.
+        form: "text" for a terminal, "md" for a README, "csv" or "json" for programs.
+
+    Returns:
+        The text, ended by one line break.
+
+    Raises:
+        ValueError: the form is unknown.
+    """
+    if form == "csv":
+        return _csv(table)
+    if form == "json":
+        return json.dumps(as_document(table), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if form not in TABULATE_FORMATS:
+        raise ValueError(f"a table cannot be written as {form!r}; choose one of {', '.join(FORMATS)}")
+    return _readable(table, form=form)
+
+
+def render_all(tables: Sequence[Table], *, form: str = "text") -> str:
+    """Writes several tables as one text; as JSON they are one object, keyed by the tables' names.
+
+    CSV tables follow each other, each below a comment line with its name, with an empty line between.
+    """
+    if form == "json":
+        documents = {table.name: as_document(table) for table in tables}
+        return json.dumps(documents, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if form == "csv":
+        return "\n".join(f"# {table.name}\n{render(table, form=form)}" for table in tables)
+    return "\n".join(render(table, form=form) for table in tables)
+
+
+def as_document(table: Table) -> dict[str, Any]:
+    """The table as plain JSON values: NaN and infinities, which JSON does not know, become null."""
+    rows = [{key: _known_value(value) for key, value in row.items()} for row in table.rows]
+    return {"name": table.name, "title": table.title, "rows": rows, "notes": list(table.notes)}
+
+
+def _known_value(value: Any) -> Any:
+    """None for NaN and infinities."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _csv(table: Table) -> str:
+    """Full precision: floats are written by repr, so reading them back gives the same numbers; unknown is empty."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=table.keys, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _known_value(value) for key, value in row.items()} for row in table.rows)
+    return out.getvalue()
+
+
+def _readable(table: Table, *, form: str) -> str:
+    cells = table.cells
+    heads = [column.head for column in table.columns]
+    if form == "md":
+        cells = [[_escape(cell) for cell in line] for line in cells]
+        heads = [_escape(head) for head in heads]
+    body = tabulate(
+        cells,
+        headers=heads,
+        tablefmt=TABULATE_FORMATS[form],
+        colalign=["right" if column.right else "left" for column in table.columns] if cells else None,
+        disable_numparse=True,
+    )
+    if form == "md":
+        notes = "".join(f"\n{note}\n" for note in table.notes)
+        return f"### {table.title}\n\n{body}\n{notes}"
+    notes = "".join(f"{note}\n" for note in table.notes)
+    return f"{table.title}\n\n{body}\n" + (f"\n{notes}" if notes else "")
+
+
+def _escape(cell: str) -> str:
+    """A bar inside a Markdown cell would start a new one."""
+    return cell.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,57 @@
+"""``qdbev artifacts``: what is in the store, and is it sound?"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qdbev_cli.console import INPUT, Result
+from qdbev_cli.options import StoreOptions, command
+
+app = typer.Typer(no_args_is_help=True, help="List, show and verify sealed artifacts.")
+
+
+@app.command("list")
+@command()
+def list_all(options: StoreOptions) -> Result:
+    """List the artifacts of the store, oldest first.
+
+    Example: qdbev artifacts list
+    """
+    from pipelines import artifacts
+
+    return artifacts.list_all(options.open_store())
+
+
+@app.command("show")
+@command()
+def show(
+    options: StoreOptions,
+    artifact: Annotated[str, typer.Argument(help="Path, folder name, start of a digest, or kind:name.")],
+) -> Result:
+    """Show the manifest of one artifact: parents, files, metrics.
+
+    Example: qdbev artifacts show qat:w4a6-nano
+    """
+    from pipelines import artifacts
+
+    return artifacts.show(options.open_store(), ref=artifact)
+
+
+@app.command("verify")
+@command()
+def verify(
+    options: StoreOptions,
+    names: Annotated[list[str] | None, typer.Argument(help="Artifacts; all of the store where none is named.")] = None,
+) -> Result:
+    """Check every byte; exit code 3 if one is damaged.
+
+    Example: qdbev artifacts verify
+    """
+    from pipelines import artifacts
+
+    result = artifacts.verify(options.open_store(), refs=tuple(names or ()))
+    for sentence in result["damaged"]:
+        typer.echo(f"qdbev: {sentence}", err=True)
+    return {**result, "exit_code": INPUT if result["damaged"] else 0}

@@ -1,0 +1,38 @@
+"""``qdbev calibrate``: ranges for the quantizers."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import typer
+
+from qdbev_cli.console import Result
+from qdbev_cli.options import RunOptions, command
+
+
+class Method(enum.StrEnum):
+    """How ranges are found."""
+
+    ptq = "ptq"
+    dfq = "dfq"
+
+
+@command()
+def calibrate(
+    options: RunOptions,
+    *,
+    method: Annotated[
+        Method | None, typer.Option(help="Observe samples (ptq), or equalise without data (dfq).")
+    ] = None,
+) -> Result:
+    """Set the quantizers' ranges on training samples (PTQ).
+
+    Post-training quantization: the artifact holds the ranges; samples that are scored later are refused.
+
+    Example: qdbev calibrate --profile w8a8 --set calibration.samples=64
+    """
+    from pipelines import calibrate
+
+    profile = options.load_profile(None if method is None else f"calibration.method={method.value}")
+    return calibrate.run(profile, method=profile.calibration.method, **options.how())

@@ -1,0 +1,64 @@
+"""``qdbev data synth``: a synthetic data set in nuScenes format."""
+
+from __future__ import annotations
+
+import enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qdbev_cli.console import Result
+from qdbev_cli.options import RunOptions, command
+
+app = typer.Typer(no_args_is_help=True, help="Make synthetic scenes in nuScenes format.")
+
+
+class Sweeps(enum.StrEnum):
+    """Splits with camera sweeps between key frames."""
+
+    none = "none"
+    val = "val"
+    all = "all"
+
+
+@app.command("synth")
+@command()
+def synth(
+    options: RunOptions,
+    *,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; the cache where not given.")] = None,
+    scenes: Annotated[int | None, typer.Option(min=2, help="Scenes in all, a quarter of them for validation.")] = None,
+    train_scenes: Annotated[int | None, typer.Option(min=1, max=700, help="Training scenes.")] = None,
+    val_scenes: Annotated[int | None, typer.Option(min=1, max=150, help="Validation scenes.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="WxH", help="Image size in pixels, such as 1600x900.")] = None,
+    sweeps: Annotated[Sweeps | None, typer.Option(help="Splits with 12 Hz camera sweeps between key frames.")] = None,
+) -> Result:
+    """Generate a nuScenes-format data set: six cameras, LiDAR, CAN bus, all tables.
+
+    A scene depends on the seed and its own name alone, so a small data set is a subset of a large one. Without --out
+    it goes into the cache, where all other commands look for it. Here --seed is the seed of the scenes.
+
+    Example: qdbev data synth --out /tmp/scenes --scenes 8 --seed 1
+    """
+    from pipelines import data
+
+    if scenes is not None:
+        val_scenes = val_scenes or max(1, scenes // 4)
+        train_scenes = train_scenes or scenes - val_scenes
+    seed = options.seed
+    profile = options.load_profile(
+        None if train_scenes is None else f"data.train_scenes={train_scenes}",
+        None if val_scenes is None else f"data.val_scenes={val_scenes}",
+        None if seed is None else f"data.seed={seed}",
+        None if size is None else f"data.image_size_px={_pixels(size)}",
+        None if sweeps is None else f"data.sweeps={sweeps.value}",
+    )
+    return data.synth(profile, out=out, **options.how())
+
+
+def _pixels(size: str) -> str:
+    width, _, height = size.lower().partition("x")
+    if not (width.isdecimal() and height.isdecimal()):
+        raise ValueError(f"--size is {size!r}; it must be width x height in pixels, such as 176x96")
+    return f"[{width}, {height}]"

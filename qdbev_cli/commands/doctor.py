@@ -1,0 +1,22 @@
+"""``qdbev doctor``: is everything there that the commands need?"""
+
+from __future__ import annotations
+
+from qdbev_cli.console import INPUT, Result
+from qdbev_cli.options import OutputOptions, command
+
+
+@command()
+def check(options: OutputOptions) -> Result:
+    """Check the installation, data and weights; say what to do.
+
+    Python, torch, CUDA, mmcv's ops, the devkit, the data cache and the shipped weights.
+
+    Example: qdbev doctor
+
+    Exit code 3 if something that is needed is missing.
+    """
+    from pipelines import doctor
+
+    result = doctor.run()
+    return {**result, "exit_code": 0 if result["ok"] else INPUT}

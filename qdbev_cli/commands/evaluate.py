@@ -1,0 +1,29 @@
+"""``qdbev evaluate``: nuScenes scores of an artifact."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qdbev_cli.console import Result
+from qdbev_cli.options import RunOptions, command
+
+
+@command()
+def evaluate(
+    options: RunOptions,
+    artifact: Annotated[
+        str | None,
+        typer.Argument(help="Path, folder name, start of a digest, or kind:name; the newest where not given."),
+    ] = None,
+) -> Result:
+    """Score a detector: NDS, mAP, errors, classes.
+
+    The submission is written and scored by nuscenes-devkit: NDS, mAP, five true-positive errors, a class table.
+
+    Example: qdbev evaluate qat:w4a6-nano
+    """
+    from pipelines import evaluate
+
+    return evaluate.run(options.load_profile(), artifact=artifact, **options.how())

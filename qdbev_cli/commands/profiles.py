@@ -1,0 +1,67 @@
+"""``qdbev profiles``: which there are, what they say, and are they right?"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from qdbev_cli.console import Result
+from qdbev_cli.options import OutputOptions, ProfileOptions, command
+
+app = typer.Typer(no_args_is_help=True, help="List, show and check profiles.")
+
+
+@app.command("list")
+@command()
+def list_all(options: OutputOptions) -> Result:
+    """List the built-in profiles and models.
+
+    Example: qdbev profiles list
+    """
+    import profiles
+    from profiles.description import headline
+
+    rows: list[list[Any]] = []
+    for name, path in profiles.builtin_profiles().items():
+        rows.append(["profile", name, profiles.load(name).quantization.label, headline(path)])
+    rows += [["model", name, "", headline(path)] for name, path in profiles.builtin_models().items()]
+    names = {"profiles": [*profiles.builtin_profiles()], "models": [*profiles.builtin_models()]}
+    table = {"title": "", "headers": ["", "name", "bits", "what it is"], "rows": rows, "notes": []}
+    return {"artifact": None, **names, "tables": [table], "messages": ["qdbev profiles show NAME prints all fields"]}
+
+
+@app.command("show")
+@command()
+def show(
+    options: ProfileOptions,
+    name: Annotated[str, typer.Argument(help="A built-in profile or a YAML file.")] = "w4a6",
+) -> Result:
+    """Print a whole profile as YAML, every field with its meaning.
+
+    Example: qdbev profiles show w4a6 --set qat.stages=1
+    """
+    from profiles.description import as_yaml
+
+    profile = options.load(name)
+    return {"artifact": None, "profile": profile.model_dump(mode="json"), "text": as_yaml(profile)}
+
+
+@app.command("check")
+@command()
+def check(
+    options: ProfileOptions,
+    names: Annotated[list[str] | None, typer.Argument(help="Profiles or YAML files; all built-in where none.")] = None,
+) -> Result:
+    """Check profiles: exit code 2 and a sentence naming the field if one is wrong.
+
+    Example: qdbev profiles check my-profile.yaml
+    """
+    import profiles
+
+    rows = []
+    for name in names or profiles.builtin_profiles():
+        profile = options.load(name)
+        rows.append([profile.name, profile.model.name, profile.quantization.label, "right"])
+    table = {"title": "", "headers": ["profile", "model", "bits", ""], "rows": rows, "notes": []}
+    return {"artifact": None, "tables": [table], "messages": [f"{len(rows)} profiles are right"]}

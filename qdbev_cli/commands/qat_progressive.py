@@ -1,0 +1,26 @@
+"""``qdbev qat-progressive``: quantization-aware training, one part after the other."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qdbev_cli.console import Result
+from qdbev_cli.options import RunOptions, command
+
+Stages = Annotated[int | None, typer.Option(min=1, max=4, help="Stages; 1 quantizes all parts at once (standard QAT).")]
+
+
+@command()
+def train(options: RunOptions, *, stages: Stages = None) -> Result:
+    """Train with quantizers in place, part after part.
+
+    Each stage starts from the last. Killed at any moment, the same command goes on where it was.
+
+    Example: qdbev qat-progressive --profile w4a6 --stages 4
+    """
+    from pipelines import qat_progressive
+
+    profile = options.load_profile(None if stages is None else f"qat.stages={stages}")
+    return qat_progressive.run(profile, stages=profile.qat.stages, **options.how())

@@ -1,0 +1,88 @@
+"""What every test may ask for: the reference material beside the clone, and one tiny synthetic data set."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import hypothesis
+import pytest
+from filelock import FileLock
+
+# Before torch and numpy start their thread pools: one thread a process, as many processes as pytest-xdist starts.
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+ROOT = Path(__file__).resolve().parent.parent
+TINY_VERSION = "v1.0-trainval"
+TINY_TRAIN_SCENES = 3
+TINY_VAL_SCENES = 2
+
+# Loaded machines are slow machines, so no deadline. In continuous integration every run draws the same examples.
+hypothesis.settings.register_profile("here", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Torch and OpenCV compute on one thread: faster beside other processes, and sums have one order."""
+    import cv2
+    import torch
+
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No test reads or fills the user's own cache of scenes: $QDBEV_CACHE is a folder of this test run."""
+    folder = _run_folder(tmp_path_factory) / "cache"
+    folder.mkdir(exist_ok=True)
+    os.environ["QDBEV_CACHE"] = str(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder ``shared`` beside the clone; a test that needs it is skipped where it is absent."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("the reference material (a folder `shared` beside the clone) is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Root of a synthetic nuScenes of 3 train and 2 val scenes, version ``v1.0-trainval``: look, do not write.
+
+    Four key frames a scene, images of 176x96, seed 0. Made once a test run, whichever process asks first.
+    """
+    from qdbev.data.synthetic import generate
+
+    folder = _run_folder(tmp_path_factory)
+    root = folder / "tiny_synthetic"
+    done = folder / "tiny_synthetic.done"
+    with FileLock(folder / "tiny_synthetic.lock"):
+        if not done.exists():
+            generate(
+                root,
+                version=TINY_VERSION,
+                train_scenes=TINY_TRAIN_SCENES,
+                val_scenes=TINY_VAL_SCENES,
+                seed=0,
+                image_size_px=(176, 96),
+                key_frames=4,
+                sweeps="none",
+                workers=1,
+                progress=False,
+            )
+            done.touch()
+    return root
+
+
+def _run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The temporary folder of the whole run: the processes of pytest-xdist have one each below it."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base

@@ -1,0 +1,104 @@
+"""The pages of docs/: links resolve, options and profile fields exist, every command has a page, Python runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from profiles import Profile
+from qdbev_cli.app import app
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
+COMMAND_PAGES = {"artifacts": "artifacts-command.md", "data": "data-synth.md"}
+OTHER_TOOLS = {"--no-deps", "--no-build-isolation"}  # of pip
+
+
+def commands():
+    """Every command of the app by name, groups opened."""
+    group = typer.main.get_command(app)
+    found = {}
+    for name, command in group.commands.items():
+        children = getattr(command, "commands", None)
+        found |= {f"{name} {child}": one for child, one in children.items()} if children else {name: command}
+    return found
+
+
+def has_field(document, path):
+    """Whether a dotted path names a field of a profile."""
+    for name in path.split("."):
+        if name not in document.model_fields:
+            return False
+        document = document.model_fields[name].annotation
+    return True
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_lead_to_pages_and_headings(page):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", TEXTS[page]):
+        name = target or page
+        assert name in TEXTS, f"{page} links to {name}"
+        if anchor:
+            heads = [re.sub(r"[^a-z0-9 -]", "", head.lower()) for head in re.findall(r"^#+ (.+)$", TEXTS[name], re.M)]
+            assert anchor in [head.replace(" ", "-") for head in heads], f"{page} links to {name}#{anchor}"
+
+
+def test_every_command_has_a_page_and_the_index_lists_it():
+    for name in {command.split()[0] for command in commands()}:
+        page = COMMAND_PAGES.get(name, f"{name}.md")
+        assert f"({page})" in TEXTS["index.md"], name
+        assert TEXTS[page].startswith(f"# qdbev {name}"), page
+
+
+def test_the_index_lists_every_page():
+    listed = set(re.findall(r"\((\S+\.md)\)", TEXTS["index.md"]))
+    assert listed == set(TEXTS) - {"index.md"}
+
+
+def test_options_in_the_pages_exist():
+    known = {option for command in commands().values() for one in command.params for option in one.opts}
+    known |= OTHER_TOOLS | {"--help", "--version"}
+    for page, text in TEXTS.items():
+        written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
+        assert written <= known, f"{page}: {sorted(written - known)}"
+
+
+def test_options_of_a_command_stand_on_its_page():
+    shared = set(re.findall(r"`(--[a-z-]+)", TEXTS["command-line.md"]))
+    for name, command in commands().items():
+        page = COMMAND_PAGES.get(name.split()[0], f"{name.split()[0]}.md")
+        own = {option for one in command.params for option in one.opts if option.startswith("--")} - shared - {"--help"}
+        missing = {option for option in own if option not in TEXTS[page]}
+        assert not missing, f"{page}: {sorted(missing)}"
+
+
+def test_profile_fields_in_the_pages_exist():
+    sections = [name for name, field in Profile.model_fields.items() if hasattr(field.annotation, "model_fields")]
+    pattern = re.compile(rf"(?<![\w./-])(?:{'|'.join(sections)})\.[a-z_]+(?:\.[a-z_]+)*")
+    checked = 0
+    for page, text in TEXTS.items():
+        for path in pattern.findall(re.sub(r"```python.*?```", "", text, flags=re.DOTALL)):
+            if path.endswith((".md", ".safetensors", ".json")):
+                continue
+            checked += 1
+            assert has_field(Profile, path), f"{page}: {path}"
+    assert checked > 20
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_python_of_the_api_page_runs(number, tmp_path):
+    """The first block needs a store and minutes; the others run as they stand."""
+    code = re.findall(r"```python\n(.*?)```", TEXTS["python-api.md"], flags=re.DOTALL)[number]
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "vgd_bev" in done.stdout or "−0.108 [−0.120, −0.100]" in done.stdout

@@ -1,0 +1,160 @@
+"""Scores by the devkit on the synthetic data set: its own annotations are perfect, and what is broken is named."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from nuscenes.eval.common.config import config_factory
+from nuscenes.eval.detection.evaluate import DetectionEval
+
+from qdbev.data.nuscenes import CLASSES, read_samples
+from qdbev.data.tables import available_scenes, split_scenes
+from qdbev.evaluation.bootstrap import scores_from_matches
+from qdbev.evaluation.matching import match
+from qdbev.evaluation.nuscenes import ground_truth, predicted_boxes, quiet, score
+from qdbev.evaluation.submission import sample_result, submission, write_submission
+
+VERSION = "v1.0-trainval"
+
+
+@pytest.fixture(scope="module")
+def val_scenes(tiny_synthetic: Path) -> list[str]:
+    known = set(split_scenes(VERSION)["val"])
+    return [name for name in available_scenes(tiny_synthetic, version=VERSION) if name in known]
+
+
+@pytest.fixture(scope="module")
+def samples(tiny_synthetic: Path, val_scenes: list[str]) -> list[dict[str, Any]]:
+    return read_samples(tiny_synthetic, version=VERSION, scenes=val_scenes)
+
+
+def annotations(sample: dict[str, Any], *, moved_m: float = 0.0) -> list[dict[str, Any]]:
+    """The valid annotations of a sample as predictions with bottom centres, all of score one."""
+    found = sample["instances"]
+    boxes = np.concatenate([found["bbox_3d"], np.nan_to_num(found["velocity"])], axis=1)
+    boxes[:, 2] -= boxes[:, 5] / 2
+    boxes[:, 0] += moved_m
+    return sample_result(
+        boxes, scores=np.ones(len(boxes)), labels=found["bbox_label_3d"], token=sample["token"],
+        lidar2ego=sample["lidar2ego"], ego2global=sample["ego2global"],
+    )  # fmt: skip
+
+
+def test_annotations_are_a_perfect_submission(
+    tiny_synthetic: Path, samples: list[dict[str, Any]], val_scenes: list[str]
+) -> None:
+    """Every class with ground truth has AP 1 and next to no error; absent classes count as 0, as the devkit has it."""
+    content = submission({sample["token"]: annotations(sample) for sample in samples})
+    for entries in content["results"].values():  # the attribute rule guesses; here the annotated one is wanted
+        for entry in entries:
+            entry["attribute_name"] = ""
+    result = score(tiny_synthetic, version=VERSION, submission=content, scenes=val_scenes)
+    truth = ground_truth(tiny_synthetic, version=VERSION, scenes=val_scenes)
+    present = {box.detection_name for box in truth.boxes.all}
+    assert {"car", "pedestrian"} <= present
+    for name in CLASSES:
+        row = result.classes[name]
+        assert row["AP"] == pytest.approx(1.0 if name in present else 0.0, abs=1e-9), name
+        if name in present:
+            errors = np.nan_to_num([row[key] for key in ("ATE", "ASE", "AOE", "AVE")])
+            assert (errors < [1e-6, 1e-6, 1e-3, 1e-2]).all(), (name, row)
+    assert result.samples == len(samples)
+    assert result.mean_ap == pytest.approx(len(present) / 10)
+
+
+def test_a_metre_off_costs_the_strict_thresholds(
+    tiny_synthetic: Path, samples: list[dict[str, Any]], val_scenes: list[str]
+) -> None:
+    content = submission({sample["token"]: annotations(sample, moved_m=1.5) for sample in samples})
+    result = score(tiny_synthetic, version=VERSION, submission=content, scenes=val_scenes)
+    # AP 0 or little at 0.5 m and 1 m, near 1 at 2 m and 4 m
+    assert 0.4 < result.classes["car"]["AP"] < 0.7
+    assert result.classes["car"]["ATE"] == pytest.approx(1.5, abs=0.1)
+
+
+def test_it_is_the_devkits_own_command(
+    tiny_synthetic: Path, samples: list[dict[str, Any]], val_scenes: list[str], tmp_path: Path
+) -> None:
+    """The same file through DetectionEval as published (a custom split names the scenes) and through ours."""
+    rng = np.random.default_rng(0)
+    results = {}
+    for sample in samples:
+        entries = annotations(sample, moved_m=0.3)
+        for entry in entries:
+            entry["detection_score"] = float(rng.random())
+        results[sample["token"]] = [entry for entry in entries if rng.random() < 0.8]
+    path = tmp_path / "submission.json"
+    write_submission(submission(results), path=path)
+    truth = ground_truth(tiny_synthetic, version=VERSION, scenes=val_scenes)
+    own = score(tiny_synthetic, version=VERSION, submission=path, scenes=val_scenes)
+    with quiet(), pytest.MonkeyPatch.context() as patch:
+        name = "nuscenes.eval.detection.evaluate"
+        patch.setattr(f"{name}.get_samples_of_custom_split", lambda split_name, nusc: list(truth.scene_of))
+        official = DetectionEval(
+            truth.tables, config=config_factory("detection_cvpr_2019"), result_path=str(path), eval_set="chosen",
+            output_dir=str(tmp_path / "out"), verbose=False,
+        )  # fmt: skip
+        metrics, _ = official.evaluate()
+    assert own.nds == metrics.nd_score and own.mean_ap == metrics.mean_ap
+    assert (
+        own.errors["mAOE"] == metrics.tp_errors["orient_err"] and own.flat()["mATE"] == metrics.tp_errors["trans_err"]
+    )
+    matches = match(truth.boxes, predictions=predicted_boxes(path, truth=truth), scene_of=truth.scene_of)
+    fast = scores_from_matches(matches, weights=np.ones(len(val_scenes), dtype=np.int64))
+    np.testing.assert_allclose(fast, (own.nds, own.mean_ap), rtol=0, atol=1e-9)
+    json.dumps(own.serialize(), allow_nan=False)
+
+
+def test_an_empty_submission_scores_zero(
+    tiny_synthetic: Path, samples: list[dict[str, Any]], val_scenes: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = score(
+        tiny_synthetic, version=VERSION, submission=submission({s["token"]: [] for s in samples}), scenes=val_scenes
+    )
+    assert result.nds == 0 and result.mean_ap == 0 and result.errors["mATE"] == 1
+    assert capsys.readouterr() == ("", "")
+
+
+def test_broken_submissions_are_named(
+    tiny_synthetic: Path, samples: list[dict[str, Any]], val_scenes: list[str], tmp_path: Path
+) -> None:
+    def refuse(content: Any, pattern: str) -> None:
+        with pytest.raises(ValueError, match=pattern):
+            score(tiny_synthetic, version=VERSION, submission=content, scenes=val_scenes)
+
+    whole = submission({sample["token"]: annotations(sample) for sample in samples})
+    first = samples[0]["token"]
+    fewer = copy.deepcopy(whole)
+    del fewer["results"][first]
+    refuse(fewer, f"lacks 1 of {len(samples)} samples, first {first}")
+    refuse(
+        copy.deepcopy(whole) | {"results": whole["results"] | {first: whole["results"][first][:1] * 501}}, "501 boxes"
+    )
+    bad = copy.deepcopy(whole)
+    bad["results"][first][0]["detection_name"] = "tank"
+    refuse(bad, "does not accept.*tank")
+    refuse({"meta": {}}, "results")
+    refuse(tmp_path / "nothing.json", "cannot be read")
+    (tmp_path / "half.json").write_text('{"results": {')
+    refuse(tmp_path / "half.json", "not JSON")
+    with pytest.raises(ValueError, match="scene-9999"):
+        score(tiny_synthetic, version=VERSION, submission=whole, scenes=["scene-9999"])
+    with pytest.raises(ValueError, match="no nuScenes tables"):
+        score(tmp_path, version=VERSION, submission=whole)
+
+
+def test_samples_outside_the_scenes_are_ignored(
+    tiny_synthetic: Path, samples: list[dict[str, Any]], val_scenes: list[str]
+) -> None:
+    content = submission({sample["token"]: annotations(sample) for sample in samples})
+    one = [sample for sample in samples if sample["scene"] == val_scenes[0]]
+    small = submission({sample["token"]: annotations(sample) for sample in one})
+    scores = [
+        score(tiny_synthetic, version=VERSION, submission=item, scenes=val_scenes[:1]) for item in (content, small)
+    ]
+    assert scores[0].flat() == scores[1].flat() and scores[0].samples == len(one)
