@@ -10,6 +10,7 @@ from pipelines.chain import Link, chain_of
 from pipelines.locations import stated_weights, synthetic_root
 from pipelines.outcome import dry, finished
 from pipelines.store import Artifact, Store
+from pipelines.training_curve import curve_png
 from profiles import Profile, fingerprint
 
 KIND = report.COMPRESSION
@@ -75,7 +76,7 @@ def _compress(profile: Profile, *, store: Store, key: str, stages: int | None, f
     intervals = intervals_to_first(links, profile=profile, progress=progress)
 
     def write(folder: Path) -> None:
-        (folder / "curve.png").write_bytes(report.curve_png(links))
+        (folder / "curve.png").write_bytes(curve_png(links))
 
     return store.seal(
         KIND,

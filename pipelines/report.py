@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -10,10 +9,10 @@ from typing import Any, Literal
 from pipelines.chain import Link, chain_of
 from pipelines.outcome import dry, finished
 from pipelines.store import Artifact, MissingArtifact, Store
+from pipelines.training_curve import curve_png
 from profiles import Profile
 from qdbev.reporting.costs import bops_table, size_table
 from qdbev.reporting.results import accuracy_table
-from qdbev.reporting.stages import join_stages
 from qdbev.reporting.tables import Table, render_all
 
 COMPRESSION = "compression"
@@ -58,7 +57,7 @@ def run(
     if format == "html":
         from pipelines.report_page import write_page
 
-        made.append(write_page(links, tables=tables, folder=folder, profile=profile))
+        made.append(write_page(links, tables=tables, folder=folder, profile=profile, store=store))
     outcome = finished(None, metrics=chain_metrics(links, intervals=intervals), messages=[str(path) for path in made])
     return outcome | {"text": render_all(tables, form=_FORMS.get(format, "text"))}
 
@@ -113,36 +112,10 @@ def chain_metrics(links: Sequence[Link], *, intervals: dict[str, dict[str, float
     }
 
 
-def curve_png(links: Sequence[Link]) -> bytes:
-    """The picture of NDS and loss over all training stages."""
-    from qdbev.reporting.curve import curve_picture
-
-    stages = [
-        link for link in links if "curve.json" in link.model.manifest.files and link.model.manifest.kind != "float"
-    ]
-    joined = join_stages([(_short(link), _curve_rows(link)) for link in stages])
-    return curve_picture(
-        joined.points, stages=joined.stages, losses=joined.losses, float_nds=links[0].scores.get("NDS"), form="png"
-    )
-
-
 def _write_curve(links: Sequence[Link], *, folder: Path) -> Path:
     path = folder / "curve.png"
     path.write_bytes(curve_png(links))
     return path
-
-
-def _curve_rows(link: Link) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(link.model.file("curve.json").read_text(encoding="utf-8"))
-    kept = [{"step": row["step"], "loss": row["loss"]} for row in rows if "loss" in row]
-    if kept and link.scores:
-        kept.append({"step": kept[-1]["step"], "NDS": link.scores["NDS"]})
-    return kept
-
-
-def _short(link: Link) -> str:
-    parts = link.model.manifest.data.get("parts")
-    return str(parts[-1]) if isinstance(parts, list) else link.name
 
 
 def _size_row(link: Link) -> dict[str, Any]:

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from qdbev.quantization.histogram import GrowingHistogram
 
-VALUES = st.lists(st.one_of(st.floats(-1e3, 1e3, width=32), st.just(0.0)), min_size=0, max_size=20)
+# no subnormals: whether they count as zero depends on the processor's mode, which other libraries set
+VALUES = st.lists(
+    st.one_of(st.floats(-1e3, 1e3, width=32, allow_subnormal=False), st.just(0.0)), min_size=0, max_size=20
+)
 
 
 def test_counts_by_hand() -> None:
@@ -37,7 +40,7 @@ def test_cutting_and_order_do_not_matter(batches: list[list[float]], shuffle: ob
     assert torch.equal(whole.largest, parts.largest) or not everything
 
 
-@given(values=st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=50))
+@given(values=st.lists(st.floats(-50, 50, width=32, allow_subnormal=False), min_size=1, max_size=50))
 def test_counts_equal_numpy(values: list[float]) -> None:
     histogram = GrowingHistogram(bins=16)
     histogram.update(torch.tensor([values], dtype=torch.float32))

@@ -1,0 +1,144 @@
+"""Measure docs/results.md: post-training quantization, QAT and distillation on nano, seeds and paired intervals.
+
+    python scripts/measure_results.py --seeds 0 1 2 --store runs > docs/results.md
+
+Everything is sealed in the store, so seeds may run in several processes first (``--train-only --seeds 1``) and a last
+call only reads. Each seed has its own paired interval over scenes; differences are also averaged over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+import profiles
+from pipelines import calibrate, distill_vgd, evaluate, qat_progressive
+from pipelines.assemble import float_artifact
+from pipelines.comparison import interval, matches_of
+from pipelines.store import Artifact, Store
+from profiles import Profile
+from qdbev.reporting.results import accuracy_table
+from qdbev.reporting.tables import render
+
+PTQ = ("w8a8", "w6a6", "w4a6", "w4a4")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One evaluated model."""
+
+    name: str
+    bits: str
+    seed: int | None
+    evaluation: Artifact
+
+    @property
+    def nds(self) -> float:
+        """Its NDS."""
+        return float(self.evaluation.manifest.metrics["NDS"])  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--store", default="runs")
+    parser.add_argument("--model", default="nano")
+    parser.add_argument("--profile", default="w4a6", help="bits that are trained")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--train-only", action="store_true", help="seal everything, print nothing")
+    parser.add_argument("--set", dest="overrides", action="append", default=[])
+    options = parser.parse_args()
+    store = Store(options.store)
+    plain = profiles.load("w4a6", model=options.model, overrides=options.overrides)
+    reference = Scored("float", "W32A32", None, score(float_artifact(plain, store=store), profile=plain, store=store))
+    tables = [post_training(name, options, store=store) for name in PTQ] if not options.train_only else []
+    trained = [one for seed in options.seeds for one in train(seed, options, store=store)]
+    if not options.train_only:
+        print(document(reference, tables, trained, profile=plain))
+
+
+def score(model: Artifact, *, profile: Profile, store: Store) -> Artifact:
+    """Its sealed evaluation."""
+    return evaluate.evaluate_artifact(profile, store=store, model=model, progress=True)
+
+
+def post_training(name: str, options: argparse.Namespace, *, store: Store) -> Scored:
+    """Min-max PTQ of one profile."""
+    profile = profiles.load(name, model=options.model, overrides=options.overrides)
+    calibrated = store.open(calibrate.run(profile, store=store)["artifact"]["digest"])
+    return Scored("PTQ", profile.quantization.label, None, score(calibrated, profile=profile, store=store))
+
+
+def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Scored]:
+    """Standard and progressive QAT, and on top of the latter the same further steps without and with distillation."""
+    profile = profiles.load(options.profile, model=options.model, overrides=options.overrides, seed=seed)
+    calibrated = store.open(calibrate.run(profile, store=store)["artifact"]["digest"])
+    standard = stages(1, calibrated, profile=profile, store=store)
+    progressive = stages(4, calibrated, profile=profile, store=store)
+    longer, _ = distill_vgd.distil(profile, store=store, parent=progressive, distilled=False, progress=True)
+    guided, _ = distill_vgd.distil(profile, store=store, parent=progressive, progress=True)
+    models = {
+        "standard QAT": standard,
+        "progressive QAT": progressive,
+        "progressive QAT, longer": longer,
+        "progressive QAT + VGD": guided,
+    }
+    bits = profile.quantization.label
+    return [Scored(name, bits, seed, score(model, profile=profile, store=store)) for name, model in models.items()]
+
+
+def stages(count: int, start: Artifact, *, profile: Profile, store: Store) -> Artifact:
+    """The last of ``count`` stages."""
+    artifact, groups = start, qat_progressive.stage_parts(count)
+    for number in range(1, count + 1):
+        artifact, _ = qat_progressive.run_stage(
+            profile, store=store, parent=artifact, number=number, groups=groups, progress=True
+        )
+    return artifact
+
+
+def document(reference: Scored, ptq: Sequence[Scored], trained: Sequence[Scored], *, profile: Profile) -> str:
+    """The page in Markdown."""
+    base = matches_of(reference.evaluation, profile=profile)
+    rows = []
+    for one in (reference, *ptq, *trained):
+        seed = "" if one.seed is None else f", seed {one.seed}"
+        row = {"name": one.name + seed, "bits": one.bits, **one.evaluation.manifest.metrics}
+        if one is not reference:
+            found = interval(base, matches_of(one.evaluation, profile=profile), profile=profile)
+            row |= {"NDS_low": found["low"], "NDS_high": found["high"]}
+        rows.append(row)
+    table = render(accuracy_table(rows, reference="float"), form="md")
+    lines = [table, "", "| trained | seeds | NDS mean | sd over seeds | of float |", "|---|---|---|---|---|"]
+    for name in dict.fromkeys(one.name for one in trained):
+        values = [one.nds for one in trained if one.name == name]
+        spread = f"{stdev(values):.4f}" if len(values) > 1 else "-"
+        lines.append(f"| {name} | {len(values)} | {mean(values):.4f} | {spread} | {mean(values) / reference.nds:.3f} |")
+    lines += ["", "| difference in NDS | each seed, with the 95 % interval over scenes | mean |", "|---|---|---|"]
+    for better, worse in (
+        ("progressive QAT", "standard QAT"),
+        ("progressive QAT + VGD", "progressive QAT, longer"),
+        ("progressive QAT + VGD", "progressive QAT"),
+    ):
+        lines.append(_difference(better, worse, trained, profile=profile))
+    return "\n".join(lines)
+
+
+def _difference(better: str, worse: str, trained: Sequence[Scored], *, profile: Profile) -> str:
+    cells, values = [], []
+    for seed in dict.fromkeys(one.seed for one in trained):
+        pair = {one.name: one for one in trained if one.seed == seed}
+        found = interval(
+            matches_of(pair[worse].evaluation, profile=profile),
+            matches_of(pair[better].evaluation, profile=profile),
+            profile=profile,
+        )
+        values.append(found["value"])
+        cells.append(f"{found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]")
+    return f"| {better} − {worse} | {'; '.join(cells)} | {mean(values):+.4f} |"
+
+
+if __name__ == "__main__":
+    main()

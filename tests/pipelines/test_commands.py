@@ -1,0 +1,203 @@
+"""Every command, in order, with the shipped weights on the tiny data set: what each seals, repeats and refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import profiles
+from pipelines.chain import chain_of
+from pipelines.quantized import PARTS, load_quantized
+from pipelines.store import Store
+from qdbev.quantization import quantized_layers
+from qdbev_cli.app import app
+
+Call = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_synthetic: Path) -> list[str]:
+    """Overrides that make every stage last a moment."""
+    return [
+        f"data.source={tiny_synthetic}",
+        "data.train_scenes=3",
+        "data.val_scenes=2",
+        "calibration.samples=4",
+        "qat.steps_per_stage=1",
+        "qat.batch_size=1",
+        "distillation.schedule.steps=2",
+        "distillation.schedule.batch_size=1",
+        "distillation.auto_steps=1",
+        "evaluation.bootstrap_resamples=4",
+        "evaluation.max_boxes=30",
+        "float_training.steps=1",
+        "float_training.batch_size=2",
+    ]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def call(settings: list[str], store: Path) -> Call:
+    """Run a command with --json and give its document."""
+
+    def run(*words: str, code: int = 0) -> dict[str, Any]:
+        options = [word for setting in settings for word in ("--set", setting)]
+        result = CliRunner().invoke(app, [*words, *options, "--store", str(store), "--device", "cpu", "--json"])
+        assert result.exit_code == code, result.output
+        document: dict[str, Any] = json.loads(result.stdout)
+        return document
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def compressed(call: Call) -> dict[str, Any]:
+    return call("compress", "--profile", "w4a6", "--stages", "4")
+
+
+@pytest.fixture(scope="module")
+def profile(settings: list[str]) -> profiles.Profile:
+    return profiles.load("w4a6", overrides=settings)
+
+
+def test_compress_seals_every_stage_in_the_papers_order(compressed: dict[str, Any], store: Path) -> None:
+    last = Store(store).last("vgd", profile="w4a6", model="nano")
+    assert last is not None
+    links = chain_of(last, store=Store(store))
+    assert [link.name for link in links] == [
+        "float",
+        "PTQ",
+        "QAT 1/4 (+backbone)",
+        "QAT 2/4 (+neck)",
+        "QAT 3/4 (+encoder)",
+        "QAT 4/4",
+        "QAT+VGD",
+    ]
+    assert [link.model.manifest.data["parts"] for link in links[2:6]] == [list(PARTS[:count]) for count in (1, 2, 3, 4)]
+    assert all(link.evaluation is not None for link in links)
+    assert last.manifest.metrics["vgd_weight"] > 0  # type: ignore[operator]
+    assert set(compressed["metrics"]["QAT+VGD"]) >= {"NDS", "mAP", "NDS_low", "NDS_high", "gbops", "file_bytes"}
+
+
+def test_compress_again_finds_everything_and_changes_nothing(
+    compressed: dict[str, Any], call: Call, store: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()}
+    again = call("compress", "--profile", "w4a6", "--stages", "4")
+    assert again["artifact"] == compressed["artifact"]
+    assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
+
+
+def test_single_commands_find_what_compress_sealed(compressed: dict[str, Any], call: Call, store: Path) -> None:
+    known = {artifact.digest for artifact in Store(store).list()}
+    for command in ("calibrate", "qat-progressive", "distill-vgd", "evaluate"):
+        assert call(command, "--profile", "w4a6")["artifact"]["digest"] in known, command
+
+
+def test_earlier_stages_leave_later_parts_in_float(
+    compressed: dict[str, Any], profile: profiles.Profile, store: Path
+) -> None:
+    stages = [artifact for artifact in Store(store).list() if artifact.manifest.kind == "qat"]
+    second = next(artifact for artifact in stages if artifact.manifest.data["stage"] == 2)
+    layers = quantized_layers(load_quantized(second, profile=profile).detector).values()
+    states = {part: {q.state for one in layers if one.site.part == part for q in one.quantizers()} for part in PARTS}
+    assert states == {"backbone": {"on"}, "neck": {"on"}, "encoder": {"off"}, "decoder": {"off"}}
+    assert "model.safetensors" not in second.manifest.files  # nothing to deploy while parts are float
+
+
+def test_the_packed_model_is_the_trained_one(
+    compressed: dict[str, Any], profile: profiles.Profile, store: Path
+) -> None:
+    artifact = Store(store).last("vgd")
+    assert artifact is not None
+    packed = load_quantized(artifact, profile=profile).detector
+    latent = load_quantized(artifact, profile=profile, latent=True).detector
+    for (path, one), other in zip(quantized_layers(packed).items(), quantized_layers(latent).values(), strict=True):
+        for mine, theirs in zip(one.quantized_weights(), other.quantized_weights(), strict=True):
+            assert torch.equal(mine.quantizer.integers(mine.value), theirs.quantizer.integers(theirs.value)), path
+    assert artifact.manifest.files["model.safetensors"].bytes < artifact.manifest.files["latent.safetensors"].bytes / 5
+
+
+def test_stages_train_and_start_from_the_stage_before(compressed: dict[str, Any], store: Path) -> None:
+    by_stage = {
+        artifact.manifest.data["stage"]: artifact for artifact in Store(store).list() if artifact.manifest.kind == "qat"
+    }
+    first, second = (load_file(by_stage[number].file("latent.safetensors")) for number in (1, 2))
+    assert by_stage[2].manifest.parents["start"] == by_stage[1].digest
+    changed = [name for name in first if not torch.equal(first[name], second[name])]
+    assert any(name.startswith("img_backbone") for name in changed)
+
+
+def test_standard_qat_is_one_stage_of_as_many_steps(compressed: dict[str, Any], call: Call, store: Path) -> None:
+    made = call("qat-progressive", "--profile", "w4a6", "--stages", "1")
+    standard = Store(store).open(made["artifact"]["digest"])
+    assert standard.manifest.data["parts"] == list(PARTS)
+    assert standard.manifest.metrics["steps"] == 4
+
+
+def test_sensitivity_measures_parts_and_saves_work(call: Call) -> None:
+    made = call("sensitivity", "--profile", "w4a6", "--bits", "w2a2")
+    rows = made["metrics"]["rows"]
+    assert [row["name"] for row in rows] == ["float", *PARTS, "all"]
+    assert len({json.dumps(row["NDS"]) + json.dumps(row["mATE"]) for row in rows}) > 1
+    manifest = json.loads((Path(made["artifact"]["path"]) / "manifest.json").read_text())
+    # six rows of four stages; float backbone, neck, encoder are shared with the rows that quantize only later parts
+    assert manifest["metrics"]["stages_without_sharing"] == 6 * 4 * 4
+    assert manifest["metrics"]["stages_run"] == 4 * (3 + 4 + 5 + 6)
+
+
+def test_float_row_of_sensitivity_equals_evaluate(compressed: dict[str, Any], call: Call) -> None:
+    rows = call("sensitivity", "--profile", "w4a6", "--bits", "w2a2")["metrics"]["rows"]
+    assert rows[0]["NDS"] == pytest.approx(compressed["metrics"]["float"]["NDS"], abs=1e-9)
+
+
+def test_train_float_drops_the_auxiliary_heads(call: Call) -> None:
+    made = call("train-float", "--model", "nano")
+    state = load_file(Path(made["artifact"]["path"]) / "model.safetensors")
+    assert not [name for name in state if name.startswith("auxiliary")]
+    assert call("train-float", "--model", "nano")["artifact"] == made["artifact"]
+
+
+@pytest.mark.parametrize("form", ["table", "md", "csv", "json", "html"])
+def test_report_in_every_form(compressed: dict[str, Any], call: Call, form: str, tmp_path: Path) -> None:
+    made = call("report", "--profile", "w4a6", "--format", form, "--out", str(tmp_path))
+    assert made["metrics"]["PTQ"]["gbops"]["total"] == pytest.approx(
+        made["metrics"]["float"]["gbops"]["total"] * 4 * 6 / 1024
+    )
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "report.html").exists() == (form == "html")
+
+
+def test_calibration_on_evaluated_samples_is_refused(call: Call) -> None:
+    refused = call("calibrate", "--profile", "w8a8", "--set", "evaluation.split=train", code=2)
+    assert "also evaluated" in json.dumps(refused)
+
+
+def test_dfq_says_that_it_is_not_built(call: Call) -> None:
+    assert "dfq is not built yet" in json.dumps(call("calibrate", "--profile", "w8a8", "--method", "dfq", code=2))
+
+
+def test_missing_weights_name_the_file_and_where_it_goes(tiny_synthetic: Path, tmp_path: Path) -> None:
+    words = ["sensitivity", "--model", "tiny", "--set", f"data.source={tiny_synthetic}", "--store", str(tmp_path)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 3
+    for word in ("bevformer_tiny_epoch_24.pth", "fundamentalvision/BEVFormer", "weights", "--model nano"):
+        assert word in result.output
+
+
+def test_distillation_without_a_trained_student_says_what_to_run(settings: list[str], tmp_path: Path) -> None:
+    options = [word for setting in settings for word in ("--set", setting)]
+    result = CliRunner().invoke(app, ["distill-vgd", "--profile", "w6a6", *options, "--store", str(tmp_path)])
+    assert result.exit_code == 3
+    assert "qdbev qat-progressive --profile w6a6" in result.output
