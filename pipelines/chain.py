@@ -57,20 +57,30 @@ def chain_of(last: Artifact, *, store: Store, branches: Iterable[Artifact] = ())
     Raises:
         ValueError: A parent is not in the store any more.
     """
-    known = {artifact.digest: artifact for artifact in (*Store.zoo(ZOO).list(), *store.list())}
     evaluations = {
         artifact.manifest.parents["model"]: artifact
         for artifact in store.list()
         if artifact.manifest.kind == "evaluation"
     }
+    models = lineage(last, store=store)
+    models[-1:-1] = list(branches)
+    return [Link(link_name(model), _bits(model), model, evaluations.get(model.digest)) for model in models]
+
+
+def lineage(last: Artifact, *, store: Store) -> list[Artifact]:
+    """The model artifacts that led to ``last``, the first one first, itself last.
+
+    Raises:
+        ValueError: A parent is not in the store any more.
+    """
+    known = {artifact.digest: artifact for artifact in (*Store.zoo(ZOO).list(), *store.list())}
     models = [last]
     while (role := _START.get(models[0].manifest.kind)) is not None:
         digest = models[0].manifest.parents[role]
         if digest not in known:
             raise ValueError(f"{models[0].path.name} was made from artifact {digest[:12]}, which {store.root} lacks")
         models.insert(0, known[digest])
-    models[-1:-1] = list(branches)
-    return [Link(link_name(model), _bits(model), model, evaluations.get(model.digest)) for model in models]
+    return models
 
 
 def link_name(model: Artifact) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from pipelines.chain import RESULTS, Link
-from pipelines.scoring import evaluation_split
+from pipelines.samples import Split
+from pipelines.scoring import Results, evaluation_split
 from pipelines.store import Artifact
 from profiles import Profile
 from qdbev.evaluation.bootstrap import paired_bootstrap
 from qdbev.evaluation.matching import Matches, match
 from qdbev.evaluation.nuscenes import ground_truth, predicted_boxes
+from qdbev.evaluation.submission import submission
 
 
 def intervals_to_first(
@@ -42,6 +44,13 @@ def matches_of(evaluation: Artifact, *, profile: Profile) -> Matches:
     split = evaluation_split(profile)
     truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
     boxes = predicted_boxes(evaluation.file(RESULTS), truth=truth)
+    return match(truth.boxes, predictions=boxes, scene_of=truth.scene_of)
+
+
+def match_results(results: Results, *, split: Split) -> Matches:
+    """The same for result entries that are not sealed."""
+    truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
+    boxes = predicted_boxes(submission(results), truth=truth)
     return match(truth.boxes, predictions=boxes, scene_of=truth.scene_of)
 
 

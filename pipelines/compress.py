@@ -52,25 +52,22 @@ def run(
 
 
 def _compress(profile: Profile, *, store: Store, key: str, stages: int | None, force: bool, progress: bool) -> Artifact:
-    from pipelines import calibrate, distill_vgd, evaluate, qat_progressive  # torch and mmdet3d take seconds
+    from pipelines.calibration import calibrated  # torch and mmdet3d take seconds to import
     from pipelines.comparison import intervals_to_first
+    from pipelines.distillation import distil
+    from pipelines.evaluate import evaluate_artifact, float_artifact
+    from pipelines.stages import trained_stages
 
     def score(model: Artifact) -> Artifact:
-        return evaluate.evaluate_artifact(profile, store=store, model=model, force=force, progress=progress)
+        return evaluate_artifact(profile, store=store, model=model, force=force, progress=progress)
 
-    evaluations = {"float": score(evaluate.float_artifact(profile, store=store))}
-    calibrated = store.open(calibrate.run(profile, store=store, force=force, progress=progress)["artifact"]["digest"])
-    score(calibrated)
-    artifact = calibrated
-    groups = qat_progressive.stage_parts(stages or profile.qat.stages)
-    for number in range(1, len(groups) + 1):
-        artifact, _ = qat_progressive.run_stage(
-            profile, store=store, parent=artifact, number=number, groups=groups, force=force, progress=progress
-        )
-        if profile.qat.evaluate_each_stage or number == len(groups):
-            score(artifact)
+    packages = dict(score(float_artifact(profile, store=store)).manifest.packages)
+    score(calibrated(profile, store=store, force=force, progress=progress)[0])
+    each = score if profile.qat.evaluate_each_stage else None
+    artifact, _ = trained_stages(profile, store=store, stages=stages, force=force, progress=progress, on_stage=each)
+    score(artifact)
     if profile.distillation.schedule.steps:
-        artifact, _ = distill_vgd.distil(profile, store=store, parent=artifact, force=force, progress=progress)
+        artifact, _ = distil(profile, store=store, parent=artifact, force=force, progress=progress)
         score(artifact)
     links = [link for link in chain_of(artifact, store=store) if link.evaluation is not None]
     intervals = intervals_to_first(links, profile=profile, progress=progress)
@@ -85,7 +82,7 @@ def _compress(profile: Profile, *, store: Store, key: str, stages: int | None, f
         write=write,
         parents={"model": artifact.digest} | {f"evaluation of {link.name}": _evaluation(link) for link in links},
         metrics={"intervals": intervals, **{link.name: dict(link.scores) for link in links}},
-        packages=dict(evaluations["float"].manifest.packages),
+        packages=packages,
         replace=force,
     )
 
@@ -121,9 +118,9 @@ def _generator(profile: Profile) -> int:
 
 
 def _plan(profile: Profile, *, stages: int) -> list[str]:
-    from pipelines import qat_progressive
+    from pipelines.stages import stage_parts
 
-    groups = qat_progressive.stage_parts(stages)
+    groups = stage_parts(stages)
     quantization, distillation = profile.quantization, profile.distillation
     return [
         f"evaluate the float {profile.model.name}",

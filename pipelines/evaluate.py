@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.assemble import float_artifact, float_detector, package_versions
-from pipelines.chain import RESULTS, SCORES
+from pipelines.chain import RESULTS, SCORES, lineage
 from pipelines.locations import FLOAT
 from pipelines.outcome import dry, finished, table
 from pipelines.quantized import float_cost, load_quantized
+from pipelines.samples import Split
 from pipelines.scoring import evaluation_split, predict, score_results
 from pipelines.store import Artifact, Store
 from profiles import Profile, fingerprint
@@ -74,6 +75,7 @@ def evaluate_artifact(
         raise ValueError(f"{model.path.name} is a {kind} artifact, which holds no detector: name one of {_MODELS}")
     split = evaluation_split(profile, progress=progress)
     settings = {"split": profile.evaluation.split, "max_boxes": profile.evaluation.max_boxes, "data": split.digest}
+    refuse_calibrated(model, split=split, store=store)
     key = fingerprint({"kind": KIND, "model": model.digest, **settings})
     if (known := store.find(KIND, key=key)) and not force:
         return known
@@ -103,6 +105,23 @@ def evaluate_artifact(
         packages=package_versions(),
         replace=force,
     )
+
+
+def refuse_calibrated(model: Artifact, *, split: Split, store: Store) -> None:
+    """Refuse to score samples that set the ranges of the model.
+
+    Raises:
+        ValueError: The split holds one of them.
+    """
+    tokens = {sample["token"] for sample in split.samples}
+    for ancestor in lineage(model, store=store):
+        used = ancestor.manifest.data.get("calibration_tokens", [])
+        assert isinstance(used, list)
+        if shared := tokens.intersection(str(token) for token in used):
+            raise ValueError(
+                f"{model.path.name} was calibrated on {len(shared)} of the samples to evaluate, first {min(shared)}: "
+                "its scores would be flattered; evaluate on another split"
+            )
 
 
 def overall_table(evaluation: Artifact) -> dict[str, Any]:

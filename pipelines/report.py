@@ -12,7 +12,7 @@ from pipelines.store import Artifact, MissingArtifact, Store
 from pipelines.training_curve import curve_png
 from profiles import Profile
 from qdbev.reporting.costs import bops_table, size_table
-from qdbev.reporting.results import accuracy_table
+from qdbev.reporting.results import accuracy_table, sensitivity_table
 from qdbev.reporting.tables import Table, render_all
 
 COMPRESSION = "compression"
@@ -37,7 +37,7 @@ def run(
         profile: Its name and its model's name choose the chain.
         store: Holds it.
         format: table, md, csv, json or html.
-        out: Folder for ``curve.png`` and, with html, ``report.html``; None takes ``report`` in the store.
+        out: The page's file, or a folder for ``report.html`` and ``curve.png``; None takes ``_report`` in the store.
         force: Not used: nothing is sealed.
         dry_run: Say what would be done.
         progress: Not used: it takes a moment.
@@ -50,14 +50,16 @@ def run(
             [f"read the artifacts of {profile.name}-{profile.model.name} in {store.root} and print their tables"]
         )
     links, intervals = find_chain(profile, store=store)
-    tables = chain_tables(links, intervals=intervals)
+    tables = chain_tables(links, intervals=intervals) + sensitivity_tables(profile, store=store)
     folder = out or store.root / "_report"
+    page = folder if folder.suffix == ".html" else folder / "report.html"
+    folder = page.parent
     folder.mkdir(parents=True, exist_ok=True)
     made = [_write_curve(links, folder=folder)] if any(link.model.manifest.kind == "qat" for link in links) else []
     if format == "html":
         from pipelines.report_page import write_page
 
-        made.append(write_page(links, tables=tables, folder=folder, profile=profile, store=store))
+        made.append(write_page(links, tables=tables, path=page, profile=profile, store=store))
     outcome = finished(None, metrics=chain_metrics(links, intervals=intervals), messages=[str(path) for path in made])
     return outcome | {"text": render_all(tables, form=_FORMS.get(format, "text"))}
 
@@ -95,6 +97,15 @@ def chain_tables(links: Sequence[Link], *, intervals: dict[str, dict[str, float]
         rows = [{"name": link.name, "bits": link.bits, **link.scores, **_interval(link, intervals)} for link in scored]
         tables.append(accuracy_table(rows, reference=links[0].name))
     return tables
+
+
+def sensitivity_tables(profile: Profile, *, store: Store) -> list[Table]:
+    """The newest sensitivity table of the profile, if it was measured."""
+    measured = store.last("sensitivity", profile=profile.name, model=profile.model.name)
+    if measured is None:
+        return []
+    rows: Any = measured.manifest.metrics["rows"]
+    return [sensitivity_table(rows, reference="float")]
 
 
 def chain_metrics(links: Sequence[Link], *, intervals: dict[str, dict[str, float]]) -> dict[str, Any]:

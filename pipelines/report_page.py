@@ -13,8 +13,8 @@ from qdbev.reporting.html import Card, Facts, Picture, Section, html_report
 from qdbev.reporting.tables import Table
 
 
-def write_page(links: Sequence[Link], *, tables: Sequence[Table], folder: Path, profile: Profile, store: Store) -> Path:
-    """Write ``report.html`` into a folder and give its path."""
+def write_page(links: Sequence[Link], *, tables: Sequence[Table], path: Path, profile: Profile, store: Store) -> Path:
+    """Write the page and give its path."""
     last = links[-1]
     sections = [Section(name=table.name, title=table.title, tables=(table,)) for table in tables]
     if any(link.model.manifest.kind == "qat" for link in links):
@@ -28,7 +28,6 @@ def write_page(links: Sequence[Link], *, tables: Sequence[Table], folder: Path, 
     page = html_report(
         sections, title=f"{profile.model.name} in {profile.quantization.label}", cards=_cards(links[0], last)
     )
-    path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
 

@@ -93,13 +93,12 @@ def _generated(data: DataProfile, *, progress: bool) -> Path:
 
 def _scene_names(root: Path, *, data: DataProfile, name: str) -> list[str]:
     splits = split_scenes(data.version)
-    if name not in splits:
-        raise ValueError(f"version {data.version} has no split {name}; it has {', '.join(splits)}.")
+    name = name.removeprefix("mini_")  # the version says which train and val are meant
     present = set(available_scenes(root, version=data.version))
     found = [scene for scene in splits[name] if scene in present]
     if not found:
         raise ValueError(f"{root} holds no scene of split {name}; its tables list {len(present)} other scenes.")
-    limit = data.train_scenes if "train" in name else data.val_scenes
+    limit = data.train_scenes if name == "train" else data.val_scenes
     return found if limit is None else found[:limit]
 
 

@@ -7,7 +7,7 @@ and is computed once for all rows that share it; so are stages with the same par
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from pipelines.assemble import device_of, float_detector, package_versions
+from pipelines.calibration import observe, refuse_evaluation_samples
+from pipelines.comparison import interval, match_results
 from pipelines.outcome import dry, finished
 from pipelines.quantized import PARTS, Quantized, quantized_from_float
-from pipelines.ranges import observe, refuse_evaluation_samples
 from pipelines.samples import Split, load_split
 from pipelines.scoring import ResultCollector, Results, evaluation_batches, evaluation_split, score_results
 from pipelines.store import Artifact, Store
@@ -92,6 +93,7 @@ def run(
             "data": split.digest,
             "max_boxes": profile.evaluation.max_boxes,
             "level": level,
+            "resamples": profile.evaluation.bootstrap_resamples,
         }
     )
     if (known := store.find(KIND, key=key)) and not force:
@@ -104,6 +106,8 @@ def run(
     scored = [
         {"name": row.name, "part": row.part, **score_results(results[row.name], split=split).flat()} for row in rows
     ]
+    if level == "part" and profile.evaluation.bootstrap_resamples > 1:
+        add_intervals(scored, results=results, split=split, profile=profile)
     artifact = store.seal(
         KIND,
         profile=profile,
@@ -129,6 +133,16 @@ def make_rows(quantized: Quantized, *, level: str) -> list[Row]:
     return [Row("float", "", frozenset()), *alone, Row("all", "", frozenset(sites))]
 
 
+def add_intervals(
+    scored: list[dict[str, Any]], *, results: Mapping[str, Results], split: Split, profile: Profile
+) -> None:
+    """Put the paired interval of NDS minus float's into every row but the float one."""
+    matches = {name: match_results(entries, split=split) for name, entries in results.items()}
+    for row in scored[1:]:
+        found = interval(matches[scored[0]["name"]], matches[row["name"]], profile=profile)
+        row |= {"NDS_low": found["low"], "NDS_high": found["high"]}
+
+
 class SharedRun:
     """All rows over a split, stages with the same prefix computed once."""
 
@@ -138,7 +152,9 @@ class SharedRun:
         self.split, self.profile = split, profile
         self.part_of = {path: layer.site.part for path, layer in quantized_layers(quantized.detector).items()}
         self.histories: dict[Hashable, StreamingHistory] = {}
-        self.collectors = {row.name: ResultCollector(split, max_boxes=profile.evaluation.max_boxes) for row in rows}
+        self.collectors = {
+            row.name: ResultCollector(split, max_boxes=profile.evaluation.max_boxes) for row in self.rows
+        }
         self.stages_run = self.stages_asked = 0
         self.seconds = self.seconds_unshared = 0.0
 

@@ -14,9 +14,12 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 
 import profiles
-from pipelines import calibrate, distill_vgd, evaluate, qat_progressive
+from pipelines import evaluate
 from pipelines.assemble import float_artifact
+from pipelines.calibration import calibrated
 from pipelines.comparison import interval, matches_of
+from pipelines.distillation import distil
+from pipelines.stages import trained_stages
 from pipelines.store import Artifact, Store
 from profiles import Profile
 from qdbev.reporting.results import accuracy_table
@@ -67,18 +70,17 @@ def score(model: Artifact, *, profile: Profile, store: Store) -> Artifact:
 def post_training(name: str, options: argparse.Namespace, *, store: Store) -> Scored:
     """Min-max PTQ of one profile."""
     profile = profiles.load(name, model=options.model, overrides=options.overrides)
-    calibrated = store.open(calibrate.run(profile, store=store)["artifact"]["digest"])
-    return Scored("PTQ", profile.quantization.label, None, score(calibrated, profile=profile, store=store))
+    model, _ = calibrated(profile, store=store, progress=True)
+    return Scored("PTQ", profile.quantization.label, None, score(model, profile=profile, store=store))
 
 
 def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Scored]:
     """Standard and progressive QAT, and on top of the latter the same further steps without and with distillation."""
     profile = profiles.load(options.profile, model=options.model, overrides=options.overrides, seed=seed)
-    calibrated = store.open(calibrate.run(profile, store=store)["artifact"]["digest"])
-    standard = stages(1, calibrated, profile=profile, store=store)
-    progressive = stages(4, calibrated, profile=profile, store=store)
-    longer, _ = distill_vgd.distil(profile, store=store, parent=progressive, distilled=False, progress=True)
-    guided, _ = distill_vgd.distil(profile, store=store, parent=progressive, progress=True)
+    standard, _ = trained_stages(profile, store=store, stages=1, progress=True)
+    progressive, _ = trained_stages(profile, store=store, stages=4, progress=True)
+    longer, _ = distil(profile, store=store, parent=progressive, distilled=False, progress=True)
+    guided, _ = distil(profile, store=store, parent=progressive, progress=True)
     models = {
         "standard QAT": standard,
         "progressive QAT": progressive,
@@ -87,16 +89,6 @@ def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Score
     }
     bits = profile.quantization.label
     return [Scored(name, bits, seed, score(model, profile=profile, store=store)) for name, model in models.items()]
-
-
-def stages(count: int, start: Artifact, *, profile: Profile, store: Store) -> Artifact:
-    """The last of ``count`` stages."""
-    artifact, groups = start, qat_progressive.stage_parts(count)
-    for number in range(1, count + 1):
-        artifact, _ = qat_progressive.run_stage(
-            profile, store=store, parent=artifact, number=number, groups=groups, progress=True
-        )
-    return artifact
 
 
 def document(reference: Scored, ptq: Sequence[Scored], trained: Sequence[Scored], *, profile: Profile) -> str:

@@ -194,10 +194,3 @@ def test_missing_weights_name_the_file_and_where_it_goes(tiny_synthetic: Path, t
     assert result.exit_code == 3
     for word in ("bevformer_tiny_epoch_24.pth", "fundamentalvision/BEVFormer", "weights", "--model nano"):
         assert word in result.output
-
-
-def test_distillation_without_a_trained_student_says_what_to_run(settings: list[str], tmp_path: Path) -> None:
-    options = [word for setting in settings for word in ("--set", setting)]
-    result = CliRunner().invoke(app, ["distill-vgd", "--profile", "w6a6", *options, "--store", str(tmp_path)])
-    assert result.exit_code == 3
-    assert "qdbev qat-progressive --profile w6a6" in result.output

@@ -1,0 +1,114 @@
+"""The calibrated detector of a profile: which samples set its ranges, the float run that is watched, the artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tqdm import tqdm
+
+from pipelines.assemble import device_of, float_detector, package_versions
+from pipelines.quantized import PARTS, Quantized, quantized_cost, quantized_from_float, write_quantized
+from pipelines.samples import Split, load_split, ordered_dataset
+from pipelines.scoring import evaluation_split
+from pipelines.store import Artifact, Store
+from profiles import Profile, fingerprint
+from qdbev.data.batches import streaming_batches
+from qdbev.data.calibration import calibration_samples
+from qdbev.data.nuscenes import Sample
+from qdbev.quantization import observing, ranges_missing, trainable_parameters
+
+KIND = "calibration"
+
+
+def calibrated(profile: Profile, *, store: Store, force: bool = False, progress: bool = False) -> tuple[Artifact, str]:
+    """The sealed calibration of a profile, made where it is missing.
+
+    Args:
+        profile: Its sections ``model``, ``quantization`` and ``calibration`` and the train split decide it.
+        store: Where it is or goes.
+        force: Calibrate again even if it is sealed.
+        progress: Show bars.
+
+    Returns:
+        The artifact, and a sentence about it.
+
+    Raises:
+        ValueError: Method dfq, a float profile, or calibration samples that the evaluation uses.
+    """
+    section = profile.calibration
+    if section.method != "ptq":
+        raise ValueError("method dfq is not built yet: calibrate with --method ptq (the default)")
+    if profile.quantization.is_float:
+        raise ValueError(f"profile {profile.name} quantizes nothing; choose one such as w4a6")
+    split = load_split(profile.data, name="train", progress=progress)
+    samples = calibration_samples(split.samples, count=section.samples, seed=section.seed)
+    tokens = refuse_evaluation_samples(samples, evaluated=evaluation_split(profile, progress=progress))
+    detector, source = float_detector(profile, store=store)
+    key = fingerprint(
+        {
+            "kind": KIND,
+            "parents": source.digest,
+            "quantization": profile.quantization.content(),
+            "calibration": section.content(),
+            "tokens": tokens,
+            "data": split.digest,
+        }
+    )
+    if (known := store.find(KIND, key=key)) and not force:
+        return known, "already calibrated; --force does it again"
+    trainable = trainable_parameters(detector)
+    quantized = quantized_from_float(detector, profile=profile, split=split)
+    observe(quantized, split=split, samples=samples, profile=profile, progress=progress)
+    complete = quantized.switched(PARTS)
+    cost = quantized_cost(complete, profile=profile, split=split, trainable=trainable)
+    artifact = store.seal(
+        KIND,
+        profile=profile,
+        key=key,
+        write=lambda folder: write_quantized(folder, quantized=complete, profile=profile),
+        parents={"float": source.digest},
+        data={"train": split.digest, "calibration_tokens": tokens},
+        metrics=cost | {"trainable": trainable},
+        packages=package_versions(),
+        replace=force,
+    )
+    return artifact, f"calibrated on {len(tokens)} samples of the train split"
+
+
+def refuse_evaluation_samples(samples: Sequence[Sample], *, evaluated: Split) -> list[str]:
+    """Tokens of calibration samples, none of which is scored.
+
+    Raises:
+        ValueError: One is.
+    """
+    tokens = [sample["token"] for sample in samples]
+    scored = {sample["token"] for sample in evaluated.samples}
+    if shared := scored.intersection(tokens):
+        raise ValueError(
+            f"{len(shared)} of {len(tokens)} calibration samples are also evaluated, first {min(shared)}: scores would "
+            "be flattered; set evaluation.split to one that is not trained on"
+        )
+    return tokens
+
+
+def observe(
+    quantized: Quantized, *, split: Split, samples: Sequence[Sample], profile: Profile, progress: bool = False
+) -> None:
+    """Set all ranges from a float run over samples in scene order, history reset at each scene's start.
+
+    Raises:
+        ValueError: A quantizer saw nothing.
+    """
+    detector, device = quantized.detector.eval(), device_of(profile)
+    detector.to(device).history.reset()
+    dataset = ordered_dataset(split, model=profile.model, samples=samples)
+    with torch.no_grad(), observing(detector):
+        batches = streaming_batches(dataset, streams=1, workers=0)
+        for batch in tqdm(batches, total=len(dataset), desc="calibrate", unit="sample", disable=not progress):
+            detector({"img": batch["inputs"]["img"].to(device)}, batch["data_samples"], mode="predict")
+    detector.history.reset()
+    if missing := ranges_missing(detector):
+        raise ValueError(
+            f"{len(missing)} quantizers saw nothing in calibration, first {missing[0]}: use more calibration.samples"
+        )

@@ -1,0 +1,154 @@
+"""The stages of progressive QAT (QD-BEV, Algorithm 1, phase 1), and the key that makes any training repeatable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from pipelines.calibration import calibrated
+from pipelines.quantized import PARTS, load_quantized, quantized_cost, write_quantized
+from pipelines.samples import Split, load_split
+from pipelines.store import Artifact, Store
+from pipelines.training import Run, detection_loss, run_training, write_curve
+from profiles import Profile, fingerprint
+from profiles.schedule import Optimisation
+
+KIND = "qat"
+Sealed = Callable[[Artifact], object]
+
+
+def stage_parts(stages: int) -> list[tuple[str, ...]]:
+    """The parts each stage adds: four stages add one each, one stage adds all (standard QAT).
+
+    >>> stage_parts(4), stage_parts(1)
+    ([('backbone',), ('neck',), ('encoder',), ('decoder',)], [('backbone', 'neck', 'encoder', 'decoder')])
+    >>> stage_parts(2)
+    [('backbone', 'neck'), ('encoder', 'decoder')]
+    """
+    if not 1 <= stages <= len(PARTS):
+        raise ValueError(f"stages is {stages}, expected 1 to {len(PARTS)}")
+    edges = [round(stage * len(PARTS) / stages) for stage in range(stages + 1)]
+    return [PARTS[start:stop] for start, stop in pairwise(edges)]
+
+
+def trained_stages(
+    profile: Profile,
+    *,
+    store: Store,
+    stages: int | None = None,
+    force: bool = False,
+    progress: bool = False,
+    on_stage: Sealed | None = None,
+) -> tuple[Artifact, list[str]]:
+    """All stages of a profile, each sealed; what is missing before them is made first.
+
+    Args:
+        profile: Its section ``qat`` says how.
+        store: Where artifacts are found and go.
+        stages: 1 to 4, in place of the profile's.
+        force: Train again even if sealed.
+        progress: Show bars.
+        on_stage: Called with each stage as it is sealed or found.
+
+    Returns:
+        The last stage, and a sentence about each.
+    """
+    groups = stage_parts(stages or profile.qat.stages)
+    artifact, message = calibrated(profile, store=store, progress=progress)
+    messages = [message]
+    for number in range(1, len(groups) + 1):
+        artifact, message = run_stage(
+            profile, store=store, parent=artifact, number=number, groups=groups, force=force, progress=progress
+        )
+        messages.append(message)
+        if on_stage is not None:
+            on_stage(artifact)
+    return artifact, messages
+
+
+def run_stage(
+    profile: Profile,
+    *,
+    store: Store,
+    parent: Artifact,
+    number: int,
+    groups: Sequence[tuple[str, ...]],
+    force: bool = False,
+    progress: bool = False,
+) -> tuple[Artifact, str]:
+    """One stage: the parts of all groups up to ``number`` on, trained for the steps of this group's parts.
+
+    Returns:
+        The sealed stage, and a sentence about it.
+    """
+    parts = tuple(part for group in groups[:number] for part in group)
+    steps = profile.qat.steps_per_stage * len(groups[number - 1])
+    split = load_split(profile.data, name="train", progress=progress)
+    key = training_key(
+        KIND, parent=parent, profile=profile, schedule=profile.qat, steps=steps, split=split, extra={"parts": parts}
+    )
+    label = f"stage {number}/{len(groups)} (+{'+'.join(groups[number - 1])})"
+    if (known := store.find(KIND, key=key)) and not force:
+        return known, f"{label}: already trained"
+    quantized = load_quantized(parent, profile=profile, latent=True).switched(parts)
+    plan = Run(profile=profile, schedule=profile.qat, steps=steps, key=key, scratch=store.scratch(KIND, key=key))
+    result = run_training(
+        quantized.detector,
+        loss=detection_loss(quantized.detector, profile=profile),
+        split=split,
+        plan=plan,
+        label=f"qat {label}",
+        progress=progress,
+        freeze_batchnorm=True,
+    )
+    trainable = int(str(parent.manifest.metrics["trainable"]))
+    cost = quantized_cost(quantized, profile=profile, split=split, trainable=trainable)
+
+    def write(folder: Path) -> None:
+        write_quantized(folder, quantized=quantized, profile=profile)
+        write_curve(folder, result=result)
+
+    artifact = store.seal(
+        KIND,
+        profile=profile,
+        key=key,
+        write=write,
+        parents={"start": parent.digest},
+        data={"train": split.digest, "stage": number, "stages": len(groups), "parts": list(parts)},
+        metrics=cost | {"trainable": trainable, "steps": result.steps, "skipped_steps": len(result.skipped)},
+        packages=dict(parent.manifest.packages),
+        seconds={"training": result.seconds},
+        replace=force,
+    )
+    return artifact, f"{label}: {steps} steps in {result.seconds:.0f} s"
+
+
+def training_key(
+    kind: str,
+    *,
+    parent: Artifact,
+    profile: Profile,
+    schedule: Optimisation,
+    steps: int,
+    split: Split,
+    extra: Mapping[str, Any],
+) -> str:
+    """Key of a training stage: its parent, its schedule, its data and its seed decide the result."""
+    return fingerprint(
+        {
+            "kind": kind,
+            "parent": parent.digest,
+            "schedule": {name: value for name, value in schedule.content().items() if name not in _NOT_A_RESULT},
+            "steps": steps,
+            "queue": [profile.data.queue_length, profile.data.drop_one_frame],
+            "quantization": profile.quantization.content(),
+            "data": split.digest,
+            "seed": profile.seed,
+            **extra,
+        }
+    )
+
+
+_NOT_A_RESULT = ("stages", "steps_per_stage", "evaluate_each_stage")  # `steps` and `parts` say what they lead to
