@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from pipelines.assemble import build_detector, package_versions
+from pipelines.assemble import build_detector, float_artifact, load_strictly, package_versions
+from pipelines.chain import WEIGHTS
 from pipelines.outcome import dry, finished
 from pipelines.samples import load_split
 from pipelines.store import Artifact, Store
 from pipelines.training import Run, detection_loss, is_main_process, processes, run_training, write_curve
 from profiles import Profile, fingerprint
+from qdbev.detectors.bevformer import BEVFormer
 from qdbev.engine.moment import TrainResult
 
 KIND = "float"
@@ -40,11 +44,12 @@ def run(
             [f"train {profile.model.name} from scratch: {schedule.steps} steps of {schedule.batch_size} samples"]
         )
     split = load_split(profile.data, name="train", progress=progress)
+    start = _start(profile, store=store)
     key = fingerprint(
         {
             "kind": KIND,
             "model": profile.model.content() | {"weights": None},
-            "training": schedule.content(),
+            "training": schedule.content() | {"start_from": start.digest if start else None},
             "queue": [profile.data.queue_length, profile.data.drop_one_frame],
             "data": split.digest,
             "seed": profile.seed,
@@ -54,6 +59,8 @@ def run(
         return _outcome(known, message="already trained; --force trains again")
     torch.manual_seed(profile.seed)
     detector = build_detector(profile.model, auxiliary=schedule.auxiliary)
+    if start is not None:
+        load_start(detector, state=load_file(start.file(WEIGHTS)), origin=start.path.name)
     plan = Run(profile=profile, schedule=schedule, steps=schedule.steps, key=key, scratch=store.scratch(KIND, key=key))
     result = run_training(
         detector,
@@ -71,7 +78,7 @@ def run(
     weights = {name: value.contiguous() for name, value in state.items() if not name.startswith("auxiliary.")}
 
     def write(folder: Path) -> None:
-        save_file(weights, folder / "model.safetensors")
+        save_file(weights, folder / WEIGHTS)
         write_curve(folder, result=result)
 
     artifact = store.seal(
@@ -79,6 +86,7 @@ def run(
         profile=profile,
         key=key,
         write=write,
+        parents={"start": start.digest} if start else {},
         data={
             "processes": processes(),
             "train": split.digest,
@@ -91,6 +99,24 @@ def run(
         replace=force,
     )
     return _outcome(artifact, message=f"trained in {result.seconds / 60:.1f} minutes")
+
+
+def load_start(detector: BEVFormer, *, state: Mapping[str, Tensor], origin: str) -> None:
+    """Load all weights but the loss's own: the auxiliary heads and ``code_weights`` stay as the profile has them."""
+    own = detector.state_dict()
+    kept = {
+        name: value for name, value in own.items() if name.startswith("auxiliary.") or name.endswith("code_weights")
+    }
+    load_strictly(detector, state={**state, **kept}, origin=origin)
+
+
+def _start(profile: Profile, *, store: Store) -> Artifact | None:
+    """The artifact the profile's training starts from, in this store."""
+    source = profile.float_training.start_from
+    if source is None:
+        return None
+    model = profile.model.model_copy(update={"weights": source})
+    return store.adopt(float_artifact(profile.model_copy(update={"model": model}), store=store))
 
 
 def _metrics(result: TrainResult) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class FloatSchedule(Schedule):
 
     auxiliary: bool = False
     """Train dense heads beside the detector (heat, heading, velocity, depth); they are dropped afterwards."""
+    start_from: str | None = None
+    """Weights to start from: zoo, or any artifact of kind float by path or name; null starts from scratch."""
     single_frame_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps, at the start, on the current frame alone: quicker, and history is learned after."""
 

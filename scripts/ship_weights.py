@@ -1,6 +1,6 @@
 """Copy a float artifact into the zoo: the same files, a manifest that names no folder of the machine that trained it.
 
-    python scripts/ship_weights.py runs/float-float-nano-0123456789ab --note "trained by two processes"
+python scripts/ship_weights.py runs/float-float-nano-0123456789ab --note "trained by two processes"
 """
 
 from __future__ import annotations

@@ -109,6 +109,7 @@ class BEVFormer(Base3DDetector):
             labels=labels,
             targets=[encode_boxes(each) for each in boxes],
             code_weights_10=self.pts_bbox_head.code_weights,
+            motion_weight=0.0 if self.auxiliary is None else self.auxiliary.weights.query_motion,
         )
 
     def boxes(self, decoded: Decoded) -> list[InstanceData]:

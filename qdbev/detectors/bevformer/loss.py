@@ -13,6 +13,8 @@ from qdbev.detectors.bevformer.matching import match
 CLASS_WEIGHT = 2.0
 BOX_WEIGHT = 0.25
 ALPHA, GAMMA = 0.25, 2.0
+MOTION = slice(6, 10)  # sin yaw, cos yaw, vx, vy in the box code
+VELOCITY_SCALE_MPS = 5.0
 
 
 def sigmoid_focal(logits: Tensor, targets: Tensor) -> Tensor:
@@ -34,8 +36,12 @@ def detection_losses(
     labels: list[Tensor],
     targets: list[Tensor],
     code_weights_10: Tensor,
+    motion_weight: float = 0.0,
 ) -> dict[str, Tensor]:
     """Losses by official name: `loss_cls`, `loss_bbox` for the last layer, `d0.loss_cls` ... for the others.
+
+    With a `motion_weight`, `loss_motion` too: the squared error of heading and velocity. L1 alone is content with the
+    median, and most things stand still; the squared error asks for the mean.
 
     Both are normalised by the number of matched queries, averaged over ranks, at least 1.
 
@@ -45,21 +51,24 @@ def detection_losses(
         labels: per sample (M,) class indices.
         targets: per sample (M, 10) box codes; rows with a number that is not finite give no box loss.
         code_weights_10: weight of each code entry.
+        motion_weight: weight of `loss_motion`; the official losses have none.
     """
     losses = {}
     last = len(logits_LBKC) - 1
     for layer, (logits_BKC, code_BK10) in enumerate(zip(logits_LBKC, code_LBK10, strict=True)):
         prefix = "" if layer == last else f"d{layer}."
-        of_class, of_box = _layer_losses(
+        of_class, of_box, of_motion = _layer_losses(
             logits_BKC, code_BK10, labels=labels, targets=targets, code_weights_10=code_weights_10
         )
         losses[f"{prefix}loss_cls"], losses[f"{prefix}loss_bbox"] = of_class, of_box
+        if motion_weight:
+            losses[f"{prefix}loss_motion"] = motion_weight * of_motion
     return losses
 
 
 def _layer_losses(
     logits_BKC: Tensor, code_BK10: Tensor, *, labels: list[Tensor], targets: list[Tensor], code_weights_10: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     hot_BKC = torch.zeros_like(logits_BKC)
     matched, wanted = [], []
     for sample, (labels_M, targets_M10) in enumerate(zip(labels, targets, strict=True)):
@@ -71,5 +80,8 @@ def _layer_losses(
     normaliser = reduce_mean(logits_BKC.new_tensor(float(len(target)))).clamp(min=1)
     finite = target.isfinite().all(-1)
     of_class = sigmoid_focal(logits_BKC, hot_BKC).sum() / normaliser
-    of_box = ((predicted[finite] - target[finite]).abs() * code_weights_10).sum() / normaliser
-    return CLASS_WEIGHT * of_class, BOX_WEIGHT * of_box
+    error = predicted[finite] - target[finite]
+    of_box = (error.abs() * code_weights_10).sum() / normaliser
+    scale_4 = error.new_tensor([1.0, 1.0, VELOCITY_SCALE_MPS, VELOCITY_SCALE_MPS])
+    of_motion = (error[:, MOTION] / scale_4).square().sum() / normaliser
+    return CLASS_WEIGHT * of_class, BOX_WEIGHT * of_box, of_motion

@@ -67,3 +67,14 @@ def test_a_box_without_velocity_gives_no_box_loss_and_no_nan():
     assert float(result["loss_bbox"].detach()) == 0
     result["loss_bbox"].backward()
     assert code.grad.abs().sum() == 0
+
+
+def test_motion_is_squared_by_hand_and_absent_by_default():
+    code = torch.zeros(1, 1, 1, 10)
+    target = torch.zeros(1, 10)
+    target[0, 6:] = torch.tensor([0.6, 0.8, 5.0, -10.0])
+    arguments = {"labels": [torch.tensor([0])], "targets": [target], "code_weights_10": torch.ones(10)}
+    losses = detection_losses(torch.zeros(1, 1, 1, 3), code, motion_weight=0.5, **arguments)
+    # 0.36 + 0.64 + (5/5)^2 + (10/5)^2, times the weight
+    assert float(losses["loss_motion"]) == pytest.approx(3.0)
+    assert "loss_motion" not in detection_losses(torch.zeros(1, 1, 1, 3), code, **arguments)
