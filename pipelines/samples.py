@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ class Split:
     """Records of ``qdbev.data.nuscenes.read_samples``, scene after scene."""
     digest: str
     """sha256 over the records: equal scenes give an equal digest, wherever they lie."""
+    further: tuple[Split, ...] = ()
+    """Scenes of further seeds, for training alone."""
 
     @property
     def scenes(self) -> list[str]:
@@ -73,6 +76,19 @@ def _load_split(data: DataProfile, name: str, progress: bool) -> Split:
     return Split(root, data.version, samples, scene_digest(samples))
 
 
+def with_more_seeds(split: Split, *, data: DataProfile, progress: bool = False) -> Split:
+    """The training split and, as its ``further``, those of ``data.more_seeds``; its digest covers both."""
+    if not data.more_seeds:
+        return split
+    one_seed = data.model_copy(update={"more_seeds": (), "val_scenes": 1})
+    further = tuple(
+        load_split(one_seed.model_copy(update={"seed": seed}), name="train", progress=progress)
+        for seed in data.more_seeds
+    )
+    digests = "".join(each.digest for each in (split, *further))
+    return replace(split, further=further, digest=hashlib.sha256(digests.encode()).hexdigest())
+
+
 def _generated(data: DataProfile, *, progress: bool) -> Path:
     root = synthetic_root(data)
     marker = read_marker(root) if (root / MARKER).exists() else {"train": [], "val": []}
@@ -111,8 +127,9 @@ def training_dataset(
     split: Split, *, model: ModelProfile, data: DataProfile, schedule: Optimisation
 ) -> TemporalDataset:
     """Queues of frames with the schedule's augmentation."""
+    samples = [*split.samples, *(sample for further in split.further for sample in _anywhere(further))]
     return TemporalDataset(
-        split.samples,
+        samples,
         root=split.root,
         train=True,
         queue_length=data.queue_length,
@@ -121,6 +138,15 @@ def training_dataset(
         grid_mask_probability=schedule.grid_mask_probability,
         **_image_arguments(model),
     )
+
+
+def _anywhere(split: Split) -> Iterator[Sample]:
+    """The samples with absolute image paths, so that they go with those of another folder."""
+    for sample in split.samples:
+        images = {
+            name: image | {"img_path": str(split.root / image["img_path"])} for name, image in sample["images"].items()
+        }
+        yield sample | {"images": images}
 
 
 def ordered_dataset(split: Split, *, model: ModelProfile, samples: Sequence[Sample]) -> TemporalDataset:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipelines.assemble import build_detector, float_artifact, load_strictly, package_versions
 from pipelines.chain import WEIGHTS
 from pipelines.outcome import dry, finished
-from pipelines.samples import load_split
+from pipelines.samples import load_split, with_more_seeds
 from pipelines.store import Artifact, Store
 from pipelines.training import Run, detection_loss, is_main_process, processes, run_training, write_curve
 from profiles import Profile, fingerprint
@@ -44,6 +44,7 @@ def run(
             [f"train {profile.model.name} from scratch: {schedule.steps} steps of {schedule.batch_size} samples"]
         )
     split = load_split(profile.data, name="train", progress=progress)
+    split = with_more_seeds(split, data=profile.data, progress=progress)
     start = _start(profile, store=store)
     key = fingerprint(
         {
@@ -90,8 +91,8 @@ def run(
         data={
             "processes": processes(),
             "train": split.digest,
-            "train_scenes": len(split.scenes),
-            "train_samples": len(split.samples),
+            "train_scenes": sum(len(each.scenes) for each in (split, *split.further)),
+            "train_samples": sum(len(each.samples) for each in (split, *split.further)),
         },
         metrics=_metrics(result),
         packages=package_versions(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from .document import Document
 
@@ -28,6 +28,8 @@ class DataProfile(Document):
     """Key frames (2 Hz) per synthetic scene."""
     seed: int = Field(default=0, ge=0)
     """Seed of the synthetic scenes; apart from the seed of training."""
+    more_seeds: tuple[int, ...] = ()
+    """Synthetic only: for each of these seeds, as many training scenes again; float training alone sees them."""
     sweeps: Literal["none", "val", "all"] = "none"
     """Splits that also get the 12 Hz camera sweeps between key frames (synthetic only)."""
     queue_length: int = Field(default=2, ge=1, le=8)
@@ -38,3 +40,10 @@ class DataProfile(Document):
     """Folder of generated scenes and read tables; null: $QDBEV_CACHE, else ~/.cache/qdbev."""
     workers: int = Field(default=0, ge=0, le=64)
     """Processes that load samples; 0 loads in the training process."""
+
+    @model_validator(mode="after")
+    def _seeds_differ(self) -> DataProfile:
+        seeds = (self.seed, *self.more_seeds)
+        if self.more_seeds and (self.source != "synthetic" or len(set(seeds)) != len(seeds)):
+            raise ValueError(f"more_seeds {self.more_seeds} needs source synthetic, and seeds other than {self.seed}")
+        return self

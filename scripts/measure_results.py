@@ -26,6 +26,16 @@ from qdbev.reporting.results import accuracy_table
 from qdbev.reporting.tables import render
 
 PTQ = ("w8a8", "w6a6", "w4a6", "w4a4")
+HEADER = """# Results
+
+`{model}` on {samples} samples of {scenes} held-out synthetic scenes, scored by nuscenes-devkit. This page is what
+`python scripts/measure_results.py --seeds {seeds}` prints; the float weights are `{weights}`.
+
+Intervals are 95 % of the paired bootstrap over scenes: they say how far other scenes would move a result, not how far
+another training would, which is what the seeds are for. A difference whose interval holds zero is called none. PTQ is
+min-max calibration on {calibration} training samples. Each QAT run takes {steps} steps; `longer` and `+ VGD` take {more}
+steps more from the progressive run, without and with the view-guided loss.
+"""
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,18 @@ def document(reference: Scored, ptq: Sequence[Scored], trained: Sequence[Scored]
             row |= {"NDS_low": found["low"], "NDS_high": found["high"]}
         rows.append(row)
     table = render(accuracy_table(rows, reference="float"), form="md")
-    lines = [table, "", "| trained | seeds | NDS mean | sd over seeds | of float |", "|---|---|---|---|---|"]
+    data = reference.evaluation.manifest.data
+    header = HEADER.format(
+        model=profile.model.name,
+        samples=data["samples"],
+        scenes=data["scenes"],
+        seeds=" ".join(str(seed) for seed in dict.fromkeys(one.seed for one in trained)),
+        weights=reference.evaluation.manifest.parents["model"][:12],
+        calibration=profile.calibration.samples,
+        steps=4 * profile.qat.steps_per_stage,
+        more=profile.distillation.schedule.steps,
+    )
+    lines = [header, table, "", "| trained | seeds | NDS mean | sd over seeds | of float |", "|---|---|---|---|---|"]
     for name in dict.fromkeys(one.name for one in trained):
         values = [one.nds for one in trained if one.name == name]
         spread = f"{stdev(values):.4f}" if len(values) > 1 else "-"

@@ -190,3 +190,9 @@ def test_a_file_that_is_no_profile(tmp_path: Path, text: str, sentence: str) -> 
     with pytest.raises(ProfileError) as caught:
         profiles.load(path)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["data.more_seeds=[0]"], ["data.more_seeds=[1]", "data.source=/data/nuscenes"]])
+def test_further_seeds_are_others_and_synthetic(words: list[str]) -> None:
+    with pytest.raises(ProfileError, match="more_seeds"):
+        profiles.load("float", overrides=words)

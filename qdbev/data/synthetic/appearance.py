@@ -52,9 +52,9 @@ _LIGHT = {  # hour -> sunlight, ambient, zenith, horizon
 
 
 def draw_appearance(rng: np.random.Generator) -> Appearance:
-    """Light and weather by chance: 60 % day, 20 % dusk, 20 % night; half of all skies clear."""
-    hour = str(rng.choice(["day", "dusk", "night"], p=[0.6, 0.2, 0.2]))
-    weather = str(rng.choice(["clear", "overcast", "fog", "rain"], p=[0.5, 0.2, 0.12, 0.18]))
+    """Light and weather by chance: 70 % day, 18 % dusk, 12 % night; over half of all skies clear."""
+    hour = str(rng.choice(["day", "dusk", "night"], p=[0.7, 0.18, 0.12]))
+    weather = str(rng.choice(["clear", "overcast", "fog", "rain"], p=[0.55, 0.2, 0.1, 0.15]))
     sunlight, ambient, top, low = (np.array(v, dtype=np.float64) for v in _LIGHT[hour])
     if weather != "clear":
         dull = 0.35 if weather == "overcast" else 0.2
@@ -77,8 +77,8 @@ def draw_appearance(rng: np.random.Generator) -> Appearance:
         fog_per_m=float(fog),
         exposure=gain * rng.lognormal(0, 0.12) * rng.lognormal(0, 0.08, 6),
         white_balance=np.exp(rng.normal(0, 0.04, (1, 3)) + rng.normal(0, 0.03, (6, 3))),
-        noise=float(rng.uniform(1.5, 4.5) * (1.6 if hour == "night" else 1.0)),
+        noise=float(rng.uniform(1.0, 3.0) * (1.4 if hour == "night" else 1.0)),
         blur_px=float(rng.uniform(0.15, 0.55)),
         drops=int(rng.integers(2, 9)) if weather == "rain" else 0,
-        texture=float(rng.uniform(0.05, 0.13)),
+        texture=float(rng.uniform(0.02, 0.07)),
     )

@@ -22,7 +22,7 @@ def _head(mesh: MeshBuilder, x: float, z: tuple[float, float], colour: Colour, *
 
 
 def pedestrian(size: Array, paint: Array, rng: np.random.Generator) -> Mesh:
-    """Two swinging legs, arms, a torso, often a rucksack behind, a head with a face."""
+    """Two swinging legs, arms, a torso, mostly a rucksack behind, a head with a face."""
     (length, width, height), mesh = size, MeshBuilder()
     trousers, skin, w = _pick(CLOTH, rng), _pick(SKIN, rng), width / 2
     for side, stride in ((-1, 0.5), (1, -0.5)):
@@ -31,11 +31,11 @@ def pedestrian(size: Array, paint: Array, rng: np.random.Generator) -> Mesh:
         arm = (0.62 * w, 0.92 * w) if side > 0 else (-0.92 * w, -0.62 * w)
         mesh.box((-0.07, 0.07), arm, (0.45 * height, 0.82 * height), paint * 0.85, swing=(-stride * 0.7 * length, 0.0))
     torso = mesh.box((-0.15, 0.15), (-0.62 * w, 0.62 * w), (0.46 * height, 0.85 * height), paint)
-    if rng.random() < 0.5:
+    if rng.random() < 0.85:
         mesh.box(
             (-0.46 * length, -0.15), (-0.4 * w, 0.4 * w), (0.55 * height, 0.82 * height), np.clip(210 - paint, 20, 220)
         )
-    mesh.panel(torso, "front", (0.42, 0.58), (0.0, 1.0), np.clip(paint * 0.5 + 90, 0, 255))
+    mesh.panel(torso, "front", (0.25, 0.75), (0.0, 1.0), np.clip(paint * 0.4 + 140, 0, 255))
     _head(mesh, 0.02, (0.87 * height, height), skin)
     return mesh.build()
 
@@ -62,7 +62,7 @@ def _rider(
 
 
 def bicycle(size: Array, paint: Array, rng: np.random.Generator, *, rider: bool) -> Mesh:
-    """Two thin wheels, a frame, a handlebar in front, and a rider on it or not."""
+    """Two thin wheels, a frame, a handlebar in front, a box behind, and a rider on it or not."""
     (length, width, height), mesh = size, MeshBuilder()
     radius, a = 0.19 * length, length / 2
     seat = min(0.95, 0.72 * height)
@@ -73,8 +73,8 @@ def bicycle(size: Array, paint: Array, rng: np.random.Generator, *, rider: bool)
     mesh.box((-0.36 * a, -0.26 * a), (-0.09, 0.09), (0.5, seat), paint * 0.6)
     bar = mesh.box((0.5 * a, 0.62 * a), (-width / 2, width / 2), (seat, seat + 0.1), (40, 40, 42))
     mesh.panel(bar, "front", (0.4, 0.6), (0.0, 1.0), (240, 240, 220), HEAD_LIGHT)
-    rear = mesh.box((-0.7 * a, -0.6 * a), (-0.05, 0.05), (0.55, 0.7), (90, 20, 20))
-    mesh.panel(rear, "back", (0.0, 1.0), (0.0, 1.0), (180, 20, 20), TAIL_LIGHT)
+    rear = mesh.box((-0.85 * a, -0.4 * a), (-0.16, 0.16), (0.55, 0.85), np.clip(290 - paint, 30, 230))
+    mesh.panel(rear, "back", (0.2, 0.8), (0.1, 0.6), (180, 20, 20), TAIL_LIGHT)
     if rider:
         top = np.clip(rng.normal([150, 150, 120], 60), 10, 250)
         _rider(mesh, height=height, seat=seat, paint=top, rng=rng, helmet=(220, 220, 210))
@@ -90,10 +90,11 @@ def motorcycle(size: Array, paint: Array, rng: np.random.Generator, *, rider: bo
         mesh.wheel(part, x, -0.09, radius)
         mesh.wheel(part, x, 0.09, radius)
     mesh.box((-0.5 * a, 0.5 * a), (-0.3 * w, 0.3 * w), (0.25, 0.62), (70, 70, 74))
-    mesh.box((-0.75 * a, 0.25 * a), (-0.4 * w, 0.4 * w), (0.6, 0.82), paint, top_x=(-0.85 * a, 0.2 * a))
-    fairing = mesh.box((0.3 * a, 0.62 * a), (-0.55 * w, 0.55 * w), (0.6, 1.05), paint, top_x=(0.25 * a, 0.45 * a))
+    mesh.box((-0.75 * a, -0.1 * a), (-0.4 * w, 0.4 * w), (0.6, 0.8), (34, 32, 32), top_x=(-0.85 * a, -0.1 * a))
+    mesh.box((-0.1 * a, 0.3 * a), (-0.45 * w, 0.45 * w), (0.55, 0.86), paint)
+    fairing = mesh.box((0.3 * a, 0.62 * a), (-0.55 * w, 0.55 * w), (0.6, 1.02), paint, top_x=(0.25 * a, 0.45 * a))
     mesh.panel(fairing, "front", (0.25, 0.75), (0.3, 0.8), (250, 246, 226), HEAD_LIGHT)
-    mesh.box((0.3 * a, 0.4 * a), (-w, w), (0.98, 1.06), (30, 30, 32))
+    mesh.box((0.3 * a, 0.4 * a), (-w, w), (0.95, 1.03), (30, 30, 32))
     tail = mesh.box((-0.9 * a, -0.7 * a), (-0.3 * w, 0.3 * w), (0.62, 0.84), paint * 0.7)
     mesh.panel(tail, "back", (0.0, 1.0), (0.2, 1.0), (170, 16, 18), TAIL_LIGHT)
     if rider:

@@ -5,7 +5,7 @@ import numpy as np
 from qdbev.data.synthetic.casting import Casting
 from qdbev.data.synthetic.catalogue import KINDS
 
-_LARGE = (("bus", 0.42), ("trailer", 0.45), ("construction_vehicle", 0.5), ("truck", 0.5))  # share of scenes
+_LARGE = (("bus", 0.5), ("trailer", 0.5), ("construction_vehicle", 0.5), ("truck", 0.5))  # share of scenes
 
 
 def _park(cast: Casting, s: float, *, side: int, label: str, role: str = "parked") -> bool:

@@ -10,7 +10,7 @@ def _walkway(cast: Casting) -> tuple[Path, float]:
     """A line along a sidewalk, in either direction, and a place on it."""
     side, back = int(cast.rng.choice([-1, 1])), bool(cast.rng.random() < 0.5)
     line = cast.main.centre.shifted(side * (cast.main.kerb_m + float(cast.rng.uniform(0.5, 2.7))))
-    s = cast.anywhere(inset_m=(6, 6))
+    s = cast.anywhere(inset_m=(9, 9))
     return (line.reversed(), -s) if back else (line, s)
 
 
@@ -20,9 +20,9 @@ def add_people(cast: Casting) -> None:
     for _ in range(int(rng.integers(3, 10))):
         path, s = _walkway(cast)
         speed, kind = float(rng.uniform(0.8, 1.8)), rng.random()
-        if kind < 0.52:
+        if kind < 0.6:
             cast.along("pedestrian", path, s + speed * (times - times.mean()), "walk")
-        elif kind < 0.67:
+        elif kind < 0.78:
             _add_crossing(cast, speed)
         else:
             pose = path.at(s) + np.array([0, 0, rng.uniform(-np.pi, np.pi)])
@@ -44,7 +44,7 @@ def _add_crossing(cast: Casting, speed: float) -> None:
 def add_idle_cycles(cast: Casting) -> None:
     """Bicycles and motorcycles that stand on the sidewalks without a rider."""
     rng = cast.rng
-    for label, counts in (("bicycle", (0.4, 0.35, 0.25)), ("motorcycle", (0.55, 0.3, 0.15))):
+    for label, counts in (("bicycle", (0.2, 0.4, 0.4)), ("motorcycle", (0.35, 0.4, 0.25))):
         for _ in range(int(rng.choice([0, 1, 2], p=counts))):
             path, s = _walkway(cast)
             turn = float(rng.choice([0, np.pi / 2])) + rng.normal(0, 0.2)

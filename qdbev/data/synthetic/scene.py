@@ -25,7 +25,7 @@ from qdbev.data.synthetic.tree import write_atomically
 from qdbev.data.synthetic.view import View
 from qdbev.data.synthetic.world import build_world
 
-MIN_SEEN_PX = 4.0  # at 176x96 pixels; grows with the image, so that the annotations stay the same
+MIN_SEEN_PX = 8.0  # at 176x96 pixels; grows with the image, so that the annotations stay the same
 JPEG_QUALITY = 92
 SWEEPS_PER_KEY_FRAME = 6  # 12 Hz between key frames at 2 Hz
 

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 SWEEPS = ("none", "val", "all")
 
 

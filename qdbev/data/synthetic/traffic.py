@@ -61,7 +61,7 @@ def add_riders(cast: Casting) -> None:
     """Cycles that ride beside the right lane."""
     rng, times = cast.rng, cast.stage.times
     for label, (low, high) in _CYCLE_SPEEDS.items():
-        for _ in range(int(rng.choice([0, 1, 2], p=[0.45, 0.4, 0.15]))):
+        for _ in range(int(rng.choice([0, 1, 2], p=[0.35, 0.4, 0.25]))):
             forward = bool(rng.random() < 0.6)
             path = cast.main.lane(cast.main.lanes - 1, forward=forward).shifted(-LANE_M / 2 + 0.1)
             s = 0.8 * cast.anywhere() * (1 if forward else -1)

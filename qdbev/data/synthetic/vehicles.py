@@ -132,5 +132,5 @@ def construction_vehicle(size: Array, paint: Array, rng: np.random.Generator) ->
     mesh.box(
         (0.3 * a, 0.75 * a), (-0.14 * w, 0.14 * w), (0.3 * height, 0.85 * height), paint, top_x=(0.55 * a, 0.95 * a)
     )
-    mesh.box((0.7 * a, a), (-0.9 * w, 0.9 * w), (0.02 * height, 0.35 * height), (90, 84, 70), top_x=(0.85 * a, a))
+    mesh.box((0.7 * a, a), (-0.9 * w, 0.9 * w), (0.02 * height, 0.42 * height), (150, 152, 158), top_x=(0.8 * a, a))
     return mesh.build()

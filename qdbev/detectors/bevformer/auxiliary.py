@@ -33,7 +33,7 @@ class AuxiliaryWeights:
     image_heatmap: float = 0.5
     image_depth: float = 0.2
     image_angle: float = 0.2
-    query_motion: float = 0.5
+    query_motion: float = 1.0
 
 
 @dataclass(frozen=True)
