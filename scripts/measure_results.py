@@ -33,8 +33,8 @@ HEADER = """# Results
 
 Intervals are 95 % of the paired bootstrap over scenes: they say how far other scenes would move a result, not how far
 another training would, which is what the seeds are for. A difference whose interval holds zero is called none. PTQ is
-min-max calibration on {calibration} training samples. Each QAT run takes {steps} steps; `longer` and `+ VGD` take {more}
-steps more from the progressive run, without and with the view-guided loss.
+min-max calibration on {calibration} training samples. Each QAT run takes {steps} steps; `longer` and `+ VGD` take
+{more} steps more from the progressive run, without and with the view-guided loss.
 """
 
 
