@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pipelines.chain import WEIGHTS
+from pipelines.integrity import UnusableInput, reading_data
 from pipelines.locations import FLOAT, ZOO, cache_folder, shipped_weights
 from pipelines.store import Artifact, MissingArtifact, Store
-from profiles import Profile, fingerprint
+from profiles import Profile, ProfileError, fingerprint
 from profiles.model import ModelProfile
 from qdbev.detectors.bevformer import BEVFormer, build_bevformer
 
@@ -24,6 +25,7 @@ OFFICIAL_FILES = {
     "base": "bevformer_r101_dcn_24ep.pth",
 }
 _OFFICIAL_PAGE = "the model table of https://github.com/fundamentalvision/BEVFormer"
+_NAMED = 5  # tensors of each kind in a complaint
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
 
 
@@ -47,6 +49,7 @@ def float_artifact(profile: Profile, *, store: Store) -> Artifact:
 
     Raises:
         MissingArtifact: There are none; the sentence says which file to put where.
+        UnusableInput: The file is damaged, or holds no plain tensors by name.
         ValueError: The file holds other parameters than the model.
     """
     model = profile.model
@@ -63,10 +66,12 @@ def float_artifact(profile: Profile, *, store: Store) -> Artifact:
 
 
 def float_detector(profile: Profile, *, store: Store) -> tuple[BEVFormer, Artifact]:
-    """The float detector in eval mode, and the artifact its weights are from."""
+    """The float detector in eval mode, and the artifact its weights are from; the loss weighs as the profile says."""
     artifact = float_artifact(profile, store=store)
     detector = build_detector(profile.model)
     load_strictly(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name)
+    with torch.no_grad():  # a setting of the loss, though the head keeps it among its parameters
+        detector.pts_bbox_head.code_weights.copy_(torch.tensor(profile.model.head.code_weights))
     return detector.eval(), artifact
 
 
@@ -74,7 +79,7 @@ def load_strictly(model: nn.Module, *, state: Mapping[str, Tensor], origin: str)
     """Load a state dict in which nothing is missing, extra or of another shape.
 
     Raises:
-        ValueError: Naming up to five tensors of each kind.
+        ValueError: Counting the tensors of each kind and naming a few, or saying what else torch refused.
     """
     own = model.state_dict()
     problems = {
@@ -82,10 +87,13 @@ def load_strictly(model: nn.Module, *, state: Mapping[str, Tensor], origin: str)
         "unknown": sorted(state.keys() - own.keys()),
         "of another shape": sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape),
     }
-    found = [f"{len(names)} {kind} ({', '.join(names[:5])})" for kind, names in problems.items() if names]
+    found = [f"{len(names)} {kind} ({_a_few(names)})" for kind, names in problems.items() if names]
     if found:
         raise ValueError(f"{origin} does not fit this model: tensors {'; '.join(found)}; check --model")
-    model.load_state_dict(dict(state), strict=True)
+    try:
+        model.load_state_dict(dict(state), strict=True)
+    except RuntimeError as error:
+        raise ValueError(f"{origin} does not fit this model: {_in_one_line(error)}") from error
 
 
 def package_versions() -> dict[str, str]:
@@ -94,10 +102,38 @@ def package_versions() -> dict[str, str]:
 
 
 def device_of(profile: Profile) -> torch.device:
-    """The device a profile means."""
+    """The device a profile means.
+
+    Raises:
+        ProfileError: It is not here.
+    """
     if profile.device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(profile.device)
+    device = torch.device(profile.device)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ProfileError(
+            f"device is {profile.device}, but torch sees {_gpus_here()}; use --device cpu or --device auto "
+            "(`qdbev doctor` says what this machine has)"
+        )
+    return device
+
+
+def _gpus_here() -> str:
+    count = torch.cuda.device_count()
+    if count < 2:
+        return "the one CUDA device cuda:0" if count else "no CUDA device"
+    return f"{count} CUDA devices, cuda:0 to cuda:{count - 1}"
+
+
+def _a_few(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+
+
+def _in_one_line(error: RuntimeError) -> str:
+    """What ``load_state_dict`` found wrong, without its title: the first three findings and how many follow."""
+    found = [line.strip() for line in str(error).splitlines() if line.strip()]
+    found = found[1:] or found
+    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
 
 
 def _shipped(model: ModelProfile) -> Artifact:
@@ -113,7 +149,8 @@ def _imported(profile: Profile, *, store: Store, source: str) -> Artifact:
     if source == "random":
         content["random"] = profile.seed
     else:
-        content["file"] = fingerprint(Path(source).read_bytes().hex())
+        with reading_data():
+            content["file"] = fingerprint(Path(source).read_bytes().hex())
     key = fingerprint(content)
     if found := store.find(FLOAT, key=key):
         return found
@@ -134,15 +171,28 @@ def _imported(profile: Profile, *, store: Store, source: str) -> Artifact:
 
 
 def _foreign_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, read as data only (``weights_only``), never as code."""
-    if path.suffix == ".safetensors":
-        return load_file(path)
+    """The tensors of a checkpoint, read as data only (``weights_only``), never as code.
+
+    Raises:
+        UnusableInput: It is damaged, or something else than tensors by name.
+    """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever torch's unpickler meets
-        raise ValueError(f"{path} cannot be read as plain tensors: {str(error).splitlines()[0]}") from error
-    state = content.get("state_dict", content)
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+    except Exception as error:  # foreign bytes make the readers fail in any way
+        raise UnusableInput(
+            f"{path} cannot be read as plain tensors: it is damaged, or holds objects that could run code and are "
+            "never loaded; copy it again, or save model.state_dict() alone"
+        ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else content
+    if not isinstance(state, dict):
+        raise UnusableInput(
+            f"{path} holds a {type(state).__name__}, not tensors by name; save model.state_dict() in it"
+        )
+    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def _unpickled(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _advice(name: str, *, path: str) -> str:

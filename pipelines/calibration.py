@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from tqdm import tqdm
 
-from pipelines.assemble import device_of, float_detector, package_versions
+from pipelines.assemble import device_of, float_artifact, float_detector, package_versions
+from pipelines.integrity import fetched
 from pipelines.quantized import PARTS, Quantized, quantized_cost, quantized_from_float, write_quantized
 from pipelines.samples import Split, load_split, ordered_dataset
 from pipelines.scoring import evaluation_split
@@ -41,6 +42,7 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
         raise ValueError("method dfq is not built yet: calibrate with --method ptq (the default)")
     if profile.quantization.is_float:
         raise ValueError(f"profile {profile.name} quantizes nothing; choose one such as w4a6")
+    float_artifact(profile, store=store)  # missing weights are said before scenes are made
     split = load_split(profile.data, name="train", progress=progress)
     samples = calibration_samples(split.samples, count=section.samples, seed=section.seed)
     tokens = refuse_evaluation_samples(samples, evaluated=evaluation_split(profile, progress=progress))
@@ -49,13 +51,14 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
         {
             "kind": KIND,
             "parents": source.digest,
+            "model": profile.model.content() | {"weights": None},
             "quantization": profile.quantization.content(),
             "calibration": section.content(),
             "tokens": tokens,
             "data": split.digest,
         }
     )
-    if (known := store.find(KIND, key=key)) and not force:
+    if not force and (known := store.find(KIND, key=key)):
         return known, "already calibrated; --force does it again"
     trainable = trainable_parameters(detector)
     quantized = quantized_from_float(detector, profile=profile, split=split)
@@ -104,7 +107,7 @@ def observe(
     detector.to(device).history.reset()
     dataset = ordered_dataset(split, model=profile.model, samples=samples)
     with torch.no_grad(), observing(detector):
-        batches = streaming_batches(dataset, streams=1, workers=0)
+        batches = fetched(streaming_batches(dataset, streams=1, workers=0))
         for batch in tqdm(batches, total=len(dataset), desc="calibrate", unit="sample", disable=not progress):
             detector({"img": batch["inputs"]["img"].to(device)}, batch["data_samples"], mode="predict")
     detector.history.reset()

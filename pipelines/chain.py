@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.locations import FLOAT, ZOO
-from pipelines.store import Artifact, Store
+from pipelines.store import Artifact, MissingArtifact, Store
 
 WEIGHTS = "model.safetensors"
 RESULTS = "results_nusc.json"
@@ -46,41 +46,63 @@ class Link:
         return sealed.bytes if sealed else None
 
 
-def chain_of(last: Artifact, *, store: Store, branches: Iterable[Artifact] = ()) -> list[Link]:
-    """The models that led to ``last``, the float one first, with their newest evaluations.
+def chain_of(
+    last: Artifact,
+    *,
+    store: Store,
+    branches: Iterable[Artifact] = (),
+    evaluations: Iterable[Artifact] | None = None,
+) -> list[Link]:
+    """The models that led to ``last``, the float one first, with their evaluations.
 
     Args:
         last: The end of the chain.
         store: Holds the others.
         branches: Further models that are listed before ``last``, such as a control.
+        evaluations: Those to show, the later before the earlier of one model; None takes all of the store.
 
     Raises:
-        ValueError: A parent is not in the store any more.
+        MissingArtifact: A parent is not in the store any more.
     """
-    evaluations = {
-        artifact.manifest.parents["model"]: artifact
-        for artifact in store.list()
-        if artifact.manifest.kind == "evaluation"
-    }
+    if evaluations is None:
+        evaluations = (artifact for artifact in store.list() if artifact.manifest.kind == "evaluation")
+    of_model = {artifact.manifest.parents["model"]: artifact for artifact in evaluations}
     models = lineage(last, store=store)
     models[-1:-1] = list(branches)
-    return [Link(link_name(model), _bits(model), model, evaluations.get(model.digest)) for model in models]
+    return [Link(link_name(model), _bits(model), model, of_model.get(model.digest)) for model in models]
 
 
 def lineage(last: Artifact, *, store: Store) -> list[Artifact]:
     """The model artifacts that led to ``last``, the first one first, itself last.
 
     Raises:
-        ValueError: A parent is not in the store any more.
+        MissingArtifact: A parent is not in the store any more.
     """
     known = {artifact.digest: artifact for artifact in (*Store.zoo(ZOO).list(), *store.list())}
     models = [last]
     while (role := _START.get(models[0].manifest.kind)) is not None:
         digest = models[0].manifest.parents[role]
         if digest not in known:
-            raise ValueError(f"{models[0].path.name} was made from artifact {digest[:12]}, which {store.root} lacks")
+            raise MissingArtifact(
+                f"{models[0].path.name} was made from artifact {digest[:12]}, which {store.root} lacks; --force makes "
+                "the chain again"
+            )
         models.insert(0, known[digest])
     return models
+
+
+def sealed_chain(compression: Artifact, *, store: Store) -> list[Link]:
+    """The chain that a compression artifact stands for, with the very evaluations it was sealed with.
+
+    Raises:
+        MissingArtifact: One of its artifacts is not in the store any more.
+    """
+    parents = compression.manifest.parents
+    wanted = {digest for role, digest in parents.items() if role != "model"}
+    evaluations = [artifact for artifact in store.list() if artifact.digest in wanted]
+    if lost := wanted - {artifact.digest for artifact in evaluations}:
+        raise MissingArtifact(f"{compression.path.name} needs evaluation {min(lost)[:12]}, which {store.root} lacks")
+    return chain_of(store.open(parents["model"]), store=store, evaluations=evaluations)
 
 
 def link_name(model: Artifact) -> str:

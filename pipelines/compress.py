@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from pipelines import report
-from pipelines.chain import Link, chain_of
-from pipelines.locations import stated_weights, synthetic_root
+from pipelines.chain import Link, chain_of, sealed_chain
+from pipelines.locations import stated_data, stated_weights
 from pipelines.outcome import dry, finished
-from pipelines.store import Artifact, Store
+from pipelines.store import Artifact, MissingArtifact, Store
 from pipelines.training_curve import curve_png
 from profiles import Profile, fingerprint
 
@@ -37,39 +38,47 @@ def run(
     """
     if dry_run:
         return dry(_plan(profile, stages=stages or profile.qat.stages))
-    key = _key(profile, stages=stages or profile.qat.stages)
+    key = _key(profile, store=store, stages=stages or profile.qat.stages)
+    links, message = None, "already compressed; --force does it again"
     sealed = None if force else store.find(KIND, key=key)
-    message = "already compressed; --force does it again"
-    if sealed is None:
+    if sealed is not None:
+        with contextlib.suppress(MissingArtifact):  # a stage was deleted: it is made again
+            links = sealed_chain(sealed, store=store)
+    if sealed is None or links is None:
         sealed = _compress(profile, store=store, key=key, stages=stages, force=force, progress=progress)
-        message = "compressed"
-    last = store.open(sealed.manifest.parents["model"])
+        links, message = sealed_chain(sealed, store=store), "compressed"
     intervals: Any = sealed.manifest.metrics.get("intervals", {})
-    links = chain_of(last, store=store)
     tables = report.chain_tables(links, intervals=intervals)
     outcome = finished(sealed, metrics=report.chain_metrics(links, intervals=intervals), messages=[message])
     return outcome | {"text": report.render_all(tables, form="text")}
 
 
 def _compress(profile: Profile, *, store: Store, key: str, stages: int | None, force: bool, progress: bool) -> Artifact:
+    from pipelines.assemble import float_artifact
     from pipelines.calibration import calibrated  # torch and mmdet3d take seconds to import
     from pipelines.comparison import intervals_to_first
     from pipelines.distillation import distil
-    from pipelines.evaluate import evaluate_artifact, float_artifact
+    from pipelines.evaluation import evaluate_artifact
     from pipelines.stages import trained_stages
 
-    def score(model: Artifact) -> Artifact:
-        return evaluate_artifact(profile, store=store, model=model, force=force, progress=progress)
+    evaluations: list[Artifact] = []
 
-    packages = dict(score(float_artifact(profile, store=store)).manifest.packages)
-    score(calibrated(profile, store=store, force=force, progress=progress)[0])
+    def score(model: Artifact) -> None:
+        evaluations.append(evaluate_artifact(profile, store=store, model=model, force=force, progress=progress))
+
+    score(float_artifact(profile, store=store))
+    packages = dict(evaluations[0].manifest.packages)
+    calibration, _ = calibrated(profile, store=store, force=force, progress=progress)
     each = score if profile.qat.evaluate_each_stage else None
     artifact, _ = trained_stages(profile, store=store, stages=stages, force=force, progress=progress, on_stage=each)
-    score(artifact)
+    if each is None:
+        score(calibration)
+        score(artifact)
     if profile.distillation.schedule.steps:
         artifact, _ = distil(profile, store=store, parent=artifact, force=force, progress=progress)
         score(artifact)
-    links = [link for link in chain_of(artifact, store=store) if link.evaluation is not None]
+    chain = chain_of(artifact, store=store, evaluations=evaluations)
+    links = [link for link in chain if link.evaluation is not None]
     intervals = intervals_to_first(links, profile=profile, progress=progress)
 
     def write(folder: Path) -> None:
@@ -83,7 +92,7 @@ def _compress(profile: Profile, *, store: Store, key: str, stages: int | None, f
         parents={"model": artifact.digest} | {f"evaluation of {link.name}": _evaluation(link) for link in links},
         metrics={"intervals": intervals, **{link.name: dict(link.scores) for link in links}},
         packages=packages,
-        replace=force,
+        replace=True,
     )
 
 
@@ -92,9 +101,8 @@ def _evaluation(link: Link) -> str:
     return link.evaluation.digest
 
 
-def _key(profile: Profile, *, stages: int) -> str:
+def _key(profile: Profile, *, store: Store, stages: int) -> str:
     """Key from what is stated alone, so that a repeated call needs no torch."""
-    marker = synthetic_root(profile.data) / "synthetic.json"
     settings = profile.content()
     settings.pop("overrides", None)
     settings.pop("device", None)
@@ -104,17 +112,10 @@ def _key(profile: Profile, *, stages: int) -> str:
         {
             "kind": KIND,
             "profile": settings,
-            "weights": stated_weights(profile),
-            "generator": _generator(profile),
-            "data": profile.data.source if profile.data.source != "synthetic" else marker.parent.name,
+            "weights": stated_weights(profile, store=store),
+            "data": stated_data(profile.data),
         }
     )
-
-
-def _generator(profile: Profile) -> int:
-    from qdbev.data.synthetic.settings import GENERATOR_VERSION
-
-    return GENERATOR_VERSION
 
 
 def _plan(profile: Profile, *, stages: int) -> list[str]:

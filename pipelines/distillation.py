@@ -62,7 +62,7 @@ def distil(
         split=split,
         extra=objective if distilled else {},
     )
-    if (known := store.find(kind, key=key)) and not force:
+    if not force and (known := store.find(kind, key=key)):
         return known, f"{kind}: already trained"
     student = load_quantized(parent, profile=profile, latent=True)
     weight = _weight(section)
@@ -84,6 +84,8 @@ def distil(
         freeze_batchnorm=True,
         extra_state=weight if distilled else None,
     )
+    if result.ema_state is not None:
+        student.detector.load_state_dict(result.ema_state)
     trainable = int(str(parent.manifest.metrics["trainable"]))
     metrics = quantized_cost(student, profile=profile, split=split, trainable=trainable)
     metrics |= {"trainable": trainable, "steps": result.steps, "skipped_steps": len(result.skipped)}

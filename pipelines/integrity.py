@@ -7,8 +7,9 @@ import hashlib
 import json
 import math
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -20,6 +21,9 @@ PICKLES = frozenset({".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy
 
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16}
 _BITS |= {"I16": 16, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "BOOL": 8}
+
+
+T = TypeVar("T")
 
 
 class UnusableInput(ValueError):
@@ -50,7 +54,34 @@ def reading_data() -> Iterator[None]:
     except UnusableInput:
         raise
     except (ValueError, OSError) as error:
-        raise UnusableInput(str(error)) from error
+        raise UnusableInput(_sentence_of(error)) from error
+
+
+def fetched(batches: Iterable[T]) -> Iterator[T]:
+    """The same batches, each fetched under ``reading_data``; what is done with a batch is not.
+
+    Raises:
+        UnusableInput: A file behind a batch is missing or damaged.
+    """
+    with reading_data():
+        source = iter(batches)
+    while True:
+        with reading_data():
+            try:
+                batch = next(source)
+            except StopIteration:
+                return
+        yield batch
+
+
+def _sentence_of(error: ValueError | OSError) -> str:
+    """The error's own sentence, also where it came with the traceback of a loading process around it."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    text = str(error)
+    if text.startswith("Caught ") and "DataLoader worker process" in text.partition("\n")[0]:
+        return text.rstrip().rpartition("\n")[2].partition(": ")[2]
+    return text
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ SYNTHETIC = "synthetic"
 FLOAT = "float"
 ZOO = Path(qdbev.__file__).parent / "zoo"
 _USUAL_KEY_FRAMES = 8
+_USUAL_VERSION = "v1.0-trainval"
 
 
 def cache_folder(data: DataProfile) -> Path:
@@ -23,10 +25,14 @@ def cache_folder(data: DataProfile) -> Path:
 
 def synthetic_root(data: DataProfile) -> Path:
     """Folder of the synthetic scenes of these settings; data sets of different size share it."""
+    from qdbev.data.synthetic.settings import GENERATOR_VERSION  # numpy and OpenCV come with it
+
     width, height = data.image_size_px
+    version = "" if data.version == _USUAL_VERSION else f"-{data.version}"
     frames = "" if data.key_frames == _USUAL_KEY_FRAMES else f"-{data.key_frames}frames"
     sweeps = "" if data.sweeps == "none" else f"-sweeps-{data.sweeps}"
-    return cache_folder(data) / f"synthetic-seed{data.seed}-{width}x{height}{frames}{sweeps}"
+    name = f"synthetic{GENERATOR_VERSION}-seed{data.seed}-{width}x{height}{version}{frames}{sweeps}"
+    return cache_folder(data) / name
 
 
 def shipped_weights(model: str) -> Artifact | None:
@@ -34,7 +40,21 @@ def shipped_weights(model: str) -> Artifact | None:
     return Store.zoo(ZOO).last(FLOAT, model=model)
 
 
-def stated_weights(profile: Profile) -> str:
-    """What says which float weights a profile means, without reading them: a digest, a path or a word."""
-    shipped = shipped_weights(profile.model.name) if profile.model.weights == "zoo" else None
-    return shipped.digest if shipped else str(profile.model.weights)
+def stated_weights(profile: Profile, *, store: Store) -> str:
+    """What says which float weights a profile means, without loading them: a digest, or a word."""
+    source = profile.model.weights
+    if source == "zoo" and (shipped := shipped_weights(profile.model.name)):
+        return shipped.digest
+    if source is None or source in ("zoo", "random"):
+        return str(source)
+    path = Path(source).expanduser()
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else store.open(source).digest
+
+
+def stated_data(data: DataProfile) -> str:
+    """What says which data a profile means, without reading it: generator and settings, or the tables' files."""
+    if data.source == SYNTHETIC:
+        return synthetic_root(data).name
+    tables = sorted((Path(data.source).expanduser() / data.version).glob("*.json"))
+    states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in tables]
+    return f"{data.source} {states}"

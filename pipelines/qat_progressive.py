@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pipelines.assemble import float_artifact
+from pipelines.evaluation import evaluate_artifact
 from pipelines.outcome import dry, finished
 from pipelines.stages import stage_parts, trained_stages
-from pipelines.store import Store
+from pipelines.store import Artifact, Store
 from profiles import Profile
 
 
@@ -20,7 +22,7 @@ def run(
     dry_run: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train all stages and seal each.
+    """Train all stages and seal each; score the float detector, PTQ and each stage where the profile says so.
 
     Args:
         profile: Its section ``qat`` says how; it is calibrated first where that is missing.
@@ -33,7 +35,16 @@ def run(
     groups = stage_parts(stages or profile.qat.stages)
     if dry_run:
         return dry([_sentence(profile, number=number, groups=groups) for number in range(1, len(groups) + 1)])
-    artifact, messages = trained_stages(profile, store=store, stages=stages, force=force, progress=progress)
+
+    def score(model: Artifact) -> None:
+        evaluate_artifact(profile, store=store, model=model, force=force, progress=progress)
+
+    each = score if profile.qat.evaluate_each_stage else None
+    if each is not None:
+        each(float_artifact(profile, store=store))
+    artifact, messages = trained_stages(
+        profile, store=store, stages=stages, force=force, progress=progress, on_stage=each
+    )
     return finished(artifact, metrics=dict(artifact.manifest.metrics), messages=messages)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pipelines.assemble import WEIGHTS, build_detector, load_strictly
 from pipelines.samples import Split, streaming_dataset
@@ -19,6 +20,7 @@ from profiles.quantization import QuantizationProfile
 from qdbev.data.batches import streaming_batches
 from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import (
+    FLOAT_BITS,
     Folding,
     Plan,
     apply_folding,
@@ -55,40 +57,48 @@ class Quantized:
         return Quantized(self.detector, self.folding, self.plan, tuple(parts))
 
 
-def quantized_from_float(
-    detector: BEVFormer, *, profile: Profile, split: Split, bits: tuple[int, int] | None = None
-) -> Quantized:
+def quantized_from_float(detector: BEVFormer, *, profile: Profile, split: Split) -> Quantized:
     """Fold batch norms and put quantizers in place, all off and without activation ranges.
 
     Args:
         detector: A float detector; changed in place.
         profile: Its quantization section says how.
-        split: One sample of it is run to find which batch norm follows which convolution.
-        bits: Weight and activation bits in place of the profile's.
+        split: Two frames of it are run to find which batch norm follows which convolution.
     """
-    section = profile.quantization
-    weight_bits, activation_bits = bits or (section.weight_bits, section.activation_bits)
     folding = fold_batchnorm(detector, lambda: example_call(detector, profile=profile, split=split))
-    plan = make_plan(
-        detector,
-        parts=detector.parts(),
-        weight_bits=weight_bits,
-        activation_bits=activation_bits,
-        first_last_bits=section.first_last_bits,
-        embedding=section.embedding,
-    )
-    _insert(detector, plan=plan, section=section)
+    plan = detector_plan(detector, section=profile.quantization)
+    _insert(detector, plan=plan, section=profile.quantization)
     return Quantized(detector, folding, plan, ())
 
 
-def example_call(detector: BEVFormer, *, profile: Profile, split: Split) -> None:
-    """Run the first two frames of a scene, so that history is used too; leaves no history behind."""
-    samples = split.samples[:2]
-    dataset = streaming_dataset(Split(split.root, split.version, samples, ""), model=profile.model)
-    detector.history.reset()
+def detector_plan(detector: BEVFormer, *, section: QuantizationProfile) -> Plan:
+    """The plan of a float detector by its four parts; its last layers are those that class and box come out of."""
+    return make_plan(
+        detector,
+        parts=detector.parts(),
+        weight_bits=section.weight_bits,
+        activation_bits=section.activation_bits,
+        first_last_bits=section.first_last_bits,
+        last_sites=_output_layers(detector),
+        embedding=section.embedding,
+    )
+
+
+def example_call(detector: BEVFormer, *, profile: Profile, split: Split, frames: int = 2) -> None:
+    """Run the first frames of a scene, two so that history is used too; leaves no history behind.
+
+    Args:
+        detector: Put in eval mode; the images go to the device its parameters are on.
+        profile: Its model section.
+        split: Whose first frames are run.
+        frames: How many.
+    """
+    device = next(detector.parameters()).device
+    first = Split(split.root, split.version, split.samples[:frames], "")
+    detector.eval().history.reset()
     with torch.no_grad():
-        for batch in streaming_batches(dataset, streams=1, workers=0):
-            detector.eval()(batch["inputs"], batch["data_samples"], mode="predict")
+        for batch in streaming_batches(streaming_dataset(first, model=profile.model), streams=1, workers=0):
+            detector({"img": batch["inputs"]["img"].to(device)}, batch["data_samples"], mode="predict")
     detector.history.reset()
 
 
@@ -142,13 +152,13 @@ def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trai
 
     Args:
         quantized: The detector.
-        profile: Its model section.
+        profile: Its model section, and the weight bits that the nominal size counts for every parameter.
         split: One frame of it is run.
         trainable: Trainable parameters of the float detector before folding, which the paper's rule counts.
     """
     complete = set(quantized.parts) == set(PARTS)
-    bits = min(site.weight_bits for site in quantized.plan)
-    size = trainable * (bits if complete else 32) / 8 / 2**20
+    bits = profile.quantization.weight_bits if complete else FLOAT_BITS
+    size = trainable * bits / 8 / 2**20
     return _cost(
         quantized.detector, plan=quantized.plan, parts=quantized.parts, size=size, profile=profile, split=split
     )
@@ -157,7 +167,7 @@ def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trai
 def _cost(
     detector: BEVFormer, *, plan: Plan, parts: Sequence[str], size: float, profile: Profile, split: Split
 ) -> dict[str, Any]:
-    macs = count_macs(detector, lambda: _one_frame(detector, profile=profile, split=split))
+    macs = count_macs(detector, lambda: example_call(detector, profile=profile, split=split, frames=1))
     operations = bops(plan, macs, active_parts=parts)
     return {
         "size_nominal_mb": size,
@@ -166,13 +176,11 @@ def _cost(
     }
 
 
-def _one_frame(detector: BEVFormer, *, profile: Profile, split: Split) -> None:
-    dataset = streaming_dataset(Split(split.root, split.version, split.samples[:1], ""), model=profile.model)
-    detector.history.reset()
-    with torch.no_grad():
-        for batch in streaming_batches(dataset, streams=1, workers=0):
-            detector.eval()(batch["inputs"], batch["data_samples"], mode="predict")
-    detector.history.reset()
+def _output_layers(detector: BEVFormer) -> list[str]:
+    """Paths of the last linear layers of the last decoder layer's branches: classification and regression."""
+    branches: list[Any] = [detector.pts_bbox_head.cls_branches[-1], detector.pts_bbox_head.reg_branches[-1]]
+    last: list[nn.Module] = [branch[-1] for branch in branches]
+    return [path for path, module in detector.named_modules() if any(module is one for one in last)]
 
 
 def _insert(detector: BEVFormer, *, plan: Plan, section: QuantizationProfile) -> None:
@@ -183,6 +191,6 @@ def _insert(detector: BEVFormer, *, plan: Plan, section: QuantizationProfile) ->
         weight_observer=section.weight_observer,
         activation_observer=section.activation_observer,
         percentile=section.percentile,
-        follow_weights=section.weight_range == "follow" and section.weight_observer == "minmax",
+        follow_weights=section.weight_range == "follow",
         activation_ema=_MOVING_MOMENTUM if section.activation_range == "moving" else None,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import errno
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
-from pipelines.chain import Link, chain_of
+from pipelines.chain import Link, chain_of, sealed_chain
 from pipelines.outcome import dry, finished
-from pipelines.store import Artifact, MissingArtifact, Store
+from pipelines.store import Artifact, MissingArtifact, Store, StoreUnwritable
 from pipelines.training_curve import curve_png
 from profiles import Profile
 from qdbev.reporting.costs import bops_table, size_table
@@ -17,8 +20,18 @@ from qdbev.reporting.tables import Table, render_all
 
 COMPRESSION = "compression"
 _ENDS = ("vgd", "qat", "calibration")
-_FORMS: dict[str, Literal["text", "md", "csv", "json"]] = {"table": "text", "md": "md", "csv": "csv", "json": "json"}
+_ENDINGS = {"table": ".txt", "md": ".md", "csv": ".csv", "json": ".json", "html": ".html"}
+_DOCUMENTS = ("md", "csv", "json")
 _MEGABYTE = 2**20
+
+
+class Places(NamedTuple):
+    """Where a report goes."""
+
+    document: Path | None
+    """The tables or the page; None prints them."""
+    curve: Path | None
+    """The picture of the training; None leaves it out."""
 
 
 def run(
@@ -31,37 +44,66 @@ def run(
     dry_run: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Print what the store holds of a profile's chain.
+    """Print what the store holds of a profile's chain, or write it.
 
     Args:
         profile: Its name and its model's name choose the chain.
         store: Holds it.
         format: table, md, csv, json or html.
-        out: The page's file, or a folder for ``report.html`` and ``curve.png``; None takes ``_report`` in the store.
+        out: A name with an ending is the one file to write; any other is a folder, for ``report`` with the ending of
+            the format and ``curve.png``. None prints; the page and the curve then go into ``_report`` in the store.
         force: Not used: nothing is sealed.
         dry_run: Say what would be done.
         progress: Not used: it takes a moment.
 
+    Returns:
+        The outcome, with ``text`` (tables to read) or, for md, csv and json, ``document``: all that belongs on stdout,
+        empty where it was written to ``out``.
+
     Raises:
         MissingArtifact: The store holds nothing of this profile.
+        ValueError: An unknown format, or nothing can be written at ``out``.
+        StoreUnwritable: The disk is full, or the store cannot be written.
     """
+    places = find_places(out, format=format, store=store)
     if dry_run:
-        return dry(
-            [f"read the artifacts of {profile.name}-{profile.model.name} in {store.root} and print their tables"]
-        )
+        reading = f"read the artifacts of {profile.name}-{profile.model.name} in {store.root}"
+        return dry([reading, f"write {places.document}" if places.document else "print their tables"])
     links, intervals = find_chain(profile, store=store)
-    tables = chain_tables(links, intervals=intervals) + sensitivity_tables(profile, store=store)
-    folder = out or store.root / "_report"
-    page = folder if folder.suffix == ".html" else folder / "report.html"
-    folder = page.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    made = [_write_curve(links, folder=folder)] if any(link.model.manifest.kind == "qat" for link in links) else []
+    measured = find_sensitivity(profile, bits=links[-1].bits, store=store)
+    tables = chain_tables(links, intervals=intervals) + sensitivity_tables(measured)
+    curve = curve_png(links) if _is_drawn(links) and (places.curve or format == "html") else None
     if format == "html":
-        from pipelines.report_page import write_page
+        from pipelines.report_page import html_page
 
-        made.append(write_page(links, tables=tables, path=page, profile=profile, store=store))
-    outcome = finished(None, metrics=chain_metrics(links, intervals=intervals), messages=[str(path) for path in made])
-    return outcome | {"text": render_all(tables, form=_FORMS.get(format, "text"))}
+        document = html_page(links, tables=tables, model=profile.model.name, curve=curve, sensitivity=measured)
+    else:
+        document = render_all(tables, form="text" if format == "table" else format)
+    with _explained(out, store=store):
+        made = _write(places, document=document, curve=curve)
+    outcome = finished(None, metrics=chain_metrics(links, intervals=intervals), messages=made)
+    if format in _DOCUMENTS:
+        return outcome | {"document": "" if places.document else document}
+    return outcome | {"text": render_all(tables, form="text")}
+
+
+def find_places(out: Path | None, *, format: str, store: Store) -> Places:
+    """Where document and curve go; nothing is written yet.
+
+    Raises:
+        ValueError: An unknown format, or ``out`` is no such file or folder.
+    """
+    if format not in _ENDINGS:
+        raise ValueError(f"format is {format!r}; it must be one of {', '.join(_ENDINGS)}")
+    name = f"report{_ENDINGS[format]}"
+    if out is None:
+        folder = store.root / "_report"
+        return Places(folder / name if format == "html" else None, folder / "curve.png")
+    with _explained(out, store=store):
+        path = Path(os.path.expanduser(out))  # as it is where the user is unknown
+        if _checked_file(path, example=_ENDINGS[format]):
+            return Places(path, None)
+        return Places(path / name, path / "curve.png")
 
 
 def find_chain(profile: Profile, *, store: Store) -> tuple[list[Link], dict[str, dict[str, float]]]:
@@ -72,10 +114,8 @@ def find_chain(profile: Profile, *, store: Store) -> tuple[list[Link], dict[str,
     """
     names = {"profile": profile.name, "model": profile.model.name}
     if compression := store.last(COMPRESSION, **names):
-        digests = compression.manifest.parents
-        last = _by_digest(store, digest=digests["model"])
         intervals: Any = compression.manifest.metrics.get("intervals", {})
-        return chain_of(last, store=store), intervals
+        return sealed_chain(compression, store=store), intervals
     for kind in _ENDS:
         if found := store.last(kind, **names):
             return chain_of(found, store=store), {}
@@ -99,13 +139,29 @@ def chain_tables(links: Sequence[Link], *, intervals: dict[str, dict[str, float]
     return tables
 
 
-def sensitivity_tables(profile: Profile, *, store: Store) -> list[Table]:
-    """The newest sensitivity table of the profile, if it was measured."""
-    measured = store.last("sensitivity", profile=profile.name, model=profile.model.name)
+def find_sensitivity(profile: Profile, *, bits: str, store: Store) -> Artifact | None:
+    """The newest sensitivity of the profile's name with these bits; of other bits if there is none; None without any.
+
+    ``sensitivity --bits`` changes the bits and leaves the profile's name.
+    """
+    names = {"profile": profile.name, "model": profile.model.name}
+    newest = store.last("sensitivity", **names)
+    if newest is None or _bits(newest) == bits:
+        return newest
+    named = ("sensitivity", newest.manifest.name)
+    measured = [one for one in store.list() if (one.manifest.kind, one.manifest.name) == named]
+    alike = [one for one in measured if _bits(one) == bits]
+    return store.verify(alike[-1]) if alike else newest
+
+
+def sensitivity_tables(measured: Artifact | None) -> list[Table]:
+    """The table of a sensitivity, with its bits and level in the title and, for CSV, in every row."""
     if measured is None:
         return []
-    rows: Any = measured.manifest.metrics["rows"]
-    return [sensitivity_table(rows, reference="float")]
+    bits, level = _bits(measured), measured.manifest.data.get("level", "part")
+    scored: Any = measured.manifest.metrics["rows"]
+    rows = [{**row, "bits": "W32A32" if row["name"] == "float" else bits, "level": level} for row in scored]
+    return [sensitivity_table(rows, reference="float", title=f"Sensitivity, {bits}, each {level} alone")]
 
 
 def chain_metrics(links: Sequence[Link], *, intervals: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -123,10 +179,77 @@ def chain_metrics(links: Sequence[Link], *, intervals: dict[str, dict[str, float
     }
 
 
-def _write_curve(links: Sequence[Link], *, folder: Path) -> Path:
-    path = folder / "curve.png"
-    path.write_bytes(curve_png(links))
-    return path
+def _is_drawn(links: Sequence[Link]) -> bool:
+    """Whether there is a training curve with a score in it."""
+    return any(link.model.manifest.kind in ("qat", "vgd") and link.scores for link in links)
+
+
+def _bits(artifact: Artifact) -> str:
+    section: Any = artifact.manifest.profile["quantization"]
+    return f"W{section['weight_bits']}A{section['activation_bits']}"
+
+
+def _checked_file(path: Path, *, example: str) -> bool:
+    """Whether a path given as ``--out`` is a file: it has an ending, and is no folder with a dot in its name.
+
+    Raises:
+        ValueError: What is there is not what the path is taken for, or stands where its folder should be.
+    """
+    is_folder = path.is_dir()
+    is_file = bool(path.suffix) and not (is_folder and path.suffix.lower() not in _ENDINGS.values())
+    if is_file and is_folder:
+        raise ValueError(
+            f"--out is {path}, which is a folder, but a name ending in {path.suffix} is taken for a file; give the "
+            f"name of a file, such as {path / 'report'}{path.suffix}"
+        )
+    if not is_file and not is_folder and path.exists():
+        raise ValueError(
+            f"--out is {path}, which is a file, but a name without an ending is taken for a folder; give "
+            f"{path.name}{example} or another folder"
+        )
+    above = next((folder for folder in path.parents if folder.exists()), None)
+    if above is not None and not above.is_dir():
+        raise ValueError(f"--out is {path}, but {above} is a file, not a folder; give another file or folder")
+    return is_file
+
+
+def _write(places: Places, *, document: str, curve: bytes | None) -> list[str]:
+    """Write what has a place; a sentence for each file."""
+    files = [("training curve", places.curve, curve), ("report", places.document, document.encode())]
+    made = []
+    for name, path, content in files:
+        if path is not None and content is not None:
+            _write_whole(path, content=content)
+            made.append(f"{name}: {path}")
+    return made
+
+
+def _write_whole(path: Path, *, content: bytes) -> None:
+    """Write a file, whole or not at all, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".qdbev-report-{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _explained(out: Path | None, *, store: Store) -> Iterator[None]:
+    """Turn failures to write into one sentence: the user's mistake for ``out``, the store's trouble otherwise."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if out is None:
+            place = f"{store.root / '_report'} cannot be written: {reason}"
+            raise StoreUnwritable(f"{place}; make room there, or choose another place with --out") from error
+        problem = StoreUnwritable if error.errno in (errno.ENOSPC, errno.EDQUOT) else ValueError
+        raise problem(f"--out is {out}, which cannot be written: {reason}; give another file or folder") from error
 
 
 def _size_row(link: Link) -> dict[str, Any]:
@@ -146,7 +269,3 @@ def _bops_rows(link: Link) -> list[dict[str, Any]]:
 def _interval(link: Link, intervals: dict[str, dict[str, float]]) -> dict[str, float]:
     found = intervals.get(link.name)
     return {"NDS_low": found["low"], "NDS_high": found["high"]} if found else {}
-
-
-def _by_digest(store: Store, *, digest: str) -> Artifact:
-    return store.open(digest)

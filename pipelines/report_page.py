@@ -3,33 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pipelines.chain import Link
-from pipelines.store import Store
-from pipelines.training_curve import curve_png
-from profiles import Profile
+from pipelines.store import Artifact
 from qdbev.reporting.html import Card, Facts, Picture, Section, html_report
 from qdbev.reporting.tables import Table
 
 
-def write_page(links: Sequence[Link], *, tables: Sequence[Table], path: Path, profile: Profile, store: Store) -> Path:
-    """Write the page and give its path."""
-    last = links[-1]
-    sections = [Section(name=table.name, title=table.title, tables=(table,)) for table in tables]
-    if any(link.model.manifest.kind == "qat" for link in links):
-        picture = Picture(data=curve_png(links), description="NDS and loss over all training stages")
+def html_page(
+    links: Sequence[Link],
+    *,
+    tables: Sequence[Table],
+    model: str,
+    curve: bytes | None,
+    sensitivity: Artifact | None,
+) -> str:
+    """The page.
+
+    Args:
+        links: The chain, float first.
+        tables: Its tables, and the one of ``sensitivity``.
+        model: Name of the detector.
+        curve: Picture of the training, if there was any.
+        sensitivity: Where the chart below the sensitivity table is from.
+    """
+    sections = [
+        Section(name=table.name, title=table.title, tables=(table,), pictures=_charts(table, sensitivity=sensitivity))
+        for table in tables
+    ]
+    if curve is not None:
+        picture = Picture(data=curve, description="NDS and loss over all training stages")
         sections.append(Section(name="curve", title="Training", pictures=(picture,)))
-    if measured := store.last("sensitivity", profile=profile.name, model=profile.model.name):
-        data = measured.file("sensitivity.png").read_bytes()
-        picture = Picture(data=data, description="NDS lost when one part or layer alone is quantized")
-        sections.append(Section(name="sensitivity", title="Sensitivity", pictures=(picture,)))
     sections.append(Section(name="provenance", title="Provenance", facts=tuple(_facts(link) for link in links)))
-    page = html_report(
-        sections, title=f"{profile.model.name} in {profile.quantization.label}", cards=_cards(links[0], last)
-    )
-    path.write_text(page, encoding="utf-8")
-    return path
+    return html_report(sections, title=f"{model} in {links[-1].bits}", cards=_cards(links[0], links[-1]))
+
+
+def _charts(table: Table, *, sensitivity: Artifact | None) -> tuple[Picture, ...]:
+    if table.name != "sensitivity" or sensitivity is None:
+        return ()
+    data = sensitivity.file("sensitivity.png").read_bytes()
+    return (Picture(data=data, description="NDS lost when one part or layer alone is quantized"),)
 
 
 def _cards(first: Link, last: Link) -> list[Card]:

@@ -21,6 +21,8 @@ from qdbev.data.synthetic.tree import MARKER, read_marker
 from qdbev.data.tables import available_scenes, split_scenes
 from qdbev.data.temporal import TemporalDataset
 
+_ALL_SCENES = {"train": 700, "val": 150}
+
 
 @dataclass(frozen=True)
 class Split:
@@ -66,9 +68,12 @@ def load_split(data: DataProfile, *, name: str, progress: bool = False) -> Split
 
 @lru_cache(maxsize=8)
 def _load_split(data: DataProfile, name: str, progress: bool) -> Split:
+    if name.startswith("mini_") and not data.version.endswith("mini"):
+        raise ValueError(f"split {name} belongs to version v1.0-mini, but data.version is {data.version}.")
+    name = name.removeprefix("mini_")  # the version says which train and val are meant
     root = Path(data.source).expanduser()
     if data.source == SYNTHETIC:
-        root = _generated(data, progress=progress)
+        root = _generated(data, name=name, progress=progress)
     names = _scene_names(root, data=data, name=name)
     samples = read_samples(
         root, version=data.version, scenes=names, cache=cache_folder(data) / "samples", progress=progress
@@ -78,9 +83,9 @@ def _load_split(data: DataProfile, name: str, progress: bool) -> Split:
 
 def with_more_seeds(split: Split, *, data: DataProfile, progress: bool = False) -> Split:
     """The training split and, as its ``further``, those of ``data.more_seeds``; its digest covers both."""
-    if not data.more_seeds:
+    if not data.more_seeds or data.source != SYNTHETIC:
         return split
-    one_seed = data.model_copy(update={"more_seeds": (), "val_scenes": 1})
+    one_seed = data.model_copy(update={"more_seeds": ()})
     further = tuple(
         load_split(one_seed.model_copy(update={"seed": seed}), name="train", progress=progress)
         for seed in data.more_seeds
@@ -89,15 +94,18 @@ def with_more_seeds(split: Split, *, data: DataProfile, progress: bool = False) 
     return replace(split, further=further, digest=hashlib.sha256(digests.encode()).hexdigest())
 
 
-def _generated(data: DataProfile, *, progress: bool) -> Path:
+def _generated(data: DataProfile, *, name: str, progress: bool) -> Path:
+    """The tree with the scenes of one split; never shrinks what another command or a larger data set uses."""
     root = synthetic_root(data)
     marker = read_marker(root) if (root / MARKER).exists() else {"train": [], "val": []}
-    present = {name: len(marker[name]) for name in ("train", "val")}  # never shrink what a larger data set uses
+    count = {split: len(marker[split]) for split in ("train", "val")}
+    wanted = data.train_scenes if name == "train" else data.val_scenes
+    count[name] = max(count[name], _ALL_SCENES[name] if wanted is None else wanted)
     generate(
         root,
         version=data.version,
-        train_scenes=max(data.train_scenes if data.train_scenes is not None else 700, present["train"]),
-        val_scenes=max(data.val_scenes if data.val_scenes is not None else 150, present["val"]),
+        train_scenes=count["train"],
+        val_scenes=count["val"],
         seed=data.seed,
         image_size_px=data.image_size_px,
         key_frames=data.key_frames,
@@ -109,7 +117,6 @@ def _generated(data: DataProfile, *, progress: bool) -> Path:
 
 def _scene_names(root: Path, *, data: DataProfile, name: str) -> list[str]:
     splits = split_scenes(data.version)
-    name = name.removeprefix("mini_")  # the version says which train and val are meant
     present = set(available_scenes(root, version=data.version))
     found = [scene for scene in splits[name] if scene in present]
     if not found:

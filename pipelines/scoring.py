@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from pipelines.assemble import device_of
+from pipelines.integrity import fetched
 from pipelines.samples import Split, load_split, streaming_dataset
 from profiles import Profile
 from qdbev.data.batches import Batch, streaming_batches
@@ -27,10 +28,15 @@ def evaluation_split(profile: Profile, *, progress: bool = False) -> Split:
 def evaluation_batches(
     split: Split, *, profile: Profile, label: str = "evaluate", progress: bool = False
 ) -> Iterator[Batch]:
-    """Batches of single frames, several scenes side by side, each scene whole and in order."""
+    """Batches of single frames, several scenes side by side, each scene whole and in order.
+
+    Raises:
+        UnusableInput: A camera file is missing or damaged.
+    """
     dataset = streaming_dataset(split, model=profile.model)
+    batches = streaming_batches(dataset, streams=profile.evaluation.streams, workers=profile.data.workers)
     with tqdm(total=len(dataset), desc=label, unit="sample", disable=not progress) as bar:
-        for batch in streaming_batches(dataset, streams=profile.evaluation.streams, workers=profile.data.workers):
+        for batch in fetched(batches):
             yield batch
             bar.update(len(batch["data_samples"]))
 

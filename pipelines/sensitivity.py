@@ -7,7 +7,7 @@ and is computed once for all rows that share it; so are stages with the same par
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def run(
     """Measure the table and seal it.
 
     Args:
-        profile: Model, quantization, calibration and evaluation sections decide the result.
+        profile: Model, quantization, calibration and evaluation sections and the seed decide the result.
         store: Where it goes.
         bits: Not used here: the door writes them into the profile.
         level: ``part`` for the paper's table, ``module`` for every layer alone.
@@ -73,41 +73,25 @@ def run(
         progress: Show bars.
 
     Raises:
-        ValueError: An unknown level.
+        ValueError: An unknown level, method dfq, or calibration samples that the evaluation uses.
     """
     if level not in ("part", "module"):
         raise ValueError(f"level is {level!r}, expected part or module")
+    if profile.calibration.method != "ptq":
+        raise ValueError("method dfq is not built yet: set calibration.method to ptq (the default)")
     if dry_run:
         return dry([f"evaluate {profile.model.name} with each {level} alone in {profile.quantization.label}, and all"])
+    detector, source = float_detector(profile, store=store)  # missing weights are said before scenes are made
     split = evaluation_split(profile, progress=progress)
-    detector, source = float_detector(profile, store=store)
     train = load_split(profile.data, name="train", progress=progress)
     samples = calibration_samples(train.samples, count=profile.calibration.samples, seed=profile.calibration.seed)
     tokens = refuse_evaluation_samples(samples, evaluated=split)
-    key = fingerprint(
-        {
-            "kind": KIND,
-            "model": source.digest,
-            "quantization": profile.quantization.content(),
-            "tokens": tokens,
-            "data": split.digest,
-            "max_boxes": profile.evaluation.max_boxes,
-            "level": level,
-            "resamples": profile.evaluation.bootstrap_resamples,
-        }
-    )
-    if (known := store.find(KIND, key=key)) and not force:
+    key = table_key(profile, level=level, source=source.digest, data=split.digest, tokens=tokens)
+    if not force and (known := store.find(KIND, key=key)):
         return _outcome(known, message="already measured; --force does it again")
     quantized = quantized_from_float(detector, profile=profile, split=train)
     observe(quantized, split=train, samples=samples, profile=profile, progress=progress)
-    rows = make_rows(quantized, level=level)
-    shared = SharedRun(quantized, rows=rows, split=split, profile=profile)
-    results = shared.run(progress=progress)
-    scored = [
-        {"name": row.name, "part": row.part, **score_results(results[row.name], split=split).flat()} for row in rows
-    ]
-    if level == "part" and profile.evaluation.bootstrap_resamples > 1:
-        add_intervals(scored, results=results, split=split, profile=profile)
+    shared, scored = measure(quantized, level=level, split=split, profile=profile, progress=progress)
     artifact = store.seal(
         KIND,
         profile=profile,
@@ -121,6 +105,47 @@ def run(
         replace=force,
     )
     return _outcome(artifact, message=f"forward passes: {shared.saving()}")
+
+
+def measure(
+    quantized: Quantized, *, level: str, split: Split, profile: Profile, progress: bool = False
+) -> tuple[SharedRun, list[dict[str, Any]]]:
+    """The run of all rows over a split, and their scores, with intervals for parts where the profile asks for them."""
+    rows = make_rows(quantized, level=level)
+    shared = SharedRun(quantized, rows=rows, split=split, profile=profile)
+    results = shared.run(progress=progress)
+    scored = [
+        {"name": row.name, "part": row.part, **score_results(results[row.name], split=split).flat()} for row in rows
+    ]
+    if level == "part" and profile.evaluation.bootstrap_resamples > 1:
+        add_intervals(scored, results=results, split=split, profile=profile)
+    return shared, scored
+
+
+def table_key(profile: Profile, *, level: str, source: str, data: str, tokens: Sequence[str]) -> str:
+    """The fingerprint of all that decides a table.
+
+    Args:
+        profile: Its model, quantization and evaluation sections and the seed of the intervals.
+        level: ``part`` or ``module``.
+        source: Digest of the float artifact.
+        data: Digest of the split that is scored.
+        tokens: The calibration samples.
+    """
+    return fingerprint(
+        {
+            "kind": KIND,
+            "parent": source,
+            "model": profile.model.content() | {"weights": None},
+            "quantization": profile.quantization.content(),
+            "tokens": list(tokens),
+            "data": data,
+            "max_boxes": profile.evaluation.max_boxes,
+            "level": level,
+            "resamples": profile.evaluation.bootstrap_resamples,
+            "seed": profile.seed,
+        }
+    )
 
 
 def make_rows(quantized: Quantized, *, level: str) -> list[Row]:

@@ -50,7 +50,7 @@ def trained_stages(
         stages: 1 to 4, in place of the profile's.
         force: Train again even if sealed.
         progress: Show bars.
-        on_stage: Called with each stage as it is sealed or found.
+        on_stage: Called with the calibration and each stage as it is sealed or found.
 
     Returns:
         The last stage, and a sentence about each.
@@ -58,6 +58,8 @@ def trained_stages(
     groups = stage_parts(stages or profile.qat.stages)
     artifact, message = calibrated(profile, store=store, progress=progress)
     messages = [message]
+    if on_stage is not None:
+        on_stage(artifact)
     for number in range(1, len(groups) + 1):
         artifact, message = run_stage(
             profile, store=store, parent=artifact, number=number, groups=groups, force=force, progress=progress
@@ -86,11 +88,12 @@ def run_stage(
     parts = tuple(part for group in groups[:number] for part in group)
     steps = profile.qat.steps_per_stage * len(groups[number - 1])
     split = load_split(profile.data, name="train", progress=progress)
+    place = {"stage": number, "stages": len(groups), "parts": parts}
     key = training_key(
-        KIND, parent=parent, profile=profile, schedule=profile.qat, steps=steps, split=split, extra={"parts": parts}
+        KIND, parent=parent, profile=profile, schedule=profile.qat, steps=steps, split=split, extra=place
     )
     label = f"stage {number}/{len(groups)} (+{'+'.join(groups[number - 1])})"
-    if (known := store.find(KIND, key=key)) and not force:
+    if not force and (known := store.find(KIND, key=key)):
         return known, f"{label}: already trained"
     quantized = load_quantized(parent, profile=profile, latent=True).switched(parts)
     plan = Run(profile=profile, schedule=profile.qat, steps=steps, key=key, scratch=store.scratch(KIND, key=key))
@@ -103,6 +106,8 @@ def run_stage(
         progress=progress,
         freeze_batchnorm=True,
     )
+    if result.ema_state is not None:
+        quantized.detector.load_state_dict(result.ema_state)
     trainable = int(str(parent.manifest.metrics["trainable"]))
     cost = quantized_cost(quantized, profile=profile, split=split, trainable=trainable)
 
@@ -140,6 +145,7 @@ def training_key(
         {
             "kind": kind,
             "parent": parent.digest,
+            "model": profile.model.content() | {"weights": None},
             "schedule": {name: value for name, value in schedule.content().items() if name not in _NOT_A_RESULT},
             "steps": steps,
             "queue": [profile.data.queue_length, profile.data.drop_one_frame],

@@ -40,9 +40,8 @@ def run(
     """
     schedule = profile.float_training
     if dry_run:
-        return dry(
-            [f"train {profile.model.name} from scratch: {schedule.steps} steps of {schedule.batch_size} samples"]
-        )
+        origin, size = schedule.start_from or "scratch", schedule.batch_size
+        return dry([f"train {profile.model.name} from {origin}: {schedule.steps} steps of {size} samples"])
     split = load_split(profile.data, name="train", progress=progress)
     split = with_more_seeds(split, data=profile.data, progress=progress)
     start = _start(profile, store=store)
@@ -56,7 +55,7 @@ def run(
             "seed": profile.seed,
         }
     )
-    if (known := store.find(KIND, key=key)) and not force:
+    if not force and (known := store.find(KIND, key=key)):
         return _outcome(known, message="already trained; --force trains again")
     torch.manual_seed(profile.seed)
     detector = build_detector(profile.model, auxiliary=schedule.auxiliary)
@@ -72,6 +71,7 @@ def run(
         plan=plan,
         label="train-float",
         progress=progress,
+        freeze_batchnorm=schedule.freeze_batchnorm,
     )
     if not is_main_process():  # under torchrun, rank 0 alone seals
         return finished(None, messages=["trained; the first process seals the result"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -14,12 +15,21 @@ from accelerate import PartialState
 from torch import Tensor, nn
 
 from pipelines.assemble import device_of
+from pipelines.integrity import UnusableInput, fetched
 from pipelines.samples import Split, training_dataset
 from profiles import Profile
 from profiles.schedule import Optimisation
 from qdbev.data.batches import Slot, TrainingOrder, load_slots
 from qdbev.data.temporal import TemporalDataset
-from qdbev.engine import ExtraState, OptimiserSettings, ScheduleSettings, TrainResult, sum_losses, train
+from qdbev.engine import (
+    DamagedState,
+    ExtraState,
+    OptimiserSettings,
+    ScheduleSettings,
+    TrainResult,
+    sum_losses,
+    train,
+)
 
 Precision = Literal["no", "bf16", "fp16"]
 Loss = Callable[[Any, int], tuple[Tensor, Mapping[str, float | Tensor]]]
@@ -67,43 +77,56 @@ def run_training(
 
     Returns:
         The engine's result; ``model`` holds the last weights.
+
+    Raises:
+        UnusableInput: A camera file or the resume state is damaged.
     """
     profile, schedule = plan.profile, plan.schedule
     dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=schedule)
-    return train(
-        model,
-        loss=loss,
-        batches=NumberedBatches(
-            dataset, batch_size=schedule.batch_size, seed=profile.seed, workers=profile.data.workers
-        ),
-        optimiser=OptimiserSettings(
-            learning_rate=schedule.learning_rate,
-            weight_decay=schedule.weight_decay,
-            part_multipliers={"img_backbone": schedule.backbone_multiplier},
-            clip_norm=schedule.clip_norm,
-        ),
-        schedule=ScheduleSettings(
-            steps=plan.steps,
-            warmup_steps=schedule.warmup_steps,
-            warmup_ratio=schedule.warmup_ratio,
-            shape=schedule.curve,
-            minimum_ratio=schedule.final_ratio,
-        ),
-        scratch=plan.scratch,
-        key=plan.key,
-        precision=_PRECISIONS[schedule.precision],
-        accumulation=schedule.accumulation,
-        ema_decay=schedule.ema_decay,
-        freeze_batchnorm=freeze_batchnorm,
-        seed=profile.seed,
-        device=profile.device,
-        save_every=schedule.save_every,
-        log_every=schedule.log_every,
-        extra_state=extra_state,
-        tensorboard=True,
-        progress=progress,
-        label=label,
-    )
+    with _resuming():
+        return train(
+            model,
+            loss=loss,
+            batches=NumberedBatches(
+                dataset, batch_size=schedule.batch_size, seed=profile.seed, workers=profile.data.workers
+            ),
+            optimiser=OptimiserSettings(
+                learning_rate=schedule.learning_rate,
+                weight_decay=schedule.weight_decay,
+                part_multipliers={"img_backbone": schedule.backbone_multiplier},
+                clip_norm=schedule.clip_norm,
+            ),
+            schedule=ScheduleSettings(
+                steps=plan.steps,
+                warmup_steps=schedule.warmup_steps,
+                warmup_ratio=schedule.warmup_ratio,
+                shape=schedule.curve,
+                minimum_ratio=schedule.final_ratio,
+            ),
+            scratch=plan.scratch,
+            key=plan.key,
+            precision=_PRECISIONS[schedule.precision],
+            accumulation=schedule.accumulation,
+            ema_decay=schedule.ema_decay,
+            freeze_batchnorm=freeze_batchnorm,
+            seed=profile.seed,
+            device=profile.device,
+            save_every=schedule.save_every,
+            log_every=schedule.log_every,
+            extra_state=extra_state,
+            tensorboard=True,
+            progress=progress,
+            label=label,
+        )
+
+
+@contextmanager
+def _resuming() -> Iterator[None]:
+    """Around a training: a resume state that cannot be gone on from is damaged input, as an artifact would be."""
+    try:
+        yield
+    except DamagedState as error:
+        raise UnusableInput(str(error)) from error
 
 
 class NumberedBatches:
@@ -116,8 +139,8 @@ class NumberedBatches:
         self._workers = workers
 
     def __call__(self, start: int, *, stride: int) -> Iterator[Any]:
-        """Batches ``start``, ``start + stride``, ... without end."""
-        return load_slots(self._dataset, batches=self._slots(start, stride=stride), workers=self._workers)
+        """Batches ``start``, ``start + stride``, ... without end; a damaged camera file is ``UnusableInput``."""
+        return fetched(load_slots(self._dataset, batches=self._slots(start, stride=stride), workers=self._workers))
 
     def _slots(self, start: int, *, stride: int) -> Iterator[list[Slot]]:
         order = TrainingOrder(len(self._dataset), seed=self._seed)

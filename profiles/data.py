@@ -29,7 +29,7 @@ class DataProfile(Document):
     seed: int = Field(default=0, ge=0)
     """Seed of the synthetic scenes; apart from the seed of training."""
     more_seeds: tuple[int, ...] = ()
-    """Synthetic only: for each of these seeds, as many training scenes again; float training alone sees them."""
+    """For each of these seeds as many synthetic training scenes again, for float training alone; not used elsewhere."""
     sweeps: Literal["none", "val", "all"] = "none"
     """Splits that also get the 12 Hz camera sweeps between key frames (synthetic only)."""
     queue_length: int = Field(default=2, ge=1, le=8)
@@ -44,6 +44,6 @@ class DataProfile(Document):
     @model_validator(mode="after")
     def _seeds_differ(self) -> DataProfile:
         seeds = (self.seed, *self.more_seeds)
-        if self.more_seeds and (self.source != "synthetic" or len(set(seeds)) != len(seeds)):
-            raise ValueError(f"more_seeds {self.more_seeds} needs source synthetic, and seeds other than {self.seed}")
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"more_seeds {self.more_seeds} must differ from seed {self.seed} and from each other")
         return self

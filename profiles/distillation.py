@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from .document import Document
 from .schedule import Schedule
@@ -39,12 +39,25 @@ class DistillationProfile(Document):
     combine: Literal["product", "additive"] = "product"
     """Eq. 6 as printed, or the sum of both losses (ablation)."""
     detach: Literal["image", "bev"] | None = None
-    """The factor of the product that carries no gradient; null lets both."""
+    """The factor of the product that carries no gradient; null lets both, and is needed where combine is additive."""
     weight: float | Literal["auto"] = Field(default="auto")
-    """Factor on the objective; auto sets it from the first steps and records it."""
+    """Factor on the objective, at least 0; auto sets it from the first steps and records it."""
     auto_share: float = Field(default=0.05, gt=0, le=10)
     """With weight auto: the objective starts at this share of the detection loss."""
     auto_steps: int = Field(default=8, ge=1)
     """With weight auto: steps over which both losses are averaged to set the weight."""
     schedule: DistillationSchedule = DistillationSchedule()
     """The training of this phase."""
+
+    @field_validator("weight")
+    @classmethod
+    def _never_negative(cls, value: float | str) -> float | str:
+        if not isinstance(value, str) and value < 0:
+            raise ValueError("must be auto or a number of at least 0")
+        return value
+
+    @model_validator(mode="after")
+    def _only_a_product_has_factors(self) -> DistillationProfile:
+        if self.detach is not None and self.combine != "product":
+            raise ValueError(f"detach is {self.detach}; it must be null where combine is {self.combine}")
+        return self

@@ -10,6 +10,7 @@ from .document import Document
 
 Bits = Literal[2, 3, 4, 5, 6, 7, 8, 32]
 Observer = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
+WeightObserver = Literal["minmax", "moving_average", "percentile", "mse"]  # entropy works per tensor only
 
 
 class QuantizationProfile(Document):
@@ -21,8 +22,8 @@ class QuantizationProfile(Document):
     """Bits of activations; 32 leaves them in float."""
     scale_rule: Literal["qdbev", "hawq"] = "qdbev"
     """Step from the largest magnitude r over k bits: qdbev 2r/(2^k-1) (the paper's Eq. 1), hawq r/(2^(k-1)-1)."""
-    weight_observer: Observer = "minmax"
-    """How the range of a weight is chosen."""
+    weight_observer: WeightObserver = "minmax"
+    """How the range of a weight is chosen; all but minmax need weight_range frozen."""
     activation_observer: Observer = "minmax"
     """How the range of an activation is chosen from the calibration samples."""
     percentile: float = Field(default=99.9, gt=50, le=100)
@@ -30,9 +31,9 @@ class QuantizationProfile(Document):
     embedding: Literal["weight", "float"] = "weight"
     """Embedding tables: quantized like weights, or left in float."""
     first_last_bits: Bits | None = None
-    """Bits of the first and the last layer, weights and activations; null treats them like all others (the paper)."""
+    """Bits of the first layer and of the last layers for class and box; null treats them as the others (the paper)."""
     weight_range: Literal["follow", "frozen"] = "follow"
-    """In training, weight ranges follow the weights at every step, or stay as calibrated."""
+    """In training, weight ranges follow the weights at every step (minmax only), or stay as calibrated."""
     activation_range: Literal["frozen", "moving"] = "frozen"
     """In training, activation ranges stay as calibrated, or follow a moving average."""
 
@@ -50,4 +51,13 @@ class QuantizationProfile(Document):
     def _float_keeps_all(self) -> QuantizationProfile:
         if self.is_float and self.first_last_bits not in (None, 32):
             raise ValueError("first_last_bits must be null or 32 where weight_bits and activation_bits are 32")
+        return self
+
+    @model_validator(mode="after")
+    def _only_minmax_follows(self) -> QuantizationProfile:
+        if self.weight_range == "follow" and self.weight_observer != "minmax":
+            raise ValueError(
+                f"weight_range must be frozen where weight_observer is {self.weight_observer}; only minmax ranges "
+                "follow the weights"
+            )
         return self

@@ -16,7 +16,7 @@ from .document import Document
 class Optimisation(Document):
     """AdamW, its learning-rate curve, precision and augmentation."""
 
-    outside_digest: ClassVar[frozenset[str]] = frozenset({"save_every", "log_every"})
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"save_every"})
 
     batch_size: int = Field(default=1, ge=1)
     """Samples per step and process."""
@@ -66,6 +66,8 @@ class FloatSchedule(Schedule):
     """Train dense heads beside the detector (heat, heading, velocity, depth); they are dropped afterwards."""
     start_from: str | None = None
     """Weights to start from: zoo, or any artifact of kind float by path or name; null starts from scratch."""
+    freeze_batchnorm: bool = False
+    """Hold batch norms in evaluation mode, as quantization-aware training does: for its float control."""
     single_frame_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps, at the start, on the current frame alone: quicker, and history is learned after."""
 

@@ -1,5 +1,7 @@
 """What the shell sees: tables, messages, JSON, sentences for errors, exit codes.
 
+stdout holds results alone: whatever libraries print while a command runs goes to stderr.
+
 Exit codes: 0 done; 1 a bug; 2 usage or profile; 3 missing or damaged artifact or data; 130 stopped by Ctrl-C.
 """
 
@@ -18,7 +20,8 @@ from typing import Any
 import typer
 
 Result = Mapping[str, Any]
-"""What a pipeline returns: ``artifact``, ``tables``, ``metrics``, ``messages``, ``plan``."""
+"""What a pipeline returns: ``artifact``, ``tables``, ``metrics``, ``messages``, ``plan``; some also a ``text`` to read
+or a ``document`` for another program."""
 
 BUG, USAGE, INPUT, STOPPED = 1, 2, 3, 130
 
@@ -26,14 +29,13 @@ BUG, USAGE, INPUT, STOPPED = 1, 2, 3, 130
 def guarded(action: Callable[[], Result], *, as_json: bool) -> None:
     """Run a command and print its result, or the sentence for what went wrong.
 
-    With ``as_json`` stdout carries exactly one JSON document, also for an error; whatever libraries print meanwhile
-    goes to stderr.
+    With ``as_json`` stdout carries exactly one JSON document, also for an error.
 
     Raises:
         typer.Exit: With the exit code, unless all went well.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        with contextlib.redirect_stdout(sys.stderr):
             result = action()
         code = int(result.get("exit_code", 0))
     except (typer.Exit, SystemExit, BrokenPipeError):
@@ -46,7 +48,7 @@ def guarded(action: Callable[[], Result], *, as_json: bool) -> None:
         if as_json:
             typer.echo(as_document(result))
     else:
-        typer.echo(as_document(result) if as_json else as_text(result))
+        _show(result, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
@@ -65,8 +67,10 @@ def exit_code(error: BaseException) -> int:
 
 
 def as_text(result: Result) -> str:
-    """Tables, messages, the plan of a dry run, and last what was made and where."""
+    """Tables, text, the plan of a dry run, messages, and last what was made and where."""
     blocks = [_table(table) for table in result.get("tables") or ()]
+    if text := str(result.get("text", "")).rstrip():
+        blocks.append(text)
     plan = result.get("plan")
     if plan:
         blocks.append("\n".join(["Would do:", *(f"  {_step(step)}" for step in plan)]))
@@ -76,15 +80,25 @@ def as_text(result: Result) -> str:
         lines.append(f"{artifact['kind']} {artifact['name']} ({artifact['digest'][:12]}): {artifact['path']}")
     if lines:
         blocks.append("\n".join(lines))
-    if "text" in result:
-        blocks.append(str(result["text"]).rstrip())
     return "\n\n".join(blocks)
 
 
 def as_document(result: Result) -> str:
     """The result as one JSON document; NaN and infinity, which JSON lacks, become null."""
-    plain = {name: value for name, value in result.items() if name != "text"}
+    plain = {name: value for name, value in result.items() if name not in ("text", "document")}
     return json.dumps(_plain(plain), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _show(result: Result, *, as_json: bool) -> None:
+    """Print a result; a ``document`` has stdout for itself, to the byte, and all else goes to stderr."""
+    if as_json:
+        typer.echo(as_document(result))
+        return
+    document = result.get("document")
+    if document is not None:
+        typer.echo(document, nl=False)
+    if text := as_text(result):
+        typer.echo(text, err=document is not None)
 
 
 def _table(table: Mapping[str, Any]) -> str:

@@ -12,13 +12,15 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import Any
 
 import profiles
-from pipelines import evaluate
+from pipelines import train_float
 from pipelines.assemble import float_artifact
 from pipelines.calibration import calibrated
 from pipelines.comparison import interval, matches_of
 from pipelines.distillation import distil
+from pipelines.evaluation import evaluate_artifact
 from pipelines.stages import trained_stages
 from pipelines.store import Artifact, Store
 from profiles import Profile
@@ -34,7 +36,8 @@ HEADER = """# Results
 Intervals are 95 % of the paired bootstrap over scenes: they say how far other scenes would move a result, not how far
 another training would, which is what the seeds are for. A difference whose interval holds zero is called none. PTQ is
 min-max calibration on {calibration} training samples. Each QAT run takes {steps} steps; `longer` and `+ VGD` take
-{more} steps more from the progressive run, without and with the view-guided loss.
+{more} steps more from the progressive run, without and with the view-guided loss. `float, longer` is the control: the
+float detector trained on for all these steps in the same way.
 """
 
 
@@ -60,6 +63,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--profile", default="w4a6", help="bits that are trained")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--control", type=int, nargs="*", default=[0], help="seeds with a float control")
     parser.add_argument("--train-only", action="store_true", help="seal everything, print nothing")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     options = parser.parse_args()
@@ -74,7 +78,7 @@ def main() -> None:
 
 def score(model: Artifact, *, profile: Profile, store: Store) -> Artifact:
     """Its sealed evaluation."""
-    return evaluate.evaluate_artifact(profile, store=store, model=model, progress=True)
+    return evaluate_artifact(profile, store=store, model=model, progress=True)
 
 
 def post_training(name: str, options: argparse.Namespace, *, store: Store) -> Scored:
@@ -85,7 +89,7 @@ def post_training(name: str, options: argparse.Namespace, *, store: Store) -> Sc
 
 
 def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Scored]:
-    """Standard and progressive QAT, and on top of the latter the same further steps without and with distillation."""
+    """The float control, standard and progressive QAT, and on top of the latter further steps without and with VGD."""
     profile = profiles.load(options.profile, model=options.model, overrides=options.overrides, seed=seed)
     standard, _ = trained_stages(profile, store=store, stages=1, progress=True)
     progressive, _ = trained_stages(profile, store=store, stages=4, progress=True)
@@ -98,7 +102,29 @@ def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Score
         "progressive QAT + VGD": guided,
     }
     bits = profile.quantization.label
-    return [Scored(name, bits, seed, score(model, profile=profile, store=store)) for name, model in models.items()]
+    scored = [Scored(name, bits, seed, score(model, profile=profile, store=store)) for name, model in models.items()]
+    return [control(seed, options, store=store), *scored] if seed in options.control else scored
+
+
+def control(seed: int, options: argparse.Namespace, *, store: Store) -> Scored:
+    """The float detector trained on for as many steps as QAT and distillation take, in the same way."""
+    profile = profiles.load(options.profile, model=options.model, overrides=options.overrides, seed=seed)
+    taken = ("batch_size", "learning_rate", "backbone_multiplier", "warmup_steps", "clip_norm", "precision")
+    same = {name: getattr(profile.qat, name) for name in taken}
+    steps = 4 * profile.qat.steps_per_stage + profile.distillation.schedule.steps
+    own: dict[str, Any] = {
+        "steps": steps,
+        "start_from": profile.model.weights,
+        "freeze_batchnorm": True,
+        "auxiliary": False,
+    }
+    own |= {"single_frame_share": 0, "ema_decay": "null"} | same
+    words = [f"float_training.{name}={value}" for name, value in own.items()]
+    words += ["data.more_seeds=[]", f"data.train_scenes={profile.data.train_scenes}"]
+    longer = profiles.load("float", model=options.model, overrides=[*options.overrides, *words], seed=seed)
+    outcome = train_float.run(longer, store=store)
+    model = store.open(outcome["artifact"]["digest"])
+    return Scored("float, longer", "W32A32", seed, score(model, profile=profile, store=store))
 
 
 def document(reference: Scored, ptq: Sequence[Scored], trained: Sequence[Scored], *, profile: Profile) -> str:
@@ -131,6 +157,7 @@ def document(reference: Scored, ptq: Sequence[Scored], trained: Sequence[Scored]
         lines.append(f"| {name} | {len(values)} | {mean(values):.4f} | {spread} | {mean(values) / reference.nds:.3f} |")
     lines += ["", "| difference in NDS | each seed, with the 95 % interval over scenes | mean |", "|---|---|---|"]
     for better, worse in (
+        ("progressive QAT + VGD", "float, longer"),
         ("progressive QAT", "standard QAT"),
         ("progressive QAT + VGD", "progressive QAT, longer"),
         ("progressive QAT + VGD", "progressive QAT"),
@@ -143,6 +170,8 @@ def _difference(better: str, worse: str, trained: Sequence[Scored], *, profile: 
     cells, values = [], []
     for seed in dict.fromkeys(one.seed for one in trained):
         pair = {one.name: one for one in trained if one.seed == seed}
+        if not {better, worse} <= pair.keys():
+            continue
         found = interval(
             matches_of(pair[worse].evaluation, profile=profile),
             matches_of(pair[better].evaluation, profile=profile),
@@ -150,7 +179,8 @@ def _difference(better: str, worse: str, trained: Sequence[Scored], *, profile: 
         )
         values.append(found["value"])
         cells.append(f"{found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]")
-    return f"| {better} − {worse} | {'; '.join(cells)} | {mean(values):+.4f} |"
+    average = f"{mean(values):+.4f}" if values else "-"
+    return f"| {better} − {worse} | {'; '.join(cells) or '-'} | {average} |"
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ class LoadMultiView(BaseTransform):
                 f"camera image {path} cannot be read ({error.strerror}); unpack or generate it."
             ) from error
         whole = path.suffix.lower() not in (".jpg", ".jpeg") or _JPEG_END in raw[-64:]
-        image = cv2.imdecode(np.frombuffer(raw, dtype=np.uint8), cv2.IMREAD_COLOR) if raw and whole else None
+        image = _decoded(raw) if raw and whole else None
         if image is None:
             raise ValueError(f"camera image {path} is truncated or not an image; unpack or generate it again.")
         if image.shape[:2] != tuple(size):
@@ -59,6 +59,14 @@ class LoadMultiView(BaseTransform):
                 "use the images that belong to these tables."
             )
         return image
+
+
+def _decoded(raw: bytes) -> Image | None:
+    """The image in a file's bytes, BGR; None where OpenCV finds none."""
+    try:
+        return cv2.imdecode(np.frombuffer(raw, dtype=np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # a damaged header that announces an impossible size
+        return None
 
 
 @TRANSFORMS.register_module()

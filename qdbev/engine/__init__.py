@@ -7,11 +7,13 @@ from qdbev.engine.objective import Loss, sum_losses
 from qdbev.engine.optimiser import OptimiserSettings
 from qdbev.engine.randomness import seed_everything
 from qdbev.engine.schedule import ScheduleSettings, learning_rate_factor
+from qdbev.engine.state import DamagedState
 from qdbev.engine.training import train
 
 __all__ = [
     "AverageWeights",
     "Batches",
+    "DamagedState",
     "ExtraState",
     "Loss",
     "Moment",

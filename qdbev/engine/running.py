@@ -18,7 +18,7 @@ from qdbev.engine.curve import Curve
 from qdbev.engine.interruption import StopSignals
 from qdbev.engine.moment import ExtraState, Moment, OnSave, OnStep, TrainResult
 from qdbev.engine.schedule import ScheduleSettings, learning_rate_factor
-from qdbev.engine.state import load_state, save_state
+from qdbev.engine.state import DamagedState, ResumeState, load_state, save_state
 from qdbev.engine.stepping import Outcome, Stepper
 
 
@@ -48,16 +48,18 @@ class Run:
     bar: Any = None
 
     def resume(self) -> int:
-        """Load the saved state, if there is one; give the step."""
+        """Load the saved state, if there is one; give the step.
+
+        Raises:
+            DamagedState: It is damaged, or of a run with other parts under the same key.
+        """
         state = load_state(self.scratch, key=self.key)
         if state is not None:
-            self.stepper.load(state.tensors, numbers=state.record["numbers"])
-            if self.extra_state is not None:
-                self.extra_state.load_state_tensors(_without_prefix(state.tensors, prefix="extra:"))
-            self.step = state.step
-            self.curve.load_state(state.record["curve"])
-            self.skipped, self.bad = state.record["skipped"], state.record["bad"]
-            self.seconds = state.record["seconds"]
+            try:
+                self._take_up(state)
+            except (ValueError, KeyError) as error:
+                reason = f"{state.folder} does not fit this run ({error}): delete that folder to start again"
+                raise DamagedState(f"resume state {reason}") from error
         steps = self.accelerator.gather(torch.tensor([self.step], device=self.accelerator.device)).tolist()
         if len(set(steps)) > 1:
             raise ValueError(f"processes resume at different steps {steps}: {self.scratch} must be seen by all of them")
@@ -109,6 +111,15 @@ class Run:
             self.bar.close()
             for tracker in self.accelerator.trackers:
                 tracker.finish()
+
+    def _take_up(self, state: ResumeState) -> None:
+        self.stepper.load(state.tensors, numbers=state.record["numbers"])
+        if self.extra_state is not None:
+            self.extra_state.load_state_tensors(_without_prefix(state.tensors, prefix="extra:"))
+        self.step = state.step
+        self.curve.load_state(state.record["curve"])
+        self.skipped, self.bad = state.record["skipped"], state.record["bad"]
+        self.seconds = state.record["seconds"]
 
     def _left(self) -> bool:
         return self.step < self.schedule.steps

@@ -23,16 +23,22 @@ _LOG = logging.getLogger(__name__)
 _FILES = ("tensors.safetensors", "state.json")
 
 
+class DamagedState(ValueError):
+    """A saved state that a run cannot go on from; the message names its folder and says what to do."""
+
+
 @dataclass(frozen=True)
 class ResumeState:
     """What a state folder holds.
 
     Attributes:
+        folder: Where it lies.
         step: Steps done.
         tensors: Tensors by name, on the CPU.
         record: The rest, as JSON gives it back.
     """
 
+    folder: Path
     step: int
     tensors: dict[str, Tensor]
     record: dict[str, Any]
@@ -81,7 +87,7 @@ def load_state(scratch: Path, *, key: str) -> ResumeState | None:
         The state, or None when there is none of this key (states of other keys are mentioned in the log).
 
     Raises:
-        ValueError: The state is damaged.
+        DamagedState: The state is damaged.
     """
     own = sorted(scratch.glob(_folder_name(key, step=None)))
     if not own:
@@ -91,8 +97,9 @@ def load_state(scratch: Path, *, key: str) -> ResumeState | None:
     content = {name: _verified(own[-1], name=name) for name in _FILES}
     record = json.loads(content["state.json"])
     if record["key"] != key:
-        raise ValueError(f"resume state {own[-1]} is of key {record['key']!r}, not {key!r}: delete that folder")
-    return ResumeState(step=record["step"], tensors=load(content["tensors.safetensors"]), record=record["record"])
+        raise DamagedState(f"resume state {own[-1]} is of key {record['key']!r}, not {key!r}: delete that folder")
+    tensors = load(content["tensors.safetensors"])
+    return ResumeState(folder=own[-1], step=record["step"], tensors=tensors, record=record["record"])
 
 
 def _folder_name(key: str, *, step: int | None) -> str:
@@ -136,7 +143,7 @@ def _verified(folder: Path, *, name: str) -> bytes:
         expected = json.loads((folder / "digests.json").read_bytes())[name]
         data = (folder / name).read_bytes()
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"resume state {folder} is damaged ({error}): delete that folder to start again") from error
+        raise DamagedState(f"resume state {folder} is damaged ({error}): delete that folder to start again") from error
     if hashlib.sha256(data).hexdigest() != expected:
-        raise ValueError(f"resume state {folder} is damaged ({name} has changed): delete that folder to start again")
+        raise DamagedState(f"resume state {folder} is damaged ({name} has changed): delete that folder to start again")
     return data

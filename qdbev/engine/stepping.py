@@ -112,16 +112,16 @@ class Stepper:
         Raises:
             ValueError: The state is of another model, optimiser or precision.
         """
-        try:
-            self.model.load_state_dict(_of_kind("model", tensors=tensors), strict=True)
-        except RuntimeError as error:
-            raise ValueError(f"the resume state is of another model: {error}") from error
+        state, own = _of_kind("model", tensors=tensors), self.model.state_dict()
+        if odd := _differing(state, own):
+            raise ValueError(f"it is of another model, {len(odd)} tensors differ, first {odd[0]}")
+        self.model.load_state_dict(state, strict=True)
         load_optimiser_tensors(self._plain, tensors=_of_kind("moment", tensors=tensors))
         if self.average is not None:
             self.average.load_tensors(_of_kind("average", tensors=tensors))
             self.average.updates = numbers["average_updates"]
         if (self._accelerator.scaler is None) != (numbers["scaler"] is None):
-            raise ValueError("the resume state is of a run of another precision")
+            raise ValueError("it is of a run of another precision")
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(numbers["scaler"])
 
@@ -164,3 +164,12 @@ class Stepper:
 
 def _of_kind(kind: str, *, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.partition(":")[2]: tensor for name, tensor in tensors.items() if name.startswith(kind + ":")}
+
+
+def _differing(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    """Names that one of the two lacks or has in another shape."""
+    return sorted(name for name in {*state, *own} if _shape(state, name) != _shape(own, name))
+
+
+def _shape(tensors: Mapping[str, Tensor], name: str) -> object:
+    return tensors[name].shape if name in tensors else None

@@ -83,7 +83,8 @@ def train(
         Curve, averaged weights and counts; the model itself holds the trained weights.
 
     Raises:
-        ValueError: Settings out of range, a damaged resume state, batches that end, or losses that stay non-finite.
+        DamagedState: A resume state that cannot be gone on from.
+        ValueError: Settings out of range, batches that end, or losses that stay non-finite.
     """
     _check_counts(
         save_every=save_every, log_every=log_every, accumulation=accumulation, nonfinite_limit=nonfinite_limit

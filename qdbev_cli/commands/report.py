@@ -26,15 +26,31 @@ class Format(enum.StrEnum):
 def report(
     options: RunOptions,
     *,
-    format: Annotated[Format, typer.Option("--format", help="Format of the report.")] = Format.table,
-    out: Annotated[Path | None, typer.Option(help="File or folder to write; stdout or the store otherwise.")] = None,
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", help="Format of the report.", show_default="as --out ends, otherwise table"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File to write, or folder if the name has no ending.",
+            show_default="stdout; a page goes into the store",
+        ),
+    ] = None,
 ) -> Result:
     """Show size, BOPS and accuracy of what was made.
 
-    Three tables, float to distilled, with the drops, and the training curve.
+    Three tables, float to distilled, with the drops, and the training curve. With md, csv and json stdout holds the
+    document alone.
 
     Example: qdbev report --format html --out report.html
     """
     from pipelines import report
 
-    return report.run(options.load_profile(), format=format.value, out=out, **options.how())
+    wanted = format or _format_of(out)
+    return report.run(options.load_profile(), format=wanted.value, out=out, **options.how())
+
+
+def _format_of(out: Path | None) -> Format:
+    """The format that a file's ending names; otherwise tables to read."""
+    return Format.__members__.get(out.suffix[1:].lower(), Format.table) if out else Format.table

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 import pipelines
@@ -98,6 +99,19 @@ def test_every_command_that_works_takes_the_shared_options(words: list[str]) -> 
         assert f"--{option} " in text
 
 
+def test_the_readme_names_the_commands_that_lack_a_shared_option() -> None:
+    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
+    exempt, shared = re.findall(r"All but ((?:`[a-z-]+`(?:, | and )?)+) take ([^.]*?(?:\.[^.]*?)*)\. Every", readme)[0]
+    options = re.findall(r"`(--[a-z-]+)", shared)
+    assert len(options) == 9
+    lacking = set()
+    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+        for one in getattr(command, "commands", {name: command}).values():
+            taken = {option for parameter in one.params for option in parameter.opts}
+            lacking |= {name} if set(options) - taken else set()
+    assert lacking == set(re.findall(r"`([a-z-]+)`", exempt))
+
+
 def test_importing_and_asking_for_help_loads_no_torch() -> None:
     code = (
         "import sys, profiles, pipelines.store, pipelines.artifacts, qdbev_cli.app\n"
@@ -175,6 +189,9 @@ def test_shared_options_reach_profile_and_pipeline(calls: Calls, words: list[str
         (["evaluate", "qat:w4a6-nano"], {"artifact": "qat:w4a6-nano"}),
         (["report"], {"format": "table", "out": None}),
         (["report", "--format", "html", "--out", "r.html"], {"format": "html", "out": Path("r.html")}),
+        (["report", "--out", "r.md"], {"format": "md", "out": Path("r.md")}),
+        (["report", "--format", "csv", "--out", "r.md"], {"format": "csv", "out": Path("r.md")}),
+        (["report", "--out", "results"], {"format": "table", "out": Path("results")}),
         (["data", "synth"], {"out": None}),
         (["data", "synth", "--out", "d"], {"out": Path("d")}),
     ],

@@ -76,10 +76,20 @@ def test_a_table_without_rows_or_title() -> None:
     ]
 
 
-def test_verbatim_text_comes_last_and_stays_out_of_json() -> None:
-    result = {"messages": ["hello"], "text": "a: 1\n"}
-    assert as_text(result) == "hello\n\na: 1"
-    assert json.loads(as_document(result)) == {"messages": ["hello"]}
+def test_verbatim_text_comes_before_what_was_made_and_stays_out_of_json() -> None:
+    artifact = {"kind": "compression", "name": "w4a6-nano", "path": "runs/x", "digest": "ab" * 32, "key": "c"}
+    result = {"messages": ["compressed"], "text": "a: 1\n", "artifact": artifact}
+    assert as_text(result) == "a: 1\n\ncompressed\ncompression w4a6-nano (abababababab): runs/x"
+    assert json.loads(as_document(result)) == {"messages": ["compressed"], "artifact": artifact}
+
+
+def test_a_document_has_stdout_for_itself_to_the_byte(capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"document": "a,b\n1,2\n", "messages": ["training curve: runs/_report/curve.png"]}
+    guarded(lambda: result, as_json=False)
+    assert capsys.readouterr() == ("a,b\n1,2\n", "training curve: runs/_report/curve.png\n")
+    guarded(lambda: {"document": "", "messages": ["report: r.csv"]}, as_json=False)
+    assert capsys.readouterr() == ("", "report: r.csv\n")
+    assert json.loads(as_document(result)) == {"messages": ["training curve: runs/_report/curve.png"]}
 
 
 def test_json_has_null_for_undefined_numbers_and_text_for_paths(tmp_path: Any) -> None:
@@ -117,14 +127,17 @@ def test_a_bug_says_so_with_its_traceback(capsys: pytest.CaptureFixture[str]) ->
     assert err.endswith("qdbev: this is a bug in qdbev (KeyError: 'missing')\n")
 
 
-def test_with_json_stdout_holds_one_document_whatever_libraries_print(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("as_json", [True, False])
+def test_stdout_holds_the_result_alone_whatever_libraries_print(
+    capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
     def chatty() -> dict[str, Any]:
         print("Loading NuScenes tables ...")
-        return {"metrics": {"nds": 0.4}}
+        return {"messages": ["done"]}
 
-    guarded(chatty, as_json=True)
+    guarded(chatty, as_json=as_json)
     out, err = capsys.readouterr()
-    assert json.loads(out) == {"metrics": {"nds": 0.4}}
+    assert (json.loads(out) if as_json else out) == ({"messages": ["done"]} if as_json else "done\n")
     assert err == "Loading NuScenes tables ...\n"
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from qdbev.engine.state import load_state, save_state
+from qdbev.engine.state import DamagedState, load_state, save_state
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(7), "half": torch.ones(3, dtype=torch.bfloat16)}
 RECORD = {"curve": [{"loss": 0.1 + 0.2}], "name": "x"}
@@ -100,7 +100,7 @@ def test_damage_is_named(tmp_path, name, damage):
     else:
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
-    with pytest.raises(ValueError, match=r"state-00000120-.* is damaged .* delete that folder"):
+    with pytest.raises(DamagedState, match=r"state-00000120-.* is damaged .* delete that folder"):
         load_state(tmp_path, key="k")
 
 
@@ -120,5 +120,5 @@ def test_state_renamed_to_another_run_is_refused(tmp_path):
     mine = _save(tmp_path / "b", key="k").name
     folder.rename(tmp_path / mine)
     assert theirs != mine
-    with pytest.raises(ValueError, match="is of key 'other', not 'k'"):
+    with pytest.raises(DamagedState, match="is of key 'other', not 'k'"):
         load_state(tmp_path, key="k")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from qdbev.engine import OptimiserSettings, ScheduleSettings, numbered, seed_everything, train
+from qdbev.engine import DamagedState, OptimiserSettings, ScheduleSettings, numbered, seed_everything, train
 from qdbev.engine.randomness import seed_for
 from qdbev.engine.schedule import learning_rate_factor
 
@@ -320,12 +320,27 @@ def test_longer_schedule_of_another_key_starts_afresh(tmp_path):
 
 def test_damaged_state_and_other_models_are_refused(tmp_path):
     _train(tmp_path)
-    with pytest.raises(ValueError, match="resume state is of another model"):
-        _train(tmp_path, model=nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 1)))
+    wide = nn.Sequential(nn.Linear(4, 9), nn.Linear(9, 1))  # differs in 0.bias, 0.weight, five of 1 and two of 4
+    message = r"^resume state .*/state-00000012-\w+ does not fit this run \(it is of another model, 9 tensors differ, "
+    message += r"first 0\.bias\): delete that folder to start again$"
+    with pytest.raises(DamagedState, match=message):
+        _train(tmp_path, model=wide)
     tensors = next(tmp_path.glob("state-*/tensors.safetensors"))
     tensors.write_bytes(tensors.read_bytes()[:-4])
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(DamagedState, match="is damaged"):
         _train(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"ema_decay": None}, {"extra_state": None}])
+def test_a_state_of_other_settings_under_the_same_key_is_damaged(tmp_path, change):
+    counter = _Counter()
+    _train(tmp_path, **{"extra_state": counter, **change})
+    if change == {"ema_decay": None}:
+        with pytest.raises(DamagedState, match=r"state-00000012-\w+ does not fit this run \(averages of 0 parameters"):
+            _train(tmp_path, extra_state=counter)
+    else:
+        with pytest.raises(DamagedState, match=r"state-00000012-\w+ does not fit this run \(.*total"):
+            _train(tmp_path, extra_state=counter)
 
 
 # --- losses that are not finite

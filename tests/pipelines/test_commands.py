@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(settings: list[str], store: Path) -> Call:
     """Run a command with --json and give its document."""
 
-    def run(*words: str, code: int = 0) -> dict[str, Any]:
+    def run(command: str, *words: str, code: int = 0, at: Path = store) -> dict[str, Any]:
         options = [word for setting in settings for word in ("--set", setting)]
-        result = CliRunner().invoke(app, [*words, *options, "--store", str(store), "--device", "cpu", "--json"])
+        options += ["--store", str(at), "--device", "cpu", "--json"]
+        result = CliRunner().invoke(app, [command, *options, *words])
         assert result.exit_code == code, result.output
         document: dict[str, Any] = json.loads(result.stdout)
         return document
@@ -97,6 +99,47 @@ def test_compress_again_finds_everything_and_changes_nothing(
     again = call("compress", "--profile", "w4a6", "--stages", "4")
     assert again["artifact"] == compressed["artifact"]
     assert {path: path.stat().st_mtime_ns for path in store.rglob("*") if path.is_file()} == before
+
+
+def test_another_evaluation_does_not_change_what_compress_says(compressed: dict[str, Any], call: Call) -> None:
+    other = call("evaluate", "--profile", "w4a6", "--set", "data.val_scenes=1")
+    assert other["metrics"]["NDS"] != compressed["metrics"]["QAT+VGD"]["NDS"]
+    again = call("compress", "--profile", "w4a6", "--stages", "4")
+    assert again["metrics"] == compressed["metrics"]
+    assert call("report", "--profile", "w4a6")["metrics"] == compressed["metrics"]
+
+
+def test_a_deleted_stage_is_made_again(compressed: dict[str, Any], call: Call, store: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "runs"
+    shutil.copytree(store, copy)
+    second = next(one for one in Store(copy).list() if one.manifest.data.get("stage") == 2)
+    shutil.rmtree(second.path)
+    again = call("compress", "--profile", "w4a6", "--stages", "4", at=copy)
+    assert again["artifact"]["digest"] == compressed["artifact"]["digest"]
+    assert Store(copy).open(second.digest).manifest.key == second.manifest.key
+
+
+def test_the_model_section_is_in_every_key(call: Call) -> None:
+    made = [call("calibrate", "--profile", "w8a8", "--set", f"model.bev.rotation_nearest={flag}") for flag in (0, 1)]
+    assert made[0]["artifact"]["digest"] != made[1]["artifact"]["digest"]
+    scored = [call("evaluate", "--profile", "float", "--set", f"model.bev.rotation_nearest={flag}") for flag in (0, 1)]
+    assert scored[0]["metrics"] != scored[1]["metrics"]
+
+
+def test_an_artifact_is_evaluated_as_it_was_made(call: Call) -> None:
+    made = call("calibrate", "--profile", "w8a8", "--set", "quantization.scale_rule=hawq")
+    evaluated = call("evaluate", "--profile", "w4a6", made["artifact"]["name"])
+    assert evaluated["metrics"]["NDS"] > 0
+
+
+def test_the_average_of_weights_is_what_qat_seals(call: Call, store: Path) -> None:
+    arguments = ("qat-progressive", "--profile", "w4a6", "--stages", "1")
+    last, average = call(*arguments), call(*arguments, "--set", "qat.ema_decay=0.9")
+    first, second = (
+        load_file(Store(store).open(one["artifact"]["digest"]).file("latent.safetensors")) for one in (last, average)
+    )
+    weight = "img_backbone.layer1.0.conv1.weight"
+    assert not torch.equal(first[weight], second[weight])
 
 
 def test_single_commands_find_what_compress_sealed(compressed: dict[str, Any], call: Call, store: Path) -> None:
@@ -152,9 +195,9 @@ def test_sensitivity_measures_parts_and_saves_work(call: Call) -> None:
     assert [row["name"] for row in rows] == ["float", *PARTS, "all"]
     assert len({json.dumps(row["NDS"]) + json.dumps(row["mATE"]) for row in rows}) > 1
     manifest = json.loads((Path(made["artifact"]["path"]) / "manifest.json").read_text())
-    # six rows of four stages; float backbone, neck, encoder are shared with the rows that quantize only later parts
+    # six rows of four stages; rows share a stage where all before it and itself are the same: "all" has backbone's
     assert manifest["metrics"]["stages_without_sharing"] == 6 * 4 * 4
-    assert manifest["metrics"]["stages_run"] == 4 * (3 + 4 + 5 + 6)
+    assert manifest["metrics"]["stages_run"] == 4 * (2 + 4 + 5 + 6)
 
 
 def test_float_row_of_sensitivity_equals_evaluate(compressed: dict[str, Any], call: Call) -> None:

@@ -1,23 +1,34 @@
-"""Damage is refused by name and no pickle is opened; safetensors are checked from their header alone."""
+"""Damage is refused by name and no pickle is opened; safetensors are checked from their header alone.
+
+Damaged data and resume state are refused alike, wherever they are met; errors of a model keep their own type.
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable
+import shutil
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from torch import Tensor, nn
 
 import profiles
-from pipelines.integrity import UnusableInput, check_safetensors, list_files, reading_data, seal_of
+from pipelines.integrity import UnusableInput, check_safetensors, fetched, list_files, reading_data, seal_of
+from pipelines.samples import Split, load_split
+from pipelines.scoring import evaluation_batches, predict
 from pipelines.store import Artifact, DamagedArtifact, Store
+from pipelines.training import Run, run_training
 
 TENSORS = {
     "x.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -214,3 +225,122 @@ def test_what_is_wrong_with_data_is_unusable_input(error: Exception) -> None:
         raise error
     with pytest.raises(KeyError), reading_data():
         raise KeyError("a bug stays a bug")
+
+
+WORKER_SAID = """Caught ValueError in DataLoader worker process 3.
+Original Traceback (most recent call last):
+  File "fetch.py", line 54, in fetch
+    data = [self.dataset[idx] for idx in possibly_batched_index]
+ValueError: camera image a.jpg is truncated
+"""
+
+
+def test_what_a_loading_process_says_is_cut_to_its_own_sentence() -> None:
+    with pytest.raises(UnusableInput, match=r"^camera image a\.jpg is truncated$"), reading_data():
+        raise ValueError(WORKER_SAID)
+
+
+def test_only_the_fetching_of_a_batch_is_reading_of_data() -> None:
+    def batches() -> Iterator[int]:
+        yield from (1, 2)
+        raise ValueError("file is cut")
+
+    seen = []
+    with pytest.raises(UnusableInput, match="file is cut"):
+        for batch in fetched(batches()):
+            seen.append(batch)
+    assert seen == [1, 2] and list(fetched([])) == []
+    with pytest.raises(ValueError, match="model") as caught:
+        for _ in fetched([1]):
+            raise ValueError("model")
+    assert not isinstance(caught.value, UnusableInput)
+
+
+SMALL = ["data.train_scenes=1", "data.val_scenes=1", "data.key_frames=2", "qat.batch_size=1"]
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    """Two key frames of one scene in a folder that a test may damage."""
+    own = load_split(profiles.load("w4a6", overrides=SMALL).data, name="train")
+    shutil.copytree(own.root, tmp_path / "tree")
+    return replace(own, root=tmp_path / "tree")
+
+
+def _cut(data: bytes) -> bytes:
+    return data[:-9]
+
+
+def _claim_to_be_huge(data: bytes) -> bytes:
+    size = data.index(b"\xff\xc0") + 5  # height and width in a JPEG's start of frame
+    return data[:size] + struct.pack(">HH", 65000, 65000) + data[size + 4 :]
+
+
+@pytest.fixture
+def damaged(split: Split, request: pytest.FixtureRequest) -> Path:
+    image = split.samples[-1]["images"]["CAM_BACK"]["img_path"]
+    path: Path = split.root / image
+    path.write_bytes(request.param(path.read_bytes()))
+    return path
+
+
+def train_two_steps(split: Split, *, scratch: Path, fails: bool = False, overrides: tuple[str, ...] = ()) -> None:
+    """Train two numbers on nothing but how often batches came."""
+    profile = profiles.load("w4a6", overrides=[*SMALL, *overrides], device="cpu")
+    model = nn.ModuleDict({"img_backbone": nn.Linear(1, 1)})
+
+    def loss(batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        if fails:
+            raise ValueError("the model is at fault")
+        return sum((value.square().sum() for value in model.parameters()), torch.zeros(())), {}
+
+    plan = Run(profile=profile, schedule=profile.qat, steps=2, key="k", scratch=scratch)
+    run_training(model, loss=loss, split=split, plan=plan, label="test")
+
+
+@pytest.mark.parametrize("damaged", [_cut, _claim_to_be_huge], indirect=True)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_camera_file_is_unusable_input_in_scoring(split: Split, damaged: Path, workers: int) -> None:
+    profile = profiles.load("w4a6", overrides=[*SMALL, f"data.workers={workers}"])
+    with pytest.raises(UnusableInput, match=r"^camera image .* is truncated or not an image; [^\n]*$") as caught:
+        list(evaluation_batches(split, profile=profile))
+    assert str(damaged) in str(caught.value)
+
+
+@pytest.mark.parametrize("damaged", [_cut], indirect=True)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_camera_file_is_unusable_input_in_training(
+    split: Split, damaged: Path, tmp_path: Path, workers: int
+) -> None:
+    with pytest.raises(UnusableInput, match=r"^camera image .* is truncated or not an image; [^\n]*$") as caught:
+        train_two_steps(split, scratch=tmp_path / "scratch", overrides=(f"data.workers={workers}",))
+    assert str(damaged) in str(caught.value)
+
+
+class _Broken(nn.Module):
+    """A detector at fault."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history = type("History", (), {"reset": lambda self: None})()
+
+    def forward(self, *arguments: Any, **keywords: Any) -> None:
+        raise ValueError("the model is at fault")
+
+
+def test_errors_of_the_model_are_not_renamed(split: Split, tmp_path: Path) -> None:
+    model: Any = _Broken()
+    with pytest.raises(ValueError, match="the model is at fault") as scoring:
+        predict(model, split=split, profile=profiles.load("w4a6", overrides=SMALL, device="cpu"))
+    with pytest.raises(ValueError, match="the model is at fault") as training:
+        train_two_steps(split, scratch=tmp_path / "scratch", fails=True)
+    assert not isinstance(scoring.value, UnusableInput) and not isinstance(training.value, UnusableInput)
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "digests.json"])
+def test_a_damaged_resume_state_is_unusable_input(split: Split, tmp_path: Path, name: str) -> None:
+    train_two_steps(split, scratch=tmp_path / "scratch")
+    path = next((tmp_path / "scratch").glob(f"state-*/{name}"))
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UnusableInput, match=r"^resume state .*scratch/state-.* is damaged .* delete that folder"):
+        train_two_steps(split, scratch=tmp_path / "scratch")

@@ -192,7 +192,11 @@ def test_a_file_that_is_no_profile(tmp_path: Path, text: str, sentence: str) -> 
     assert sentence in str(caught.value)
 
 
-@pytest.mark.parametrize("words", [["data.more_seeds=[0]"], ["data.more_seeds=[1]", "data.source=/data/nuscenes"]])
-def test_further_seeds_are_others_and_synthetic(words: list[str]) -> None:
+@pytest.mark.parametrize("seeds", ["[0]", "[1, 1]"])
+def test_further_seeds_are_others(seeds: str) -> None:
     with pytest.raises(ProfileError, match="more_seeds"):
-        profiles.load("float", overrides=words)
+        profiles.load("float", overrides=[f"data.more_seeds={seeds}"])
+
+
+def test_the_float_profile_takes_ones_own_data() -> None:
+    assert profiles.load("float", overrides=["data.source=/data/nuscenes"]).data.source == "/data/nuscenes"

@@ -1,15 +1,20 @@
 """Generate a synthetic nuScenes tree, go on where a killed call stopped, or let a tree grow.
 
 Order of writing: settings, then per scene its files and last its fragment, then maps and tables, last the marker.
-So a fragment or marker that stands in the tree speaks of whole files.
+So a fragment or marker that stands in the tree speaks of whole files. One process at a time works on a tree: others
+wait at a lock file beside it.
 """
 
+import errno
 import hashlib
 import json
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +22,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from tqdm import tqdm
 
 from qdbev.data.synthetic.scene import render_scene
@@ -68,10 +74,11 @@ def generate(
     """Make a tree of synthetic scenes in nuScenes format, or complete one.
 
     Each scene depends on the seed, its name and the settings alone, so a tree grows by rendering only what it lacks.
-    The tables list exactly the scenes asked for; scenes rendered earlier stay on disk for a later call.
+    The tables list exactly the scenes asked for; scenes rendered earlier stay on disk for a later call. While another
+    process works on the same tree, this call waits.
 
     Args:
-        root: Folder of the tree, made if missing.
+        root: Folder of the tree, made if missing; the file ``.<name>.lock`` beside it stays.
         version: Name of the folder of tables.
         train_scenes: How many scenes of the train split, 0..700.
         val_scenes: How many scenes of the val split, 0..150.
@@ -88,31 +95,50 @@ def generate(
     settings = Settings(version, seed, *image_size_px, key_frames, sweeps)
     train, val = scene_names(train_scenes=train_scenes, val_scenes=val_scenes)
     root = Path(root)
-    _prepare(root, settings)
-    if _is_sealed(root, train, val):
+    with _alone(root):
+        _prepare(root, settings)
+        if not _is_sealed(root, train, val):
+            with_sweeps: set[str] = {"none": set[str](), "val": set(val), "all": {*train, *val}}[sweeps]
+            jobs = [(name, name in with_sweeps) for name in (*train, *val) if not fragment_path(root, name).exists()]
+            done = _rendered(root, settings, jobs, workers)
+            for _ in tqdm(done, total=len(jobs), unit="scene", disable=not progress):
+                pass
+            _assemble(root, settings, train, val)
         return verify(root)
-    with_sweeps: set[str] = {"none": set[str](), "val": set(val), "all": {*train, *val}}[sweeps]
-    jobs = [(name, name in with_sweeps) for name in (*train, *val) if not fragment_path(root, name).exists()]
-    for _ in tqdm(_rendered(root, settings, jobs, workers), total=len(jobs), unit="scene", disable=not progress):
-        pass
-    _assemble(root, settings, train, val)
-    return verify(root)
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[None]:
+    """Hold the lock of a tree; where nothing can be written beside it, such as on a read-only disk, go on without."""
+    place = root.resolve()
+    with ExitStack() as held:
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(FileLock(place.parent / f".{place.name}.lock"))
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+        yield
 
 
 def _prepare(root: Path, settings: Settings) -> None:
-    """Make the folders, or refuse a folder that holds something else."""
+    """Write the settings, then make the folders, or refuse a folder that holds something else."""
     path = root / SETTINGS
     if path.exists():
         known = json.loads(path.read_text())
         if known != settings.as_dict():
             differ = [f"{k}: {known.get(k)!r}, asked {v!r}" for k, v in settings.as_dict().items() if known.get(k) != v]
             raise ValueError(f"{root} holds scenes of other settings ({'; '.join(differ)}); choose another folder")
-    elif root.exists() and any(root.iterdir()):
-        raise ValueError(f"{root} is not empty and holds no synthetic data set; choose another folder")
+    else:
+        root.mkdir(parents=True, exist_ok=True)
+        unfinished = set(root.glob(f".{SETTINGS}.[0-9]*"))  # a call was killed as it wrote them
+        if set(root.iterdir()) - unfinished:
+            raise ValueError(f"{root} is not empty and holds no synthetic data set; choose another folder")
+        for scratch in unfinished:
+            scratch.unlink()
+        write_atomically(path, json.dumps(settings.as_dict(), indent=1))
     for folder in ("scenes", "maps", settings.version, *DATA_FOLDERS):
         (root / folder).mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        write_atomically(path, json.dumps(settings.as_dict(), indent=1))
 
 
 def _is_sealed(root: Path, train: list[str], val: list[str]) -> bool:
@@ -134,7 +160,8 @@ def _rendered(root: Path, settings: Settings, jobs: list[tuple[str, bool]], work
         return
     # fork where there is one: the children use neither torch nor CUDA, and importing them anew costs seconds
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context(method)) as pool:
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(count, context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
         futures = {pool.submit(render, name=name, sweeps=sweeps): name for name, sweeps in jobs}
         try:
             for future in as_completed(futures):
@@ -142,6 +169,17 @@ def _rendered(root: Path, settings: Settings, jobs: list[tuple[str, bool]], work
                 yield futures[future]
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with(parent: int) -> None:
+    """End this process soon after its parent: one that outlives a killed call would write beside the next one's."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _assemble(root: Path, settings: Settings, train: list[str], val: list[str]) -> None:

@@ -1,7 +1,13 @@
 """Whole trees: read by the devkit, the same however they are made, refused when damaged."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from filelock import FileLock
 from nuscenes import NuScenes
 from nuscenes.can_bus.can_bus_api import NuScenesCanBus
 from nuscenes.eval.common.config import config_factory
@@ -187,6 +194,87 @@ def test_processes_growth_and_interruption_change_nothing(small: Path, tmp_path:
     summary = generate(root, train_scenes=1, val_scenes=1, **{**settings, "workers": 2})
     assert summary == verify(small)
     assert contents(root) == contents(small)
+
+
+@pytest.mark.parametrize("dies_in", ["write_text", "mkdir", "replace"])
+def test_a_call_killed_at_its_very_start_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dies_in: str) -> None:
+    """Before settings.json is written, when folders are made after it, and between its writing and its renaming."""
+    root = tmp_path / "tree"
+    original = Path.mkdir
+
+    def die(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    def die_at_the_second_folder(folder: Path, *arguments: object, **keywords: object) -> None:
+        if folder == root / "maps":
+            die()
+        original(folder, *arguments, **keywords)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if dies_in == "replace":
+            patch.setattr(os, "replace", die)
+        else:
+            patch.setattr(Path, dies_in, die if dies_in == "write_text" else die_at_the_second_folder)
+        generate(root, train_scenes=1, val_scenes=0, **SMALL)
+    summary = generate(root, train_scenes=1, val_scenes=0, **SMALL)
+    assert summary == verify(root)
+    assert not [path for path in root.iterdir() if path.name.startswith(".")]
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    root = tmp_path / "new" / "tree"
+    (tmp_path / "new").mkdir()
+    call = threading.Thread(target=generate, args=(root,), kwargs={"train_scenes": 1, "val_scenes": 0, **SMALL})
+    with FileLock(tmp_path / "new" / ".tree.lock"):
+        call.start()
+        call.join(0.5)
+        assert call.is_alive() and not root.exists()
+    call.join(120)
+    assert verify(root).train_scenes == 1
+    assert [path.name for path in tmp_path.joinpath("new").iterdir() if path != root] == [".tree.lock"]
+
+
+def test_a_whole_tree_that_cannot_be_locked_is_still_read(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    assert generate(small, train_scenes=1, val_scenes=1, sweeps="val", **SMALL) == verify(small)
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_killed_call_end_and_the_next_call_goes_on(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    words = "import sys; from pathlib import Path; from qdbev.data.synthetic import generate; "
+    words += f"generate(Path(sys.argv[1]), train_scenes=6, val_scenes=0, **{ {**SMALL, 'workers': 2} })"
+    call = subprocess.Popen([sys.executable, "-c", words, str(root)], start_new_session=True)
+    while not list(root.glob("samples/CAM_FRONT/*")):
+        assert call.poll() is None
+        time.sleep(0.05)
+    call.kill()
+    call.wait()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and _members(call.pid):
+        time.sleep(0.2)
+    try:
+        assert _members(call.pid) == []
+    finally:
+        for process in _members(call.pid):
+            os.kill(process, signal.SIGKILL)
+    assert generate(root, train_scenes=1, val_scenes=0, **SMALL) == verify(root)
+
+
+def _members(session: int) -> list[int]:
+    """Processes of a session that still run."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session and fields[0] != "Z":
+            found.append(int(entry.parent.name))
+    return found
 
 
 def test_another_seed_gives_other_scenes(small: Path, tmp_path: Path) -> None:

@@ -1,0 +1,315 @@
+"""``qdbev report`` through the shell, on a store sealed by hand: what stdout holds, what ``--out`` means, titles."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from typer.testing import CliRunner
+
+import profiles
+from pipelines.store import Artifact, Store
+from qdbev_cli.app import app
+
+RUN = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+PNG = b"\x89PNG a picture"
+COST = {"size_nominal_mb": 4.0, "gbops": {"backbone": 3.0, "neck": 1.0, "total": 4.0}}
+FORMATS = ("table", "md", "csv", "json", "html")
+
+
+def seal(store: Store, kind: str, *, key: int = 0, profile: str = "w4a6", **fields: Any) -> Artifact:
+    files = fields.pop("files", {})
+
+    def write(folder: Path) -> None:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        if kind in ("float", "qat"):
+            save_file({"a": np.zeros(4, np.float32)}, folder / "model.safetensors")
+
+    return store.seal(kind, profile=profiles.load(profile), key=str(key) * 64, write=write, **fields)
+
+
+def scores(nds: float) -> dict[str, Any]:
+    return {"NDS": nds, "mAP": nds, **dict.fromkeys(("mATE", "mASE", "mAOE", "mAVE", "mAAE"), 0.5), **COST}
+
+
+def measure(store: Store, *, bits: str, level: str, key: int, worst: float) -> Artifact:
+    """A sensitivity of the profile w4a6 with other bits, as ``sensitivity --bits`` seals it."""
+    weights, activations = re.fullmatch(r"w(\d)a(\d)", bits).groups()  # type: ignore[union-attr]
+    words = [f"quantization.weight_bits={weights}", f"quantization.activation_bits={activations}"]
+    rows = [{"name": name, "part": "", "NDS": nds, "mAP": nds} for name, nds in (("float", 0.4), ("neck", worst))]
+    return store.seal(
+        "sensitivity",
+        profile=profiles.load("w4a6", overrides=words),
+        key=str(key) * 64,
+        write=lambda folder: (folder / "sensitivity.png").write_bytes(PNG + bits.encode()),
+        data={"level": level},
+        metrics={"rows": rows},
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Float and one stage of QAT, both evaluated."""
+    store = Store(tmp_path / "runs")
+    start = seal(store, "float", profile="float")
+    curve = json.dumps([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]).encode()
+    data = {"parts": ["backbone", "neck", "encoder", "decoder"], "stage": 1, "stages": 1}
+    trained = seal(store, "qat", parents={"start": start.digest}, data=data, metrics=COST, files={"curve.json": curve})
+    for key, (model, nds) in enumerate(((start, 0.4), (trained, 0.39)), start=1):
+        seal(store, "evaluation", key=key, parents={"model": model.digest}, data={"samples": 4}, metrics=scores(nds))
+    return store
+
+
+def report(store: Store, *words: str | Path) -> Any:
+    return RUN.invoke(app, ["report", "--store", str(store.root), *map(str, words)])
+
+
+def files_under(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# -- what the terminal and a pipe get ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["table", "html"])
+def test_on_the_terminal_tables_come_first_and_what_was_made_last(store: Store, form: str) -> None:
+    result = report(store, "--format", form)
+    assert result.exit_code == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "Model size"
+    made = [f"training curve: {store.root}/_report/curve.png"]
+    made += [f"report: {store.root}/_report/report.html"] * (form == "html")
+    assert lines[-len(made) - 1 :] == ["", *made]
+    assert all(Path(line.split(": ")[1]).is_file() for line in made)
+
+
+def test_markdown_on_stdout_is_the_document_alone(store: Store) -> None:
+    result = report(store, "--format", "md")
+    assert result.stdout.startswith("### Model size\n\n| model")
+    assert "curve.png" not in result.stdout
+    assert result.stderr == f"training curve: {store.root}/_report/curve.png\n"
+
+
+def test_csv_on_stdout_is_the_document_alone(store: Store) -> None:
+    blocks = report(store, "--format", "csv").stdout.split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == ["# size", "# bops", "# accuracy"]
+    rows = list(csv.DictReader(io.StringIO(blocks[2].split("\n", 1)[1])))
+    assert [(row["name"], row["NDS"]) for row in rows] == [("float", "0.4"), ("QAT 1/1", "0.39")]
+
+
+def test_json_on_stdout_is_the_document_alone(store: Store) -> None:
+    document = json.loads(report(store, "--format", "json").stdout)
+    assert list(document) == ["size", "bops", "accuracy"]
+    assert [row["NDS"] for row in document["accuracy"]["rows"]] == [0.4, 0.39]
+
+
+def test_a_chain_that_was_not_evaluated_yet_is_shown_without_scores_and_curve(store: Store) -> None:
+    for folder in store.root.glob("evaluation-*"):
+        shutil.rmtree(folder)
+    result = report(store)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert not (store.root / "_report").exists()
+
+
+def test_the_result_as_json_has_neither_text_nor_document(store: Store) -> None:
+    result = json.loads(report(store, "--format", "md", "--json").stdout)
+    assert not {"text", "document"} & set(result)
+    assert result["messages"] == [f"training curve: {store.root}/_report/curve.png"]
+
+
+# -- --out ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_out_with_an_ending_is_the_one_file_with_its_parents(store: Store, tmp_path: Path, form: str) -> None:
+    path = tmp_path / "new" / "folder" / "results.out"
+    printed = report(store, "--format", form).stdout
+    result = report(store, "--format", form, "--out", path)
+    assert result.exit_code == 0, result.stderr
+    assert files_under(tmp_path / "new") == ["folder/results.out"]
+    text = path.read_text(encoding="utf-8")
+    if form in ("md", "csv", "json"):
+        assert text == printed
+        assert (result.stdout, result.stderr) == ("", f"report: {path}\n")
+    else:
+        assert text.startswith("<!doctype html>" if form == "html" else "Model size\n")
+        assert result.stdout.splitlines()[-1] == f"report: {path}"
+
+
+def test_out_replaces_a_file_and_leaves_its_neighbours(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in ("results.md", "notes.md"):
+        (folder / name).write_text("old")
+    assert report(store, "--format", "md", "--out", folder / "results.md").exit_code == 0
+    assert (folder / "results.md").read_text(encoding="utf-8").startswith("### Model size")
+    assert (folder / "notes.md").read_text() == "old"
+    assert files_under(folder) == ["notes.md", "results.md"]
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("r.md", "### "), ("r.csv", "# size"), ("r.json", "{"), ("r.HTML", "<!doc"), ("r.txt", "Model")]
+)
+def test_without_a_format_the_ending_decides(store: Store, tmp_path: Path, name: str, start: str) -> None:
+    assert report(store, "--out", tmp_path / name).exit_code == 0
+    assert (tmp_path / name).read_text(encoding="utf-8").startswith(start)
+
+
+@pytest.mark.parametrize(("form", "ending"), zip(FORMATS, ("txt", "md", "csv", "json", "html"), strict=True))
+def test_out_without_an_ending_is_a_folder(store: Store, tmp_path: Path, form: str, ending: str) -> None:
+    folder = tmp_path / "new" / "results"
+    result = report(store, "--format", form, "--out", folder)
+    assert result.exit_code == 0, result.stderr
+    assert files_under(folder) == ["curve.png", f"report.{ending}"]
+    assert (result.stdout == "") is (form in ("md", "csv", "json"))
+
+
+def test_a_folder_that_is_there_may_have_a_dot_in_its_name(store: Store, tmp_path: Path) -> None:
+    folder = tmp_path / "tmp.Xy12"
+    folder.mkdir()
+    assert report(store, "--format", "md", "--out", folder).exit_code == 0
+    assert files_under(folder) == ["curve.png", "report.md"]
+
+
+def refuse(store: Store, out: Path) -> str:
+    """The one sentence with which ``out`` is refused."""
+    before = files_under(store.root.parent)
+    result = report(store, "--format", "md", "--out", out)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert files_under(store.root.parent) == before
+    [sentence] = result.stderr.splitlines()
+    assert sentence.startswith(f"qdbev: --out is {out}, ")
+    return str(sentence)
+
+
+def test_a_file_without_an_ending_is_no_folder(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "results"
+    path.write_text("mine")
+    assert "is a file, but a name without an ending is taken for a folder; give results.md or" in refuse(store, path)
+    assert path.read_text() == "mine"
+
+
+def test_a_folder_called_like_a_report_is_no_file(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "results.md"
+    path.mkdir()
+    assert "is a folder, but a name ending in .md is taken for a file; give" in refuse(store, path)
+
+
+@pytest.mark.parametrize("name", ["results", "results.md", "deeper/results.md"])
+def test_a_file_has_nothing_below_it(store: Store, tmp_path: Path, name: str) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert f"but {tmp_path}/notes.txt is a file, not a folder; give" in refuse(store, tmp_path / "notes.txt" / name)
+
+
+@pytest.mark.parametrize("name", ["results.md", "results"])
+def test_a_place_that_cannot_be_written_is_named(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    fail_to_write(monkeypatch, errno.EACCES)
+    assert "cannot be written: Permission denied; give another" in refuse(store, tmp_path / name)
+
+
+def test_a_name_too_long_for_the_system_is_refused(store: Store, tmp_path: Path) -> None:
+    assert "cannot be written: File name too long" in refuse(store, tmp_path / ("x" * 300 + ".md"))
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "results.md").write_text("old")
+    fail_to_write(monkeypatch, errno.ENOSPC)
+    result = report(store, "--format", "md", "--out", folder / "results.md")
+    assert result.exit_code == 3
+    assert "No space left on device" in result.stderr
+    assert (folder / "results.md").read_text() == "old"
+    assert files_under(folder) == ["results.md"]
+
+
+def test_a_store_that_cannot_be_written_exits_3(store: Store) -> None:
+    (store.root / "_report").write_text("in the way")
+    result = report(store)
+    assert result.exit_code == 3
+    [sentence] = result.stderr.splitlines()
+    assert sentence.startswith(f"qdbev: {store.root}/_report cannot be written: ")
+
+
+def test_a_dry_run_says_what_it_would_write_and_refuses_a_bad_out(store: Store, tmp_path: Path) -> None:
+    result = report(store, "--dry-run", "--out", tmp_path / "new" / "results.md")
+    assert f"write {tmp_path}/new/results.md" in result.stdout
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "taken").write_text("mine")
+    assert report(store, "--dry-run", "--out", tmp_path / "taken").exit_code == 2
+
+
+def fail_to_write(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+
+
+# -- which sensitivity ---------------------------------------------------------------------------------------------
+
+
+def titles(store: Store) -> list[str]:
+    return [table["title"] for table in json.loads(report(store, "--format", "json").stdout).values()]
+
+
+def test_the_sensitivity_says_its_bits_and_level(store: Store) -> None:
+    measure(store, bits="w4a6", level="part", key=1, worst=0.3)
+    assert titles(store)[-1] == "Sensitivity, W4A6, each part alone"
+    measure(store, bits="w4a6", level="module", key=2, worst=0.2)
+    assert titles(store)[-1] == "Sensitivity, W4A6, each module alone"
+
+
+def test_the_sensitivity_of_the_chains_bits_goes_before_newer_ones(store: Store) -> None:
+    measure(store, bits="w4a6", level="part", key=1, worst=0.3)
+    measure(store, bits="w4a4", level="module", key=2, worst=0.1)
+    table = json.loads(report(store, "--format", "json").stdout)["sensitivity"]
+    assert table["title"] == "Sensitivity, W4A6, each part alone"
+    assert [row["NDS"] for row in table["rows"]] == [0.4, 0.3]
+
+
+def test_the_sensitivity_of_other_bits_is_titled_as_what_it_is(store: Store) -> None:
+    measure(store, bits="w8a8", level="part", key=1, worst=0.3)
+    measure(store, bits="w4a4", level="part", key=2, worst=0.1)
+    assert titles(store)[-1] == "Sensitivity, W4A4, each part alone"
+
+
+def test_csv_which_has_no_titles_states_bits_and_level_in_its_rows(store: Store) -> None:
+    measure(store, bits="w4a4", level="part", key=2, worst=0.1)
+    block = report(store, "--format", "csv").stdout.split("# sensitivity\n")[1]
+    rows = list(csv.DictReader(io.StringIO(block)))
+    assert [(row["name"], row["bits"], row["level"]) for row in rows] == [
+        ("float", "W32A32", "part"),
+        ("neck", "W4A4", "part"),
+    ]
+
+
+def test_the_page_has_table_and_chart_of_the_same_sensitivity_under_one_heading(store: Store, tmp_path: Path) -> None:
+    import base64
+
+    measure(store, bits="w4a6", level="part", key=1, worst=0.3)
+    measure(store, bits="w4a4", level="part", key=2, worst=0.1)
+    path = tmp_path / "report.html"
+    assert report(store, "--out", path).exit_code == 0
+    page = path.read_text(encoding="utf-8")
+    assert "<h2>Sensitivity, W4A6, each part alone</h2>" in page
+    assert base64.b64encode(PNG + b"w4a6").decode() in page
+    assert base64.b64encode(PNG + b"w4a4").decode() not in page
+    names = re.findall(r'<section id="([^"]+)"', page)
+    assert names == ["size", "bops", "accuracy", "sensitivity", "curve", "provenance"]

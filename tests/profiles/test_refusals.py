@@ -1,0 +1,55 @@
+"""Values that could never run are refused by the profile at once, in one sentence that names field and choice."""
+
+from __future__ import annotations
+
+import pytest
+
+import profiles
+from profiles.document import ProfileError
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["quantization.weight_observer=entropy"],
+            "quantization.weight_observer is 'entropy'; allowed: minmax, moving_average, percentile, mse",
+        ),
+        (
+            ["quantization.weight_observer=mse"],
+            "quantization: weight_range must be frozen where weight_observer is mse; "
+            "only minmax ranges follow the weights",
+        ),
+        (
+            ["quantization.weight_observer=percentile", "quantization.weight_range=follow"],
+            "quantization: weight_range must be frozen where weight_observer is percentile",
+        ),
+        (["distillation.weight=-1"], "distillation.weight is -1; must be auto or a number of at least 0"),
+        (["distillation.weight=often"], "distillation.weight is 'often'; allowed: a number or auto"),
+        (
+            ["distillation.combine=additive", "distillation.detach=bev"],
+            "distillation: detach is bev; it must be null where combine is additive",
+        ),
+    ],
+)
+def test_what_never_runs_is_refused_by_name(words: list[str], sentence: str) -> None:
+    with pytest.raises(ProfileError) as caught:
+        profiles.load("w4a6", overrides=words)
+    message = str(caught.value).removeprefix("profile w4a6: ")
+    assert message.startswith(sentence)
+    assert "; and " not in message  # one sentence
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["quantization.weight_observer=mse", "quantization.weight_range=frozen"],
+        ["quantization.activation_observer=entropy"],
+        ["distillation.weight=0"],
+        ["distillation.weight=auto"],
+        ["distillation.combine=additive"],
+        ["distillation.detach=image"],
+    ],
+)
+def test_what_runs_is_accepted(words: list[str]) -> None:
+    assert profiles.load("w4a6", overrides=words).overrides == tuple(words)
