@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from qdbev.quantization import (
     FLOAT_BITS,
     Folding,
     Plan,
+    Site,
     apply_folding,
     bops,
     count_macs,
@@ -73,7 +74,7 @@ def quantized_from_float(detector: BEVFormer, *, profile: Profile, split: Split)
 
 def detector_plan(detector: BEVFormer, *, section: QuantizationProfile) -> Plan:
     """The plan of a float detector by its four parts; its last layers are those that class and box come out of."""
-    return make_plan(
+    plan = make_plan(
         detector,
         parts=detector.parts(),
         weight_bits=section.weight_bits,
@@ -82,6 +83,15 @@ def detector_plan(detector: BEVFormer, *, section: QuantizationProfile) -> Plan:
         last_sites=_output_layers(detector),
         embedding=section.embedding,
     )
+    if section.first_positions == "quantized":
+        return plan
+    sites = tuple(_in_float(site) if site.path in detector.first_positions() else site for site in plan)
+    return replace(plan, sites=sites)
+
+
+def _in_float(site: Site) -> Site:
+    reason = "gives the first sampling coordinates, which no image changes: constants, kept in float"
+    return replace(site, weight_bits=FLOAT_BITS, activation_bits=FLOAT_BITS, reason=reason)
 
 
 def example_call(detector: BEVFormer, *, profile: Profile, split: Split, frames: int = 2) -> None:

@@ -30,6 +30,8 @@ class QuantizationProfile(Document):
     """Share of magnitudes inside the range, in percent, for the percentile observer."""
     embedding: Literal["weight", "float"] = "weight"
     """Embedding tables: quantized like weights, or left in float."""
+    first_positions: Literal["float", "quantized"] = "float"
+    """First positions of the object queries, constants of the network: their table and layer in float, or as others."""
     first_last_bits: Bits | None = None
     """Bits of the first layer and of the last layers for class and box; null treats them as the others (the paper)."""
     weight_range: Literal["follow", "frozen"] = "follow"

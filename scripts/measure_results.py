@@ -28,6 +28,7 @@ from qdbev.reporting.results import accuracy_table
 from qdbev.reporting.tables import render
 
 PTQ = ("w8a8", "w6a6", "w4a6", "w4a4")
+RUNS = ("standard", "longer", "vgd")
 HEADER = """# Results
 
 `{model}` on {samples} samples of {scenes} held-out synthetic scenes, scored by nuscenes-devkit. This page is what
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--profile", default="w4a6", help="bits that are trained")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs", nargs="*", choices=RUNS, default=RUNS, help="what is trained beside progressive QAT")
     parser.add_argument("--control", type=int, nargs="*", default=[0], help="seeds with a float control")
     parser.add_argument("--train-only", action="store_true", help="seal everything, print nothing")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
@@ -91,16 +93,16 @@ def post_training(name: str, options: argparse.Namespace, *, store: Store) -> Sc
 def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Scored]:
     """The float control, standard and progressive QAT, and on top of the latter further steps without and with VGD."""
     profile = profiles.load(options.profile, model=options.model, overrides=options.overrides, seed=seed)
-    standard, _ = trained_stages(profile, store=store, stages=1, progress=True)
+    models = {}
+    if "standard" in options.runs:
+        models["standard QAT"], _ = trained_stages(profile, store=store, stages=1, progress=True)
     progressive, _ = trained_stages(profile, store=store, stages=4, progress=True)
-    longer, _ = distil(profile, store=store, parent=progressive, distilled=False, progress=True)
-    guided, _ = distil(profile, store=store, parent=progressive, progress=True)
-    models = {
-        "standard QAT": standard,
-        "progressive QAT": progressive,
-        "progressive QAT, longer": longer,
-        "progressive QAT + VGD": guided,
-    }
+    models["progressive QAT"] = progressive
+    if "longer" in options.runs:
+        longer, _ = distil(profile, store=store, parent=progressive, distilled=False, progress=True)
+        models["progressive QAT, longer"] = longer
+    if "vgd" in options.runs:
+        models["progressive QAT + VGD"], _ = distil(profile, store=store, parent=progressive, progress=True)
     bits = profile.quantization.label
     scored = [Scored(name, bits, seed, score(model, profile=profile, store=store)) for name, model in models.items()]
     return [control(seed, options, store=store), *scored] if seed in options.control else scored

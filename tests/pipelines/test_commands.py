@@ -128,7 +128,7 @@ def test_the_model_section_is_in_every_key(call: Call) -> None:
 
 def test_an_artifact_is_evaluated_as_it_was_made(call: Call) -> None:
     made = call("calibrate", "--profile", "w8a8", "--set", "quantization.scale_rule=hawq")
-    evaluated = call("evaluate", "--profile", "w4a6", made["artifact"]["name"])
+    evaluated = call("evaluate", "--profile", "w4a6", made["artifact"]["path"])
     assert evaluated["metrics"]["NDS"] > 0
 
 
@@ -173,9 +173,8 @@ def test_the_packed_model_is_the_trained_one(
 
 
 def test_stages_train_and_start_from_the_stage_before(compressed: dict[str, Any], store: Path) -> None:
-    by_stage = {
-        artifact.manifest.data["stage"]: artifact for artifact in Store(store).list() if artifact.manifest.kind == "qat"
-    }
+    stages = [artifact for artifact in Store(store).list() if artifact.manifest.data.get("stages") == 4]
+    by_stage = {artifact.manifest.data["stage"]: artifact for artifact in stages}
     first, second = (load_file(by_stage[number].file("latent.safetensors")) for number in (1, 2))
     assert by_stage[2].manifest.parents["start"] == by_stage[1].digest
     changed = [name for name in first if not torch.equal(first[name], second[name])]
@@ -202,7 +201,7 @@ def test_sensitivity_measures_parts_and_saves_work(call: Call) -> None:
 
 def test_float_row_of_sensitivity_equals_evaluate(compressed: dict[str, Any], call: Call) -> None:
     rows = call("sensitivity", "--profile", "w4a6", "--bits", "w2a2")["metrics"]["rows"]
-    assert rows[0]["NDS"] == pytest.approx(compressed["metrics"]["float"]["NDS"], abs=1e-9)
+    assert rows[0]["NDS"] == pytest.approx(compressed["metrics"]["float"]["NDS"], abs=1e-6)
 
 
 def test_train_float_drops_the_auxiliary_heads(call: Call) -> None:
@@ -215,8 +214,9 @@ def test_train_float_drops_the_auxiliary_heads(call: Call) -> None:
 @pytest.mark.parametrize("form", ["table", "md", "csv", "json", "html"])
 def test_report_in_every_form(compressed: dict[str, Any], call: Call, form: str, tmp_path: Path) -> None:
     made = call("report", "--profile", "w4a6", "--format", form, "--out", str(tmp_path))
+    in_float = 150 * 64 * 3  # multiplications of the layer that gives 150 queries of 64 channels their x, y, z
     assert made["metrics"]["PTQ"]["gbops"]["total"] == pytest.approx(
-        made["metrics"]["float"]["gbops"]["total"] * 4 * 6 / 1024
+        (made["metrics"]["float"]["gbops"]["total"] * 24 + in_float * (1024 - 24) * 1024 / 1e9) / 1024
     )
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "report.html").exists() == (form == "html")

@@ -55,6 +55,16 @@ def test_nominal_size_counts_the_profiles_bits_for_every_parameter(
     assert cost["size_nominal_mb"] == bits / 8
 
 
+def test_first_positions_stay_in_float_unless_asked_for(nano: BEVFormer) -> None:
+    constants = {"pts_bbox_head.query_embedding", "pts_bbox_head.transformer.reference_points"}
+    plan = detector_plan(nano, section=profiles.load("w4a6").quantization)
+    assert {site.path for site in plan if site.kind != "float" and not site.quantized} == constants
+    assert all("constants" in plan.site(path).reason for path in constants)
+    literal = profiles.load("w4a6", overrides=["quantization.first_positions=quantized"])
+    assert {site.weight_bits for site in detector_plan(nano, section=literal.quantization).quantized} == {4}
+    assert constants <= {site.path for site in detector_plan(nano, section=literal.quantization).quantized}
+
+
 class Stranger(nn.Module):
     """Has its parameters on another device than the images, and refuses what is not there, as CUDA would."""
 

@@ -135,6 +135,10 @@ class BEVFormer(Base3DDetector):
             + [f"{head}.{name}" for name in ("query_embedding", "cls_branches", "reg_branches", "code_weights")],
         }
 
+    def first_positions(self) -> tuple[str, ...]:
+        """Paths of the table of object queries and of the layer that turns it into their first positions."""
+        return ("pts_bbox_head.query_embedding", "pts_bbox_head.transformer.reference_points")
+
     # mmdet3d's interface
 
     def forward(
