@@ -66,7 +66,7 @@ def _guarded(name: str, check: Callable[[], tuple[bool, str, str]]) -> Check:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:160]
+    return next(iter(str(error).splitlines()), "")[:300]
 
 
 def wanted(package: str) -> Requirement | None:
