@@ -38,7 +38,7 @@ Intervals are 95 % of the paired bootstrap over scenes: they say how far other s
 another training would, which is what the seeds are for. A difference whose interval holds zero is called none. PTQ is
 min-max calibration on {calibration} training samples. Each QAT run takes {steps} steps; `longer` and `+ VGD` take
 {more} steps more from the progressive run, without and with the view-guided loss. `float, longer` is the control: the
-float detector trained on for all these steps in the same way.
+float detector trained on for all these steps in the same way. A dash stands for a run that was not made.
 """
 
 
