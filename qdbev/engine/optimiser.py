@@ -100,14 +100,22 @@ def load_optimiser_tensors(optimiser: torch.optim.Optimizer, *, tensors: Mapping
         ValueError: A moment belongs to no parameter of this optimiser.
     """
     names = [name for group in optimiser.param_groups for name in group["names"]]
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
     numbers = {name: number for number, name in enumerate(names)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         name, _, moment = key.rpartition("|")
         if name not in numbers:
             raise ValueError(f"a moment of {name!r}: the optimiser trains no parameter of that name")
-        state.setdefault(numbers[name], {})[moment] = value
+        state.setdefault(numbers[name], {})[moment] = _laid_out_like(parameters[numbers[name]], value)
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """The moment in the memory layout of its parameter: the fused kernel walks both without looking at strides."""
+    if value.shape != parameter.shape:  # the step count
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _empty_group(multiplier: float, *, decayed: bool, settings: OptimiserSettings) -> dict[str, Any]:

@@ -89,6 +89,24 @@ def test_moments_go_through_tensors_and_back():
         assert torch.equal(weight, _weights(halves)[name]), name
 
 
+def test_moments_lie_in_memory_as_their_parameters_do():
+    def trained(*, interrupted):
+        torch.manual_seed(0)
+        model = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+        optimiser = build_optimiser(model, settings=OptimiserSettings(learning_rate=0.1))
+        for step in range(2):
+            if step and interrupted:
+                moments = {name: value.clone().contiguous() for name, value in optimiser_tensors(optimiser).items()}
+                optimiser = build_optimiser(model, settings=OptimiserSettings(learning_rate=0.1))
+                load_optimiser_tensors(optimiser, tensors=moments)
+            model(torch.ones(1, 3, 5, 5).cumsum(-1)).square().mean().backward()
+            optimiser.step()
+            optimiser.zero_grad()
+        return model.weight
+
+    assert trained(interrupted=True).equal(trained(interrupted=False))
+
+
 def test_refuses_moments_of_others():
     with pytest.raises(ValueError, match="no parameter of that name"):
         load_optimiser_tensors(
