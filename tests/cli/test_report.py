@@ -166,7 +166,7 @@ def test_without_a_format_the_ending_decides(store: Store, tmp_path: Path, name:
     assert (tmp_path / name).read_text(encoding="utf-8").startswith(start)
 
 
-@pytest.mark.parametrize(("form", "ending"), zip(FORMATS, ("txt", "md", "csv", "json", "html"), strict=True))
+@pytest.mark.parametrize(("form", "ending"), list(zip(FORMATS, ("txt", "md", "csv", "json", "html"), strict=True)))
 def test_out_without_an_ending_is_a_folder(store: Store, tmp_path: Path, form: str, ending: str) -> None:
     folder = tmp_path / "new" / "results"
     result = report(store, "--format", form, "--out", folder)
