@@ -32,7 +32,7 @@ RUNS = ("standard", "longer", "vgd")
 HEADER = """# Results
 
 `{model}` on {samples} samples of {scenes} held-out synthetic scenes, scored by nuscenes-devkit. This page is what
-`python scripts/measure_results.py --seeds {seeds}` prints; the float weights are `{weights}`.
+`python scripts/measure_results.py {options}` prints; the float weights are `{weights}`.
 
 Intervals are 95 % of the paired bootstrap over scenes: they say how far other scenes would move a result, not how far
 another training would, which is what the seeds are for. A difference whose interval holds zero is called none. PTQ is
@@ -75,7 +75,9 @@ def main() -> None:
     tables = [post_training(name, options, store=store) for name in PTQ] if not options.train_only else []
     trained = [one for seed in options.seeds for one in train(seed, options, store=store)]
     if not options.train_only:
-        print(document(reference, tables, trained, profile=plain))
+        stated = {"seeds": options.seeds, "runs": options.runs, "control": options.control}
+        words = " ".join(" ".join([f"--{name}", *map(str, values)]) for name, values in stated.items())
+        print(document(reference, tables, trained, profile=plain, options=words))
 
 
 def score(model: Artifact, *, profile: Profile, store: Store) -> Artifact:
@@ -129,8 +131,10 @@ def control(seed: int, options: argparse.Namespace, *, store: Store) -> Scored:
     return Scored("float, longer", "W32A32", seed, score(model, profile=profile, store=store))
 
 
-def document(reference: Scored, ptq: Sequence[Scored], trained: Sequence[Scored], *, profile: Profile) -> str:
-    """The page in Markdown."""
+def document(
+    reference: Scored, ptq: Sequence[Scored], trained: Sequence[Scored], *, profile: Profile, options: str
+) -> str:
+    """The page in Markdown; ``options`` are those that make it again."""
     base = matches_of(reference.evaluation, profile=profile)
     rows = []
     for one in (reference, *ptq, *trained):
@@ -146,7 +150,7 @@ def document(reference: Scored, ptq: Sequence[Scored], trained: Sequence[Scored]
         model=profile.model.name,
         samples=data["samples"],
         scenes=data["scenes"],
-        seeds=" ".join(str(seed) for seed in dict.fromkeys(one.seed for one in trained)),
+        options=options,
         weights=reference.evaluation.manifest.parents["model"][:12],
         calibration=profile.calibration.samples,
         steps=4 * profile.qat.steps_per_stage,
