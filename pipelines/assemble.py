@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
 from pipelines.chain import WEIGHTS
-from pipelines.integrity import UnusableInput, reading_data
-from pipelines.locations import FLOAT, ZOO, cache_folder, shipped_weights
+from pipelines.checkpoint import Checkpoint, read_checkpoint
+from pipelines.integrity import reading_data
+from pipelines.locations import FLOAT, ZOO, imported_weights, shipped_weights
 from pipelines.store import Artifact, MissingArtifact, Store
+from pipelines.strict_loading import load_strictly
 from profiles import Profile, ProfileError, fingerprint
 from profiles.model import ModelProfile
+from qdbev.data.nuscenes import CLASSES
 from qdbev.detectors.bevformer import BEVFormer, build_bevformer
 
 OFFICIAL_FILES = {
@@ -25,7 +29,6 @@ OFFICIAL_FILES = {
     "base": "bevformer_r101_dcn_24ep.pth",
 }
 _OFFICIAL_PAGE = "the model table of https://github.com/fundamentalvision/BEVFormer"
-_NAMED = 5  # tensors of each kind in a complaint
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
 
 
@@ -44,25 +47,86 @@ def float_artifact(profile: Profile, *, store: Store) -> Artifact:
 
     Args:
         profile: ``model.weights`` says where they are: ``zoo``, ``random``, the path of a ``.pth`` or ``.safetensors``
-            file (sealed into the store first), or any artifact the store opens by name.
+            file (sealed into the store first), any artifact the store opens by name, or null (imported last).
         store: Where imported and random weights are sealed.
 
     Raises:
-        MissingArtifact: There are none; the sentence says which file to put where.
+        MissingArtifact: There are none; the sentence says which file to import.
         UnusableInput: The file is damaged, or holds no plain tensors by name.
-        ValueError: The file holds other parameters than the model.
+        Misfit: The file holds other parameters than the model.
     """
     model = profile.model
     source = model.weights
     if source is None:
-        source = str(cache_folder(profile.data) / "weights" / OFFICIAL_FILES.get(model.name, f"{model.name}.pth"))
-        if not Path(source).is_file():
-            raise MissingArtifact(_advice(model.name, path=source))
+        if found := imported_weights(model.name, store=store):
+            return found
+        raise missing_weights(model.name, problem=f"the float weights of {model.name} are not in {store.root}")
     if source == "zoo":
         return _shipped(model)
-    if source == "random" or Path(source).suffix in (".pth", ".safetensors"):
-        return _imported(profile, store=store, source=source)
+    if source == "random":
+        return _random(profile, store=store)
+    path = Path(source).expanduser()
+    if path.is_file() or path.suffix in (".pth", ".safetensors"):
+        return imported(profile, path=path, store=store)
     return store.adopt(store.open(source))
+
+
+def imported(profile: Profile, *, path: Path, store: Store, force: bool = False) -> Artifact:
+    """The float artifact of a foreign file, found by the file's content or sealed now.
+
+    Args:
+        profile: Its model is what the file must hold, to the last tensor.
+        path: A ``.pth`` or ``.safetensors`` file.
+        store: Where it is sealed.
+        force: Read and seal it again.
+
+    Raises:
+        UnusableInput: The file is missing, damaged, or holds no plain tensors by name.
+        Misfit: It holds other tensors than the model.
+    """
+    with reading_data(), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    key = fingerprint({"kind": FLOAT, "model": _structure(profile.model), "file": digest})
+    if not force and (found := store.find(FLOAT, key=key)):
+        return found
+    detector, checkpoint = fitted(profile, path=path)
+    unnamed = profile.model.model_copy(update={"weights": None})  # the file's content counts, not where it lay
+    return store.seal(
+        FLOAT,
+        profile=profile.model_copy(update={"model": unnamed}),
+        key=key,
+        write=_writing(detector),
+        data={"imported_file": path.name, "imported_sha256": digest, "matched": matched(detector)},
+        packages=package_versions(),
+        notes=(f"imported from {path.name}", *remarks(checkpoint)),
+        replace=force,
+    )
+
+
+def fitted(profile: Profile, *, path: Path) -> tuple[BEVFormer, Checkpoint]:
+    """The detector with the weights of a foreign file, and what was read; raises what ``imported`` raises."""
+    checkpoint = read_checkpoint(path)
+    detector = build_detector(profile.model)
+    load_strictly(detector, state=checkpoint.state, origin=str(path))
+    return detector, checkpoint
+
+
+def matched(detector: nn.Module) -> dict[str, dict[str, int]]:
+    """How many tensors, and numbers in them, each of a detector's modules has in its state dict."""
+    counts: dict[str, dict[str, int]] = {}
+    for name, tensor in detector.state_dict().items():
+        count = counts.setdefault(name.partition(".")[0], {"tensors": 0, "elements": 0})
+        count["tensors"] += 1
+        count["elements"] += tensor.numel()
+    return counts
+
+
+def remarks(checkpoint: Checkpoint) -> tuple[str, ...]:
+    """What was changed on reading, and a warning where the file states its classes in another order than qdbev's."""
+    if checkpoint.classes in ((), CLASSES):
+        return checkpoint.changes
+    stated = ", ".join(checkpoint.classes)
+    return (*checkpoint.changes, f"scores will be wrong: the file states the classes {stated}; qdbev's order is other")
 
 
 def float_detector(profile: Profile, *, store: Store) -> tuple[BEVFormer, Artifact]:
@@ -75,25 +139,14 @@ def float_detector(profile: Profile, *, store: Store) -> tuple[BEVFormer, Artifa
     return detector.eval(), artifact
 
 
-def load_strictly(model: nn.Module, *, state: Mapping[str, Tensor], origin: str) -> None:
-    """Load a state dict in which nothing is missing, extra or of another shape.
-
-    Raises:
-        ValueError: Counting the tensors of each kind and naming a few, or saying what else torch refused.
-    """
-    own = model.state_dict()
-    problems = {
-        "missing": sorted(own.keys() - state.keys()),
-        "unknown": sorted(state.keys() - own.keys()),
-        "of another shape": sorted(name for name in own.keys() & state.keys() if own[name].shape != state[name].shape),
-    }
-    found = [f"{len(names)} {kind} ({_a_few(names)})" for kind, names in problems.items() if names]
-    if found:
-        raise ValueError(f"{origin} does not fit this model: tensors {'; '.join(found)}; check --model")
-    try:
-        model.load_state_dict(dict(state), strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{origin} does not fit this model: {_in_one_line(error)}") from error
+def missing_weights(model: str, *, problem: str) -> MissingArtifact:
+    """The error for float weights that are not there: what is wrong, and which file from where to import."""
+    file = OFFICIAL_FILES.get(model)
+    first = f"download {file} from {_OFFICIAL_PAGE}, then " if file else ""
+    return MissingArtifact(
+        f"{problem}; {first}run `qdbev import-weights FILE --model {model}`, or name the file with "
+        "--set model.weights=FILE (--model nano runs without any download)"
+    )
 
 
 def package_versions() -> dict[str, str]:
@@ -125,17 +178,6 @@ def _gpus_here() -> str:
     return f"{count} CUDA devices, cuda:0 to cuda:{count - 1}"
 
 
-def _a_few(names: list[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
-
-
-def _in_one_line(error: RuntimeError) -> str:
-    """What ``load_state_dict`` found wrong, without its title: the first three findings and how many follow."""
-    found = [line.strip() for line in str(error).splitlines() if line.strip()]
-    found = found[1:] or found
-    return "; ".join(found[:3]) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
-
-
 def _shipped(model: ModelProfile) -> Artifact:
     artifact = shipped_weights(model.name)
     if artifact is None:
@@ -144,60 +186,25 @@ def _shipped(model: ModelProfile) -> Artifact:
     return artifact
 
 
-def _imported(profile: Profile, *, store: Store, source: str) -> Artifact:
-    content: dict[str, Any] = {"kind": FLOAT, "model": profile.model.content() | {"weights": None}}
-    if source == "random":
-        content["random"] = profile.seed
-    else:
-        with reading_data():
-            content["file"] = fingerprint(Path(source).read_bytes().hex())
-    key = fingerprint(content)
+def _random(profile: Profile, *, store: Store) -> Artifact:
+    key = fingerprint({"kind": FLOAT, "model": _structure(profile.model), "random": profile.seed})
     if found := store.find(FLOAT, key=key):
         return found
     torch.manual_seed(profile.seed)
-    detector = build_detector(profile.model)
-    if source != "random":
-        load_strictly(detector, state=_foreign_state(Path(source)), origin=source)
-    state = {name: value.contiguous() for name, value in detector.state_dict().items()}
-    note = "weights are random: scores mean nothing" if source == "random" else f"imported from {Path(source).name}"
     return store.seal(
         FLOAT,
         profile=profile,
         key=key,
-        write=lambda folder: save_file(state, folder / WEIGHTS),
+        write=_writing(build_detector(profile.model)),
         packages=package_versions(),
-        notes=(note,),
+        notes=("weights are random: scores mean nothing",),
     )
 
 
-def _foreign_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, read as data only (``weights_only``), never as code.
-
-    Raises:
-        UnusableInput: It is damaged, or something else than tensors by name.
-    """
-    try:
-        content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
-    except Exception as error:  # foreign bytes make the readers fail in any way
-        raise UnusableInput(
-            f"{path} cannot be read as plain tensors: it is damaged, or holds objects that could run code and are "
-            "never loaded; copy it again, or save model.state_dict() alone"
-        ) from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict):
-        raise UnusableInput(
-            f"{path} holds a {type(state).__name__}, not tensors by name; save model.state_dict() in it"
-        )
-    return {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+def _structure(model: ModelProfile) -> dict[str, Any]:
+    return model.content() | {"weights": None}
 
 
-def _unpickled(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _advice(name: str, *, path: str) -> str:
-    return (
-        f"the float weights of {name} are not here: {Path(path).name} is missing. Its authors publish it in "
-        f"{_OFFICIAL_PAGE}; put it at {path}, or name your file with --set model.weights=FILE. "
-        "--model nano runs without any download"
-    )
+def _writing(detector: nn.Module) -> Callable[[Path], None]:
+    state = {name: value.contiguous() for name, value in detector.state_dict().items()}
+    return lambda folder: save_file(state, folder / WEIGHTS)

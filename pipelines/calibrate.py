@@ -30,12 +30,29 @@ def run(
         progress: Show bars.
 
     Raises:
-        ValueError: Method dfq, a float profile, or calibration samples that the evaluation uses.
+        ValueError: A float profile, or calibration samples that the evaluation uses.
     """
     if method is not None and method != profile.calibration.method:
         profile = profile.model_copy(update={"calibration": profile.calibration.model_copy(update={"method": method})})
     if dry_run:
-        bits, count = profile.quantization.label, profile.calibration.samples
-        return dry([f"calibrate {profile.model.name} to {bits} on {count} samples of the train split"])
+        return dry(_steps(profile))
     artifact, message = calibrated(profile, store=store, force=force, progress=progress)
     return finished(artifact, metrics=dict(artifact.manifest.metrics), messages=[message])
+
+
+def _steps(profile: Profile) -> list[str]:
+    """What would be done, a sentence a step."""
+    section, name = profile.calibration, profile.model.name
+    ranges = f"calibrate {name} to {profile.quantization.label} on {section.samples} samples of the train split"
+    if section.method == "ptq":
+        return [ranges]
+    how = {
+        "none": "leave the biases as they are",
+        "analytic": "correct the biases of the layers whose mean input a batch norm tells, without data",
+        "empirical": f"correct the biases of all layers, running the {section.samples} samples once for each",
+    }
+    return [
+        f"fold the batch norms of {name}, equalise the ranges of consecutive layers, absorb large biases",
+        ranges,
+        how[section.bias_correction],
+    ]

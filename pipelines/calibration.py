@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from pipelines.assemble import device_of, float_artifact, float_detector, package_versions
+from pipelines.data_free import Record, correct, prepared_from_float
 from pipelines.integrity import fetched
-from pipelines.quantized import PARTS, Quantized, quantized_cost, quantized_from_float, write_quantized
+from pipelines.quantized import Quantized, quantized_cost, quantized_from_float, write_quantized
 from pipelines.samples import Split, load_split, ordered_dataset
 from pipelines.scoring import evaluation_split
 from pipelines.store import Artifact, Store
 from profiles import Profile, fingerprint
+from profiles.schedule import PARTS
 from qdbev.data.batches import streaming_batches
 from qdbev.data.calibration import calibration_samples
 from qdbev.data.nuscenes import Sample
+from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import observing, ranges_missing, trainable_parameters
 
 KIND = "calibration"
@@ -35,11 +39,9 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
         The artifact, and a sentence about it.
 
     Raises:
-        ValueError: Method dfq, a float profile, or calibration samples that the evaluation uses.
+        ValueError: A float profile, or calibration samples that the evaluation uses.
     """
     section = profile.calibration
-    if section.method != "ptq":
-        raise ValueError("method dfq is not built yet: calibrate with --method ptq (the default)")
     if profile.quantization.is_float:
         raise ValueError(f"profile {profile.name} quantizes nothing; choose one such as w4a6")
     float_artifact(profile, store=store)  # missing weights are said before scenes are made
@@ -61,22 +63,47 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
     if not force and (known := store.find(KIND, key=key)):
         return known, "already calibrated; --force does it again"
     trainable = trainable_parameters(detector)
-    quantized = quantized_from_float(detector, profile=profile, split=split)
-    observe(quantized, split=split, samples=samples, profile=profile, progress=progress)
+    quantized, record = _with_ranges(detector, profile=profile, split=split, samples=samples, progress=progress)
     complete = quantized.switched(PARTS)
     cost = quantized_cost(complete, profile=profile, split=split, trainable=trainable)
+
+    def write(folder: Path) -> None:
+        write_quantized(folder, quantized=complete, profile=profile)
+        if record is not None:
+            record.write(folder)
+
     artifact = store.seal(
         KIND,
         profile=profile,
         key=key,
-        write=lambda folder: write_quantized(folder, quantized=complete, profile=profile),
+        write=write,
         parents={"float": source.digest},
         data={"train": split.digest, "calibration_tokens": tokens},
         metrics=cost | {"trainable": trainable},
         packages=package_versions(),
         replace=force,
     )
-    return artifact, f"calibrated on {len(tokens)} samples of the train split"
+    message = f"calibrated on {len(tokens)} samples of the train split"
+    return artifact, message if record is None else f"{record.sentence()}; {message}"
+
+
+def _with_ranges(
+    detector: BEVFormer, *, profile: Profile, split: Split, samples: Sequence[Sample], progress: bool
+) -> tuple[Quantized, Record | None]:
+    """Quantize a float detector and set its ranges by the profile's method; for dfq with a record of what was done."""
+    if profile.calibration.method == "ptq":
+        quantized = quantized_from_float(detector, profile=profile, split=split)
+        observe(quantized, split=split, samples=samples, profile=profile, progress=progress)
+        return quantized, None
+    prepared = prepared_from_float(detector, profile=profile, split=split)
+    observe(prepared.quantized, split=split, samples=samples, profile=profile, progress=progress)
+    record = correct(
+        prepared,
+        how=profile.calibration.bias_correction,
+        run=lambda: run_samples(detector, split=split, samples=samples, profile=profile),
+        progress=progress,
+    )
+    return prepared.quantized, record
 
 
 def refuse_evaluation_samples(samples: Sequence[Sample], *, evaluated: Split) -> list[str]:
@@ -96,22 +123,47 @@ def refuse_evaluation_samples(samples: Sequence[Sample], *, evaluated: Split) ->
 
 
 def observe(
-    quantized: Quantized, *, split: Split, samples: Sequence[Sample], profile: Profile, progress: bool = False
+    quantized: Quantized,
+    *,
+    split: Split,
+    samples: Sequence[Sample],
+    profile: Profile,
+    parts: Sequence[str] | None = None,
+    observer: str | None = None,
+    progress: bool = False,
 ) -> None:
-    """Set all ranges from a float run over samples in scene order, history reset at each scene's start.
+    """Set ranges from a run over samples in scene order, history reset at each scene's start.
+
+    Args:
+        quantized: The detector.
+        split: Where the samples are from.
+        samples: What is run.
+        profile: Its model section and device.
+        parts: Set the ranges of these parts alone, which run in float, the others as they are; None means all.
+        observer: What chooses the ranges, in place of the profile's observers.
+        progress: Show a bar.
 
     Raises:
         ValueError: A quantizer saw nothing.
     """
-    detector, device = quantized.detector.eval(), device_of(profile)
-    detector.to(device).history.reset()
-    dataset = ordered_dataset(split, model=profile.model, samples=samples)
-    with torch.no_grad(), observing(detector):
-        batches = fetched(streaming_batches(dataset, streams=1, workers=0))
-        for batch in tqdm(batches, total=len(dataset), desc="calibrate", unit="sample", disable=not progress):
-            detector({"img": batch["inputs"]["img"].to(device)}, batch["data_samples"], mode="predict")
-    detector.history.reset()
+    detector = quantized.detector
+    with observing(detector, parts=parts, observer=observer):
+        run_samples(detector, split=split, samples=samples, profile=profile, progress=progress)
     if missing := ranges_missing(detector):
         raise ValueError(
             f"{len(missing)} quantizers saw nothing in calibration, first {missing[0]}: use more calibration.samples"
         )
+
+
+def run_samples(
+    detector: BEVFormer, *, split: Split, samples: Sequence[Sample], profile: Profile, progress: bool = False
+) -> None:
+    """Run samples in scene order through a detector, in eval mode and on the profile's device; leaves no history."""
+    device = device_of(profile)
+    detector.eval().to(device).history.reset()
+    dataset = ordered_dataset(split, model=profile.model, samples=samples)
+    with torch.no_grad():
+        batches = fetched(streaming_batches(dataset, streams=1, workers=0))
+        for batch in tqdm(batches, total=len(dataset), desc="calibrate", unit="sample", disable=not progress):
+            detector({"img": batch["inputs"]["img"].to(device)}, batch["data_samples"], mode="predict")
+    detector.history.reset()

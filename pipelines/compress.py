@@ -127,8 +127,7 @@ def _plan(profile: Profile, *, stages: int) -> list[str]:
         f"evaluate the float {profile.model.name}",
         f"calibrate to {quantization.label} on {profile.calibration.samples} samples of the train split, evaluate",
         *(
-            f"stage {number}: quantize {' and '.join(group)} too, train "
-            f"{profile.qat.steps_per_stage * len(group)} steps, evaluate"
+            f"stage {number}: quantize {' and '.join(group)} too, train {profile.qat.steps(group)} steps, evaluate"
             for number, group in enumerate(groups, start=1)
         ),
         f"distil from the float detector: {distillation.schedule.steps} steps, evaluate",

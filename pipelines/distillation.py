@@ -12,7 +12,7 @@ from torch import Tensor
 from pipelines.assemble import device_of, float_detector
 from pipelines.quantized import load_quantized, quantized_cost, write_quantized
 from pipelines.samples import load_split
-from pipelines.stages import training_key
+from pipelines.stages import learning, settle_trained, training_key
 from pipelines.store import Artifact, Store
 from pipelines.training import Loss, Run, detection_loss, on_device, run_training, write_curve
 from profiles import Profile
@@ -64,7 +64,7 @@ def distil(
     )
     if not force and (known := store.find(kind, key=key)):
         return known, f"{kind}: already trained"
-    student = load_quantized(parent, profile=profile, latent=True)
+    student = learning(load_quantized(parent, profile=profile, latent=True), profile=profile)
     weight = _weight(section)
     loss = detection_loss(student.detector, profile=profile)
     teacher_digest = None
@@ -84,8 +84,7 @@ def distil(
         freeze_batchnorm=True,
         extra_state=weight if distilled else None,
     )
-    if result.ema_state is not None:
-        student.detector.load_state_dict(result.ema_state)
+    settle_trained(student, result=result)
     trainable = int(str(parent.manifest.metrics["trainable"]))
     metrics = quantized_cost(student, profile=profile, split=split, trainable=trainable)
     metrics |= {"trainable": trainable, "steps": result.steps, "skipped_steps": len(result.skipped)}

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from pipelines.assemble import float_artifact
-from pipelines.chain import SCORES
+from pipelines.chain import RESULTS, SCORES
 from pipelines.evaluation import DETAILS, MODELS, evaluate_artifact
 from pipelines.outcome import dry, finished, table
 from pipelines.store import Artifact, Store
@@ -38,7 +38,11 @@ def run(
         name = model.path.name if model else f"the float {profile.model.name}"
         return dry([f"evaluate {name} on the {profile.evaluation.split} split"])
     model = model or float_artifact(profile, store=store)
-    sealed = evaluate_artifact(profile, store=store, model=model, force=force, progress=progress)
+    sealed = evaluate_artifact(profile, store=store, model=model, scored=False, force=force, progress=progress)
+    if profile.evaluation.split == "test":
+        count = sealed.manifest.data["samples"]
+        submitted = f"submission of {count} samples, without scores, for the nuScenes server: {sealed.file(RESULTS)}"
+        return finished(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted])
     return finished(
         sealed,
         tables=[overall_table(sealed), class_table(sealed)],

@@ -24,18 +24,32 @@ MODELS = ("vgd", "qat-longer", "qat", "calibration", FLOAT)
 
 
 def evaluate_artifact(
-    profile: Profile, *, store: Store, model: Artifact, force: bool = False, progress: bool = False
+    profile: Profile,
+    *,
+    store: Store,
+    model: Artifact,
+    scored: bool = True,
+    force: bool = False,
+    progress: bool = False,
 ) -> Artifact:
     """The sealed evaluation of a model artifact; found where it was done before.
 
+    Args:
+        profile: Its data, evaluation and device sections.
+        store: Where artifacts are.
+        model: What is evaluated.
+        scored: Insist on scores; without, the test split gives its submission alone.
+        force: Evaluate again even if sealed.
+        progress: Show bars.
+
     Raises:
-        ValueError: The artifact holds no model.
+        ValueError: The artifact holds no model, or the split cannot be scored.
     """
     kind = model.manifest.kind
     if kind not in MODELS:
         raise ValueError(f"{model.path.name} is a {kind} artifact, which holds no detector: name one of {MODELS}")
     profile = as_made(model, profile=profile)
-    split = evaluation_split(profile, progress=progress)
+    split = evaluation_split(profile, scored=scored, progress=progress)
     settings = {"split": profile.evaluation.split, "max_boxes": profile.evaluation.max_boxes, "data": split.digest}
     refuse_calibrated(model, split=split, store=store)
     structure = profile.model.content() | {"weights": None}
@@ -51,12 +65,13 @@ def evaluate_artifact(
         detector = load_quantized(model, profile=profile).detector
     label = f"evaluate {kind}"
     results = predict(detector, split=split, profile=profile, label=label, progress=progress)
-
-    scores = score_results(results, split=split)
+    scores = None if profile.evaluation.split == "test" else score_results(results, split=split)
 
     def write(folder: Path) -> None:
         write_submission(submission(results), path=folder / RESULTS)
-        (folder / DETAILS).write_text(json.dumps(scores.serialize(), indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        if scores is not None:
+            details = json.dumps(scores.serialize(), indent=1, sort_keys=True)
+            (folder / DETAILS).write_text(details + "\n", encoding="utf-8")
 
     return store.seal(
         KIND,
@@ -65,7 +80,7 @@ def evaluate_artifact(
         write=write,
         parents={"model": model.digest},
         data={**settings, "model_kind": kind, "scenes": len(split.scenes), "samples": len(split.samples)},
-        metrics=cost | scores.flat(),
+        metrics=cost | (scores.flat() if scores is not None else {}),
         packages=package_versions(),
         replace=force,
     )

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import qdbev
-from pipelines.store import Artifact, Store
+from pipelines.store import Artifact, Store, model_name
 from profiles.data import DataProfile
 from profiles.profile import Profile
 
@@ -40,11 +40,22 @@ def shipped_weights(model: str) -> Artifact | None:
     return Store.zoo(ZOO).last(FLOAT, model=model)
 
 
+def imported_weights(model: str, *, store: Store) -> Artifact | None:
+    """The float weights of a model that were last taken from a file into a store, verified, or None."""
+    for artifact in reversed(store.list()):
+        manifest = artifact.manifest
+        if manifest.kind == FLOAT and "imported_sha256" in manifest.data and model_name(manifest.profile) == model:
+            return store.verify(artifact.path)
+    return None
+
+
 def stated_weights(profile: Profile, *, store: Store) -> str:
     """What says which float weights a profile means, without loading them: a digest, or a word."""
     source = profile.model.weights
     if source == "zoo" and (shipped := shipped_weights(profile.model.name)):
         return shipped.digest
+    if source is None and (found := imported_weights(profile.model.name, store=store)):
+        return found.digest
     if source is None or source in ("zoo", "random"):
         return str(source)
     path = Path(source).expanduser()

@@ -49,5 +49,5 @@ def run(
 
 
 def _sentence(profile: Profile, *, number: int, groups: Sequence[tuple[str, ...]]) -> str:
-    parts, steps = groups[number - 1], profile.qat.steps_per_stage * len(groups[number - 1])
+    parts, steps = groups[number - 1], profile.qat.steps(groups[number - 1])
     return f"stage {number}: quantize {' and '.join(parts)} too, train {steps} steps"

@@ -12,11 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pipelines.assemble import WEIGHTS, build_detector, load_strictly
+from pipelines.assemble import WEIGHTS, build_detector
 from pipelines.samples import Split, streaming_dataset
 from pipelines.store import Artifact
+from pipelines.strict_loading import load_strictly
 from profiles import Profile
 from profiles.quantization import QuantizationProfile
+from profiles.schedule import PARTS
 from qdbev.data.batches import streaming_batches
 from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import (
@@ -36,7 +38,6 @@ from qdbev.quantization import (
     unpack_model,
 )
 
-PARTS = ("backbone", "neck", "encoder", "decoder")  # the paper's order of stages (Algorithm 1)
 LATENT = "latent.safetensors"
 STRUCTURE = "structure.json"
 _MOVING_MOMENTUM = 0.99
@@ -66,7 +67,16 @@ def quantized_from_float(detector: BEVFormer, *, profile: Profile, split: Split)
         profile: Its quantization section says how.
         split: Two frames of it are run to find which batch norm follows which convolution.
     """
-    folding = fold_batchnorm(detector, lambda: example_call(detector, profile=profile, split=split))
+    return with_quantizers(detector, folded(detector, profile=profile, split=split), profile=profile)
+
+
+def folded(detector: BEVFormer, *, profile: Profile, split: Split) -> Folding:
+    """Fold the batch norms of a float detector, in place; see :func:`quantized_from_float`."""
+    return fold_batchnorm(detector, lambda: example_call(detector, profile=profile, split=split))
+
+
+def with_quantizers(detector: BEVFormer, folding: Folding, *, profile: Profile) -> Quantized:
+    """Put quantizers into a folded detector, in place, all off and without activation ranges."""
     plan = detector_plan(detector, section=profile.quantization)
     _insert(detector, plan=plan, section=profile.quantization)
     return Quantized(detector, folding, plan, ())

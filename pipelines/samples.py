@@ -17,7 +17,6 @@ from profiles.schedule import Optimisation
 from qdbev.data.nuscenes import Sample, read_samples
 from qdbev.data.sample_cache import scene_digest
 from qdbev.data.synthetic import generate
-from qdbev.data.synthetic.tree import MARKER, read_marker
 from qdbev.data.tables import available_scenes, split_scenes
 from qdbev.data.temporal import TemporalDataset
 
@@ -97,10 +96,8 @@ def with_more_seeds(split: Split, *, data: DataProfile, progress: bool = False) 
 def _generated(data: DataProfile, *, name: str, progress: bool) -> Path:
     """The tree with the scenes of one split; never shrinks what another command or a larger data set uses."""
     root = synthetic_root(data)
-    marker = read_marker(root) if (root / MARKER).exists() else {"train": [], "val": []}
-    count = {split: len(marker[split]) for split in ("train", "val")}
     wanted = data.train_scenes if name == "train" else data.val_scenes
-    count[name] = max(count[name], _ALL_SCENES[name] if wanted is None else wanted)
+    count = {"train": 0, "val": 0} | {name: _ALL_SCENES[name] if wanted is None else wanted}
     generate(
         root,
         version=data.version,
@@ -110,6 +107,7 @@ def _generated(data: DataProfile, *, name: str, progress: bool) -> Path:
         image_size_px=data.image_size_px,
         key_frames=data.key_frames,
         sweeps=data.sweeps,
+        grow_only=True,
         progress=progress,
     )
     return root
@@ -117,6 +115,8 @@ def _generated(data: DataProfile, *, name: str, progress: bool) -> Path:
 
 def _scene_names(root: Path, *, data: DataProfile, name: str) -> list[str]:
     splits = split_scenes(data.version)
+    if name not in splits:
+        raise ValueError(f"version {data.version} has no split {name}; it has {' and '.join(splits)}.")
     present = set(available_scenes(root, version=data.version))
     found = [scene for scene in splits[name] if scene in present]
     if not found:

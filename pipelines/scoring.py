@@ -20,8 +20,22 @@ from qdbev.evaluation.submission import sample_result, submission
 Results = dict[str, list[dict[str, Any]]]
 
 
-def evaluation_split(profile: Profile, *, progress: bool = False) -> Split:
-    """The split a profile is scored on."""
+def evaluation_split(profile: Profile, *, scored: bool = True, progress: bool = False) -> Split:
+    """The split a profile is evaluated on.
+
+    Args:
+        profile: Its data and evaluation sections.
+        scored: Whether scores are wanted; for a submission alone they are not.
+        progress: Show bars.
+
+    Raises:
+        ValueError: Scores of the test split, which has no public ground truth.
+    """
+    if scored and profile.evaluation.split == "test":
+        raise ValueError(
+            "evaluation.split is test, which has no public ground truth to score against; `qdbev evaluate` alone takes "
+            "it, and writes the submission"
+        )
     return load_split(profile.data, name=profile.evaluation.split, progress=progress)
 
 

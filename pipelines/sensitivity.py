@@ -19,11 +19,12 @@ from pipelines.assemble import device_of, float_detector, package_versions
 from pipelines.calibration import observe, refuse_evaluation_samples
 from pipelines.comparison import interval, match_results
 from pipelines.outcome import dry, finished
-from pipelines.quantized import PARTS, Quantized, quantized_from_float
+from pipelines.quantized import Quantized, quantized_from_float
 from pipelines.samples import Split, load_split
 from pipelines.scoring import ResultCollector, Results, evaluation_batches, evaluation_split, score_results
 from pipelines.store import Artifact, Store
 from profiles import Profile, fingerprint
+from profiles.schedule import PARTS
 from qdbev.data.batches import Batch
 from qdbev.data.calibration import calibration_samples
 from qdbev.detectors.bevformer import BEVFormer
@@ -73,12 +74,18 @@ def run(
         progress: Show bars.
 
     Raises:
-        ValueError: An unknown level, method dfq, or calibration samples that the evaluation uses.
+        ValueError: An unknown level, a profile that quantizes nothing, method dfq, or calibration samples that are
+            evaluated.
     """
     if level not in ("part", "module"):
         raise ValueError(f"level is {level!r}, expected part or module")
+    if profile.quantization.is_float:
+        raise ValueError(f"profile {profile.name} quantizes nothing; choose one such as w4a6, or give --bits")
     if profile.calibration.method != "ptq":
-        raise ValueError("method dfq is not built yet: set calibration.method to ptq (the default)")
+        raise ValueError(
+            "the table is measured with method ptq alone, not dfq: biases corrected for quantized weights would "
+            "shift the rows that leave these weights in float; set calibration.method to ptq (the default)"
+        )
     if dry_run:
         return dry([f"evaluate {profile.model.name} with each {level} alone in {profile.quantization.label}, and all"])
     detector, source = float_detector(profile, store=store)  # missing weights are said before scenes are made

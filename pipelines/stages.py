@@ -7,13 +7,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipelines.calibration import calibrated
-from pipelines.quantized import PARTS, load_quantized, quantized_cost, write_quantized
+from pipelines.calibration import calibrated, observe
+from pipelines.quantized import Quantized, load_quantized, quantized_cost, write_quantized
 from pipelines.samples import Split, load_split
 from pipelines.store import Artifact, Store
 from pipelines.training import Run, detection_loss, run_training, write_curve
 from profiles import Profile, fingerprint
-from profiles.schedule import Optimisation
+from profiles.schedule import PARTS, Optimisation
+from qdbev.data.calibration import calibration_samples
+from qdbev.engine import TrainResult
+from qdbev.quantization import learn_ranges, settle_ranges
 
 KIND = "qat"
 Sealed = Callable[[Artifact], object]
@@ -86,17 +89,24 @@ def run_stage(
         The sealed stage, and a sentence about it.
     """
     parts = tuple(part for group in groups[:number] for part in group)
-    steps = profile.qat.steps_per_stage * len(groups[number - 1])
+    steps, schedule = profile.qat.steps(groups[number - 1]), profile.qat.of_stage(groups[number - 1])
     split = load_split(profile.data, name="train", progress=progress)
     place = {"stage": number, "stages": len(groups), "parts": parts}
-    key = training_key(
-        KIND, parent=parent, profile=profile, schedule=profile.qat, steps=steps, split=split, extra=place
-    )
+    key = training_key(KIND, parent=parent, profile=profile, schedule=schedule, steps=steps, split=split, extra=place)
     label = f"stage {number}/{len(groups)} (+{'+'.join(groups[number - 1])})"
     if not force and (known := store.find(KIND, key=key)):
         return known, f"{label}: already trained"
-    quantized = load_quantized(parent, profile=profile, latent=True).switched(parts)
-    plan = Run(profile=profile, schedule=profile.qat, steps=steps, key=key, scratch=store.scratch(KIND, key=key))
+    quantized = _starting(parent, profile=profile, parts=parts, added=groups[number - 1], split=split)
+    owned = quantized.detector.parts()
+    others = [path for part in PARTS if part not in groups[number - 1] for path in owned[part]]
+    plan = Run(
+        profile=profile,
+        schedule=schedule,
+        steps=steps,
+        key=key,
+        scratch=store.scratch(KIND, key=key),
+        part_multipliers=dict.fromkeys(others, schedule.other_multiplier),
+    )
     result = run_training(
         quantized.detector,
         loss=detection_loss(quantized.detector, profile=profile),
@@ -106,8 +116,7 @@ def run_stage(
         progress=progress,
         freeze_batchnorm=True,
     )
-    if result.ema_state is not None:
-        quantized.detector.load_state_dict(result.ema_state)
+    settle_trained(quantized, result=result)
     trainable = int(str(parent.manifest.metrics["trainable"]))
     cost = quantized_cost(quantized, profile=profile, split=split, trainable=trainable)
 
@@ -130,6 +139,39 @@ def run_stage(
     return artifact, f"{label}: {steps} steps in {result.seconds:.0f} s"
 
 
+def _starting(
+    parent: Artifact, *, profile: Profile, parts: Sequence[str], added: Sequence[str], split: Split
+) -> Quantized:
+    """The detector of the stage before, the parts of this one on, the added ones' ranges chosen anew where wanted."""
+    quantized = load_quantized(parent, profile=profile, latent=True)
+    if observer := profile.quantization.training_observer:
+        before = [part for part in parts if part not in added]
+        section = profile.calibration
+        samples = calibration_samples(split.samples, count=section.samples, seed=section.seed)
+        observe(
+            quantized.switched(before), split=split, samples=samples, profile=profile, parts=added, observer=observer
+        )
+    return learning(quantized.switched(parts), profile=profile)
+
+
+def learning(quantized: Quantized, *, profile: Profile) -> Quantized:
+    """The same detector, the ranges that the profile wants learned being parameters now."""
+    section = profile.quantization
+    learn_ranges(
+        quantized.detector,
+        weights=section.weight_range == "learned",
+        inputs=section.activation_range == "learned",
+    )
+    return quantized
+
+
+def settle_trained(quantized: Quantized, *, result: TrainResult) -> None:
+    """Leave the averaged weights, where an average was kept, and fixed ranges."""
+    if result.ema_state is not None:
+        quantized.detector.load_state_dict(result.ema_state)
+    settle_ranges(quantized.detector)
+
+
 def training_key(
     kind: str,
     *,
@@ -150,6 +192,7 @@ def training_key(
             "steps": steps,
             "queue": [profile.data.queue_length, profile.data.drop_one_frame],
             "quantization": profile.quantization.content(),
+            "calibration": profile.calibration.content() if profile.quantization.training_observer else None,
             "data": split.digest,
             "seed": profile.seed,
             **extra,
@@ -157,4 +200,5 @@ def training_key(
     )
 
 
-_NOT_A_RESULT = ("stages", "steps_per_stage", "evaluate_each_stage")  # `steps` and `parts` say what they lead to
+# what these lead to is in `steps`, `parts` and the learning rate
+_NOT_A_RESULT = ("stages", "steps_per_stage", "stage_multipliers", "evaluate_each_stage")

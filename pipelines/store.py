@@ -132,7 +132,7 @@ class Store:
                 read_manifest(folder)
         for artifact in reversed(self.list()):
             stated = artifact.manifest.profile
-            same_model = model is None or _model_name(stated) == model
+            same_model = model is None or model_name(stated) == model
             if artifact.manifest.kind == kind and same_model and profile in (None, stated.get("name")):
                 return self.verify(artifact.path)
         return None
@@ -278,6 +278,7 @@ def _answers_to(manifest: Manifest, text: str) -> bool:
     return manifest.digest.startswith(text) or manifest.key.startswith(text)
 
 
-def _model_name(profile: Mapping[str, Any]) -> object:
+def model_name(profile: Mapping[str, Any]) -> object:
+    """The model's name in the profile of a manifest, or None."""
     model = profile.get("model")
     return model.get("name") if isinstance(model, dict) else None

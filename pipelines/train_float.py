@@ -10,11 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipelines.assemble import build_detector, float_artifact, load_strictly, package_versions
+from pipelines.assemble import build_detector, float_artifact, package_versions
 from pipelines.chain import WEIGHTS
 from pipelines.outcome import dry, finished
 from pipelines.samples import load_split, with_more_seeds
 from pipelines.store import Artifact, Store
+from pipelines.strict_loading import load_strictly
 from pipelines.training import Run, detection_loss, is_main_process, processes, run_training, write_curve
 from profiles import Profile, fingerprint
 from qdbev.detectors.bevformer import BEVFormer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -50,6 +50,8 @@ class Run:
     """Key of the artifact in the making; resume state of another key is not taken up."""
     scratch: Path
     """Folder of the resume state."""
+    part_multipliers: Mapping[str, float] = field(default_factory=dict)
+    """Factors on the learning rate by path in the model, besides the schedule's own on the backbone."""
 
 
 def run_training(
@@ -82,6 +84,9 @@ def run_training(
         UnusableInput: A camera file or the resume state is damaged.
     """
     profile, schedule = plan.profile, plan.schedule
+    multipliers = {"img_backbone": schedule.backbone_multiplier}
+    multipliers |= {path: factor * multipliers.get(path, 1.0) for path, factor in plan.part_multipliers.items()}
+    learned = any(name.endswith(".log_scale") for name, _ in model.named_parameters())
     dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=schedule)
     with _resuming():
         return train(
@@ -93,7 +98,9 @@ def run_training(
             optimiser=OptimiserSettings(
                 learning_rate=schedule.learning_rate,
                 weight_decay=schedule.weight_decay,
-                part_multipliers={"img_backbone": schedule.backbone_multiplier},
+                part_multipliers=multipliers,
+                leaf_multipliers={"log_scale": schedule.range_multiplier} if learned else {},
+                undecayed=("*.log_scale",) if learned else (),
                 clip_norm=schedule.clip_norm,
             ),
             schedule=ScheduleSettings(

@@ -13,7 +13,9 @@ class CalibrationProfile(Document):
     """Post-training calibration on samples of the train split, in scene order."""
 
     method: Literal["ptq", "dfq"] = "ptq"
-    """ptq observes ranges on calibration samples; dfq (Nagel et al., ICCV 2019) is not built yet and is refused."""
+    """ptq observes ranges on calibration samples; dfq (Nagel et al., ICCV 2019) equalises weights before it does."""
+    bias_correction: Literal["none", "analytic", "empirical"] = "analytic"
+    """With dfq, weights' mean error off the biases: from batch norm (analytic), or from the samples (a run a layer)."""
     samples: int = Field(default=32, ge=1)
     """Calibration samples; whole scenes are taken in order until there are enough."""
     seed: int = Field(default=0, ge=0)

@@ -14,8 +14,8 @@ class EvaluationProfile(Document):
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"streams"})
 
-    split: Literal["val", "train", "mini_val", "mini_train"] = "val"
-    """Split that is scored; calibration and training never see its samples."""
+    split: Literal["val", "train", "mini_val", "mini_train", "test"] = "val"
+    """Split that is scored; calibration and training never see its samples. Of test only the submission is written."""
     streams: int = Field(default=8, ge=1)
     """Scenes evaluated side by side in one batch, each with its own history."""
     bootstrap_resamples: int = Field(default=200, ge=0)

@@ -107,6 +107,8 @@ class HeadProfile(Document):
     """First object positions: random (official), or spread over the range; matters for training from scratch."""
     code_weights: tuple[float, ...] = Field(default=(1, 1, 1, 1, 1, 1, 1, 1, 0.2, 0.2), min_length=10, max_length=10)
     """Weights in the L1 loss of cx, cy, log w, log l, cz, log h, sin yaw, cos yaw, vx, vy."""
+    motion_weight: float = Field(default=0.0, ge=0)
+    """Weight of a squared error of the matched queries' heading and velocity; the official losses have none."""
 
 
 class ModelProfile(Document):
@@ -117,7 +119,8 @@ class ModelProfile(Document):
     detector: Literal["bevformer"] = "bevformer"
     """The architecture."""
     weights: str | None = None
-    """Float weights: zoo (shipped with qdbev), random, the path of a .safetensors or .pth file, or null (not given)."""
+    """Float weights: zoo (shipped with qdbev), random, the path of a .safetensors or .pth file, an artifact of
+    the store, or null (what was imported last)."""
     image: ImageProfile = ImageProfile()
     """Image preparation."""
     backbone: BackboneProfile = BackboneProfile()

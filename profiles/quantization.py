@@ -23,7 +23,7 @@ class QuantizationProfile(Document):
     scale_rule: Literal["qdbev", "hawq"] = "qdbev"
     """Step from the largest magnitude r over k bits: qdbev 2r/(2^k-1) (the paper's Eq. 1), hawq r/(2^(k-1)-1)."""
     weight_observer: WeightObserver = "minmax"
-    """How the range of a weight is chosen; all but minmax need weight_range frozen."""
+    """How the range of a weight is chosen; ranges that follow are minmax ones."""
     activation_observer: Observer = "minmax"
     """How the range of an activation is chosen from the calibration samples."""
     percentile: float = Field(default=99.9, gt=50, le=100)
@@ -34,10 +34,12 @@ class QuantizationProfile(Document):
     """First positions of the object queries, constants of the network: their table and layer in float, or as others."""
     first_last_bits: Bits | None = None
     """Bits of the first layer and of the last layers for class and box; null treats them as the others (the paper)."""
-    weight_range: Literal["follow", "frozen"] = "follow"
-    """In training, weight ranges follow the weights at every step (minmax only), or stay as calibrated."""
-    activation_range: Literal["frozen", "moving"] = "frozen"
-    """In training, activation ranges stay as calibrated, or follow a moving average."""
+    training_observer: WeightObserver | None = "mse"
+    """How the ranges are chosen that training starts from, part by part as it is quantized; null: as calibrated."""
+    weight_range: Literal["follow", "frozen", "learned"] = "learned"
+    """In training, weight ranges follow the weights at every step (minmax only), stay, or are learned (LSQ)."""
+    activation_range: Literal["frozen", "moving", "learned"] = "learned"
+    """In training, activation ranges stay as they are, follow a moving average, or are learned (LSQ)."""
 
     @property
     def is_float(self) -> bool:
@@ -59,7 +61,7 @@ class QuantizationProfile(Document):
     def _only_minmax_follows(self) -> QuantizationProfile:
         if self.weight_range == "follow" and self.weight_observer != "minmax":
             raise ValueError(
-                f"weight_range must be frozen where weight_observer is {self.weight_observer}; only minmax ranges "
-                "follow the weights"
+                f"weight_range must be frozen or learned where weight_observer is {self.weight_observer}; only minmax "
+                "ranges follow the weights"
             )
         return self

@@ -6,11 +6,14 @@ and x 0.5 in distillation), else those of the official BEVFormer training.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from .document import Document
+
+PARTS = ("backbone", "neck", "encoder", "decoder")  # the paper's order of stages (Algorithm 1)
 
 
 class Optimisation(Document):
@@ -26,8 +29,10 @@ class Optimisation(Document):
     """Peak learning rate."""
     backbone_multiplier: float = Field(default=0.1, ge=0)
     """Factor on the learning rate of the image backbone."""
+    range_multiplier: float = Field(default=10.0, ge=0)
+    """Factor on the learning rate of learned ranges, which are logarithms: 0.01 moves a range by a hundredth."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW weight decay, on every trained tensor."""
+    """AdamW weight decay, on every trained tensor but learned ranges."""
     warmup_steps: int = Field(default=500, ge=0)
     """Steps over which the learning rate rises linearly to its peak."""
     warmup_ratio: float = Field(default=1 / 3, gt=0, le=1)
@@ -77,7 +82,37 @@ class ProgressiveSchedule(Optimisation):
 
     stages: int = Field(default=4, ge=1, le=4)
     """Stages 1 to 4; 4 adds backbone, neck, encoder, decoder one by one, 1 quantizes all at once (standard QAT)."""
-    steps_per_stage: int = Field(default=1000, ge=0)
-    """Optimiser steps in each stage."""
+    steps_per_stage: int | tuple[int, int, int, int] = 1000
+    """Optimiser steps of each stage; four numbers are those of backbone, neck, encoder and decoder (N1 to N4)."""
+    stage_multipliers: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
+    """Factors on the learning rate in the stages of backbone, neck, encoder and decoder; a stage of several parts has
+    the last one's."""
+    other_multiplier: float = Field(default=1.0, ge=0)
+    """Factor on the learning rate of the parts that a stage does not add (learned ranges excepted)."""
     evaluate_each_stage: bool = True
     """Score the detector after every stage, for the curve over all stages."""
+
+    @field_validator("steps_per_stage", "stage_multipliers")
+    @classmethod
+    def _never_negative(cls, value: int | tuple[float, ...]) -> int | tuple[float, ...]:
+        if min((value,) if isinstance(value, int) else value) < 0:
+            raise ValueError("must be at least 0")
+        return value
+
+    def steps(self, parts: Iterable[str] = PARTS) -> int:
+        """Steps of a stage that adds these parts.
+
+        >>> ProgressiveSchedule(steps_per_stage=(40, 20, 60, 240)).steps(["encoder", "decoder"])
+        300
+        """
+        each = self.steps_per_stage
+        return sum(each if isinstance(each, int) else each[PARTS.index(part)] for part in parts)
+
+    def of_stage(self, parts: Iterable[str]) -> ProgressiveSchedule:
+        """The schedule of a stage that adds these parts.
+
+        >>> ProgressiveSchedule(learning_rate=1e-4, stage_multipliers=(1, 1, 1, 5)).of_stage(["decoder"]).learning_rate
+        0.0005
+        """
+        factor = self.stage_multipliers[max(PARTS.index(part) for part in parts)]
+        return self.model_copy(update={"learning_rate": self.learning_rate * factor})

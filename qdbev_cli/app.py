@@ -14,6 +14,7 @@ from .commands import (
     distill_vgd,
     doctor,
     evaluate,
+    import_weights,
     profiles,
     qat_progressive,
     report,
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command("doctor")(doctor.check)
 app.add_typer(data.app, name="data")
 app.command("train-float")(train_float.train)
+app.command("import-weights")(import_weights.import_weights)
 app.command("calibrate")(calibrate.calibrate)
 app.command("sensitivity")(sensitivity.measure)
 app.command("qat-progressive")(qat_progressive.train)

@@ -29,7 +29,7 @@ BUG, USAGE, INPUT, STOPPED = 1, 2, 3, 130
 def guarded(action: Callable[[], Result], *, as_json: bool) -> None:
     """Run a command and print its result, or the sentence for what went wrong.
 
-    With ``as_json`` stdout carries exactly one JSON document, also for an error.
+    With ``as_json`` stdout carries exactly one JSON document, also for an error; an error's ``details`` are in it.
 
     Raises:
         typer.Exit: With the exit code, unless all went well.
@@ -43,7 +43,8 @@ def guarded(action: Callable[[], Result], *, as_json: bool) -> None:
     except (Exception, KeyboardInterrupt) as error:
         code = exit_code(error)
         sentence = _explain(error, code=code)
-        result = {"error": sentence, "exit_code": code}
+        details = getattr(error, "details", None)
+        result = {"error": sentence, "exit_code": code, **(details if isinstance(details, Mapping) else {})}
         typer.echo(f"qdbev: {sentence}", err=True)
         if as_json:
             typer.echo(as_document(result))

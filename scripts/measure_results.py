@@ -24,6 +24,7 @@ from pipelines.evaluation import evaluate_artifact
 from pipelines.stages import trained_stages
 from pipelines.store import Artifact, Store
 from profiles import Profile
+from profiles.schedule import PARTS
 from qdbev.reporting.results import accuracy_table
 from qdbev.reporting.tables import render
 
@@ -111,11 +112,11 @@ def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Score
 
 
 def control(seed: int, options: argparse.Namespace, *, store: Store) -> Scored:
-    """The float detector trained on for as many steps as QAT and distillation take, in the same way."""
+    """The float detector trained on for as many steps as QAT and distillation take, in the way of standard QAT."""
     profile = profiles.load(options.profile, model=options.model, overrides=options.overrides, seed=seed)
     taken = ("batch_size", "learning_rate", "backbone_multiplier", "warmup_steps", "clip_norm", "precision")
-    same = {name: getattr(profile.qat, name) for name in taken}
-    steps = 4 * profile.qat.steps_per_stage + profile.distillation.schedule.steps
+    same = {name: getattr(profile.qat.of_stage(PARTS), name) for name in taken}
+    steps = profile.qat.steps() + profile.distillation.schedule.steps
     own: dict[str, Any] = {
         "steps": steps,
         "start_from": profile.model.weights,
@@ -153,7 +154,7 @@ def document(
         options=options,
         weights=reference.evaluation.manifest.parents["model"][:12],
         calibration=profile.calibration.samples,
-        steps=4 * profile.qat.steps_per_stage,
+        steps=profile.qat.steps(),
         more=profile.distillation.schedule.steps,
     )
     lines = [header, table, "", "| trained | seeds | NDS mean | sd over seeds | of float |", "|---|---|---|---|---|"]

@@ -14,6 +14,7 @@ The record ("sample") of a key frame:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -176,14 +177,20 @@ def _attribute(tables: NuScenes, *, tokens: Sequence[str]) -> str:
 
 
 def _stat_images(samples: Sequence[Sample], *, root: Path) -> None:
-    """Write the present size of every camera file into its record; ValueError for the first that is missing."""
+    """Write the present size of every camera file into its record; ValueError counts those that are missing."""
+    missing: list[tuple[str, Path]] = []
     for sample in samples:
         for camera, image in sample["images"].items():
             path = root / image["img_path"]
             try:
                 image["size_bytes"] = path.stat().st_size
-            except OSError as error:
-                raise ValueError(
-                    f"the {camera} image of sample {sample['token']} ({sample['scene']}) is missing at {path}; "
-                    "unpack the samples/ archives of this version again, or generate the synthetic data set again."
-                ) from error
+            except OSError:
+                missing.append((camera, path))
+    if missing:
+        counts = Counter(camera for camera, _ in missing)
+        total = len(samples) * len(CAMERAS)
+        raise ValueError(
+            f"{len(missing)} of {total} camera images are missing in {root} "
+            f"({', '.join(f'{camera} {count}' for camera, count in counts.items())}), first {missing[0][1]}; "
+            "unpack the samples/ archives of this version again, or generate the synthetic data set again."
+        )

@@ -95,16 +95,17 @@ def choose_scenes(available: Sequence[str], *, wanted: Sequence[str] | None) -> 
 
 
 def split_scenes(version: str) -> dict[str, list[str]]:
-    """The devkit's own ``train`` and ``val`` scene names for a version.
+    """The devkit's own scene names of each split of a version.
 
     Args:
-        version: ``...-trainval`` (700 and 150 scenes) or ``...-mini`` (8 and 2 scenes).
+        version: ``...-trainval`` (``train`` 700, ``val`` 150 scenes), ``...-mini`` (``train`` 8, ``val`` 2) or
+            ``...-test`` (``test`` 150, without ground truth).
 
     Raises:
-        ValueError: a version without a public train and val split, such as v1.0-test.
+        ValueError: a version without public splits.
     """
-    prefix = "mini_" if version.endswith("mini") else ""
-    if not version.endswith(("trainval", "mini")):
-        raise ValueError(f"version {version!r} has no train and val split; use v1.0-trainval or v1.0-mini.")
-    splits = create_splits_scenes()
-    return {name: list(splits[prefix + name]) for name in ("train", "val")}
+    names = {"trainval": ("train", "val"), "mini": ("train", "val"), "test": ("test",)}.get(version.split("-")[-1])
+    if names is None:
+        raise ValueError(f"version {version!r} has no known splits; use v1.0-trainval, v1.0-mini or v1.0-test.")
+    prefix, splits = "mini_" if version.endswith("mini") else "", create_splits_scenes()
+    return {name: list(splits[prefix + name]) for name in names}

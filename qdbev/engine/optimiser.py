@@ -18,6 +18,7 @@ class OptimiserSettings:
         weight_decay: Decoupled weight decay; on every parameter unless `undecayed` names it.
         part_multipliers: Factor on the learning rate by prefix of the parameter name, e.g. `{"img_backbone": 0.1}`.
             A prefix ends at a dot of the name; the longest that matches holds.
+        leaf_multipliers: The same by the last word of the name, e.g. `{"log_scale": 10.0}`, before any prefix.
         undecayed: Shell patterns of parameter names without weight decay, e.g. `("*.scale",)`.
         clip_norm: L2 norm that all gradients together are clipped to; None never clips.
         betas: Decay of the two moments.
@@ -27,6 +28,7 @@ class OptimiserSettings:
     learning_rate: float = 2e-4
     weight_decay: float = 0.01
     part_multipliers: Mapping[str, float] = field(default_factory=dict)
+    leaf_multipliers: Mapping[str, float] = field(default_factory=dict)
     undecayed: tuple[str, ...] = ()
     clip_norm: float | None = 35.0
     betas: tuple[float, float] = (0.9, 0.999)
@@ -67,7 +69,9 @@ def build_optimiser(model: nn.Module, *, settings: OptimiserSettings, fused: boo
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        multiplier = part_multiplier(name, part_multipliers=settings.part_multipliers)
+        multiplier = settings.leaf_multipliers.get(name.rpartition(".")[2])
+        if multiplier is None:
+            multiplier = part_multiplier(name, part_multipliers=settings.part_multipliers)
         decayed = not any(fnmatchcase(name, pattern) for pattern in settings.undecayed)
         group = groups.setdefault((multiplier, decayed), _empty_group(multiplier, decayed=decayed, settings=settings))
         group["params"].append(parameter)
@@ -135,6 +139,8 @@ def _has_prefix(name: str, *, prefix: str) -> bool:
 def _refuse_idle_names(model: nn.Module, *, settings: OptimiserSettings) -> None:
     names = [name for name, _ in model.named_parameters()]
     idle = [prefix for prefix in settings.part_multipliers if not any(_has_prefix(n, prefix=prefix) for n in names)]
+    leaves = {name.rpartition(".")[2] for name in names}
+    idle += [leaf for leaf in settings.leaf_multipliers if leaf not in leaves]
     idle += [pattern for pattern in settings.undecayed if not any(fnmatchcase(n, pattern) for n in names)]
     if idle:
         parts = sorted({name.split(".")[0] for name in names})

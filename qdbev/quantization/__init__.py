@@ -1,9 +1,13 @@
 """Quantization of any ``nn.Module``: plan, quantize, calibrate, switch, pack, and what it costs.
 
 In pure PyTorch. The usual order: ``fold_batchnorm`` -> ``make_plan`` -> ``quantize`` -> ``with observing(model): ...``
--> ``set_parts(model, {...})`` -> train or evaluate -> ``pack_model``.
+-> ``set_parts(model, {...})`` -> train or evaluate -> ``pack_model``. Data-free quantization comes in between: after
+folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observing ``correct_analytically``.
 """
 
+from qdbev.quantization.bias_absorption import Absorption, absorb_biases
+from qdbev.quantization.bias_correction import Correction, correct_analytically, correct_empirically
+from qdbev.quantization.connections import Connections, Pair, find_connections
 from qdbev.quantization.cost import (
     BitOperations,
     MacLine,
@@ -14,6 +18,7 @@ from qdbev.quantization.cost import (
     parameters_by_part,
     trainable_parameters,
 )
+from qdbev.quantization.equalisation import equalise, rescaled
 from qdbev.quantization.fake_quantize import fake_quantize
 from qdbev.quantization.folding import Folding, apply_folding, find_pairs, fold_batchnorm
 from qdbev.quantization.histogram_observers import make_observer
@@ -26,34 +31,46 @@ from qdbev.quantization.swap import (
     active_parts,
     finish_observing,
     freeze_weight_ranges,
+    learn_ranges,
     observing,
     quantize,
     quantized_layers,
     ranges_missing,
     set_parts,
     set_sites,
+    settle_ranges,
     start_observing,
 )
 
 __all__ = [
     "FLOAT_BITS",
     "FLOAT_OPERATIONS",
+    "Absorption",
     "BitOperations",
+    "Connections",
+    "Correction",
     "Folding",
     "MacLine",
+    "Pair",
     "Plan",
     "Quantizer",
     "Site",
+    "absorb_biases",
     "active_parts",
     "apply_folding",
     "bops",
+    "correct_analytically",
+    "correct_empirically",
     "count_macs",
     "dequantize",
+    "equalise",
     "fake_quantize",
+    "find_connections",
     "find_pairs",
     "finish_observing",
     "fold_batchnorm",
     "freeze_weight_ranges",
+    "learn_ranges",
     "macs_by_part",
     "make_observer",
     "make_plan",
@@ -66,9 +83,11 @@ __all__ = [
     "quantize_int",
     "quantized_layers",
     "ranges_missing",
+    "rescaled",
     "scale_of_range",
     "set_parts",
     "set_sites",
+    "settle_ranges",
     "size_bytes",
     "start_observing",
     "trainable_parameters",

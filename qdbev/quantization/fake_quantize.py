@@ -1,7 +1,9 @@
 """Fake quantization: real values onto the grid of ``k`` bits and back, with straight-through gradients (Eq. 1).
 
 The rounding is that of :mod:`qdbev.quantization.integers`. Backward passes the gradient where the integer needed no
-clamp and stops it where it did, as ``torch.fake_quantize_per_tensor_affine`` does.
+clamp and stops it where it did, as ``torch.fake_quantize_per_tensor_affine`` does. A learned scale gets the gradient of
+LSQ (Esser et al., ICLR 2020, Eq. 3) in the logarithm of the scale (as TQT, Jain et al., MLSys 2020): one step of Adam
+is then the same share of every scale, and no scale turns negative.
 
 Speed is memory here: the forward pass writes one new tensor and works in it, and what backward keeps is one byte per
 element. ``scripts/bench_fake_quantize.py`` measures it.
@@ -57,6 +59,58 @@ class _StraightThrough(torch.autograd.Function):
         (gradient,) = gradients
         # A bool seen as uint8 converts several times faster than a bool, and far faster than torch.where on a CPU.
         return within.view(torch.uint8).to(gradient.dtype).mul_(gradient), None, None, None
+
+
+def fake_quantize_learned(
+    x: Tensor, *, log_scale: Tensor, bits: int, axis: int | None = None, narrow_range: bool = False
+) -> Tensor:
+    """Return ``fake_quantize(x)`` at the scale ``exp(log_scale)``, with gradients to both.
+
+    Per element, ``S dy/dS`` is ``S q - x`` inside the clamp and ``S q`` where it acts; the sum over the ``N`` elements
+    of a scale is multiplied by LSQ's ``1 / sqrt(N q_max)``.
+
+    Args:
+        x: real values, any shape.
+        log_scale: natural logarithm of one scale, or of one per channel of ``axis``, float32.
+        bits: width of the integers.
+        axis: the channel axis of a per-channel scale.
+        narrow_range: leave out the most negative integer.
+
+    >>> log_scale = torch.tensor(2.0).log().requires_grad_()
+    >>> y = fake_quantize_learned(torch.tensor([4.9, 40.0]), log_scale=log_scale, bits=4)
+    >>> y.sum().backward()
+    >>> [round(value, 4) for value in (*y.tolist(), log_scale.grad.item())]  # (4 - 4.9 + 14) / sqrt(2 * 7)
+    [4.0, 14.0, 3.5011]
+    """
+    low, high = integer_limits(bits, narrow_range=narrow_range)
+    result: Tensor = _LearnedStep.apply(x, log_scale, axis, low, high)
+    return result
+
+
+class _LearnedStep(torch.autograd.Function):
+    """Straight through to the values, LSQ's gradient to the logarithm of the scale."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, log_scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
+        scale = align_scale(log_scale.exp(), ndim=x.ndim, axis=axis)
+        steps = round_steps(x, scale=scale)
+        within = _within(steps, low=low, high=high)
+        y = _to_grid(steps, scale=scale, low=low, high=high, dtype=x.dtype)
+        ctx.save_for_backward(x, y, within)
+        ctx.axis, ctx.high, ctx.scales = axis, high, log_scale.numel()
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, within = ctx.saved_tensors
+        (gradient,) = gradients
+        passed = within.view(torch.uint8).to(gradient.dtype).mul_(gradient)
+        # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
+        terms = torch.mul(gradient, y).addcmul_(passed, x, value=-1.0)
+        others = [place for place in range(x.ndim) if place != ctx.axis]
+        total = terms.sum(others if ctx.axis is not None else None, dtype=torch.float32)
+        share = (x.numel() / ctx.scales * ctx.high) ** -0.5
+        return passed, total.mul_(share), None, None, None
 
 
 def _to_grid(steps: Tensor, *, scale: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:

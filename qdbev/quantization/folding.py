@@ -4,15 +4,17 @@ In eval mode batch norm is ``y = gamma (x - mean) / sqrt(var + eps) + beta``, so
 
     weight <- weight f   (per output channel),   bias <- (bias - mean) f + beta
 
-gives the same output without it. Which norm follows which convolution is not guessed from names: a pair is folded only
-if the tensor the norm receives is the very tensor the convolution returned and no other operation reads it.
+gives the same output without it. The output of the folded convolution then has mean ``beta`` and standard deviation
+``|gamma|`` over the data the norm has seen, which is what data-free quantization starts from. Which norm follows which
+convolution is not guessed from names: a pair is folded only if the tensor the norm receives is the very tensor the
+convolution returned and no other operation reads it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,13 @@ from torch.utils._pytree import tree_leaves
 from qdbev.quantization.planning import is_deformable_conv
 
 
+class ChannelStatistics(NamedTuple):
+    """Mean and standard deviation of a layer's output per channel, as its batch norm knew them; float64, (C,) each."""
+
+    mean: Tensor
+    std: Tensor
+
+
 @dataclass(frozen=True)
 class Folding:
     """What was folded.
@@ -30,10 +39,12 @@ class Folding:
     Attributes:
         pairs: (path of the convolution, path of the batch norm), in the order they ran.
         kept: path of a batch norm that stays -> why.
+        statistics: path of a convolution -> statistics of its output after folding; not in an artifact.
     """
 
     pairs: tuple[tuple[str, str], ...]
     kept: dict[str, str]
+    statistics: dict[str, ChannelStatistics] = field(default_factory=dict, compare=False)
 
 
 def fold_batchnorm(model: nn.Module, example_call: Callable[[], object]) -> Folding:
@@ -44,13 +55,13 @@ def fold_batchnorm(model: nn.Module, example_call: Callable[[], object]) -> Fold
         example_call: runs the model once on any fitting input, through all its branches.
 
     Returns:
-        The pairs, for :func:`apply_folding`, and the norms that stay with the reason.
+        The pairs, for :func:`apply_folding`, the norms that stay with the reason, and the statistics.
     """
     folding = find_pairs(model, example_call)
     modules = dict(model.named_modules())
     with torch.no_grad():
         for conv, norm in folding.pairs:
-            _fold(modules[conv], modules[norm])
+            folding.statistics[conv] = _fold(modules[conv], modules[norm])
     _replace_norms(model, [norm for _, norm in folding.pairs])
     return folding
 
@@ -184,18 +195,20 @@ def _can_take(module: nn.Module | None) -> bool:
     return module is not None and (isinstance(module, (nn.Conv2d, nn.Linear)) or is_deformable_conv(module))
 
 
-def _fold(conv: nn.Module, norm: nn.Module) -> None:
-    """Fold exactly, in float64."""
+def _fold(conv: nn.Module, norm: nn.Module) -> ChannelStatistics:
+    """Fold exactly, in float64; return the statistics of the convolution's output from now on."""
     assert isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None
     _give_bias(conv)
     weight, bias = conv.get_parameter("weight"), conv.get_parameter("bias")
-    factor = (norm.running_var.double() + norm.eps).rsqrt()
+    variance = norm.running_var.double()
+    factor = (variance + norm.eps).rsqrt()
     if norm.weight is not None:
         factor = factor * norm.weight.double()
-    shift = 0.0 if norm.bias is None else norm.bias.double()
+    shift = torch.zeros_like(factor) if norm.bias is None else norm.bias.double()
     new_bias = (bias.double() - norm.running_mean.double()) * factor + shift
     weight.copy_(weight.double() * factor.view(-1, *[1] * (weight.ndim - 1)))
     bias.copy_(new_bias)
+    return ChannelStatistics(mean=shift, std=variance.sqrt() * factor.abs())
 
 
 def _give_bias(conv: nn.Module) -> None:

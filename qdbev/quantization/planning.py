@@ -117,7 +117,7 @@ def _scan(model: nn.Module) -> Iterator[tuple[str, SiteKind, str]]:
             raise ValueError(f"{path} is quantized already; a plan is made of the float model")
         if id(module) in inside_attention or not any(p is not None for p in module._parameters.values()):
             continue
-        kind, reason = _classify(module)
+        kind, reason = classify(module)
         if isinstance(module, nn.MultiheadAttention):
             inside_attention.update(id(child) for child in module.modules())
         if kind == "float" and not reason:
@@ -128,8 +128,8 @@ def _scan(model: nn.Module) -> Iterator[tuple[str, SiteKind, str]]:
             yield path, kind, reason
 
 
-def _classify(module: nn.Module) -> tuple[SiteKind, str]:
-    """Return the kind and the reason of one module; an empty reason marks a module with raw parameters."""
+def classify(module: nn.Module) -> tuple[SiteKind, str]:
+    """Return the kind of one module, float where it has no quantized form; no reason marks raw parameters."""
     both = "weights per output channel, input per tensor"
     if isinstance(module, nn.MultiheadAttention):
         return _classify_attention(module)

@@ -6,7 +6,9 @@ Its state is two buffers, saved and loaded strictly with the model:
 * ``flags``: uint8, ``[has_range, follows, bits, scale rule, narrow_range]``; a state made for other bits is refused
 
 A range comes from calibration (:meth:`Quantizer.calibrate`, or observing) and then stays, or the quantizer *follows*
-the tensor it is given: the range is that tensor's own ``max|w|`` each time. Min-max weights follow while they train.
+the tensor it is given: the range is that tensor's own ``max|w|`` each time. Min-max weights follow while they train. A
+range can also be *learned*: from :meth:`Quantizer.learn` to :meth:`Quantizer.settle` the logarithm of the scale is a
+parameter, ``log_scale``.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from qdbev.quantization.fake_quantize import fake_quantize
+from qdbev.quantization.fake_quantize import fake_quantize, fake_quantize_learned
 from qdbev.quantization.histogram_observers import make_observer
 from qdbev.quantization.integers import (
     ScaleRule,
@@ -58,6 +60,7 @@ class Quantizer(nn.Module):
 
     scale: Tensor
     flags: Tensor
+    log_scale: nn.Parameter | None
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class Quantizer(nn.Module):
         code = [0, int(follow), bits, _RULES.index(self.scale_rule), int(narrow_range)]
         self.register_buffer("flags", torch.tensor(code, dtype=torch.uint8))
         self._has_range, self._follows = False, follow
+        self.register_parameter("log_scale", None)
 
     @property
     def state(self) -> QuantizerState:
@@ -129,6 +133,10 @@ class Quantizer(nn.Module):
         if self._state == "observing":
             self._observe(x)
             return x
+        if self.log_scale is not None:
+            return fake_quantize_learned(
+                x, log_scale=self.log_scale, bits=self.bits, axis=self.axis, narrow_range=self.narrow_range
+            )
         self._follow_or_require(x)
         if self.ema_momentum is not None and self.training and not self._follows:
             self._move(x)
@@ -137,7 +145,8 @@ class Quantizer(nn.Module):
     def integers(self, x: Tensor) -> Tensor:
         """Return the integers of ``x`` (int8 up to 8 bits); ``dequantize(integers(x)) == forward(x)`` when on."""
         self._follow_or_require(x)
-        return quantize_int(x, scale=self.scale, bits=self.bits, axis=self.axis, narrow_range=self.narrow_range)
+        scale = self.scale if self.log_scale is None else self.log_scale.exp()
+        return quantize_int(x, scale=scale, bits=self.bits, axis=self.axis, narrow_range=self.narrow_range)
 
     @torch.no_grad()
     def set_range(self, r_max: Tensor) -> None:
@@ -154,6 +163,17 @@ class Quantizer(nn.Module):
             raise ValueError(f"{self.name}: a range must be finite and not negative, got {r_max}")
         self.scale.copy_(scale_of_range(r_max, bits=self.bits, rule=self.scale_rule))
         self._mark(HAS_RANGE, True)
+
+    def choose_by(self, observer: str) -> None:
+        """Let another observer choose the range from now on.
+
+        Raises:
+            ValueError: an unknown observer, one that does not fit the granularity, or a range that follows its tensor.
+        """
+        if self._follows and observer != "minmax":
+            raise ValueError(f"{self.name}: only a min-max range can follow its tensor, got observer {observer!r}")
+        self.observer = observer
+        self._make_observer()
 
     def calibrate(self, x: Tensor) -> None:
         """Set the range from this one tensor, with the quantizer's own observer (for weights)."""
@@ -182,6 +202,23 @@ class Quantizer(nn.Module):
         """Stop following, at the range of ``x``; a fixed range stays as it is."""
         self.refresh(x)
         self._mark(FOLLOWS, False)
+
+    def learn(self) -> None:
+        """Make the range a parameter, ``log_scale``, that starts at the present one; it no longer follows.
+
+        Raises:
+            ValueError: there is no range to start at.
+        """
+        if self._follows or not self._has_range:
+            raise ValueError(f"{self.name}: a range is learned from one that is set; calibrate or freeze it first")
+        self.log_scale = nn.Parameter(self.scale.log())
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Fix the range at what was learned, which stops being a parameter; any other range stays as it is."""
+        if self.log_scale is not None:
+            self.scale.copy_(self.log_scale.exp())
+            self.log_scale = None
 
     def extra_repr(self) -> str:
         """Bits, granularity, rule and whether there is a range."""

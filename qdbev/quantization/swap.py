@@ -137,23 +137,28 @@ def active_parts(model: nn.Module) -> set[str]:
     return {layer.site.part for layer in layers if any(q.state == "on" for q in layer.quantizers())}
 
 
-def start_observing(model: nn.Module) -> None:
-    """Put every input quantizer into observing and weight quantizers off: the model runs in float and is watched."""
-    for layer in quantized_layers(model).values():
+def start_observing(model: nn.Module, parts: Iterable[str] | None = None) -> None:
+    """Put every input quantizer into observing and weight quantizers off: the model runs in float and is watched.
+
+    Args:
+        model: a quantized model.
+        parts: watch these alone, and leave the others on or off as they are.
+    """
+    for layer in _layers_of(model, parts):
         for weight in layer.quantized_weights():
             weight.quantizer.state = "off"
         for quantizer in layer.input_quantizers():
             quantizer.state = "observing"
 
 
-def finish_observing(model: nn.Module) -> list[str]:
-    """Turn what was observed, and the weights, into ranges and switch all off.
+def finish_observing(model: nn.Module, parts: Iterable[str] | None = None) -> list[str]:
+    """Turn what was observed, and the weights, into ranges and switch all that was watched off.
 
     Returns:
         The input quantizers through which nothing passed; they keep the range they had, or none.
     """
     unseen = []
-    for layer in quantized_layers(model).values():
+    for layer in _layers_of(model, parts):
         for weight in layer.quantized_weights():
             weight.quantizer.calibrate(weight.value)
         unseen += [quantizer.name for quantizer in layer.input_quantizers() if not quantizer.finish_observing()]
@@ -161,19 +166,53 @@ def finish_observing(model: nn.Module) -> list[str]:
 
 
 @contextmanager
-def observing(model: nn.Module) -> Iterator[None]:
+def observing(model: nn.Module, *, parts: Iterable[str] | None = None, observer: str | None = None) -> Iterator[None]:
     """Calibrate: everything that runs inside is watched in float; ranges are set at the end, all is off afterwards.
 
     If the block raises, no range is changed.
+
+    Args:
+        model: a quantized model.
+        parts: watch these alone; the others stay on or off as they are.
+        observer: what chooses the ranges, of weights and inputs, in place of what the quantizers were made with; ranges
+            that follow their tensor stay min-max.
     """
-    start_observing(model)
+    watched = None if parts is None else tuple(parts)
+    if observer is not None:
+        for layer in _layers_of(model, watched):
+            for quantizer in layer.quantizers():
+                if not quantizer.follows:
+                    quantizer.choose_by(observer)
+    start_observing(model, watched)
     try:
         yield
     except BaseException:
-        for layer in quantized_layers(model).values():
+        for layer in _layers_of(model, watched):
             _switch(layer, on=False)
         raise
-    finish_observing(model)
+    finish_observing(model, watched)
+
+
+def learn_ranges(model: nn.Module, *, weights: bool, inputs: bool) -> None:
+    """Make the ranges of the quantizers that are on parameters (``log_scale``), from the present ones.
+
+    Args:
+        model: a calibrated model.
+        weights: those of weights.
+        inputs: those of inputs.
+    """
+    for layer in quantized_layers(model).values():
+        chosen = [weight.quantizer for weight in layer.quantized_weights()] if weights else []
+        for quantizer in (*chosen, *(layer.input_quantizers() if inputs else ())):
+            if quantizer.state == "on":
+                quantizer.learn()
+
+
+def settle_ranges(model: nn.Module) -> None:
+    """Fix all learned ranges at what was learned; the model has its own parameters alone again."""
+    for layer in quantized_layers(model).values():
+        for quantizer in layer.quantizers():
+            quantizer.settle()
 
 
 def ranges_missing(model: nn.Module) -> list[str]:
@@ -243,6 +282,11 @@ def _forbid_fast_paths(model: nn.Module) -> None:
 def _switch(layer: QuantizedLayer, *, on: bool) -> None:
     for quantizer in layer.quantizers():
         quantizer.state = "on" if on else "off"
+
+
+def _layers_of(model: nn.Module, parts: Iterable[str] | None) -> list[QuantizedLayer]:
+    layers, wanted = quantized_layers(model).values(), None if parts is None else set(parts)
+    return [layer for layer in layers if wanted is None or layer.site.part in wanted]
 
 
 def _parts_of(layers: dict[str, QuantizedLayer]) -> str:

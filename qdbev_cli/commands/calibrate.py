@@ -23,7 +23,8 @@ def calibrate(
     options: RunOptions,
     *,
     method: Annotated[
-        Method | None, typer.Option(help="Observe samples (ptq), or equalise without data (dfq).")
+        Method | None,
+        typer.Option(help="Observe samples (ptq), or equalise the weights first and correct biases (dfq)."),
     ] = None,
 ) -> Result:
     """Set the quantizers' ranges on training samples (PTQ).

@@ -1,4 +1,4 @@
-"""``qdbev data synth``: a synthetic data set in nuScenes format."""
+"""``qdbev data``: make a synthetic data set in nuScenes format, or check and read one's own nuScenes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 from qdbev_cli.console import Result
 from qdbev_cli.options import RunOptions, command
 
-app = typer.Typer(no_args_is_help=True, help="Make synthetic scenes in nuScenes format.")
+app = typer.Typer(no_args_is_help=True, help="Make synthetic scenes, or check and read your own nuScenes.")
 
 
 class Sweeps(enum.StrEnum):
@@ -55,6 +55,29 @@ def synth(
         None if sweeps is None else f"data.sweeps={sweeps.value}",
     )
     return data.synth(profile, out=out, **options.how())
+
+
+@app.command("prepare")
+@command()
+def prepare(
+    options: RunOptions,
+    *,
+    root: Annotated[Path | None, typer.Option(help="Folder that holds the version's folder and samples/.")] = None,
+    version: Annotated[str | None, typer.Option(help="v1.0-trainval, v1.0-mini or v1.0-test.")] = None,
+) -> Result:
+    """Check your nuScenes and read its tables once, into the cache.
+
+    Says how many files are missing, of which camera, and where each scene's motion comes from (CAN bus or ego poses).
+    Other commands do the same on first use; here it is seen before anything long begins.
+
+    Example: qdbev data prepare --root /data/nuscenes --version v1.0-mini
+    """
+    from pipelines import data
+
+    profile = options.load_profile(
+        None if root is None else f"data.source={root}", None if version is None else f"data.version={version}"
+    )
+    return data.prepare(profile, **options.how())
 
 
 def _pixels(size: str) -> str:

@@ -24,11 +24,12 @@ from qdbev_cli.app import app
 ROOT = Path(__file__).parents[2]
 RUN = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
 COMMANDS = [
-    *("doctor", "train-float", "calibrate", "sensitivity", "qat-progressive", "distill-vgd", "evaluate", "compress"),
-    *("report", "data", "artifacts", "profiles"),
+    *("doctor", "train-float", "import-weights", "calibrate", "sensitivity", "qat-progressive", "distill-vgd"),
+    *("evaluate", "compress", "report", "data", "artifacts", "profiles"),
 ]
 WORK = {
     "train_float": ["train-float"],
+    "import_weights": ["import-weights", "w.pth"],
     "calibrate": ["calibrate"],
     "sensitivity": ["sensitivity"],
     "qat_progressive": ["qat-progressive"],
@@ -85,7 +86,7 @@ def test_help_lists_every_command_with_one_line() -> None:
     assert [found[1] for found in listed] == COMMANDS
 
 
-@pytest.mark.parametrize("words", [[one] for one in COMMANDS[:9]] + [["data", "synth"], ["artifacts", "show"]])
+@pytest.mark.parametrize("words", [[one] for one in COMMANDS[:10]] + [["data", "synth"], ["artifacts", "show"]])
 def test_every_command_explains_itself_with_an_example(words: list[str]) -> None:
     result = RUN.invoke(app, [*words, "--help"])
     assert result.exit_code == 0
@@ -154,7 +155,7 @@ def test_without_arguments_nano_on_synthetic_scenes_into_runs(calls: Calls, name
     [(called, profile, keywords)] = calls
     assert called == name
     assert (profile.model.name, profile.data.source) == ("nano", "synthetic")
-    assert profile == profiles.load("float" if name == "train_float" else "w4a6")
+    assert profile == profiles.load("float" if name in ("train_float", "import_weights") else "w4a6")
     assert keywords["store"].root == Path("runs")
     assert (keywords["force"], keywords["dry_run"], keywords["progress"]) == (False, False, True)
 
@@ -185,6 +186,7 @@ def test_shared_options_reach_profile_and_pipeline(calls: Calls, words: list[str
         (["compress", "--stages", "2"], {"stages": 2}),
         (["distill-vgd"], {}),
         (["train-float"], {}),
+        (["import-weights", "w.pth"], {"file": Path("w.pth")}),
         (["evaluate"], {"artifact": None}),
         (["evaluate", "qat:w4a6-nano"], {"artifact": "qat:w4a6-nano"}),
         (["report"], {"format": "table", "out": None}),

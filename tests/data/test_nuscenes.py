@@ -141,7 +141,7 @@ def test_broken_trees_are_named(copy: Path) -> None:
         read_samples(copy, version=VERSION, scenes=["scene-0001", "scene-0009"])
     (copy / "samples/CAM_BACK/scene-0003-2-CAM_BACK.jpg").unlink()
     assert len(read_samples(copy, version=VERSION, scenes=["scene-0001"])) == 3
-    with pytest.raises(ValueError, match=r"CAM_BACK image of sample scene-0003-2 .*missing.*generate"):
+    with pytest.raises(ValueError, match=r"1 of \d+ camera images are missing in .*\(CAM_BACK 1\), first .*generate"):
         read_samples(copy, version=VERSION)
 
 
@@ -164,5 +164,6 @@ def test_splits_are_the_devkits() -> None:
     assert (len(full["train"]), len(full["val"])) == (700, 150)
     assert not set(full["train"]) & set(full["val"])
     assert (len(mini["train"]), mini["val"]) == (8, ["scene-0103", "scene-0916"])
-    with pytest.raises(ValueError, match=r"v1\.0-test"):
-        split_scenes("v1.0-test")
+    assert {name: len(scenes) for name, scenes in split_scenes("v1.0-test").items()} == {"test": 150}
+    with pytest.raises(ValueError, match=r"v1\.0-lyft.*v1\.0-mini"):
+        split_scenes("v1.0-lyft")

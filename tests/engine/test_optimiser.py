@@ -55,6 +55,14 @@ def test_each_part_moves_by_its_own_rate():
         torch.testing.assert_close((weight - before[name] * (1 - rate * decay)).abs(), torch.full_like(weight, rate))
 
 
+def test_the_last_word_of_a_name_comes_before_its_prefix():
+    settings = OptimiserSettings(part_multipliers={"img_backbone": 0.1}, leaf_multipliers={"bias": 5.0})
+    rates = {
+        group["names"][0]: group["multiplier"] for group in build_optimiser(_model(), settings=settings).param_groups
+    }
+    assert rates == {"img_backbone.weight": 0.1, "img_backbone.bias": 5.0, "img_neck.weight": 1.0}
+
+
 def test_set_learning_rate_keeps_the_parts_apart():
     optimiser = build_optimiser(_model(), settings=OptimiserSettings(part_multipliers={"img_neck": 0.5}))
     set_learning_rate(optimiser, learning_rate=0.2)
@@ -114,7 +122,10 @@ def test_refuses_moments_of_others():
         )
 
 
-@pytest.mark.parametrize("change", [{"part_multipliers": {"img_back": 0.1}}, {"undecayed": ("*.scale",)}])
+@pytest.mark.parametrize(
+    "change",
+    [{"part_multipliers": {"img_back": 0.1}}, {"leaf_multipliers": {"scale": 2.0}}, {"undecayed": ("*.scale",)}],
+)
 def test_refuses_names_that_match_nothing(change):
     with pytest.raises(ValueError, match="the model's parts are head, img_backbone, img_neck"):
         build_optimiser(_model(), settings=OptimiserSettings(**change))

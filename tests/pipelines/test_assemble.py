@@ -15,13 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import profiles
-from pipelines.assemble import device_of, float_artifact, float_detector, load_strictly
+from pipelines.assemble import device_of, float_artifact, float_detector
 from pipelines.chain import WEIGHTS
 from pipelines.integrity import UnusableInput
 from pipelines.locations import shipped_weights
 from pipelines.quantized import load_quantized, quantized_from_float, write_quantized
 from pipelines.samples import load_split
 from pipelines.store import Store
+from pipelines.strict_loading import load_strictly
 
 CODE_WEIGHTS = [1, 1, 1, 1, 1, 1, 3, 3, 0.125, 0.125]
 SMALL = ["data.train_scenes=1", "data.val_scenes=1", "data.key_frames=2"]
@@ -96,7 +97,7 @@ def test_a_misfit_counts_all_tensors_and_names_a_few() -> None:
         load_strictly(model, state=state, origin="a.pth")
     assert sentence_of(caught) == (
         "a.pth does not fit this model: tensors 6 missing (1.bias, 1.weight, 2.bias, 2.weight, 3.bias, ...); "
-        "1 unknown (x); 1 of another shape (0.weight); check --model"
+        "1 unknown (x); 1 of another shape (0.weight is 2x3 not 2x2); check --model"
     )
 
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 import profiles
 from pipelines.chain import chain_of
-from pipelines.quantized import PARTS, load_quantized
+from pipelines.quantized import load_quantized
 from pipelines.store import Store
+from profiles.schedule import PARTS
 from qdbev.quantization import quantized_layers
 from qdbev_cli.app import app
 
@@ -188,6 +189,32 @@ def test_standard_qat_is_one_stage_of_as_many_steps(compressed: dict[str, Any], 
     assert standard.manifest.metrics["steps"] == 4
 
 
+def test_the_ranges_of_a_part_move_in_its_stage_and_artifacts_hold_scales_alone(
+    compressed: dict[str, Any], store: Path
+) -> None:
+    stages = [artifact for artifact in Store(store).list() if artifact.manifest.data.get("stages") == 4]
+    states = {one.manifest.data["stage"]: load_file(one.file("latent.safetensors")) for one in stages}
+    assert not [name for state in states.values() for name in state if "log_scale" in name]
+    for name in ("img_neck.fpn_convs.0.conv.weight_quantizer.scale", "img_neck.fpn_convs.0.conv.input_quantizer.scale"):
+        calibrated, added, later = (states[number][name] for number in (1, 2, 3))
+        assert not torch.equal(calibrated, added) and not torch.equal(added, later), name
+
+
+def test_min_max_ranges_that_follow_the_weights(call: Call, store: Path) -> None:
+    words = [
+        f"quantization.{word}" for word in ("training_observer=null", "weight_range=follow", "activation_range=frozen")
+    ]
+    made = call("qat-progressive", "--stages", "1", *(one for word in words for one in ("--set", word)))
+    artifact = Store(store).open(made["artifact"]["digest"])
+    state = load_file(artifact.file("latent.safetensors"))
+    start = load_file(Store(store).open(artifact.manifest.parents["start"]).file("latent.safetensors"))
+    weight = "img_neck.fpn_convs.0.conv.weight"
+    largest = state[weight].abs().flatten(1).amax(1)
+    assert torch.allclose(state[f"{weight}_quantizer.scale"], largest / 7.5)
+    inputs = "img_neck.fpn_convs.0.conv.input_quantizer.scale"
+    assert torch.equal(state[inputs], start[inputs]) and not torch.equal(state[weight], start[weight])
+
+
 def test_sensitivity_measures_parts_and_saves_work(call: Call) -> None:
     made = call("sensitivity", "--profile", "w4a6", "--bits", "w2a2")
     rows = made["metrics"]["rows"]
@@ -227,8 +254,39 @@ def test_calibration_on_evaluated_samples_is_refused(call: Call) -> None:
     assert "also evaluated" in json.dumps(refused)
 
 
-def test_dfq_says_that_it_is_not_built(call: Call) -> None:
-    assert "dfq is not built yet" in json.dumps(call("calibrate", "--profile", "w8a8", "--method", "dfq", code=2))
+def test_dfq_says_what_it_would_do(call: Call) -> None:
+    plan = call("calibrate", "--profile", "w4a6", "--method", "dfq", "--dry-run")["plan"]
+    assert len(plan) == 3
+    for step, words in zip(plan, ("equalise the ranges", "to W4A6 on 4 samples", "without data"), strict=True):
+        assert words in step
+    empirical = ["--set", "calibration.bias_correction=empirical"]
+    assert "running the 4 samples once for each" in str(call("calibrate", "--method", "dfq", "--dry-run", *empirical))
+    assert len(call("calibrate", "--profile", "w4a6", "--dry-run")["plan"]) == 1
+
+
+def test_dfq_changes_the_latent_weights_and_training_starts_from_them(call: Call, store: Path) -> None:
+    words = ["--profile", "w4a6", "--method", "dfq"]
+    made = call("calibrate", *words)
+    assert "equalised 28 pairs of layers" in made["messages"][0]
+    plain = call("calibrate", "--profile", "w4a6")
+    uncorrected = call("calibrate", *words, "--set", "calibration.bias_correction=none")
+    ids = {outcome["artifact"]["digest"] for outcome in (made, plain, uncorrected)}
+    assert len(ids) == 3 and call("calibrate", *words)["artifact"]["digest"] == made["artifact"]["digest"]
+    profile = profiles.load("w4a6", overrides=["calibration.method=dfq"])
+    states = []
+    for outcome in (made, plain, uncorrected):
+        artifact = Store(store).open(outcome["artifact"]["digest"])
+        states.append(load_quantized(artifact, profile=profile, latent=True).detector.state_dict())
+    conv, bias = "img_backbone.layer1.0.conv1.weight", "img_backbone.layer1.0.conv2.bias"
+    assert not torch.equal(states[0][conv], states[1][conv]) and torch.equal(states[0][conv], states[2][conv])
+    assert not torch.equal(states[0][bias], states[2][bias]) and torch.equal(states[1][bias], states[2][bias])
+    record = json.loads((Store(store).open(made["artifact"]["digest"]).file("dfq.json")).read_text())
+    largest = (states[0][bias] - states[2][bias]).abs().max().item()
+    assert record["corrected"][bias.replace("bias", "weight")] == pytest.approx(largest, rel=1e-4)
+    assert record["not_equalised"]["img_backbone.conv1"].startswith("add_ reads its output")
+    start = made["artifact"]["digest"]
+    trained = call("qat-progressive", "--profile", "w4a6", "--stages", "1", "--set", "calibration.method=dfq")
+    assert Store(store).open(trained["artifact"]["digest"]).manifest.parents["start"] == start
 
 
 def test_missing_weights_name_the_file_and_where_it_goes(tiny_synthetic: Path, tmp_path: Path) -> None:

@@ -200,3 +200,12 @@ def test_further_seeds_are_others(seeds: str) -> None:
 
 def test_the_float_profile_takes_ones_own_data() -> None:
     assert profiles.load("float", overrides=["data.source=/data/nuscenes"]).data.source == "/data/nuscenes"
+
+
+def test_steps_of_a_stage_are_one_number_or_one_for_each_part() -> None:
+    assert profiles.load("w4a6", overrides=["qat.steps_per_stage=5"]).qat.steps() == 20
+    own = profiles.load("w4a6", overrides=["qat.steps_per_stage=[1, 2, 3, 4]"]).qat
+    assert (own.steps(["neck"]), own.steps(["encoder", "decoder"]), own.steps()) == (2, 7, 10)
+    for wrong in ("[1, 2, 3]", "-1", "some"):
+        with pytest.raises(ProfileError, match=r"qat\.steps_per_stage"):
+            profiles.load("w4a6", overrides=[f"qat.steps_per_stage={wrong}"])

@@ -16,13 +16,13 @@ from profiles.document import ProfileError
             "quantization.weight_observer is 'entropy'; allowed: minmax, moving_average, percentile, mse",
         ),
         (
-            ["quantization.weight_observer=mse"],
-            "quantization: weight_range must be frozen where weight_observer is mse; "
+            ["quantization.weight_observer=mse", "quantization.weight_range=follow"],
+            "quantization: weight_range must be frozen or learned where weight_observer is mse; "
             "only minmax ranges follow the weights",
         ),
         (
             ["quantization.weight_observer=percentile", "quantization.weight_range=follow"],
-            "quantization: weight_range must be frozen where weight_observer is percentile",
+            "quantization: weight_range must be frozen or learned where weight_observer is percentile",
         ),
         (["distillation.weight=-1"], "distillation.weight is -1; must be auto or a number of at least 0"),
         (["distillation.weight=often"], "distillation.weight is 'often'; allowed: a number or auto"),
@@ -43,7 +43,9 @@ def test_what_never_runs_is_refused_by_name(words: list[str], sentence: str) -> 
 @pytest.mark.parametrize(
     "words",
     [
+        ["quantization.weight_observer=mse"],
         ["quantization.weight_observer=mse", "quantization.weight_range=frozen"],
+        ["quantization.weight_range=follow"],
         ["quantization.activation_observer=entropy"],
         ["distillation.weight=0"],
         ["distillation.weight=auto"],

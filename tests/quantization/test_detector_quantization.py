@@ -14,8 +14,9 @@ from torch import nn
 import profiles
 from pipelines import quantized
 from pipelines.assemble import build_detector
-from pipelines.quantized import PARTS, Quantized, detector_plan, example_call, quantized_cost
+from pipelines.quantized import Quantized, detector_plan, example_call, quantized_cost
 from pipelines.samples import Split
+from profiles.schedule import PARTS
 from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import Folding
 

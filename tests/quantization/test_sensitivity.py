@@ -63,10 +63,10 @@ def test_missing_weights_are_said_before_any_scene_is_made(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
-def test_dfq_says_that_it_is_not_built(dry_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dfq_is_refused_with_the_reason(dry_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sensitivity, "float_detector", reached)
     profile = profiles.load("w4a6", overrides=["calibration.method=dfq"])
-    with pytest.raises(ValueError, match=r"dfq is not built yet: set calibration\.method to ptq"):
+    with pytest.raises(ValueError, match=r"ptq alone, not dfq.*set calibration\.method to ptq"):
         sensitivity.run(profile, store=Store(tmp_path), dry_run=dry_run)
 
 

@@ -68,6 +68,7 @@ def generate(
     image_size_px: tuple[int, int] = (176, 96),
     key_frames: int = 8,
     sweeps: str = "none",
+    grow_only: bool = False,
     workers: int | None = None,
     progress: bool = False,
 ) -> SyntheticSummary:
@@ -86,6 +87,7 @@ def generate(
         image_size_px: Width and height, at most 1600x900.
         key_frames: Key frames per scene at 2 Hz.
         sweeps: Scenes with 12 Hz camera images between key frames: none, val or all.
+        grow_only: Keep listing the scenes that the tables list already, where they are more.
         workers: Processes, by default one per core; the result does not depend on it.
         progress: Whether to show a bar.
 
@@ -97,6 +99,9 @@ def generate(
     root = Path(root)
     with _alone(root):
         _prepare(root, settings)
+        if grow_only and (root / MARKER).exists():
+            listed = read_marker(root)
+            train, val = max(train, listed["train"], key=len), max(val, listed["val"], key=len)
         if not _is_sealed(root, train, val):
             with_sweeps: set[str] = {"none": set[str](), "val": set(val), "all": {*train, *val}}[sweeps]
             jobs = [(name, name in with_sweeps) for name in (*train, *val) if not fragment_path(root, name).exists()]

@@ -69,7 +69,7 @@ def add_work_zones(cast: Casting) -> None:
 
 def _add_work_zone(cast: Casting) -> None:
     rng, side = cast.rng, _side(cast)
-    start = cast.anywhere(inset_m=(12, 24))
+    start = cast.anywhere(inset_m=(8, 20))
     edge = side * (cast.main.lanes_m + 0.4)
     for k in range(int(rng.integers(2, 6))):
         pose = cast.beside(start + 2.7 * k, edge, turned=np.pi / 2)

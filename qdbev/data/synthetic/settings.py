@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 SWEEPS = ("none", "val", "all")
 
 

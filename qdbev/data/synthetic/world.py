@@ -13,7 +13,7 @@ from qdbev.data.synthetic.roads import Layout, distance, draw_layout
 from qdbev.data.synthetic.surroundings import add_surroundings
 from qdbev.data.synthetic.traffic import add_riders, add_traffic
 
-REACH_M = 30.0  # annotated things are placed this far before and behind the middle of the ego's way
+REACH_M = 23.0  # annotated things are placed this far before and behind the middle of the ego's way
 _STEPS = (
     add_traffic,
     add_work_zones,

@@ -2,7 +2,7 @@
 
 They give every cell a gradient while the queries still search, and teach heading and velocity with a squared error: an
 L1 loss alone sits at the median, which is "standing, no heading". The state dict holds them under `auxiliary.`; nothing
-at inference reads them. `query_motion` weighs the same squared error of the matched queries (loss.py).
+at inference reads them.
 
 Shapes: B samples, N cameras, Q BEV cells, C channels, O objects of the whole batch, V (object, camera) pairs in view,
 H W of a map.
@@ -33,7 +33,6 @@ class AuxiliaryWeights:
     image_heatmap: float = 0.5
     image_depth: float = 0.2
     image_angle: float = 0.2
-    query_motion: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def build_bevformer(
     queries: int,
     query_init: str,
     code_weights: Sequence[float] = OFFICIAL_CODE_WEIGHTS,
+    motion_weight: float = 0.0,
     cameras: int = 6,
     classes: int = 10,
     max_boxes: int = 300,
@@ -90,6 +91,7 @@ def build_bevformer(
         queries: object queries.
         query_init: "random" (official) or "grid": first object positions spread over the range.
         code_weights: weight of each box code entry in the L1 loss.
+        motion_weight: weight of the squared error of matched queries' heading and velocity.
         cameras: number of cameras.
         classes: number of classes.
         max_boxes: boxes per sample at most.
@@ -155,6 +157,7 @@ def build_bevformer(
         img_backbone=backbone,
         img_neck=neck,
         pts_bbox_head=head,
+        motion_weight=motion_weight,
         auxiliary=auxiliary,
         auxiliary_weights=auxiliary_weights,
         max_boxes=max_boxes,

@@ -52,6 +52,7 @@ class BEVFormer(Base3DDetector):
         img_backbone: dict[str, Any],
         img_neck: dict[str, Any],
         pts_bbox_head: dict[str, Any],
+        motion_weight: float = 0.0,
         auxiliary: bool = False,
         auxiliary_weights: dict[str, float] | None = None,
         max_boxes: int = 300,
@@ -65,6 +66,7 @@ class BEVFormer(Base3DDetector):
             img_backbone: an mmdet backbone.
             img_neck: an mmdet neck.
             pts_bbox_head: a `BEVFormerHead`.
+            motion_weight: weight of the squared error of matched queries' heading and velocity.
             auxiliary: with the dense heads that only training uses.
             auxiliary_weights: weights of their losses where they differ from `AuxiliaryWeights`.
             max_boxes: boxes per sample at most.
@@ -77,6 +79,7 @@ class BEVFormer(Base3DDetector):
         self.img_neck = MODELS.build(img_neck)
         self.pts_bbox_head: BEVFormerHead = MODELS.build(pts_bbox_head)
         self.auxiliary = _auxiliary(pts_bbox_head, self.pts_bbox_head, auxiliary_weights or {}) if auxiliary else None
+        self.motion_weight = motion_weight
         self.max_boxes = max_boxes
         self.centre_range_m = tuple(centre_range_m)
         self.history = StreamingHistory()
@@ -109,7 +112,7 @@ class BEVFormer(Base3DDetector):
             labels=labels,
             targets=[encode_boxes(each) for each in boxes],
             code_weights_10=self.pts_bbox_head.code_weights,
-            motion_weight=0.0 if self.auxiliary is None else self.auxiliary.weights.query_motion,
+            motion_weight=self.motion_weight,
         )
 
     def boxes(self, decoded: Decoded) -> list[InstanceData]:
@@ -138,6 +141,15 @@ class BEVFormer(Base3DDetector):
     def first_positions(self) -> tuple[str, ...]:
         """Paths of the table of object queries and of the layer that turns it into their first positions."""
         return ("pts_bbox_head.query_embedding", "pts_bbox_head.transformer.reference_points")
+
+    def value_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Paths of (value_proj, output_proj) of each deformable attention.
+
+        Between the two a channel is sampled, weighted and summed, apart from all others, which no watcher can see.
+        """
+        values = [path for path, _ in self.named_modules() if path.endswith(".value_proj")]
+        owners = [path.removesuffix(".value_proj").removesuffix(".deformable_attention") for path in values]
+        return tuple((value, f"{owner}.output_proj") for value, owner in zip(values, owners, strict=True))
 
     # mmdet3d's interface
 

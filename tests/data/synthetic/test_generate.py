@@ -21,6 +21,7 @@ from nuscenes.can_bus.can_bus_api import NuScenesCanBus
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 from nuscenes.eval.detection.utils import category_to_detection_name
+from nuscenes.utils import splits
 from nuscenes.utils.data_classes import LidarPointCloud
 from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
@@ -35,7 +36,7 @@ SMALL = {"key_frames": 2, "image_size_px": (88, 48), "workers": 1}
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("synthetic") / "tree"
-    generate(root, train_scenes=1, val_scenes=3, workers=1)
+    generate(root, train_scenes=1, val_scenes=5, workers=1)
     return root
 
 
@@ -57,7 +58,7 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def test_annotations_as_predictions_score_one(nuscenes: NuScenes, tmp_path: Path) -> None:
     results: dict[str, list[dict]] = {}
-    val = {s["token"] for s in nuscenes.scene if s["name"] in ("scene-0003", "scene-0012", "scene-0013")}
+    val = {s["token"] for s in nuscenes.scene if s["name"] in splits.val}
     for sample in (s for s in nuscenes.sample if s["scene_token"] in val):
         results[sample["token"]] = [_prediction(nuscenes, token) for token in sample["anns"]]
     meta = {f"use_{m}": m == "camera" for m in ("camera", "lidar", "radar", "map", "external")}
@@ -183,6 +184,11 @@ def test_a_second_call_changes_nothing(small: Path) -> None:
     summary = generate(small, train_scenes=1, val_scenes=1, sweeps="val", **SMALL)
     assert summary == verify(small)
     assert before == {p: p.stat().st_mtime_ns for p in small.rglob("*") if p.is_file()}
+
+
+def test_growing_only_goes_on_listing_what_is_there(small: Path) -> None:
+    summary = generate(small, train_scenes=0, val_scenes=1, sweeps="val", grow_only=True, **SMALL)
+    assert (summary.train_scenes, summary.val_scenes) == (1, 1)
 
 
 def test_processes_growth_and_interruption_change_nothing(small: Path, tmp_path: Path) -> None:

@@ -1,0 +1,33 @@
+"""``qdbev import-weights``: the float weights of a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qdbev_cli.console import Result
+from qdbev_cli.options import RunOptions, command
+
+
+@command(profile="float")
+def import_weights(
+    options: RunOptions,
+    file: Annotated[Path, typer.Argument(help="A .pth file of mmcv, mmengine or torch.save, or .safetensors.")],
+) -> Result:
+    """Take float weights from a checkpoint file.
+
+    The official BEVFormer files go in as they are published (--model tiny, small or base), and so do fp16 copies and
+    exports of mmdet3d 1.x. The file is read as data: one that would run code is refused, and nothing of it runs.
+
+    Every tensor of the model must be there with its shape, and no other. What is missing, unknown or of another
+    shape is counted and named, with --json in full. --dry-run compares and seals nothing.
+
+    Afterwards --model tiny (small, base) means these weights, in every command with the same --store.
+
+    Example: qdbev import-weights bevformer_tiny_epoch_24.pth --model tiny
+    """
+    from pipelines import import_weights
+
+    return import_weights.run(options.load_profile(), file=file, **options.how())

@@ -1,0 +1,82 @@
+"""data prepare: counts, where the motion is from, and what is missing; the test split gives a submission alone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from nuscenes.utils.splits import create_splits_scenes
+from typer.testing import CliRunner
+
+from qdbev_cli.app import app
+from tests.conftest import TINY_VERSION
+
+
+def invoke(*words: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, [*words, "--json"])
+    assert result.exit_code == code, result.output
+    return result.stdout if code == 0 else result.output
+
+
+def copied(source: Path, *, target: Path) -> Path:
+    shutil.copytree(source, target)
+    return target
+
+
+def test_prepare_counts_every_split_and_says_where_motion_is_from(tiny_synthetic: Path, tmp_path: Path) -> None:
+    root = copied(tiny_synthetic, target=tmp_path / "nuscenes")
+    metrics = json.loads(invoke("data", "prepare", "--root", str(root)))["metrics"]
+    assert {name: split["scenes"] for name, split in metrics.items()} == {"train": 3, "val": 2}
+    assert metrics["train"]["key frames"] == 12 and metrics["train"]["boxes"] > 0
+    assert metrics["val"]["scenes with CAN bus"] == 2
+    shutil.rmtree(root / "can_bus")
+    document = json.loads(invoke("data", "prepare", "--root", str(root)))
+    assert document["metrics"]["val"]["scenes with CAN bus"] == 0
+    assert any("motion of 0 of 5 scenes from the CAN bus" in sentence for sentence in document["messages"])
+
+
+def test_prepare_counts_missing_images_by_camera(tiny_synthetic: Path, tmp_path: Path) -> None:
+    root = copied(tiny_synthetic, target=tmp_path / "nuscenes")
+    for camera, count in (("CAM_FRONT", 2), ("CAM_BACK", 1)):
+        for path in sorted((root / "samples" / camera).iterdir())[:count]:
+            path.unlink()
+    output = invoke("data", "prepare", "--root", str(root), code=3)
+    assert "camera images are missing" in output and "CAM_FRONT" in output and "unpack" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        ([], 2, "name it with --root"),
+        (["--root", "nowhere"], 3, "no nuScenes version"),
+        (["--root", "nowhere", "--version", "v2"], 2, "use v1.0-trainval, v1.0-mini or v1.0-test"),
+    ],
+)
+def test_prepare_says_what_it_needs(words: list[str], code: int, sentence: str) -> None:
+    assert sentence in " ".join(invoke("data", "prepare", *words, code=code).split())
+
+
+def test_the_test_split_gives_a_submission_without_scores(tiny_synthetic: Path, tmp_path: Path) -> None:
+    root, version = copied(tiny_synthetic, target=tmp_path / "nuscenes"), "v1.0-test"
+    (root / TINY_VERSION).rename(root / version)
+    scene_table = root / version / "scene.json"
+    scenes = json.loads(scene_table.read_text())[:2]
+    for scene, name in zip(scenes, create_splits_scenes()["test"], strict=False):
+        shutil.copy(root / "can_bus" / f"{scene['name']}_pose.json", root / "can_bus" / f"{name}_pose.json")
+        scene["name"] = name
+    scene_table.write_text(json.dumps(scenes))
+    (root / version / "sample_annotation.json").write_text("[]")
+    (root / version / "instance.json").write_text("[]")
+    settings = [f"data.source={root}", f"data.version={version}", "evaluation.split=test", "evaluation.max_boxes=20"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    store = ["--store", str(tmp_path / "runs"), "--device", "cpu"]
+    document = json.loads(invoke("evaluate", "--profile", "float", *options, *store))
+    assert "NDS" not in document["metrics"] and document["tables"] == []
+    folder = Path(document["artifact"]["path"])
+    results = json.loads((folder / "results_nusc.json").read_text())["results"]
+    assert len(results) == 8 and all(len(boxes) == 20 for boxes in results.values())
+    assert not (folder / "scores.json").exists()
+    refused = invoke("sensitivity", "--profile", "w4a6", *options, *store, code=2)
+    assert "no public ground truth" in " ".join(refused.split())
