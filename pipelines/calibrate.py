@@ -24,7 +24,7 @@ def run(
     Args:
         profile: What is wanted.
         store: Where the artifact goes.
-        method: ``ptq`` or ``dfq``, in place of the profile's.
+        method: ``ptq``, ``dfq`` or ``gptq``, in place of the profile's.
         force: Calibrate again even if it is sealed.
         dry_run: Say what would be done.
         progress: Show bars.
@@ -46,6 +46,8 @@ def _steps(profile: Profile) -> list[str]:
     ranges = f"calibrate {name} to {profile.quantization.label} on {section.samples} samples of the train split"
     if section.method == "ptq":
         return [ranges]
+    if section.method == "gptq":
+        return [ranges, "round the weights so that each layer's output on these samples changes least"]
     how = {
         "none": "leave the biases as they are",
         "analytic": "correct the biases of the layers whose mean input a batch norm tells, without data",

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from pipelines.assemble import device_of, float_artifact, float_detector, package_versions
+from pipelines.compensation import Rounded, compensate
 from pipelines.data_free import Record, correct, prepared_from_float
 from pipelines.integrity import fetched
 from pipelines.quantized import Quantized, quantized_cost, quantized_from_float, write_quantized
@@ -89,21 +90,21 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
 
 def _with_ranges(
     detector: BEVFormer, *, profile: Profile, split: Split, samples: Sequence[Sample], progress: bool
-) -> tuple[Quantized, Record | None]:
-    """Quantize a float detector and set its ranges by the profile's method; for dfq with a record of what was done."""
-    if profile.calibration.method == "ptq":
-        quantized = quantized_from_float(detector, profile=profile, split=split)
-        observe(quantized, split=split, samples=samples, profile=profile, progress=progress)
-        return quantized, None
-    prepared = prepared_from_float(detector, profile=profile, split=split)
-    observe(prepared.quantized, split=split, samples=samples, profile=profile, progress=progress)
-    record = correct(
-        prepared,
-        how=profile.calibration.bias_correction,
-        run=lambda: run_samples(detector, split=split, samples=samples, profile=profile),
-        progress=progress,
-    )
-    return prepared.quantized, record
+) -> tuple[Quantized, Record | Rounded | None]:
+    """Quantize a float detector and set its ranges by the profile's method; with a record where that did more."""
+    method = profile.calibration.method
+
+    def run() -> None:
+        run_samples(detector, split=split, samples=samples, profile=profile)
+
+    if method == "dfq":
+        prepared = prepared_from_float(detector, profile=profile, split=split)
+        observe(prepared.quantized, split=split, samples=samples, profile=profile, progress=progress)
+        record = correct(prepared, how=profile.calibration.bias_correction, run=run, progress=progress)
+        return prepared.quantized, record
+    quantized = quantized_from_float(detector, profile=profile, split=split)
+    observe(quantized, split=split, samples=samples, profile=profile, progress=progress)
+    return quantized, compensate(detector, run=run, parts=PARTS) if method == "gptq" else None
 
 
 def refuse_evaluation_samples(samples: Sequence[Sample], *, evaluated: Split) -> list[str]:
@@ -130,6 +131,7 @@ def observe(
     profile: Profile,
     parts: Sequence[str] | None = None,
     observer: str | None = None,
+    unsigned: bool | None = None,
     progress: bool = False,
 ) -> None:
     """Set ranges from a run over samples in scene order, history reset at each scene's start.
@@ -141,13 +143,14 @@ def observe(
         profile: Its model section and device.
         parts: Set the ranges of these parts alone, which run in float, the others as they are; None means all.
         observer: What chooses the ranges, in place of the profile's observers.
+        unsigned: Whether activations that are never negative get unsigned integers, in place of the profile's word.
         progress: Show a bar.
 
     Raises:
         ValueError: A quantizer saw nothing.
     """
     detector = quantized.detector
-    with observing(detector, parts=parts, observer=observer):
+    with observing(detector, parts=parts, observer=observer, unsigned_inputs=unsigned):
         run_samples(detector, split=split, samples=samples, profile=profile, progress=progress)
     if missing := ranges_missing(detector):
         raise ValueError(

@@ -77,7 +77,12 @@ def distil(
         loss=loss,
         split=split,
         plan=Run(
-            profile=profile, schedule=schedule, steps=schedule.steps, key=key, scratch=store.scratch(kind, key=key)
+            profile=profile,
+            schedule=schedule,
+            steps=schedule.steps,
+            key=key,
+            scratch=store.scratch(kind, key=key),
+            range_multiplier=schedule.range_multiplier,
         ),
         label=kind,
         progress=progress,

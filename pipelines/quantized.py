@@ -213,4 +213,5 @@ def _insert(detector: BEVFormer, *, plan: Plan, section: QuantizationProfile) ->
         percentile=section.percentile,
         follow_weights=section.weight_range == "follow",
         activation_ema=_MOVING_MOMENTUM if section.activation_range == "moving" else None,
+        unsigned_inputs=section.activation_sign == "auto",
     )

@@ -1,4 +1,7 @@
-"""report: tables of size, bit operations and accuracy, and the training curve, from sealed artifacts alone."""
+"""report: tables of size, bit operations and accuracy, and the training curve, from sealed artifacts alone.
+
+Where there are none, what the model costs by its numbers.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,11 @@ from typing import Any
 
 from pipelines.chain import Link, chain_of, sealed_chain
 from pipelines.outcome import dry, finished
-from pipelines.report_files import explained, find_places, write
-from pipelines.store import Artifact, MissingArtifact, Store
+from pipelines.report_files import Places, explained, find_places, write
+from pipelines.store import Artifact, Store
 from pipelines.training_curve import curve_png
 from profiles import Profile
+from profiles.schedule import PARTS
 from qdbev.reporting.costs import bops_table, size_table
 from qdbev.reporting.results import accuracy_table, sensitivity_table
 from qdbev.reporting.tables import Table, render_all
@@ -28,6 +32,7 @@ def run(
     store: Store,
     format: str = "table",
     out: Path | None = None,
+    paper: bool = False,
     force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
@@ -40,6 +45,7 @@ def run(
         format: table, md, csv, json or html.
         out: A name with an ending is the one file to write; any other is a folder, for ``report`` with the ending of
             the format and ``curve.png``. None prints; the page and the curve then go into ``_report`` in the store.
+        paper: The paper's sizes and BOPS beside ours instead, of all official variants.
         force: Not used: nothing is sealed.
         dry_run: Say what would be done.
         progress: Not used: it takes a moment.
@@ -49,7 +55,6 @@ def run(
         empty where it was written to ``out``.
 
     Raises:
-        MissingArtifact: The store holds nothing of this profile.
         ValueError: An unknown format, or nothing can be written at ``out``.
         StoreUnwritable: The disk is full, or the store cannot be written.
     """
@@ -57,7 +62,9 @@ def run(
     if dry_run:
         reading = f"read the artifacts of {profile.name}-{profile.model.name} in {store.root}"
         return dry([reading, f"write {places.document}" if places.document else "print their tables"])
-    links, intervals = find_chain(profile, store=store)
+    if paper or (chain := find_chain(profile, store=store)) is None:
+        return _without_chain(profile, paper=paper, places=places, format=format, out=out, store=store)
+    links, intervals = chain
     measured = find_sensitivity(profile, bits=links[-1].bits, store=store)
     tables = chain_tables(links, intervals=intervals) + sensitivity_tables(measured)
     curve = curve_png(links) if _is_drawn(links) and (places.curve or format == "html") else None
@@ -75,12 +82,32 @@ def run(
     return outcome | {"text": render_all(tables, form="text")}
 
 
-def find_chain(profile: Profile, *, store: Store) -> tuple[list[Link], dict[str, dict[str, float]]]:
-    """The newest chain of a profile, and the intervals of its last compression by link name.
+def _without_chain(
+    profile: Profile, *, paper: bool, places: Places, format: str, out: Path | None, store: Store
+) -> dict[str, Any]:
+    """The report on numbers alone: no data, no weights, nothing measured."""
+    from pipelines.cost import cost_tables, count, paper_table
 
-    Raises:
-        MissingArtifact: There is none.
-    """
+    if format == "html":
+        raise ValueError(
+            "a page shows what was measured, and nothing was: run `qdbev compress "
+            f"--profile {profile.name} --model {profile.model.name}` first, or choose --format md"
+        )
+    tables = [paper_table()] if paper else cost_tables(count(profile))
+    document = render_all(tables, form="text" if format == "table" else format)
+    with explained(out, store=store):
+        made = write(places, document=document, curve=None)
+    if not paper:
+        names = f"--profile {profile.name} --model {profile.model.name}"
+        made = [f"{store.root} holds nothing measured of {names}; `qdbev compress {names}` makes it", *made]
+    outcome = finished(None, metrics={table.name: list(table.rows) for table in tables}, messages=made)
+    if format in _DOCUMENTS:
+        return outcome | {"document": "" if places.document else document}
+    return outcome | {"text": render_all(tables, form="text")}
+
+
+def find_chain(profile: Profile, *, store: Store) -> tuple[list[Link], dict[str, dict[str, float]]] | None:
+    """The newest chain of a profile, and the intervals of its last compression by link name; None where none is."""
     names = {"profile": profile.name, "model": profile.model.name}
     if compression := store.last(COMPRESSION, **names):
         intervals: Any = compression.manifest.metrics.get("intervals", {})
@@ -88,10 +115,7 @@ def find_chain(profile: Profile, *, store: Store) -> tuple[list[Link], dict[str,
     for kind in _ENDS:
         if found := store.last(kind, **names):
             return chain_of(found, store=store), {}
-    raise MissingArtifact(
-        f"{store.root} holds nothing of profile {profile.name}, model {profile.model.name}: "
-        f"run `qdbev compress --profile {profile.name} --model {profile.model.name}` first"
-    )
+    return None
 
 
 def chain_tables(links: Sequence[Link], *, intervals: dict[str, dict[str, float]]) -> list[Table]:
@@ -166,9 +190,8 @@ def _size_row(link: Link) -> dict[str, Any]:
 def _bops_rows(link: Link) -> list[dict[str, Any]]:
     parts = link.cost["gbops"]
     return [
-        {"name": link.name, "bits": link.bits, "part": part, "bops": value * 1e9}
-        for part, value in parts.items()
-        if part != "total"
+        {"name": link.name, "bits": link.bits, "part": part, "bops": parts[part] * 1e9}
+        for part in sorted(parts.keys() - {"total"}, key=PARTS.index)
     ]
 
 

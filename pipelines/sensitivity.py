@@ -74,8 +74,8 @@ def run(
         progress: Show bars.
 
     Raises:
-        ValueError: An unknown level, a profile that quantizes nothing, method dfq, or calibration samples that are
-            evaluated.
+        ValueError: An unknown level, a profile that quantizes nothing, another method than ptq, or calibration samples
+            that are evaluated.
     """
     if level not in ("part", "module"):
         raise ValueError(f"level is {level!r}, expected part or module")
@@ -83,8 +83,8 @@ def run(
         raise ValueError(f"profile {profile.name} quantizes nothing; choose one such as w4a6, or give --bits")
     if profile.calibration.method != "ptq":
         raise ValueError(
-            "the table is measured with method ptq alone, not dfq: biases corrected for quantized weights would "
-            "shift the rows that leave these weights in float; set calibration.method to ptq (the default)"
+            f"the table is measured with method ptq alone, not {profile.calibration.method}: what that changes in "
+            "weights and biases would shift the rows that leave them in float; set calibration.method to ptq (default)"
         )
     if dry_run:
         return dry([f"evaluate {profile.model.name} with each {level} alone in {profile.quantization.label}, and all"])

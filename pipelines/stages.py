@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pipelines.calibration import calibrated, observe
+from pipelines.calibration import calibrated, observe, run_samples
+from pipelines.compensation import compensate
 from pipelines.quantized import Quantized, load_quantized, quantized_cost, write_quantized
 from pipelines.samples import Split, load_split
 from pipelines.store import Artifact, Store
@@ -106,6 +108,7 @@ def run_stage(
         key=key,
         scratch=store.scratch(KIND, key=key),
         part_multipliers=dict.fromkeys(others, schedule.other_multiplier),
+        range_multiplier=schedule.range_multiplier,
     )
     result = run_training(
         quantized.detector,
@@ -142,15 +145,19 @@ def run_stage(
 def _starting(
     parent: Artifact, *, profile: Profile, parts: Sequence[str], added: Sequence[str], split: Split
 ) -> Quantized:
-    """The detector of the stage before, the parts of this one on, the added ones' ranges chosen anew where wanted."""
+    """The detector of the stage before, the parts of this one on; ranges and weights of the added ones as wanted."""
     quantized = load_quantized(parent, profile=profile, latent=True)
-    if observer := profile.quantization.training_observer:
-        before = [part for part in parts if part not in added]
-        section = profile.calibration
-        samples = calibration_samples(split.samples, count=section.samples, seed=section.seed)
+    quantized.switched([part for part in parts if part not in added])
+    section, detector = profile.quantization, quantized.detector
+    samples = calibration_samples(split.samples, count=profile.calibration.samples, seed=profile.calibration.seed)
+    if observer := section.training_observer:
+        unsigned = section.training_sign == "auto"
         observe(
-            quantized.switched(before), split=split, samples=samples, profile=profile, parts=added, observer=observer
+            quantized, split=split, samples=samples, profile=profile, parts=added, observer=observer, unsigned=unsigned
         )
+    if section.training_rounding == "compensated":
+        run = partial(run_samples, detector, split=split, samples=samples, profile=profile)
+        compensate(detector, run=run, parts=added)
     return learning(quantized.switched(parts), profile=profile)
 
 
@@ -192,7 +199,7 @@ def training_key(
             "steps": steps,
             "queue": [profile.data.queue_length, profile.data.drop_one_frame],
             "quantization": profile.quantization.content(),
-            "calibration": profile.calibration.content() if profile.quantization.training_observer else None,
+            "calibration": profile.calibration.content(),
             "data": split.digest,
             "seed": profile.seed,
             **extra,

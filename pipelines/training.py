@@ -52,6 +52,8 @@ class Run:
     """Folder of the resume state."""
     part_multipliers: Mapping[str, float] = field(default_factory=dict)
     """Factors on the learning rate by path in the model, besides the schedule's own on the backbone."""
+    range_multiplier: float = 1.0
+    """Factor on the learning rate of learned ranges, where the model has any."""
 
 
 def run_training(
@@ -99,7 +101,7 @@ def run_training(
                 learning_rate=schedule.learning_rate,
                 weight_decay=schedule.weight_decay,
                 part_multipliers=multipliers,
-                leaf_multipliers={"log_scale": schedule.range_multiplier} if learned else {},
+                leaf_multipliers={"log_scale": plan.range_multiplier} if learned else {},
                 undecayed=("*.log_scale",) if learned else (),
                 clip_norm=schedule.clip_norm,
             ),

@@ -17,6 +17,8 @@ class DistillationSchedule(Schedule):
     """Peak learning rate."""
     backbone_multiplier: float = Field(default=0.5, ge=0)
     """Factor on the learning rate of the image backbone."""
+    range_multiplier: float = Field(default=10.0, ge=0)
+    """Factor on the learning rate of learned ranges, which are logarithms: 0.01 moves a range by a hundredth."""
 
 
 class DistillationProfile(Document):

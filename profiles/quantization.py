@@ -28,6 +28,8 @@ class QuantizationProfile(Document):
     """How the range of an activation is chosen from the calibration samples."""
     percentile: float = Field(default=99.9, gt=50, le=100)
     """Share of magnitudes inside the range, in percent, for the percentile observer."""
+    activation_sign: Literal["signed", "auto"] = "signed"
+    """Integers of activations: signed everywhere (Eq. 1); auto: unsigned where calibration sees nothing negative."""
     embedding: Literal["weight", "float"] = "weight"
     """Embedding tables: quantized like weights, or left in float."""
     first_positions: Literal["float", "quantized"] = "float"
@@ -36,7 +38,12 @@ class QuantizationProfile(Document):
     """Bits of the first layer and of the last layers for class and box; null treats them as the others (the paper)."""
     training_observer: WeightObserver | None = "mse"
     """How the ranges are chosen that training starts from, part by part as it is quantized; null: as calibrated."""
-    weight_range: Literal["follow", "frozen", "learned"] = "learned"
+    training_sign: Literal["signed", "auto"] = "auto"
+    """The same as activation_sign for training, wherever training_observer chooses the ranges anew."""
+    training_rounding: Literal["nearest", "compensated"] = "compensated"
+    """How the weights of a part start its stage: nearest, as they are, each used at its nearest step; compensated, put
+    on their grid one after the other, so that each layer's output changes least (GPTQ)."""
+    weight_range: Literal["follow", "frozen", "learned"] = "frozen"
     """In training, weight ranges follow the weights at every step (minmax only), stay, or are learned (LSQ)."""
     activation_range: Literal["frozen", "moving", "learned"] = "learned"
     """In training, activation ranges stay as they are, follow a moving average, or are learned (LSQ)."""
@@ -63,5 +70,14 @@ class QuantizationProfile(Document):
             raise ValueError(
                 f"weight_range must be frozen or learned where weight_observer is {self.weight_observer}; only minmax "
                 "ranges follow the weights"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rounded_weights_do_not_lead(self) -> QuantizationProfile:
+        if self.weight_range == "follow" and self.training_rounding == "compensated":
+            raise ValueError(
+                "training_rounding must be nearest where weight_range is follow; a range that follows would move under "
+                "weights rounded for it"
             )
         return self

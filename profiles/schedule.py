@@ -29,8 +29,6 @@ class Optimisation(Document):
     """Peak learning rate."""
     backbone_multiplier: float = Field(default=0.1, ge=0)
     """Factor on the learning rate of the image backbone."""
-    range_multiplier: float = Field(default=10.0, ge=0)
-    """Factor on the learning rate of learned ranges, which are logarithms: 0.01 moves a range by a hundredth."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW weight decay, on every trained tensor but learned ranges."""
     warmup_steps: int = Field(default=500, ge=0)
@@ -88,7 +86,9 @@ class ProgressiveSchedule(Optimisation):
     """Factors on the learning rate in the stages of backbone, neck, encoder and decoder; a stage of several parts has
     the last one's."""
     other_multiplier: float = Field(default=1.0, ge=0)
-    """Factor on the learning rate of the parts that a stage does not add (learned ranges excepted)."""
+    """Factor on the learning rate of the parts that a stage does not add (learned ranges excepted); 0 freezes them."""
+    range_multiplier: float = Field(default=10.0, ge=0)
+    """Factor on the learning rate of learned ranges, which are logarithms: 0.01 moves a range by a hundredth."""
     evaluate_each_stage: bool = True
     """Score the detector after every stage, for the curve over all stages."""
 

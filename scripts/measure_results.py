@@ -28,7 +28,7 @@ from profiles.schedule import PARTS
 from qdbev.reporting.results import accuracy_table
 from qdbev.reporting.tables import render
 
-PTQ = ("w8a8", "w6a6", "w4a6", "w4a4")
+PTQ = (("w8a8", "ptq"), ("w6a6", "ptq"), ("w4a6", "ptq"), ("w4a4", "ptq"), ("w4a6", "gptq"))
 RUNS = ("standard", "longer", "vgd")
 HEADER = """# Results
 
@@ -37,9 +37,11 @@ HEADER = """# Results
 
 Intervals are 95 % of the paired bootstrap over scenes: they say how far other scenes would move a result, not how far
 another training would, which is what the seeds are for. A difference whose interval holds zero is called none. PTQ is
-min-max calibration on {calibration} training samples. Each QAT run takes {steps} steps; `longer` and `+ VGD` take
-{more} steps more from the progressive run, without and with the view-guided loss. `float, longer` is the control: the
-float detector trained on for all these steps in the same way. A dash stands for a run that was not made.
+min-max calibration on {calibration} training samples, with or without rounding that compensates (`--method gptq`).
+`progressive, no steps` are the four stages without training: what each begins with, part by part. Each QAT
+run takes {steps} steps; `longer` and `+ VGD` take {more} steps more from the progressive run, without and with the
+view-guided loss. `float, longer` is the control: the float detector trained on for all these steps in the same way. A
+dash stands for a run that was not made.
 """
 
 
@@ -73,7 +75,7 @@ def main() -> None:
     store = Store(options.store)
     plain = profiles.load("w4a6", model=options.model, overrides=options.overrides)
     reference = Scored("float", "W32A32", None, score(float_artifact(plain, store=store), profile=plain, store=store))
-    tables = [post_training(name, options, store=store) for name in PTQ] if not options.train_only else []
+    tables = [] if options.train_only else untrained(options, store=store)
     trained = [one for seed in options.seeds for one in train(seed, options, store=store)]
     if not options.train_only:
         stated = {"seeds": options.seeds, "runs": options.runs, "control": options.control}
@@ -86,11 +88,20 @@ def score(model: Artifact, *, profile: Profile, store: Store) -> Artifact:
     return evaluate_artifact(profile, store=store, model=model, progress=True)
 
 
-def post_training(name: str, options: argparse.Namespace, *, store: Store) -> Scored:
-    """Min-max PTQ of one profile."""
-    profile = profiles.load(name, model=options.model, overrides=options.overrides)
-    model, _ = calibrated(profile, store=store, progress=True)
-    return Scored("PTQ", profile.quantization.label, None, score(model, profile=profile, store=store))
+def untrained(options: argparse.Namespace, *, store: Store) -> list[Scored]:
+    """Post-training quantization, and the progressive stages without a single step: what training starts from."""
+    rows = []
+    for name, method in PTQ:
+        words = [*options.overrides, f"calibration.method={method}"]
+        profile = profiles.load(name, model=options.model, overrides=words)
+        model, _ = calibrated(profile, store=store, progress=True)
+        bits, evaluation = profile.quantization.label, score(model, profile=profile, store=store)
+        rows.append(Scored({"ptq": "PTQ", "gptq": "PTQ, compensated rounding"}[method], bits, None, evaluation))
+    words = [*options.overrides, "qat.steps_per_stage=0"]
+    profile = profiles.load(options.profile, model=options.model, overrides=words)
+    model, _ = trained_stages(profile, store=store, stages=4, progress=True)
+    evaluation = score(model, profile=profile, store=store)
+    return [*rows, Scored("progressive, no steps", profile.quantization.label, None, evaluation)]
 
 
 def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Scored]:
@@ -115,7 +126,7 @@ def control(seed: int, options: argparse.Namespace, *, store: Store) -> Scored:
     """The float detector trained on for as many steps as QAT and distillation take, in the way of standard QAT."""
     profile = profiles.load(options.profile, model=options.model, overrides=options.overrides, seed=seed)
     taken = ("batch_size", "learning_rate", "backbone_multiplier", "warmup_steps", "clip_norm", "precision")
-    same = {name: getattr(profile.qat.of_stage(PARTS), name) for name in taken}
+    same = {name: getattr(profile.qat.of_stage(PARTS), name) for name in (*taken, "ema_decay")}
     steps = profile.qat.steps() + profile.distillation.schedule.steps
     own: dict[str, Any] = {
         "steps": steps,
@@ -123,8 +134,8 @@ def control(seed: int, options: argparse.Namespace, *, store: Store) -> Scored:
         "freeze_batchnorm": True,
         "auxiliary": False,
     }
-    own |= {"single_frame_share": 0, "ema_decay": "null"} | same
-    words = [f"float_training.{name}={value}" for name, value in own.items()]
+    own |= {"single_frame_share": 0} | same
+    words = [f"float_training.{name}={'null' if value is None else value}" for name, value in own.items()]
     words += ["data.more_seeds=[]", f"data.train_scenes={profile.data.train_scenes}"]
     longer = profiles.load("float", model=options.model, overrides=[*options.overrides, *words], seed=seed)
     outcome = train_float.run(longer, store=store)

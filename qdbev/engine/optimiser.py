@@ -17,7 +17,7 @@ class OptimiserSettings:
         learning_rate: Peak learning rate of a parameter with factor 1.
         weight_decay: Decoupled weight decay; on every parameter unless `undecayed` names it.
         part_multipliers: Factor on the learning rate by prefix of the parameter name, e.g. `{"img_backbone": 0.1}`.
-            A prefix ends at a dot of the name; the longest that matches holds.
+            A prefix ends at a dot of the name; the longest that matches holds. 0 freezes all below it: no gradient.
         leaf_multipliers: The same by the last word of the name, e.g. `{"log_scale": 10.0}`, before any prefix.
         undecayed: Shell patterns of parameter names without weight decay, e.g. `("*.scale",)`.
         clip_norm: L2 norm that all gradients together are clipped to; None never clips.
@@ -48,7 +48,7 @@ def part_multiplier(name: str, *, part_multipliers: Mapping[str, float]) -> floa
 
 
 def build_optimiser(model: nn.Module, *, settings: OptimiserSettings, fused: bool = True) -> torch.optim.AdamW:
-    """Build AdamW over the parameters that require a gradient.
+    """Build AdamW over the parameters that require a gradient, after those of parts with factor 0 stop requiring one.
 
     Each parameter group carries its factor as `multiplier` and its parameters' names as `names`, in the order of
     `model.named_parameters()` within the group.
@@ -67,11 +67,12 @@ def build_optimiser(model: nn.Module, *, settings: OptimiserSettings, fused: boo
     _refuse_idle_names(model, settings=settings)
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
+        of_part = part_multiplier(name, part_multipliers=settings.part_multipliers)
+        if of_part == 0:
+            parameter.requires_grad_(False)
         if not parameter.requires_grad:
             continue
-        multiplier = settings.leaf_multipliers.get(name.rpartition(".")[2])
-        if multiplier is None:
-            multiplier = part_multiplier(name, part_multipliers=settings.part_multipliers)
+        multiplier = settings.leaf_multipliers.get(name.rpartition(".")[2], of_part)
         decayed = not any(fnmatchcase(name, pattern) for pattern in settings.undecayed)
         group = groups.setdefault((multiplier, decayed), _empty_group(multiplier, decayed=decayed, settings=settings))
         group["params"].append(parameter)

@@ -75,6 +75,8 @@ def deformable_attention(
             f"value has {value_ESMC.shape[1]} tokens, but the levels {list(level_shapes)} have {tokens}: "
             "pass one (H, W) per level"
         )
+    if value_ESMC.device.type == "meta":  # shapes alone
+        return value_ESMC.new_empty(len(offsets_JMLP2), value_ESMC[0, 0].numel())
     # half-precision coordinates would move the samples by pixels, so all of it runs in float32 at least
     precise = torch.promote_types(value_ESMC.dtype, torch.float32)
     floats = (value_ESMC, references_RLP2, offsets_JMLP2, weights_JMLP)

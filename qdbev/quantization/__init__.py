@@ -7,6 +7,7 @@ folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observi
 
 from qdbev.quantization.bias_absorption import Absorption, absorb_biases
 from qdbev.quantization.bias_correction import Correction, correct_analytically, correct_empirically
+from qdbev.quantization.compensation import Compensation, InputMoments, compensate_rounding
 from qdbev.quantization.connections import Connections, Pair, find_connections
 from qdbev.quantization.cost import (
     BitOperations,
@@ -47,9 +48,11 @@ __all__ = [
     "FLOAT_OPERATIONS",
     "Absorption",
     "BitOperations",
+    "Compensation",
     "Connections",
     "Correction",
     "Folding",
+    "InputMoments",
     "MacLine",
     "Pair",
     "Plan",
@@ -59,6 +62,7 @@ __all__ = [
     "active_parts",
     "apply_folding",
     "bops",
+    "compensate_rounding",
     "correct_analytically",
     "correct_empirically",
     "count_macs",

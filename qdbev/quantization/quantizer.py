@@ -3,12 +3,16 @@
 Its state is two buffers, saved and loaded strictly with the model:
 
 * ``scale``: float32, () per tensor or (C,) per channel
-* ``flags``: uint8, ``[has_range, follows, bits, scale rule, narrow_range]``; a state made for other bits is refused
+* ``flags``: uint8, ``[has_range, follows, bits, scale rule, narrow_range]``; a state made for other bits is refused.
+  ``has_range`` is 2 for a range from zero on
 
 A range comes from calibration (:meth:`Quantizer.calibrate`, or observing) and then stays, or the quantizer *follows*
 the tensor it is given: the range is that tensor's own ``max|w|`` each time. Min-max weights follow while they train. A
 range can also be *learned*: from :meth:`Quantizer.learn` to :meth:`Quantizer.settle` the logarithm of the scale is a
 parameter, ``log_scale``.
+
+A quantizer that ``may_be_unsigned`` and saw nothing negative in calibration, such as behind a ReLU, spends all its
+integers on ``0 ... 2^k - 1``: the upper half of a signed grid of one bit more.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.quantization.fake_quantize import fake_quantize, fake_quantize_learned
-from qdbev.quantization.histogram_observers import make_observer
+from qdbev.quantization.histogram_observers import EntropyObserver, MseObserver, make_observer
 from qdbev.quantization.integers import (
     ScaleRule,
     check_bits,
@@ -33,6 +37,7 @@ from qdbev.quantization.observers import Observer, check_momentum, largest_magni
 QuantizerState = Literal["off", "observing", "on"]
 
 HAS_RANGE, FOLLOWS, BITS = 0, 1, 2  # places in `flags`; from BITS on it is the format
+UNSIGNED = 2  # value of `flags[HAS_RANGE]` of a range from zero on
 _RULES: tuple[str, ...] = get_args(ScaleRule)
 
 
@@ -50,6 +55,7 @@ class Quantizer(nn.Module):
         narrow_range: leave out the most negative integer.
         follow: take the range from each tensor it is given (min-max only).
         ema_momentum: when set, a training forward moves the range: ``r <- m r + (1 - m) max|x|``.
+        may_be_unsigned: let calibration without negative values leave the sign out.
 
     >>> quantizer = Quantizer(name="toy", bits=4)
     >>> quantizer.set_range(torch.tensor(15.0))
@@ -75,6 +81,7 @@ class Quantizer(nn.Module):
         narrow_range: bool = False,
         follow: bool = False,
         ema_momentum: float | None = None,
+        may_be_unsigned: bool = False,
     ) -> None:
         super().__init__()
         if (axis is None) != (channels is None):
@@ -85,13 +92,14 @@ class Quantizer(nn.Module):
         self.scale_rule, self.narrow_range = check_scale_rule(scale_rule), narrow_range
         self.observer, self.percentile = observer, percentile
         self.ema_momentum = None if ema_momentum is None else check_momentum(ema_momentum)
+        self.may_be_unsigned, self._negative = may_be_unsigned, False
         self._state: QuantizerState = "off"
         self._observing: Observer | None = None
         self._make_observer()  # an impossible choice is refused here, not in the middle of calibration
         self.register_buffer("scale", torch.ones(() if channels is None else (channels,)))
         code = [0, int(follow), bits, _RULES.index(self.scale_rule), int(narrow_range)]
         self.register_buffer("flags", torch.tensor(code, dtype=torch.uint8))
-        self._has_range, self._follows = False, follow
+        self._has_range, self._follows, self._unsigned = False, follow, False
         self.register_parameter("log_scale", None)
 
     @property
@@ -104,12 +112,23 @@ class Quantizer(nn.Module):
         if value not in get_args(QuantizerState):
             raise ValueError(f"{self.name}: state must be one of {get_args(QuantizerState)}, got {value!r}")
         self._observing = self._make_observer() if value == "observing" else None
+        self._negative = False
         self._state = value
 
     @property
     def has_range(self) -> bool:
         """Whether it may run: a range was set, or it follows its tensor."""
         return self._has_range or self._follows
+
+    @property
+    def unsigned(self) -> bool:
+        """Whether the range begins at zero."""
+        return self._unsigned
+
+    @property
+    def grid_bits(self) -> int:
+        """Bits of the signed grid that its integers lie on: one more than ``bits`` where they are unsigned."""
+        return self.bits + self._unsigned
 
     @property
     def follows(self) -> bool:
@@ -120,7 +139,7 @@ class Quantizer(nn.Module):
     def range(self) -> Tensor:
         """``r_max``, shape of ``scale``; ValueError where there is none yet."""
         self._require_range()
-        return range_of_scale(self.scale, bits=self.bits, rule=self.scale_rule)
+        return range_of_scale(self.scale, bits=self.grid_bits, rule=self.scale_rule)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` as the state says: itself, or on the grid.
@@ -133,20 +152,24 @@ class Quantizer(nn.Module):
         if self._state == "observing":
             self._observe(x)
             return x
+        if self._unsigned:
+            x = x.clamp_min(0)
         if self.log_scale is not None:
             return fake_quantize_learned(
-                x, log_scale=self.log_scale, bits=self.bits, axis=self.axis, narrow_range=self.narrow_range
+                x, log_scale=self.log_scale, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range
             )
         self._follow_or_require(x)
         if self.ema_momentum is not None and self.training and not self._follows:
             self._move(x)
-        return fake_quantize(x, scale=self.scale, bits=self.bits, axis=self.axis, narrow_range=self.narrow_range)
+        return fake_quantize(x, scale=self.scale, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range)
 
     def integers(self, x: Tensor) -> Tensor:
         """Return the integers of ``x`` (int8 up to 8 bits); ``dequantize(integers(x)) == forward(x)`` when on."""
         self._follow_or_require(x)
+        if self._unsigned:
+            x = x.clamp_min(0)
         scale = self.scale if self.log_scale is None else self.log_scale.exp()
-        return quantize_int(x, scale=scale, bits=self.bits, axis=self.axis, narrow_range=self.narrow_range)
+        return quantize_int(x, scale=scale, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range)
 
     @torch.no_grad()
     def set_range(self, r_max: Tensor) -> None:
@@ -161,8 +184,8 @@ class Quantizer(nn.Module):
             )
         if not bool((torch.isfinite(r_max) & (r_max >= 0)).all()):
             raise ValueError(f"{self.name}: a range must be finite and not negative, got {r_max}")
-        self.scale.copy_(scale_of_range(r_max, bits=self.bits, rule=self.scale_rule))
-        self._mark(HAS_RANGE, True)
+        self.scale.copy_(scale_of_range(r_max, bits=self.grid_bits, rule=self.scale_rule))
+        self._mark(HAS_RANGE, 1 + self._unsigned)
 
     def choose_by(self, observer: str) -> None:
         """Let another observer choose the range from now on.
@@ -183,9 +206,12 @@ class Quantizer(nn.Module):
 
     def finish_observing(self) -> bool:
         """Turn what was observed into the range and switch off; False if nothing passed through."""
-        observer, self.state = self._observing, "off"
+        observer, negative, self.state = self._observing, self._negative, "off"
         if observer is None or not observer.updates:
             return False
+        self._unsigned = self.may_be_unsigned and not negative
+        if isinstance(observer, MseObserver | EntropyObserver):
+            observer.bits = self.grid_bits
         self.set_range(observer.range())
         return True
 
@@ -196,12 +222,12 @@ class Quantizer(nn.Module):
             largest = largest_magnitude(x, axis=self.axis)
             self.scale.copy_(scale_of_range(largest, bits=self.bits, rule=self.scale_rule))
             if not self._has_range:
-                self._mark(HAS_RANGE, True)
+                self._mark(HAS_RANGE, 1)
 
     def freeze(self, x: Tensor) -> None:
         """Stop following, at the range of ``x``; a fixed range stays as it is."""
         self.refresh(x)
-        self._mark(FOLLOWS, False)
+        self._mark(FOLLOWS, 0)
 
     def learn(self) -> None:
         """Make the range a parameter, ``log_scale``, that starts at the present one; it no longer follows.
@@ -222,9 +248,10 @@ class Quantizer(nn.Module):
 
     def extra_repr(self) -> str:
         """Bits, granularity, rule and whether there is a range."""
+        sign = "unsigned " if self._unsigned else ""
         kind = "per tensor" if self.axis is None else f"per channel of axis {self.axis}"
         ranged = "follows" if self._follows else "range" if self._has_range else "no range"
-        return f"{self.bits} bits, {kind}, {self.scale_rule}, {ranged}, {self._state}"
+        return f"{self.bits} {sign}bits, {kind}, {self.scale_rule}, {ranged}, {self._state}"
 
     def _make_observer(self) -> Observer:
         return make_observer(
@@ -239,6 +266,7 @@ class Quantizer(nn.Module):
     def _observe(self, x: Tensor) -> None:
         assert self._observing is not None
         self._feed(self._observing, x)
+        self._negative = self._negative or bool((x < 0).any())
 
     def _feed(self, observer: Observer, x: Tensor) -> None:
         try:
@@ -262,16 +290,16 @@ class Quantizer(nn.Module):
         """Move the range towards this batch's; the scale is linear in the range."""
         assert self.ema_momentum is not None
         if x.numel():
-            batch = scale_of_range(largest_magnitude(x, axis=self.axis), bits=self.bits, rule=self.scale_rule)
+            batch = scale_of_range(largest_magnitude(x, axis=self.axis), bits=self.grid_bits, rule=self.scale_rule)
             self.scale.lerp_(batch, 1.0 - self.ema_momentum)
 
-    def _mark(self, place: int, value: bool) -> None:
+    def _mark(self, place: int, value: int) -> None:
         """Set a flag in the buffer and in its mirror: reading the buffer in forward would wait for the device."""
-        self.flags[place] = int(value)
+        self.flags[place] = value
         if place == HAS_RANGE:
-            self._has_range = value
+            self._has_range = bool(value)
         else:
-            self._follows = value
+            self._follows = bool(value)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Load, refusing a state of another format, and bring the mirrors of the flags up to date."""
@@ -286,3 +314,4 @@ class Quantizer(nn.Module):
                 return
         super()._load_from_state_dict(state_dict, prefix, *rest)
         self._has_range, self._follows = bool(self.flags[HAS_RANGE]), bool(self.flags[FOLLOWS])
+        self._unsigned = int(self.flags[HAS_RANGE]) == UNSIGNED

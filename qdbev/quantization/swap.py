@@ -52,6 +52,7 @@ def quantize(
     percentile: float = 99.99,
     follow_weights: bool | None = None,
     activation_ema: float | None = None,
+    unsigned_inputs: bool = False,
 ) -> nn.Module:
     """Give the layers of ``model`` the quantizers of ``plan``, in place; all are off afterwards.
 
@@ -68,6 +69,7 @@ def quantize(
         percentile: for the percentile observer, of weights or inputs.
         follow_weights: weight ranges follow the weights; None means where the observer is minmax.
         activation_ema: momentum with which input ranges go on moving in training; None freezes them.
+        unsigned_inputs: inputs that calibration never sees negative get unsigned integers.
 
     Returns:
         ``model`` itself.
@@ -83,7 +85,9 @@ def quantize(
     grid = partial(Quantizer, scale_rule=scale_rule, narrow_range=narrow_range, percentile=percentile)
     follow = weight_observer == "minmax" if follow_weights is None else follow_weights
     of_weights = partial(grid, observer=weight_observer, follow=follow)
-    of_inputs = partial(grid, observer=activation_observer, ema_momentum=activation_ema)
+    of_inputs = partial(
+        grid, observer=activation_observer, ema_momentum=activation_ema, may_be_unsigned=unsigned_inputs
+    )
     per_channel = weight_granularity == "channel"
     # Built once for nothing: an impossible choice is refused before any layer is changed.
     of_weights(name="weights", bits=8, **_granularity(1 if per_channel else None))
@@ -166,7 +170,13 @@ def finish_observing(model: nn.Module, parts: Iterable[str] | None = None) -> li
 
 
 @contextmanager
-def observing(model: nn.Module, *, parts: Iterable[str] | None = None, observer: str | None = None) -> Iterator[None]:
+def observing(
+    model: nn.Module,
+    *,
+    parts: Iterable[str] | None = None,
+    observer: str | None = None,
+    unsigned_inputs: bool | None = None,
+) -> Iterator[None]:
     """Calibrate: everything that runs inside is watched in float; ranges are set at the end, all is off afterwards.
 
     If the block raises, no range is changed.
@@ -176,6 +186,7 @@ def observing(model: nn.Module, *, parts: Iterable[str] | None = None, observer:
         parts: watch these alone; the others stay on or off as they are.
         observer: what chooses the ranges, of weights and inputs, in place of what the quantizers were made with; ranges
             that follow their tensor stay min-max.
+        unsigned_inputs: as in :func:`quantize`, in place of what the quantizers were made with.
     """
     watched = None if parts is None else tuple(parts)
     if observer is not None:
@@ -183,6 +194,10 @@ def observing(model: nn.Module, *, parts: Iterable[str] | None = None, observer:
             for quantizer in layer.quantizers():
                 if not quantizer.follows:
                     quantizer.choose_by(observer)
+    if unsigned_inputs is not None:
+        for layer in _layers_of(model, watched):
+            for quantizer in layer.input_quantizers():
+                quantizer.may_be_unsigned = unsigned_inputs
     start_observing(model, watched)
     try:
         yield

@@ -16,6 +16,7 @@ class Method(enum.StrEnum):
 
     ptq = "ptq"
     dfq = "dfq"
+    gptq = "gptq"
 
 
 @command()
@@ -24,7 +25,7 @@ def calibrate(
     *,
     method: Annotated[
         Method | None,
-        typer.Option(help="Observe samples (ptq), or equalise the weights first and correct biases (dfq)."),
+        typer.Option(help="ptq observes samples; dfq equalises weights, gptq rounds them by what comes out."),
     ] = None,
 ) -> Result:
     """Set the quantizers' ranges on training samples (PTQ).

@@ -37,18 +37,19 @@ def report(
             show_default="stdout; a page goes into the store",
         ),
     ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="The paper's sizes and BOPS beside ours.")] = False,
 ) -> Result:
     """Show size, BOPS and accuracy of what was made.
 
-    Three tables, float to distilled, with the drops, and the training curve. With md, csv and json stdout holds the
-    document alone.
+    Three tables, float to distilled, with the drops, and the training curve. Where nothing was made yet, size and
+    operations by the model's numbers. With md, csv and json stdout holds the document alone.
 
     Example: qdbev report --format html --out report.html
     """
     from pipelines import report
 
     wanted = format or _format_of(out)
-    return report.run(options.load_profile(), format=wanted.value, out=out, **options.how())
+    return report.run(options.load_profile(), format=wanted.value, out=out, paper=paper, **options.how())
 
 
 def _format_of(out: Path | None) -> Format:

@@ -63,6 +63,20 @@ def test_the_last_word_of_a_name_comes_before_its_prefix():
     assert rates == {"img_backbone.weight": 0.1, "img_backbone.bias": 5.0, "img_neck.weight": 1.0}
 
 
+def test_a_factor_of_zero_freezes():
+    """Its tensors get no gradient, whatever the last word of their name; the rest trains."""
+    model = _model()
+    settings = OptimiserSettings(part_multipliers={"img_backbone": 0.0}, leaf_multipliers={"bias": 5.0})
+    optimiser = build_optimiser(model, settings=settings)
+    names = [name for group in optimiser.param_groups for name in group["names"]]
+    assert not any(name.startswith("img_backbone") for name in names) and "img_neck.bias" in names
+    before = _weights(model)
+    _descend(model, optimiser, range(2))
+    moved = {name for name, weight in _weights(model).items() if not torch.equal(weight, before[name])}
+    assert moved == set(names)
+    assert model["img_backbone"].weight.grad is None
+
+
 def test_set_learning_rate_keeps_the_parts_apart():
     optimiser = build_optimiser(_model(), settings=OptimiserSettings(part_multipliers={"img_neck": 0.5}))
     set_learning_rate(optimiser, learning_rate=0.2)

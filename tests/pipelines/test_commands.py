@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import profiles
 from pipelines.chain import chain_of
 from pipelines.quantized import load_quantized
-from pipelines.store import Store
+from pipelines.store import Artifact, Store
 from profiles.schedule import PARTS
 from qdbev.quantization import quantized_layers
 from qdbev_cli.app import app
@@ -72,6 +72,14 @@ def compressed(call: Call) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def profile(settings: list[str]) -> profiles.Profile:
     return profiles.load("w4a6", overrides=settings)
+
+
+def _stages(store: Path) -> dict[int, Artifact]:
+    """The four stages that compress made, by number."""
+    last = Store(store).last("vgd", profile="w4a6", model="nano")
+    assert last is not None
+    links = chain_of(last, store=Store(store))[2:6]
+    return dict(enumerate((link.model for link in links), start=1))
 
 
 def test_compress_seals_every_stage_in_the_papers_order(compressed: dict[str, Any], store: Path) -> None:
@@ -135,7 +143,7 @@ def test_an_artifact_is_evaluated_as_it_was_made(call: Call) -> None:
 
 def test_the_average_of_weights_is_what_qat_seals(call: Call, store: Path) -> None:
     arguments = ("qat-progressive", "--profile", "w4a6", "--stages", "1")
-    last, average = call(*arguments), call(*arguments, "--set", "qat.ema_decay=0.9")
+    last, average = (call(*arguments, "--set", f"qat.ema_decay={decay}") for decay in ("null", "0.9"))
     first, second = (
         load_file(Store(store).open(one["artifact"]["digest"]).file("latent.safetensors")) for one in (last, average)
     )
@@ -174,12 +182,20 @@ def test_the_packed_model_is_the_trained_one(
 
 
 def test_stages_train_and_start_from_the_stage_before(compressed: dict[str, Any], store: Path) -> None:
-    stages = [artifact for artifact in Store(store).list() if artifact.manifest.data.get("stages") == 4]
-    by_stage = {artifact.manifest.data["stage"]: artifact for artifact in stages}
+    by_stage = _stages(store)
     first, second = (load_file(by_stage[number].file("latent.safetensors")) for number in (1, 2))
     assert by_stage[2].manifest.parents["start"] == by_stage[1].digest
     changed = [name for name in first if not torch.equal(first[name], second[name])]
-    assert any(name.startswith("img_backbone") for name in changed)
+    assert changed and all(name.startswith("img_neck") for name in changed)  # nano freezes what a stage does not add
+
+
+def test_other_parts_train_along_where_wanted(call: Call, store: Path) -> None:
+    made = call("qat-progressive", "--stages", "4", "--set", "qat.other_multiplier=0.5")
+    last = Store(store).open(made["artifact"]["digest"])
+    before = Store(store).open(last.manifest.parents["start"])
+    first, second = (load_file(artifact.file("latent.safetensors")) for artifact in (before, last))
+    changed = {name.split(".")[0] for name in first if not torch.equal(first[name], second[name])}
+    assert changed == {"img_backbone", "img_neck", "pts_bbox_head"}
 
 
 def test_standard_qat_is_one_stage_of_as_many_steps(compressed: dict[str, Any], call: Call, store: Path) -> None:
@@ -189,20 +205,37 @@ def test_standard_qat_is_one_stage_of_as_many_steps(compressed: dict[str, Any], 
     assert standard.manifest.metrics["steps"] == 4
 
 
-def test_the_ranges_of_a_part_move_in_its_stage_and_artifacts_hold_scales_alone(
+def test_ranges_are_chosen_and_learned_in_their_stage_and_artifacts_hold_scales_alone(
     compressed: dict[str, Any], store: Path
 ) -> None:
-    stages = [artifact for artifact in Store(store).list() if artifact.manifest.data.get("stages") == 4]
-    states = {one.manifest.data["stage"]: load_file(one.file("latent.safetensors")) for one in stages}
+    states = {number: load_file(one.file("latent.safetensors")) for number, one in _stages(store).items()}
     assert not [name for state in states.values() for name in state if "log_scale" in name]
     for name in ("img_neck.fpn_convs.0.conv.weight_quantizer.scale", "img_neck.fpn_convs.0.conv.input_quantizer.scale"):
         calibrated, added, later = (states[number][name] for number in (1, 2, 3))
-        assert not torch.equal(calibrated, added) and not torch.equal(added, later), name
+        assert not torch.equal(calibrated, added) and torch.equal(added, later), name
+
+
+def test_learned_ranges_move_from_where_they_were_chosen(call: Call, store: Path) -> None:
+    scales = {}
+    for word in ("learned", "frozen"):
+        words = [f"quantization.{side}_range={word}" for side in ("weight", "activation")]
+        words += ["quantization.training_rounding=nearest"]
+        made = call("qat-progressive", "--stages", "1", *(one for each in words for one in ("--set", each)))
+        state = load_file(Store(store).open(made["artifact"]["digest"]).file("latent.safetensors"))
+        scales[word] = {name: value for name, value in state.items() if name.endswith("_quantizer.scale")}
+    moved = [name for name, scale in scales["frozen"].items() if not torch.equal(scale, scales["learned"][name])]
+    assert any("weight_quantizer" in name for name in moved) and any("input_quantizer" in name for name in moved)
 
 
 def test_min_max_ranges_that_follow_the_weights(call: Call, store: Path) -> None:
     words = [
-        f"quantization.{word}" for word in ("training_observer=null", "weight_range=follow", "activation_range=frozen")
+        f"quantization.{word}"
+        for word in (
+            "training_observer=null",
+            "training_rounding=nearest",
+            "weight_range=follow",
+            "activation_range=frozen",
+        )
     ]
     made = call("qat-progressive", "--stages", "1", *(one for word in words for one in ("--set", word)))
     artifact = Store(store).open(made["artifact"]["digest"])
@@ -252,6 +285,40 @@ def test_report_in_every_form(compressed: dict[str, Any], call: Call, form: str,
 def test_calibration_on_evaluated_samples_is_refused(call: Call) -> None:
     refused = call("calibrate", "--profile", "w8a8", "--set", "evaluation.split=train", code=2)
     assert "also evaluated" in json.dumps(refused)
+
+
+def _off_grid(artifact: Any, *, profile: profiles.Profile) -> dict[str, float]:
+    """Largest distance of the float weights behind each quantizer from their grid, in steps."""
+    layers = quantized_layers(load_quantized(artifact, profile=profile, latent=True).detector)
+    distances = {}
+    for path, layer in layers.items():
+        for weight in layer.quantized_weights():
+            steps = weight.value / weight.quantizer.scale.view(-1, *[1] * (weight.value.ndim - 1))
+            distances[f"{path}.{weight.name}"] = float((steps - steps.round()).abs().max())
+    return distances
+
+
+def test_gptq_leaves_weights_on_their_grid_and_says_what_it_changed(call: Call, store: Path) -> None:
+    assert "changes least" in str(call("calibrate", "--profile", "w4a6", "--method", "gptq", "--dry-run")["plan"])
+    made = call("calibrate", "--profile", "w4a6", "--method", "gptq")
+    artifact = Store(store).open(made["artifact"]["digest"])
+    distances = _off_grid(artifact, profile=profiles.load("w4a6", overrides=["calibration.method=gptq"]))
+    assert max(distance for name, distance in distances.items() if "embed" not in name) < 1e-3
+    record = json.loads(artifact.file("gptq.json").read_text())
+    assert len(record["rounded"]) > 50 and all(one["compensated"] <= one["nearest"] for one in record["rounded"])
+    assert {name for name in record["not_rounded"] if "embed" not in name} == set()
+
+
+def test_the_part_a_stage_adds_can_start_from_compensated_weights(call: Call, store: Path) -> None:
+    words = ["quantization.training_rounding=compensated", "qat.steps_per_stage=0"]
+    made = call("qat-progressive", "--stages", "2", *(one for word in words for one in ("--set", word)))
+    last = Store(store).open(made["artifact"]["digest"])
+    first = Store(store).open(last.manifest.parents["start"])
+    profile = profiles.load("w4a6", overrides=words)
+    for artifact, parts in ((first, PARTS[:1]), (last, PARTS)):
+        distances = _off_grid(artifact, profile=profile)
+        on_grid = {name.split(".")[0] for name, distance in distances.items() if distance < 1e-3}
+        assert ("img_backbone" in on_grid) and ("pts_bbox_head" in on_grid) == (parts == PARTS)
 
 
 def test_dfq_says_what_it_would_do(call: Call) -> None:

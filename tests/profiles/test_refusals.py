@@ -24,6 +24,11 @@ from profiles.document import ProfileError
             ["quantization.weight_observer=percentile", "quantization.weight_range=follow"],
             "quantization: weight_range must be frozen or learned where weight_observer is percentile",
         ),
+        (
+            ["quantization.weight_range=follow"],
+            "quantization: training_rounding must be nearest where weight_range is follow; "
+            "a range that follows would move under weights rounded for it",
+        ),
         (["distillation.weight=-1"], "distillation.weight is -1; must be auto or a number of at least 0"),
         (["distillation.weight=often"], "distillation.weight is 'often'; allowed: a number or auto"),
         (
@@ -45,7 +50,7 @@ def test_what_never_runs_is_refused_by_name(words: list[str], sentence: str) -> 
     [
         ["quantization.weight_observer=mse"],
         ["quantization.weight_observer=mse", "quantization.weight_range=frozen"],
-        ["quantization.weight_range=follow"],
+        ["quantization.weight_range=follow", "quantization.training_rounding=nearest"],
         ["quantization.activation_observer=entropy"],
         ["distillation.weight=0"],
         ["distillation.weight=auto"],

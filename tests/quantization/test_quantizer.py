@@ -152,3 +152,56 @@ def test_an_unknown_state_is_refused() -> None:
 
 def test_repr_says_what_matters() -> None:
     assert calibrated().extra_repr() == "4 bits, per tensor, qdbev, range, on"
+
+
+def _calibrated(x, *, bits, observer="minmax", allowed=True):
+    quantizer = Quantizer(name="input", bits=bits, observer=observer, may_be_unsigned=allowed)
+    quantizer.state = "observing"
+    quantizer(x)
+    quantizer.finish_observing()
+    quantizer.state = "on"
+    return quantizer
+
+
+@pytest.mark.parametrize("observer", ["minmax", "percentile", "mse", "entropy", "moving_average"])
+def test_what_is_never_negative_gets_unsigned_integers(observer):
+    """Against torch's own unsigned grid; the range and all integers are used, and half the step of the signed grid."""
+    x = torch.rand(4000, generator=torch.Generator().manual_seed(0)) * 3
+    quantizer = _calibrated(x, bits=4, observer=observer)
+    assert quantizer.unsigned and quantizer.grid_bits == 5
+    integers = quantizer.integers(x)
+    assert (int(integers.min()), int(integers.max())) == (0, 15)
+    scale = float(quantizer.scale)
+    expected = torch.fake_quantize_per_tensor_affine(x, scale, 0, 0, 15)
+    ties = ((x / scale) % 1 - 0.5).abs() < 1e-4
+    torch.testing.assert_close(quantizer(x)[~ties], expected[~ties])
+    signed = _calibrated(x, bits=4, observer=observer, allowed=False)
+    assert not signed.unsigned
+    assert (quantizer(x) - x).square().mean() < 0.35 * (signed(x) - x).square().mean()
+
+
+def test_one_negative_value_keeps_the_sign():
+    quantizer = _calibrated(torch.tensor([3.0, -0.1, 1.0]), bits=4)
+    assert not quantizer.unsigned and quantizer.grid_bits == 4
+
+
+def test_unsigned_values_below_zero_become_zero_without_gradient():
+    quantizer = _calibrated(torch.tensor([0.0, 3.1]), bits=4)
+    x = torch.tensor([-2.0, 1.0], requires_grad=True)
+    quantizer(x).sum().backward()
+    assert quantizer(x)[0] == 0 and x.grad.tolist() == [0.0, 1.0]
+    assert torch.equal(quantizer.integers(x).float() * quantizer.scale, quantizer(x))
+
+
+def test_the_sign_is_saved_and_learned_ranges_keep_it():
+    quantizer = _calibrated(torch.tensor([0.0, 3.1]), bits=4)
+    other = Quantizer(name="input", bits=4)
+    other.load_state_dict(quantizer.state_dict())
+    assert other.unsigned and torch.equal(other.range, quantizer.range)
+    other.state = "on"
+    x = torch.linspace(-1, 4, 30)
+    fixed = other(x)
+    other.learn()
+    torch.testing.assert_close(other(x), fixed)
+    other.settle()
+    torch.testing.assert_close(other(x), fixed)

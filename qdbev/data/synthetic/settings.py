@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 SWEEPS = ("none", "val", "all")
 
 

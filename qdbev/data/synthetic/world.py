@@ -13,7 +13,7 @@ from qdbev.data.synthetic.roads import Layout, distance, draw_layout
 from qdbev.data.synthetic.surroundings import add_surroundings
 from qdbev.data.synthetic.traffic import add_riders, add_traffic
 
-REACH_M = 23.0  # annotated things are placed this far before and behind the middle of the ego's way
+REACH_M = 20.0  # annotated things are placed this far before and behind the middle of the ego's way
 _STEPS = (
     add_traffic,
     add_work_zones,
@@ -47,7 +47,7 @@ def build_world(rng: np.random.Generator, *, duration_s: float) -> World:
     times = np.arange(-0.4, duration_s + 0.45, 0.1)
     driven = distance(times, speed=layout.ego_speed, acceleration=layout.ego_acceleration)
     stage = Stage(times, layout.ego_path.at(driven))
-    middle, reach = (0.0, REACH_M - 6) if layout.turning else (float(driven[-1]) / 2, REACH_M)
+    middle, reach = (0.0, REACH_M - 4) if layout.turning else (float(driven[-1]) / 2, REACH_M)
     cast = Casting(rng, layout, stage, driven, (middle - reach, middle + reach))
     for step in _STEPS:
         step(cast)

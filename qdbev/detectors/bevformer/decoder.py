@@ -4,11 +4,14 @@ Deformable DETR (arXiv 2010.04159) with iterative refinement in three dimensions
 Shapes: B samples, K object queries, Q BEV cells, C channels, M heads, P points, L decoder layers.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from qdbev.detectors.bevformer.box_code import CODE_SIZE
 from qdbev.detectors.bevformer.feed_forward import FeedForward
+from qdbev.detectors.bevformer.geometry import without_autocast
 from qdbev.detectors.bevformer.sampling_heads import sampling_layers
 from qdbev.ops import Rows, deformable_attention
 
@@ -34,10 +37,9 @@ class ObjectSelfAttention(nn.Module):
 
     def forward(self, query_BKC: Tensor, *, position_BKC: Tensor) -> Tensor:
         """(B, K, C) to the same."""
-        device = query_BKC.device.type
         looking = query_BKC + position_BKC
         # torch's half-precision attention takes three times as long as float32 in the backward pass on a CPU
-        with torch.autocast(device, enabled=device != "cpu" and torch.is_autocast_enabled(device)):
+        with without_autocast(query_BKC.device) if query_BKC.device.type in ("cpu", "meta") else nullcontext():
             found = self.attn(looking, looking, query_BKC, need_weights=False)[0]
         return query_BKC + self.dropout(found)
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qdbev.detectors.bevformer.geometry import without_autocast
+
 MOTION_ENTRIES = (0, 1, 2, 17)
 
 
@@ -42,7 +44,7 @@ def rotate(bev_BCHW: Tensor, *, degrees_B: Tensor, centre_px: tuple[float, float
         nearest: nearest neighbour instead of bilinear.
     """
     _, _, height, width = bev_BCHW.shape
-    with torch.autocast(bev_BCHW.device.type, enabled=False):
+    with without_autocast(bev_BCHW.device):
         grid = _rotation_grid(degrees_B, height=height, width=width, centre_px=centre_px)
         mode = "nearest" if nearest else "bilinear"
         return F.grid_sample(bev_BCHW, grid.to(bev_BCHW.dtype), mode=mode, padding_mode="zeros", align_corners=False)

@@ -5,6 +5,7 @@ Shapes: B samples, N cameras, Q BEV cells (row by row), D heights in a pillar, R
 sees it.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,11 @@ from torch import Tensor
 from qdbev.ops import Rows
 
 MIN_DEPTH_M = 1e-5
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast switched off for a device; the meta device, where shapes alone are computed, has none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def cell_centres(*, rows: int, columns: int, device: torch.device) -> Tensor:
@@ -52,6 +58,11 @@ class Visibility:
     references_RD2: Tensor
     cameras_BQ: Tensor
 
+    def to(self, device: torch.device) -> "Visibility":
+        """The same on a device."""
+        rows = Rows(self.rows.image_R.to(device), self.rows.query_R.to(device))
+        return Visibility(rows, self.references_RD2.to(device), self.cameras_BQ.to(device))
+
 
 @torch.no_grad()
 def project(points_DQ3: Tensor, *, lidar2img_BN44: Tensor, image_size_B2: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +76,7 @@ def project(points_DQ3: Tensor, *, lidar2img_BN44: Tensor, image_size_B2: Tensor
     Returns:
         (B, N, Q, D, 2) fractions of the image, and the bool mask (B, N, Q, D). Points behind a camera get huge numbers.
     """
-    with torch.autocast(points_DQ3.device.type, enabled=False):
+    with without_autocast(points_DQ3.device):
         homogeneous_DQ4 = torch.cat([points_DQ3, torch.ones_like(points_DQ3[..., :1])], -1).float()
         pixels = torch.einsum("bnij,dqj->bnqdi", lidar2img_BN44.float(), homogeneous_DQ4)
         depth = pixels[..., 2]

@@ -93,16 +93,16 @@ class PerceptionTransformer(nn.Module):
         image_size_B2: Tensor,
         history: History | None,
     ) -> tuple[Tensor, Tensor]:
-        """BEV features (B, Q, C) and the camera mask (B, N, Q, D)."""
-        grid, device = self.grid, bev_embedding_QC.device
+        """BEV features (B, Q, C) and the camera mask (B, N, Q, D); what is seen is found where the matrices lie."""
+        grid, device, found_on = self.grid, bev_embedding_QC.device, lidar2img_BN44.device
         points = pillar_points(
-            rows=grid.rows, columns=grid.columns, heights=grid.heights, pc_range=grid.pc_range, device=device
+            rows=grid.rows, columns=grid.columns, heights=grid.heights, pc_range=grid.pc_range, device=found_on
         )
         uv, mask = project(points, lidar2img_BN44=lidar2img_BN44, image_size_B2=image_size_B2)
         view = View(
             tokens_BNSC=self._tokens(image_BNCHW_levels),
             level_shapes=[(level.shape[-2], level.shape[-1]) for level in image_BNCHW_levels],
-            seen=visibility(uv, mask_BNQD=mask),
+            seen=visibility(uv, mask_BNQD=mask).to(device),
             position_QC=position_QC,
             cells_Q2=cell_centres(rows=grid.rows, columns=grid.columns, device=device),
             rows=grid.rows,

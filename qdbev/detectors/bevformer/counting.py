@@ -1,0 +1,128 @@
+"""One frame as shapes alone, for counting: on torch's meta device, without weights, images or memory for either.
+
+Only the geometry is computed, because how many cells each camera sees decides how often some layers run.
+
+Shapes: N cameras, Q BEV cells.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qdbev.detectors.bevformer.detector import BEVFormer
+from qdbev.detectors.bevformer.frames import FrameBatch
+from qdbev.detectors.bevformer.geometry import pillar_points, project
+from qdbev.detectors.bevformer.spatial_cross_attention import PillarDeformableAttention
+from qdbev.detectors.bevformer.transformer import CAN_BUS_SIZE, History
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a detector's cost depends on besides its numbers.
+
+    Attributes:
+        image_px: (height, width) of the padded network input.
+        lidar2img_N44: LiDAR metres to pixels of the network input.
+    """
+
+    image_px: tuple[int, int]
+    lidar2img_N44: Tensor
+
+
+def shape_run(detector: BEVFormer, scene: Scene) -> Callable[[], object]:
+    """Prepare a forward pass of shapes: one sample, one frame, with a history.
+
+    Args:
+        detector: moved to the meta device for good; its weights are lost.
+        scene: the images' size and the cameras.
+
+    Returns:
+        What runs it; forward hooks see meta tensors.
+    """
+    detector.eval().to("meta")
+    cameras, (height, width) = len(scene.lidar2img_N44), scene.image_px
+    frames = FrameBatch(
+        scenes=("shapes",),
+        indices=(1,),
+        follows=(True,),
+        can_bus_B18=torch.empty(1, CAN_BUS_SIZE, device="meta"),
+        lidar2img_BN44=scene.lidar2img_N44[None].float(),
+        image_size_B2=torch.tensor([[float(width), float(height)]]),
+    )
+    bev = detector.pts_bbox_head.bev_embedding
+
+    def run() -> None:
+        with torch.no_grad(), _deformable_shapes(detector):
+            features = detector.extract_feat(torch.empty(1, cameras, 3, height, width, device="meta"))
+            history = History(torch.empty(1, *bev.weight.shape, device="meta"), (True,))
+            detector.decode(detector.encode(features, frames=frames, history=history).bev_BQC)
+
+    return run
+
+
+def seen_cells(detector: BEVFormer, scene: Scene) -> Tensor:
+    """(N,) how many BEV cells each camera sees."""
+    grid = detector.pts_bbox_head.transformer.grid
+    points = pillar_points(
+        rows=grid.rows, columns=grid.columns, heights=grid.heights, pc_range=grid.pc_range, device=torch.device("cpu")
+    )
+    height, width = scene.image_px
+    size = torch.tensor([[float(width), float(height)]])
+    _, mask_BNQD = project(points, lidar2img_BN44=scene.lidar2img_N44[None], image_size_B2=size)
+    return mask_BNQD[0].any(-1).sum(-1)
+
+
+def sampling_repeats(detector: BEVFormer, scene: Scene) -> dict[str, Fraction]:
+    """How many cameras a cell is sampled in, by path of the attention: offsets are counted once per cell."""
+    grid = detector.pts_bbox_head.transformer.grid
+    pairs = Fraction(int(seen_cells(detector, scene).sum()), grid.rows * grid.columns)
+    return dict.fromkeys(_spatial_attentions(detector), pairs)
+
+
+def official_repeats(detector: BEVFormer, scene: Scene) -> dict[str, Fraction]:
+    """How much more often the official code runs a layer than this one does, by path; layers left out run alike.
+
+    Spatial cross-attention: the official code computes offsets and weights for each camera, on lists that are padded to
+    the longest; here once per cell. Regression branches: it runs each twice on the same input, decoder and head.
+    """
+    head = detector.pts_bbox_head
+    cells = head.transformer.grid.rows * head.transformer.grid.columns
+    padded = Fraction(len(scene.lidar2img_N44) * int(seen_cells(detector, scene).max()), cells)
+    attentions = _spatial_attentions(detector)
+    per_camera = [path + layer for path in attentions for layer in ("", ".sampling_offsets", ".attention_weights")]
+    branches = [
+        path for path, module in detector.named_modules() if ".reg_branches." in path and isinstance(module, nn.Linear)
+    ]
+    return dict.fromkeys(per_camera, padded) | dict.fromkeys(branches, Fraction(2))
+
+
+def _spatial_attentions(detector: BEVFormer) -> list[str]:
+    return [path for path, module in detector.named_modules() if isinstance(module, PillarDeformableAttention)]
+
+
+@contextmanager
+def _deformable_shapes(detector: BEVFormer) -> Iterator[None]:
+    """Deformable convolutions run their offset branch and give an empty map: their kernel knows no meta device."""
+    from mmcv.ops import ModulatedDeformConv2dPack
+
+    layers = [module for module in detector.modules() if isinstance(module, ModulatedDeformConv2dPack)]
+    for layer in layers:
+        layer.forward = _shape_of(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _shape_of(layer: Any) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        positions = layer.conv_offset(x).shape[-2:]
+        return x.new_empty(len(x), layer.out_channels, *positions)
+
+    return forward
