@@ -2,7 +2,8 @@
 
 In pure PyTorch. The usual order: ``fold_batchnorm`` -> ``make_plan`` -> ``quantize`` -> ``with observing(model): ...``
 -> ``set_parts(model, {...})`` -> train or evaluate -> ``pack_model``. Data-free quantization comes in between: after
-folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observing ``correct_analytically``.
+folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observing ``correct_analytically``. So does
+``compensate_rounding``, after observing.
 """
 
 from qdbev.quantization.bias_absorption import Absorption, absorb_biases

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from qdbev.quantization.bias_absorption import through_kernel
 from qdbev.quantization.connections import Link
 from qdbev.quantization.folding import ChannelStatistics
-from qdbev.quantization.layers import QuantizedLayer, QuantizedWeight
+from qdbev.quantization.layers import QuantizedWeight
 from qdbev.quantization.output_means import observed_means
 from qdbev.quantization.swap import quantized_layers, set_sites
 
@@ -55,7 +55,7 @@ def correct_analytically(
     shifts, refused = {}, {}
     for path, layer in quantized_layers(model).items():
         for weight in layer.quantized_weights():
-            name, link, bias = f"{path}.{weight.name}", links.get(path), _bias(layer, weight)
+            name, link, bias = f"{path}.{weight.name}", links.get(path), layer.bias_of(weight.name)
             mean = None if link is None else expected_input(link, statistics)
             if bias is None:
                 refused[name] = "it has no bias"
@@ -85,7 +85,7 @@ def correct_empirically(
     wanted, refused = [], {}
     for path, layer in quantized_layers(model).items():
         for weight in layer.quantized_weights():
-            if _bias(layer, weight) is None:
+            if layer.bias_of(weight.name) is None:
                 refused[f"{path}.{weight.name}"] = "it has no bias"
             else:
                 wanted.append((path, weight.name))
@@ -96,7 +96,7 @@ def correct_empirically(
     for (path, name), mean in expected.items():
         layer = quantized_layers(model)[path]
         shift = observed_means(model, run, [(path, name)])[path, name] - mean
-        bias = _bias(layer, next(weight for weight in layer.quantized_weights() if weight.name == name))
+        bias = layer.bias_of(name)
         assert bias is not None
         bias.sub_(shift.to(bias))
         shifts[f"{path}.{name}"] = shift
@@ -141,9 +141,3 @@ def _deployed(weight: QuantizedWeight) -> Tensor:
     quantized = weight.quantizer(weight.value)
     weight.quantizer.state = state
     return quantized
-
-
-def _bias(layer: QuantizedLayer, weight: QuantizedWeight) -> Tensor | None:
-    """The bias that belongs to a weight: ``in_proj_bias`` to ``in_proj_weight``, ``out_proj.bias`` to its weight."""
-    owner, _, leaf = weight.name.rpartition(".")
-    return layer.get_submodule(owner)._parameters.get(leaf.removesuffix("weight") + "bias")

@@ -255,7 +255,7 @@ def _round_block(
 ) -> tuple[float, float]:
     """Round one block; ``mean`` is that of its input in float, which the bias keeps the output's mean at."""
     weight = next(each for each in layer.quantized_weights() if each.name == block.weight)
-    quantizer, rows, bias = weight.quantizer, slice(block.start, block.stop), _bias(layer, block.weight)
+    quantizer, rows, bias = weight.quantizer, slice(block.start, block.stop), layer.bias_of(block.weight)
     moment = moments.second if bias is None else moments.covariance
     before = weight.value[rows].flatten(1).double()
     per_channel = quantizer.axis is not None
@@ -317,9 +317,3 @@ def _patches(image_1CHW: Tensor, conv: nn.Conv2d) -> Tensor:
     columns_IL = F.unfold(image_1CHW, conv.kernel_size, conv.dilation, padding, conv.stride)[0]  # type: ignore[arg-type]
     step = max(1, columns_IL.shape[1] // POSITIONS)
     return columns_IL[:, ::step].T
-
-
-def _bias(layer: QuantizedLayer, weight: str) -> Tensor | None:
-    """The bias that belongs to a weight: ``in_proj_bias`` to ``in_proj_weight``, ``out_proj.bias`` to its weight."""
-    owner, _, leaf = weight.rpartition(".")
-    return layer.get_submodule(owner)._parameters.get(leaf.removesuffix("weight") + "bias")

@@ -66,6 +66,11 @@ class QuantizedLayer(nn.Module):
             if isinstance(quantizer, Quantizer) and value is not None:
                 yield QuantizedWeight(name, quantizer, value)
 
+    def bias_of(self, weight: str) -> nn.Parameter | None:
+        """The bias that belongs to a weight, such as ``in_proj_bias`` to ``in_proj_weight``; None without one."""
+        owner, _, leaf = weight.rpartition(".")
+        return self.get_submodule(owner)._parameters.get(leaf.removesuffix("weight") + "bias")
+
     def input_quantizers(self) -> Iterator[Quantizer]:
         """Yield the input quantizers."""
         for path in self.input_names:

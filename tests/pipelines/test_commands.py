@@ -293,7 +293,7 @@ def _off_grid(artifact: Any, *, profile: profiles.Profile) -> dict[str, float]:
     distances = {}
     for path, layer in layers.items():
         for weight in layer.quantized_weights():
-            steps = weight.value / weight.quantizer.scale.view(-1, *[1] * (weight.value.ndim - 1))
+            steps = weight.value.detach() / weight.quantizer.scale.view(-1, *[1] * (weight.value.ndim - 1))
             distances[f"{path}.{weight.name}"] = float((steps - steps.round()).abs().max())
     return distances
 
