@@ -321,6 +321,19 @@ def test_the_part_a_stage_adds_can_start_from_compensated_weights(call: Call, st
         assert ("img_backbone" in on_grid) and ("pts_bbox_head" in on_grid) == (parts == PARTS)
 
 
+@pytest.mark.parametrize("sign", ["signed", "auto"])
+def test_inputs_that_are_never_negative_lose_their_sign_where_wanted(call: Call, store: Path, sign: str) -> None:
+    words = [f"quantization.training_sign={sign}", "quantization.training_rounding=nearest", "qat.steps_per_stage=0"]
+    made = call("qat-progressive", "--stages", "1", *(one for word in words for one in ("--set", word)))
+    artifact = Store(store).open(made["artifact"]["digest"])
+    detector = load_quantized(artifact, profile=profiles.load("w4a6", overrides=words)).detector
+    layers = quantized_layers(detector)
+    unsigned = {path for path, layer in layers.items() if any(quantizer.unsigned for quantizer in layer.quantizers())}
+    after_relu = {"img_backbone.layer1.0.conv2", "pts_bbox_head.reg_branches.0.4"}
+    assert unsigned >= after_relu if sign == "auto" else not unsigned
+    assert "img_backbone.conv1" not in unsigned
+
+
 def test_dfq_says_what_it_would_do(call: Call) -> None:
     plan = call("calibrate", "--profile", "w4a6", "--method", "dfq", "--dry-run")["plan"]
     assert len(plan) == 3
