@@ -119,6 +119,7 @@ def _key(profile: Profile, *, store: Store, stages: int) -> str:
 
 
 def _plan(profile: Profile, *, stages: int) -> list[str]:
+    from pipelines.forecast import forecast
     from pipelines.stages import stage_parts
 
     groups = stage_parts(stages)
@@ -132,4 +133,5 @@ def _plan(profile: Profile, *, stages: int) -> list[str]:
         ),
         f"distil from the float detector: {distillation.schedule.steps} steps, evaluate",
         f"{profile.evaluation.bootstrap_resamples} paired resamples of scenes for each difference to float",
+        *forecast(profile, stages=groups),
     ]

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-
-import torch
+from typing import Any
 
 import profiles
 from pipelines.assemble import build_detector
-from pipelines.quantized import detector_plan
+from pipelines.memory import Memory, memory
+from pipelines.quantized import detector_plan, with_quantizers
+from pipelines.scene import scene_of
 from profiles import Profile
-from qdbev.data.rig import nuscenes_lidar2img
-from qdbev.detectors.bevformer.counting import Scene, official_repeats, sampling_repeats, shape_run
-from qdbev.quantization import MacLine, Plan, bops, count_macs, macs_by_part, trainable_parameters
-from qdbev.reporting.counts import compared_table, macs_table, operations_table, sizes_table
+from profiles.quantization import QuantizationProfile
+from qdbev.detectors.bevformer.counting import official_repeats, sampling_repeats, shape_run
+from qdbev.quantization import (
+    MacLine,
+    Plan,
+    bops,
+    count_macs,
+    fold_batchnorm,
+    macs_by_part,
+    packed_size_bytes,
+    trainable_parameters,
+)
+from qdbev.reporting.counts import compared_table, macs_table, memory_table, operations_table, sizes_table
+from qdbev.reporting.macs_chart import macs_picture
 from qdbev.reporting.paper import TABLE_4
 from qdbev.reporting.tables import Table
 
@@ -40,6 +52,18 @@ class Cost:
     """The same -> bits of most weights."""
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What a detector takes on the disk and in memory."""
+
+    packed: Mapping[str, int]
+    """Bits such as ``W4A6`` -> bytes of all tensors that are saved."""
+    memory: Memory
+    """Estimates for inference and training."""
+    batches: tuple[int, int]
+    """Batch sizes of QAT and of distillation that the estimates are for."""
+
+
 def count(profile: Profile) -> Cost:
     """Count a profile's model with its own bits and those of the paper.
 
@@ -48,23 +72,50 @@ def count(profile: Profile) -> Cost:
     """
     model = profile.model
     detector = build_detector(model)
-    own = profile.quantization
-    uniform = own.model_copy(update={"first_last_bits": None})
-    sections = [uniform.model_copy(update={"weight_bits": w, "activation_bits": a}) for w, a in _BITS]
-    plans = {section.label: detector_plan(detector, section=section) for section in (*sections, own)}
-    weight_bits = {section.label: section.weight_bits for section in (*sections, own)}
+    sections = _sections(profile.quantization)
+    plans = {section.label: detector_plan(detector, section=section) for section in sections}
+    weight_bits = {section.label: section.weight_bits for section in sections}
     trainable = trainable_parameters(detector)
-    scene = _scene(profile)
+    scene = scene_of(profile)
     here, official = sampling_repeats(detector, scene), official_repeats(detector, scene)
     lines = count_macs(detector, shape_run(detector, scene))
     return Cost(model.name, trainable, _repeated(lines, here), _repeated(lines, official), plans, weight_bits)
 
 
-def cost_tables(cost: Cost) -> list[Table]:
-    """Size, multiply-accumulates by part, bit operations by part; the paper's numbers beside them where it has any."""
+def footprint(profile: Profile) -> Footprint:
+    """What a profile's model takes with its own bits and those of the paper, and in training.
+
+    Args:
+        profile: Its model, data, quantization, qat and distillation sections.
+    """
+    detector = build_detector(profile.model)
+    sizes = {FLOAT: sum(value.numel() * value.element_size() for value in detector.state_dict().values())}
+    folding = fold_batchnorm(detector, shape_run(detector, scene_of(profile)))
+    for section in _sections(profile.quantization):
+        if not section.is_float:
+            wanted = profile.model_copy(update={"quantization": section})
+            quantized = with_quantizers(copy.deepcopy(detector), folding, profile=wanted)
+            sizes[section.label] = packed_size_bytes(quantized.detector)
+    batches = (profile.qat.batch_size, profile.distillation.schedule.batch_size)
+    return Footprint(sizes, memory(profile), batches)
+
+
+def cost_tables(cost: Cost, *, taken: Footprint) -> list[Table]:
+    """Size, multiply-accumulates and bit operations by part, memory; the paper's numbers beside them where it has any.
+
+    Args:
+        cost: What is counted.
+        taken: What the same model takes.
+    """
     plan, printed = cost.plans[FLOAT], TABLE_4.get(cost.model, {})
     sizes = [
-        {"name": cost.model, "bits": bits, "parameters": cost.trainable, "nominal_bytes": _size(cost, bits)}
+        {
+            "name": cost.model,
+            "bits": bits,
+            "parameters": cost.trainable,
+            "nominal_bytes": _size(cost, bits),
+            "packed_bytes": taken.packed[bits],
+        }
         for bits in cost.plans
     ]
     macs = [_macs_row("here", plan=plan, lines=cost.lines), _macs_row("official code", plan=plan, lines=cost.official)]
@@ -77,7 +128,16 @@ def cost_tables(cost: Cost) -> list[Table]:
         sizes_table(sizes),
         macs_table(macs, parts=plan.parts),
         operations_table(operations, parts=plan.parts),
+        memory_table(_memory_rows(taken)),
     ]
+
+
+def macs_png(cost: Cost) -> bytes:
+    """The multiply-accumulates of each part as bars."""
+    row = _macs_row(cost.model, plan=cost.plans[FLOAT], lines=cost.lines)
+    macs = {name.replace("_", " "): int(value) for name, value in row.items() if name not in ("name", "total")}
+    operations = [name for name in macs if name not in cost.plans[FLOAT].parts]
+    return macs_picture(macs, operations=operations, title=f"{cost.model}: multiply-accumulates of one frame")
 
 
 def paper_table() -> Table:
@@ -99,12 +159,19 @@ def paper_table() -> Table:
     return compared_table(rows)
 
 
-def _scene(profile: Profile) -> Scene:
-    """The network's input for images of the profile's size."""
-    image, (width, height) = profile.model.image, profile.data.image_size_px
-    padded = [-(-round(side * image.scale) // image.pad_divisor) * image.pad_divisor for side in (height, width)]
-    matrices = nuscenes_lidar2img(image_size_px=(width, height), scale=image.scale)
-    return Scene((padded[0], padded[1]), torch.from_numpy(matrices).float())
+def _sections(own: QuantizationProfile) -> list[QuantizationProfile]:
+    """The bits of the paper, uniform, and a profile's own."""
+    uniform = own.model_copy(update={"first_last_bits": None})
+    return [*(uniform.model_copy(update={"weight_bits": w, "activation_bits": a}) for w, a in _BITS), own]
+
+
+def _memory_rows(taken: Footprint) -> list[dict[str, object]]:
+    qat, distillation = taken.batches
+    return [
+        {"name": "inference", "batch": 1, "bytes": taken.memory.inference},
+        {"name": "a step of QAT", "batch": qat, "bytes": taken.memory.qat_step},
+        {"name": "a step of distillation", "batch": distillation, "bytes": taken.memory.distillation_step},
+    ]
 
 
 def _repeated(lines: Sequence[MacLine], repeats: Mapping[str, Fraction]) -> tuple[MacLine, ...]:
@@ -116,7 +183,7 @@ def _size(cost: Cost, bits: str) -> float:
     return cost.trainable * cost.weight_bits[bits] / 8
 
 
-def _macs_row(name: str, *, plan: Plan, lines: Sequence[MacLine]) -> dict[str, object]:
+def _macs_row(name: str, *, plan: Plan, lines: Sequence[MacLine]) -> dict[str, Any]:
     parts = macs_by_part(plan, lines)
     operations = {
         kind: sum(line.macs for line in lines if line.kind == kind) for kind in ("attention_product", "sampling")

@@ -33,6 +33,7 @@ def run(
     format: str = "table",
     out: Path | None = None,
     paper: bool = False,
+    measure: bool = False,
     force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
@@ -46,9 +47,10 @@ def run(
         out: A name with an ending is the one file to write; any other is a folder, for ``report`` with the ending of
             the format and ``curve.png``. None prints; the page and the curve then go into ``_report`` in the store.
         paper: The paper's sizes and BOPS beside ours instead, of all official variants.
+        measure: Time the float model on the device at hand too.
         force: Not used: nothing is sealed.
         dry_run: Say what would be done.
-        progress: Not used: it takes a moment.
+        progress: Show a bar while it measures.
 
     Returns:
         The outcome, with ``text`` (tables to read) or, for md, csv and json, ``document``: all that belongs on stdout,
@@ -61,12 +63,14 @@ def run(
     places = find_places(out, format=format, store=store)
     if dry_run:
         reading = f"read the artifacts of {profile.name}-{profile.model.name} in {store.root}"
-        return dry([reading, f"write {places.document}" if places.document else "print their tables"])
+        timing = [f"time the float {profile.model.name}, part by part"] if measure else []
+        return dry([reading, *timing, f"write {places.document}" if places.document else "print their tables"])
+    timed = _timed(profile, progress=progress) if measure else []
     if paper or (chain := find_chain(profile, store=store)) is None:
-        return _without_chain(profile, paper=paper, places=places, format=format, out=out, store=store)
+        return _without_chain(profile, timed, paper=paper, places=places, format=format, out=out, store=store)
     links, intervals = chain
     measured = find_sensitivity(profile, bits=links[-1].bits, store=store)
-    tables = chain_tables(links, intervals=intervals) + sensitivity_tables(measured)
+    tables = chain_tables(links, intervals=intervals) + sensitivity_tables(measured) + timed
     curve = curve_png(links) if _is_drawn(links) and (places.curve or format == "html") else None
     if format == "html":
         from pipelines.report_page import html_page
@@ -82,21 +86,37 @@ def run(
     return outcome | {"text": render_all(tables, form="text")}
 
 
+def _timed(profile: Profile, *, progress: bool) -> list[Table]:
+    from pipelines.latency import measured  # torch and mmdet3d take seconds to import
+
+    return [measured(profile, progress=progress)]
+
+
 def _without_chain(
-    profile: Profile, *, paper: bool, places: Places, format: str, out: Path | None, store: Store
+    profile: Profile,
+    timed: list[Table],
+    *,
+    paper: bool,
+    places: Places,
+    format: str,
+    out: Path | None,
+    store: Store,
 ) -> dict[str, Any]:
-    """The report on numbers alone: no data, no weights, nothing measured."""
-    from pipelines.cost import cost_tables, count, paper_table
+    """The report on numbers alone: no data, no weights, no scores."""
+    from pipelines.cost import cost_tables, count, footprint, macs_png, paper_table
 
     if format == "html":
         raise ValueError(
             "a page shows what was measured, and nothing was: run `qdbev compress "
             f"--profile {profile.name} --model {profile.model.name}` first, or choose --format md"
         )
-    tables = [paper_table()] if paper else cost_tables(count(profile))
+    tables, picture = [paper_table(), *timed], None
+    if not paper:
+        cost = count(profile)
+        tables, picture = cost_tables(cost, taken=footprint(profile)) + timed, macs_png(cost)
     document = render_all(tables, form="text" if format == "table" else format)
     with explained(out, store=store):
-        made = write(places, document=document, curve=None)
+        made = write(places, document=document, macs=picture)
     if not paper:
         names = f"--profile {profile.name} --model {profile.model.name}"
         made = [f"{store.root} holds nothing measured of {names}; `qdbev compress {names}` makes it", *made]

@@ -42,9 +42,13 @@ def find_places(out: Path | None, *, format: str, store: Store) -> Places:
         return Places(path / name, path / "curve.png")
 
 
-def write(places: Places, *, document: str, curve: bytes | None) -> list[str]:
+def write(places: Places, *, document: str, curve: bytes | None = None, macs: bytes | None = None) -> list[str]:
     """Write what has a place; a sentence for each file."""
-    files = [("training curve", places.curve, curve), ("report", places.document, document.encode())]
+    files = [
+        ("training curve", places.curve, curve),
+        ("multiply-accumulates by part", places.curve and places.curve.with_name("macs.png"), macs),
+        ("report", places.document, document.encode()),
+    ]
     made = []
     for name, path, content in files:
         if path is not None and content is not None:

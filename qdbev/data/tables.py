@@ -83,6 +83,15 @@ def available_scenes(root: Path, *, version: str) -> list[str]:
         raise ValueError(f"{path} is damaged ({error}); unpack or generate the data set again.") from error
 
 
+def sample_counts(root: Path, *, version: str) -> dict[str, int]:
+    """Number of key frames by scene name, as the table ``scene.json`` states them; raises as ``available_scenes``."""
+    path = check_tables(Path(root), version=version) / "scene.json"
+    try:
+        return {record["name"]: int(record["nbr_samples"]) for record in json.loads(path.read_text())}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}); unpack or generate the data set again.") from error
+
+
 def choose_scenes(available: Sequence[str], *, wanted: Sequence[str] | None) -> list[str]:
     """The wanted scene names in the wanted order, or all; ValueError names those that are not available."""
     if wanted is None:

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qdbev.ops.shape_only import shape_only
+
 LevelShapes = Sequence[tuple[int, int]]
 
 
@@ -76,7 +78,8 @@ def deformable_attention(
             "pass one (H, W) per level"
         )
     if value_ESMC.device.type == "meta":  # shapes alone
-        return value_ESMC.new_empty(len(offsets_JMLP2), value_ESMC[0, 0].numel())
+        shape = (len(offsets_JMLP2), value_ESMC[0, 0].numel())
+        return shape_only(value_ESMC, references_RLP2, offsets_JMLP2, weights_JMLP, shape=shape)
     # half-precision coordinates would move the samples by pixels, so all of it runs in float32 at least
     precise = torch.promote_types(value_ESMC.dtype, torch.float32)
     floats = (value_ESMC, references_RLP2, offsets_JMLP2, weights_JMLP)

@@ -6,6 +6,7 @@ folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observi
 ``compensate_rounding``, after observing.
 """
 
+from qdbev.quantization.activation_memory import ActivationMemory, activation_memory
 from qdbev.quantization.bias_absorption import Absorption, absorb_biases
 from qdbev.quantization.bias_correction import Correction, correct_analytically, correct_empirically
 from qdbev.quantization.compensation import Compensation, InputMoments, compensate_rounding
@@ -25,7 +26,14 @@ from qdbev.quantization.fake_quantize import fake_quantize
 from qdbev.quantization.folding import Folding, apply_folding, find_pairs, fold_batchnorm
 from qdbev.quantization.histogram_observers import make_observer
 from qdbev.quantization.integers import dequantize, quantize_int, scale_of_range
-from qdbev.quantization.packing import pack_bits, pack_model, size_bytes, unpack_bits, unpack_model
+from qdbev.quantization.packing import (
+    pack_bits,
+    pack_model,
+    packed_size_bytes,
+    size_bytes,
+    unpack_bits,
+    unpack_model,
+)
 from qdbev.quantization.plan import FLOAT_BITS, FLOAT_OPERATIONS, Plan, Site
 from qdbev.quantization.planning import make_plan
 from qdbev.quantization.quantizer import Quantizer
@@ -48,6 +56,7 @@ __all__ = [
     "FLOAT_BITS",
     "FLOAT_OPERATIONS",
     "Absorption",
+    "ActivationMemory",
     "BitOperations",
     "Compensation",
     "Connections",
@@ -60,6 +69,7 @@ __all__ = [
     "Quantizer",
     "Site",
     "absorb_biases",
+    "activation_memory",
     "active_parts",
     "apply_folding",
     "bops",
@@ -83,6 +93,7 @@ __all__ = [
     "observing",
     "pack_bits",
     "pack_model",
+    "packed_size_bytes",
     "parameters_by_part",
     "quantize",
     "quantize_int",

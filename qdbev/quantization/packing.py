@@ -143,6 +143,31 @@ def size_bytes(tensors: Mapping[str, Tensor]) -> int:
     return sum(value.numel() * value.element_size() for value in tensors.values())
 
 
+def packed_size_bytes(model: nn.Module) -> int:
+    """Return the bytes that :func:`pack_model` would take with float16 for the rest, from shapes alone.
+
+    Args:
+        model: a quantized model, on any device (``meta`` too), with or without ranges.
+
+    Raises:
+        ValueError: a weight quantizer wider than 8 bits.
+    """
+    sizes: dict[str, int] = {}
+    for path, layer in model.named_modules(remove_duplicate=False):
+        if isinstance(layer, QuantizedLayer):
+            for weight in layer.quantized_weights():
+                name = f"{path}.{weight.name}" if path else weight.name
+                bits, shape = _check_packed(weight.quantizer.bits), weight.value.shape
+                sizes[name] = -(-weight.value.numel() * bits // 8) + len(shape) * torch.int32.itemsize
+    scales = {
+        f"{name}.scale" for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Quantizer)
+    }
+    for name, value in model.state_dict().items():
+        wide = name in scales or value.dtype not in (torch.float32, torch.float64)
+        sizes.setdefault(name, value.numel() * (value.element_size() if wide else torch.float16.itemsize))
+    return sum(sizes.values())
+
+
 def _check_packed(bits: int) -> int:
     if check_bits(bits) > MAX_PACKED_BITS:
         raise ValueError(f"packing holds 2 to {MAX_PACKED_BITS} bits, got {bits}")

@@ -5,12 +5,27 @@ from functools import partial
 
 from qdbev.reporting.paper import WHY_BOPS, WHY_SIZES
 from qdbev.reporting.reference import count_columns, ratio
-from qdbev.reporting.rounding import bops_unit, megabytes_text, percent_text, scaled_text, times_text
+from qdbev.reporting.rounding import (
+    bops_unit,
+    megabytes_text,
+    milliseconds_text,
+    percent_text,
+    scaled_text,
+    times_text,
+)
 from qdbev.reporting.tables import Column, Row, Table, name_column, number_column
 
 SIZES_NOTE = (
-    "Trainable parameters × weight bits (the paper's rule), MB = 2^20 bytes; the bytes of a file are known once one is "
-    "made."
+    "Nominal: trainable parameters × weight bits (the paper's rule), MB = 2^20 bytes. Packed: all tensors that are "
+    "saved, with scales, frozen parameters and what stays in float; a file adds its list of names."
+)
+MEMORY_NOTE = (
+    "In MB of 2^20 bytes, float32, one process, as the tensors of a forward pass live and die. Workspaces of kernels "
+    "and the allocator's waste come on top."
+)
+LATENCY_NOTE = (
+    "In milliseconds for one frame over all cameras, with a history. Quantized models are simulated in float here, so "
+    "their speed on a target is not measured."
 )
 MACS_NOTE = (
     "One inference over all cameras with a history: layers with weights by part, attention and sampling apart. "
@@ -19,25 +34,70 @@ MACS_NOTE = (
 )
 
 
-def sizes_table(rows: Sequence[Row], *, title: str = "Model size by the paper's rule") -> Table:
+def sizes_table(rows: Sequence[Row], *, title: str = "Model size by its numbers") -> Table:
     """Sizes by bits.
 
     Args:
-        rows: entries `name`, `bits`, `parameters`, `nominal_bytes`; the first is what the others are compared with.
+        rows: entries `name`, `bits`, `parameters`, `nominal_bytes`, `packed_bytes`; the first is what the others are
+            compared with.
         title: heading.
 
     Returns:
-        The rows with `ratio` added.
+        The rows with `ratio` and `packed_ratio` added.
     """
-    lines = tuple({**row, "ratio": ratio(rows[0]["nominal_bytes"], to=row["nominal_bytes"])} for row in rows)
+    first = rows[0]
+    lines = tuple(
+        {
+            **row,
+            "ratio": ratio(first["nominal_bytes"], to=row["nominal_bytes"]),
+            "packed_ratio": ratio(first["packed_bytes"], to=row["packed_bytes"]),
+        }
+        for row in rows
+    )
     columns = (
         name_column("name", head="model"),
         name_column("bits", head="bits"),
         *count_columns(rows, keys=("parameters",)),
         number_column("nominal_bytes", head="nominal MB", rule=megabytes_text),
         number_column("ratio", head="smaller", rule=times_text),
+        number_column("packed_bytes", head="packed MB", rule=megabytes_text),
+        number_column("packed_ratio", head="smaller", rule=times_text),
     )
     return Table("size", title, columns, lines, notes=(SIZES_NOTE,))
+
+
+def memory_table(rows: Sequence[Row], *, title: str = "Memory, estimated") -> Table:
+    """Memory by what is done.
+
+    Args:
+        rows: entries `name`, `batch`, `bytes`.
+        title: heading.
+    """
+    columns = (
+        name_column("name", head="for"),
+        *count_columns(rows, keys=("batch",)),
+        number_column("bytes", head="MB", rule=megabytes_text),
+    )
+    return Table("memory", title, columns, tuple(rows), notes=(MEMORY_NOTE,))
+
+
+def latency_table(rows: Sequence[Row], *, device: str, frames: int) -> Table:
+    """Measured latency by part.
+
+    Args:
+        rows: entries `part`, `median_s`, `low_s`, `high_s` (the quickest and the slowest frame), `share` of the whole.
+        device: what ran it.
+        frames: how many were timed.
+    """
+    columns = (
+        name_column("part", head="part"),
+        number_column("median_s", head="median", rule=milliseconds_text),
+        number_column("low_s", head="fastest", rule=milliseconds_text),
+        number_column("high_s", head="slowest", rule=milliseconds_text),
+        number_column("share", head="share", rule=percent_text),
+    )
+    title = f"Latency of the float model, measured on {device}"
+    return Table("latency", title, columns, tuple(rows), notes=(f"Of {frames} frames. {LATENCY_NOTE}",))
 
 
 def macs_table(rows: Sequence[Row], *, parts: Sequence[str], title: str = "Multiply-accumulates (MAC)") -> Table:

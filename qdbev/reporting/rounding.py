@@ -91,6 +91,15 @@ def megabytes_text(size_bytes: float | None) -> str:
     return MISSING if size_bytes is None or is_missing(size_bytes) else f"{size_bytes / MEGABYTE:.2f}"
 
 
+def milliseconds_text(seconds: float | None) -> str:
+    """A duration in milliseconds with one decimal.
+
+    >>> milliseconds_text(0.01234)
+    '12.3'
+    """
+    return MISSING if seconds is None or is_missing(seconds) else f"{1000 * seconds:,.1f}"
+
+
 def bops_unit(largest: float) -> tuple[float, str]:
     """The unit in which the largest number of a BOPS table lies between 1 and 1000: (divisor, letter).
 

@@ -38,6 +38,7 @@ def report(
         ),
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's sizes and BOPS beside ours.")] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="Time the float model on this device too.")] = False,
 ) -> Result:
     """Show size, BOPS and accuracy of what was made.
 
@@ -49,7 +50,9 @@ def report(
     from pipelines import report
 
     wanted = format or _format_of(out)
-    return report.run(options.load_profile(), format=wanted.value, out=out, paper=paper, **options.how())
+    return report.run(
+        options.load_profile(), format=wanted.value, out=out, paper=paper, measure=measure, **options.how()
+    )
 
 
 def _format_of(out: Path | None) -> Format:

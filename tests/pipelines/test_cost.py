@@ -9,12 +9,19 @@ import torch
 from typer.testing import CliRunner
 
 import profiles
-from pipelines.cost import cost_tables, count, paper_table
+from pipelines.assemble import build_detector
+from pipelines.cost import FLOAT, Footprint, cost_tables, count, footprint, paper_table
+from pipelines.memory import Memory, memory
 from pipelines.quantized import detector_plan
-from qdbev.quantization import bops
+from pipelines.scene import scene_of
+from profiles.schedule import PARTS
+from qdbev.detectors.bevformer.counting import one_frame, shape_run
+from qdbev.quantization import activation_memory, bops
 from qdbev_cli.app import app
 
 VARIANTS = ("tiny", "small", "base")
+NANO = profiles.load("w4a6", model="nano")
+NANO_PARAMETERS = 1_208_000
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,8 @@ def test_totals_of_tiny(costs):
 
 @pytest.mark.parametrize(("name", "size_mb"), [("tiny", 126.82), ("small", 225.59), ("base", 262.10)])
 def test_size_by_the_papers_rule(name, size_mb, costs):
-    table = cost_tables(costs[name])[0]
+    taken = Footprint(dict.fromkeys(costs[name].plans, 0), Memory(0, 0, 0), (1, 1))
+    table = cost_tables(costs[name], taken=taken)[0]
     sizes = {row["bits"]: row["nominal_bytes"] / 2**20 for row in table.rows}
     assert sizes["W32A32"] == pytest.approx(size_mb, abs=0.005)
     assert sizes["W4A6"] == pytest.approx(size_mb / 8, abs=0.005)
@@ -57,7 +65,6 @@ def test_size_by_the_papers_rule(name, size_mb, costs):
 
 def test_counts_are_those_of_a_real_forward_pass(tiny_synthetic):
     """Nano on a synthetic frame against nano as shapes: the same layers and MACs, for the same images."""
-    from pipelines.assemble import build_detector
     from pipelines.quantized import example_call
     from pipelines.samples import load_split
     from qdbev.quantization import count_macs
@@ -86,11 +93,80 @@ def test_a_report_needs_no_data_and_no_weights(tmp_path):
     store = tmp_path / "runs"
     result = CliRunner().invoke(app, ["report", "--model", "tiny", "--store", str(store)])
     assert result.exit_code == 0, result.output
-    for words in ("126.82", "official code", "62.33", "qdbev compress --profile w4a6 --model tiny"):
+    for words in ("126.82", "official code", "62.33", "a step of QAT", "qdbev compress --profile w4a6 --model tiny"):
         assert words in result.output
+    assert [path.name for path in (store / "_report").iterdir()] == ["macs.png"]
     made = CliRunner().invoke(app, ["report", "--paper", "--format", "csv", "--store", str(store)])
     assert made.exit_code == 0 and len(made.stdout.splitlines()) == 2 + 9
-    assert not store.exists()
+    assert [path.name for path in store.iterdir()] == ["_report"]
+
+
+def test_a_frame_of_shapes_takes_the_memory_of_a_real_one():
+    """Nano as shapes against nano run on noise: kernels written for the CPU make some temporaries of their own."""
+    scene = scene_of(NANO)
+    torch.manual_seed(0)
+    detector = build_detector(NANO.model).eval()
+
+    def real():
+        images, frames, history = one_frame(detector, scene, device="cpu")
+        images.normal_()
+        history.bev_BQC.normal_()
+        return detector.decode(detector.encode(detector.extract_feat(images), frames=frames, history=history).bev_BQC)
+
+    with torch.no_grad():
+        measured = activation_memory(detector, real).peak_bytes
+    assert activation_memory(detector, shape_run(detector, scene)).peak_bytes == pytest.approx(measured, rel=0.05)
+
+
+def test_memory_follows_batch_and_average():
+    def qat(*overrides):
+        return memory(profiles.load("w4a6", overrides=list(overrides))).qat_step
+
+    one, two, three = (qat(f"qat.batch_size={size}") for size in (1, 2, 3))
+    assert two - one == three - two > 0
+    weights = sum(value.numel() * value.element_size() for value in build_detector(NANO.model).state_dict().values())
+    assert qat("qat.ema_decay=null", "qat.batch_size=1") == one - weights
+    needed = memory(NANO)
+    assert needed.inference < needed.qat_step < needed.distillation_step
+
+
+def test_packed_bytes_shrink_with_the_bits():
+    packed = footprint(NANO).packed
+    assert packed[FLOAT] > packed["W8A8"] > packed["W6A6"] > packed["W4A6"] == packed["W4A4"]
+    eight, four = packed["W8A8"], packed["W4A6"]
+    quantized = 2 * (eight - four)  # weights at one byte each
+    assert 0.9 < quantized / NANO_PARAMETERS < 1.0
+
+
+def test_latency_of_every_part(tmp_path):
+    result = CliRunner().invoke(
+        app, ["report", "--model", "nano", "--measure", "--format", "json", "--device", "cpu", "--store", str(tmp_path)]
+    )
+    assert result.exit_code == 0, result.output
+    table = json.loads(result.stdout)["latency"]
+    assert "threads" in table["title"]
+    rows = {row["part"]: row for row in table["rows"]}
+    assert list(rows) == [*PARTS, "total"]
+    assert all(0 < row["low_s"] <= row["median_s"] <= row["high_s"] for row in rows.values())
+    assert rows["total"]["low_s"] >= max(rows[part]["low_s"] for part in PARTS)
+
+
+def test_a_dry_run_says_what_it_would_need(tmp_path):
+    call = ["compress", "--dry-run", "--json", "--store", str(tmp_path / "runs")]
+    result = CliRunner().invoke(app, [*call, "--set", "data.train_scenes=10", "--set", "qat.steps_per_stage=5"])
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)["plan"]
+    assert "data: 80 training and 512 validation samples of synthetic" in plan
+    assert "epochs of the training samples, on one process: 2 in QAT, 6 in distillation" in plan
+    assert "GB for a step of distillation" in plan[-1]
+    missing = CliRunner().invoke(app, [*call, "--set", "data.source=/nowhere"])
+    assert missing.exit_code == 2 and "no nuScenes version" in missing.output
+
+
+def test_a_dry_run_counts_the_samples_of_real_tables(tiny_synthetic, tmp_path):
+    call = ["compress", "--dry-run", "--json", "--set", f"data.source={tiny_synthetic}", "--store", str(tmp_path)]
+    plan = json.loads(CliRunner().invoke(app, call).stdout)["plan"]
+    assert f"data: 12 training and 8 validation samples of {tiny_synthetic}" in plan
 
 
 def test_a_page_needs_something_measured(tmp_path):

@@ -8,7 +8,14 @@ from torch import nn
 
 from qdbev.quantization.integers import integer_limits
 from qdbev.quantization.layers import QuantizedLayer
-from qdbev.quantization.packing import pack_bits, pack_model, size_bytes, unpack_bits, unpack_model
+from qdbev.quantization.packing import (
+    pack_bits,
+    pack_model,
+    packed_size_bytes,
+    size_bytes,
+    unpack_bits,
+    unpack_model,
+)
 from qdbev.quantization.planning import make_plan
 from qdbev.quantization.swap import observing, quantize, set_parts
 
@@ -163,3 +170,12 @@ def test_a_frozen_quantizer_without_range_is_refused() -> None:
 def test_an_unknown_type_of_the_rest_is_refused() -> None:
     with pytest.raises(ValueError, match="fp16 or fp32"):
         pack_model(calibrated(bits=4), rest="int8")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bits", [3, 4, 8])
+def test_the_packed_size_is_known_without_packing(bits: int) -> None:
+    model = calibrated(bits=bits)
+    model.scale.data.fill_(2.0)  # what float16 cannot hold is the one thing that shapes do not tell
+    packed = size_bytes(pack_model(model))
+    assert packed_size_bytes(model) == packed
+    assert packed_size_bytes(quantized(bits=bits).to("meta")) == packed

@@ -19,6 +19,7 @@ from qdbev.detectors.bevformer.frames import FrameBatch
 from qdbev.detectors.bevformer.geometry import pillar_points, project
 from qdbev.detectors.bevformer.spatial_cross_attention import PillarDeformableAttention
 from qdbev.detectors.bevformer.transformer import CAN_BUS_SIZE, History
+from qdbev.ops.shape_only import shape_only
 
 
 @dataclass(frozen=True)
@@ -34,35 +35,51 @@ class Scene:
     lidar2img_N44: Tensor
 
 
-def shape_run(detector: BEVFormer, scene: Scene) -> Callable[[], object]:
+def shape_run(detector: BEVFormer, scene: Scene, *, training: bool = False) -> Callable[[], object]:
     """Prepare a forward pass of shapes: one sample, one frame, with a history.
 
     Args:
         detector: moved to the meta device for good; its weights are lost.
         scene: the images' size and the cameras.
+        training: in training mode and with gradients, as far as the decoder's outputs.
 
     Returns:
         What runs it; forward hooks see meta tensors.
     """
-    detector.eval().to("meta")
+    detector.train(training).to("meta")
+
+    def run() -> object:
+        with torch.set_grad_enabled(training), _deformable_shapes(detector):
+            images, frames, history = one_frame(detector, scene, device="meta")
+            encoded = detector.encode(detector.extract_feat(images), frames=frames, history=history)
+            return detector.decode(encoded.bev_BQC)
+
+    return run
+
+
+def one_frame(detector: BEVFormer, scene: Scene, *, device: torch.device | str) -> tuple[Tensor, FrameBatch, History]:
+    """The input of one sample that follows another, without meaning but for its geometry.
+
+    Args:
+        detector: whose history it is.
+        scene: the images' size and the cameras.
+        device: where images and history are; geometry stays where it can be computed.
+
+    Returns:
+        Images (1, N, 3, H, W) and a history, both uninitialised, and the frame.
+    """
     cameras, (height, width) = len(scene.lidar2img_N44), scene.image_px
+    geometry = "cpu" if torch.device(device).type == "meta" else device
     frames = FrameBatch(
         scenes=("shapes",),
         indices=(1,),
         follows=(True,),
-        can_bus_B18=torch.empty(1, CAN_BUS_SIZE, device="meta"),
-        lidar2img_BN44=scene.lidar2img_N44[None].float(),
-        image_size_B2=torch.tensor([[float(width), float(height)]]),
+        can_bus_B18=torch.zeros(1, CAN_BUS_SIZE, device=device),
+        lidar2img_BN44=scene.lidar2img_N44[None].float().to(geometry),
+        image_size_B2=torch.tensor([[float(width), float(height)]], device=geometry),
     )
-    bev = detector.pts_bbox_head.bev_embedding
-
-    def run() -> None:
-        with torch.no_grad(), _deformable_shapes(detector):
-            features = detector.extract_feat(torch.empty(1, cameras, 3, height, width, device="meta"))
-            history = History(torch.empty(1, *bev.weight.shape, device="meta"), (True,))
-            detector.decode(detector.encode(features, frames=frames, history=history).bev_BQC)
-
-    return run
+    past = torch.empty(1, *detector.pts_bbox_head.bev_embedding.weight.shape, device=device)
+    return torch.empty(1, cameras, 3, height, width, device=device), frames, History(past, (True,))
 
 
 def seen_cells(detector: BEVFormer, scene: Scene) -> Tensor:
@@ -122,7 +139,7 @@ def _deformable_shapes(detector: BEVFormer) -> Iterator[None]:
 
 def _shape_of(layer: Any) -> Callable[[Tensor], Tensor]:
     def forward(x: Tensor) -> Tensor:
-        positions = layer.conv_offset(x).shape[-2:]
-        return x.new_empty(len(x), layer.out_channels, *positions)
+        offsets = layer.conv_offset(x)
+        return shape_only(x, offsets, shape=(len(x), layer.out_channels, *offsets.shape[-2:]))
 
     return forward

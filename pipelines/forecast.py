@@ -1,0 +1,57 @@
+"""What a compression would need, said before it starts: samples, epochs, memory; nothing is generated or loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipelines.locations import SYNTHETIC
+from pipelines.memory import memory
+from profiles import Profile
+from profiles.data import DataProfile
+from profiles.schedule import Optimisation
+from qdbev.data.tables import sample_counts, split_scenes
+
+_GIGABYTE = 2**30
+
+
+def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
+    """Sentences about data, epochs and memory.
+
+    Args:
+        profile: What would be run.
+        stages: The parts that each stage of QAT adds.
+
+    Raises:
+        ValueError: The data set is not there, or damaged.
+    """
+    train, val = (_samples(profile.data, split=split) for split in ("train", "val"))
+    qat, distillation = profile.qat, profile.distillation.schedule
+    steps: dict[str, tuple[int, Optimisation]] = {"QAT": (sum(qat.steps(group) for group in stages), qat)}
+    steps |= {"distillation": (distillation.steps, distillation)} if distillation.steps else {}
+    epochs = [
+        f"{_epochs(count, schedule=schedule, samples=train)} in {name}" for name, (count, schedule) in steps.items()
+    ]
+    needed = memory(profile)
+    sizes = {"inference": needed.inference, "a step of QAT": needed.qat_step}
+    sizes |= {"a step of distillation": needed.distillation_step} if distillation.steps else {}
+    gigabytes = [f"{size / _GIGABYTE:.2f} GB for {what}" for what, size in sizes.items()]
+    return [
+        f"data: {train:,} training and {val:,} validation samples of {profile.data.source}",
+        f"epochs of the training samples, on one process: {', '.join(epochs)}",
+        f"memory of one process in float32, about: {', '.join(gigabytes)}",
+    ]
+
+
+def _samples(data: DataProfile, *, split: str) -> int:
+    """Key frames of a split, by the profile for scenes that would be made, by the tables for others."""
+    limit = data.train_scenes if split == "train" else data.val_scenes
+    names = split_scenes(data.version)[split][:limit]
+    if data.source == SYNTHETIC:
+        return len(names) * data.key_frames
+    counts = sample_counts(Path(data.source).expanduser(), version=data.version)
+    found = [counts[name] for name in split_scenes(data.version)[split] if name in counts]
+    return sum(found[:limit])
+
+
+def _epochs(steps: int, *, schedule: Optimisation, samples: int) -> str:
+    return f"{steps * schedule.batch_size * schedule.accumulation / samples:.2g}" if samples else "unknown"
