@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from pipelines import processes
 from pipelines.chain import WEIGHTS
 from pipelines.checkpoint import Checkpoint, read_checkpoint
 from pipelines.integrity import reading_data
@@ -161,8 +162,8 @@ def device_of(profile: Profile) -> torch.device:
         ProfileError: It is not here.
     """
     if profile.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(profile.device)
+        return torch.device(processes.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(processes.device(profile.device))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ProfileError(
             f"device is {profile.device}, but torch sees {_gpus_here()}; use --device cpu or --device auto "

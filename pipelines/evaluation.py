@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipelines import processes
 from pipelines.assemble import float_detector, package_versions
 from pipelines.chain import RESULTS, lineage
 from pipelines.locations import FLOAT
@@ -65,7 +66,8 @@ def evaluate_artifact(
         detector = load_quantized(model, profile=profile).detector
     label = f"evaluate {kind}"
     results = predict(detector, split=split, profile=profile, label=label, progress=progress)
-    scores = None if profile.evaluation.split == "test" else score_results(results, split=split)
+    unscored = profile.evaluation.split == "test" or not processes.is_first()  # the first process writes, so it scores
+    scores = None if unscored else score_results(results, split=split)
 
     def write(folder: Path) -> None:
         write_submission(submission(results), path=folder / RESULTS)

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from pipelines import processes
 from pipelines.integrity import reading_data
 from pipelines.locations import SYNTHETIC, cache_folder, synthetic_root
 from profiles.data import DataProfile
@@ -45,7 +46,11 @@ class Split:
 
     def first_scenes(self, count: int) -> Split:
         """The same split cut to its first ``count`` scenes."""
-        kept = set(self.scenes[:count])
+        return self.only(self.scenes[:count])
+
+    def only(self, scenes: Sequence[str]) -> Split:
+        """The same split cut to some of its scenes."""
+        kept = set(scenes)
         samples = [sample for sample in self.samples if sample["scene"] in kept]
         return Split(self.root, self.version, samples, scene_digest(samples))
 
@@ -98,18 +103,22 @@ def _generated(data: DataProfile, *, name: str, progress: bool) -> Path:
     root = synthetic_root(data)
     wanted = data.train_scenes if name == "train" else data.val_scenes
     count = {"train": 0, "val": 0} | {name: _ALL_SCENES[name] if wanted is None else wanted}
-    generate(
-        root,
-        version=data.version,
-        train_scenes=count["train"],
-        val_scenes=count["val"],
-        seed=data.seed,
-        image_size_px=data.image_size_px,
-        key_frames=data.key_frames,
-        sweeps=data.sweeps,
-        grow_only=True,
-        progress=progress,
-    )
+
+    def make() -> None:
+        generate(
+            root,
+            version=data.version,
+            train_scenes=count["train"],
+            val_scenes=count["val"],
+            seed=data.seed,
+            image_size_px=data.image_size_px,
+            key_frames=data.key_frames,
+            sweeps=data.sweeps,
+            grow_only=True,
+            progress=progress,
+        )
+
+    processes.agreed(make)
     return root
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pipelines import processes
 from pipelines.assemble import device_of
 from pipelines.integrity import fetched
 from pipelines.samples import Split, load_split, streaming_dataset
@@ -44,10 +45,12 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """Batches of single frames, several scenes side by side, each scene whole and in order.
 
+    Of several processes each has its share of the scenes; ``together`` brings their results into one.
+
     Raises:
         UnusableInput: A camera file is missing or damaged.
     """
-    dataset = streaming_dataset(split, model=profile.model)
+    dataset = streaming_dataset(split.only(processes.share(split.scenes)), model=profile.model)
     batches = streaming_batches(dataset, streams=profile.evaluation.streams, workers=profile.data.workers)
     with tqdm(total=len(dataset), desc=label, unit="sample", disable=not progress) as bar:
         for batch in fetched(batches):
@@ -77,7 +80,12 @@ def predict(
             for sample in samples:
                 collect(sample.metainfo["frames"][-1]["token"], sample.pred_instances_3d)
     detector.history.reset()
-    return collect.results
+    return together(collect.results)
+
+
+def together(results: Results) -> Results:
+    """The results of all processes, in each of them."""
+    return {token: entries for mine in processes.gathered(results) for token, entries in mine.items()}
 
 
 class ResultCollector:

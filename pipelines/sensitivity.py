@@ -21,7 +21,14 @@ from pipelines.comparison import interval, match_results
 from pipelines.outcome import dry, finished
 from pipelines.quantized import Quantized, quantized_from_float
 from pipelines.samples import Split, load_split
-from pipelines.scoring import ResultCollector, Results, evaluation_batches, evaluation_split, score_results
+from pipelines.scoring import (
+    ResultCollector,
+    Results,
+    evaluation_batches,
+    evaluation_split,
+    score_results,
+    together,
+)
 from pipelines.store import Artifact, Store
 from profiles import Profile, fingerprint
 from profiles.schedule import PARTS
@@ -197,7 +204,7 @@ class SharedRun:
         with torch.inference_mode():
             for batch in batches:
                 self._batch(batch)
-        return {name: collector.results for name, collector in self.collectors.items()}
+        return {name: together(collector.results) for name, collector in self.collectors.items()}
 
     def saving(self) -> str:
         """What sharing saved, in a sentence."""

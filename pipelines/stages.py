@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from pipelines import processes
 from pipelines.calibration import calibrated, observe, run_samples
 from pipelines.compensation import compensate
 from pipelines.quantized import Quantized, load_quantized, quantized_cost, write_quantized
@@ -202,6 +203,7 @@ def training_key(
             "calibration": profile.calibration.content(),
             "data": split.digest,
             "seed": profile.seed,
+            **processes.in_key(),
             **extra,
         }
     )

@@ -17,6 +17,7 @@ from typing import Any
 from profiles.manifest import Manifest
 from profiles.profile import Profile
 
+from . import processes
 from .integrity import (
     MANIFEST,
     DamagedArtifact,
@@ -110,6 +111,9 @@ class Store:
         Raises:
             DamagedArtifact: If it is there but damaged.
         """
+        return processes.agreed(lambda: self._find(kind, key=key))
+
+    def _find(self, kind: str, *, key: str) -> Artifact | None:
         for folder in self.folders():
             if folder.name.startswith(f"{kind}-") and folder.name.endswith(f"-{key[:12]}"):
                 return self._verified_as(folder, kind=kind, key=key)
@@ -200,7 +204,7 @@ class Store:
         seconds: Mapping[str, float] | None = None,
         replace: bool = False,
     ) -> Artifact:
-        """Write an artifact, whole or not at all.
+        """Write an artifact, whole or not at all; of several processes, which must all call it, the first one writes.
 
         Args:
             kind: Kind, such as ``qat``.
@@ -226,14 +230,18 @@ class Store:
             raise StoreUnwritable(f"{self.root} is read-only")
         fields = {"parents": parents, "data": data, "metrics": metrics, "packages": packages, "notes": notes}
         target = self.root / f"{kind}-{profile.name}-{profile.model.name}-{key[:12]}"
-        with unfinished_folder(self.root) as folder:
-            write(folder)
-            manifest = describe(folder, kind=kind, profile=profile, key=key, fields=fields, seconds=seconds or {})
-            (folder / MANIFEST).write_bytes(manifest.to_bytes())
-            fsync_tree(folder)
-            move_into_place(folder, target=target, replace=replace)
-        self.discard_scratch(kind, key=key)
-        return self.verify(target)
+
+        def sealed() -> Artifact:
+            with unfinished_folder(self.root) as folder:
+                write(folder)
+                manifest = describe(folder, kind=kind, profile=profile, key=key, fields=fields, seconds=seconds or {})
+                (folder / MANIFEST).write_bytes(manifest.to_bytes())
+                fsync_tree(folder)
+                move_into_place(folder, target=target, replace=replace)
+            self.discard_scratch(kind, key=key)
+            return self.verify(target)
+
+        return processes.agreed(sealed)
 
     def adopt(self, artifact: Artifact) -> Artifact:
         """A verified copy of another store's artifact in this one; the artifact itself if it is here already.
@@ -243,12 +251,16 @@ class Store:
             DamagedArtifact: If it is damaged.
         """
         target = self.root / artifact.path.name
-        if not target.exists():
-            with unfinished_folder(self.root) as folder:
-                shutil.copytree(self.verify(artifact).path, folder, dirs_exist_ok=True)
-                fsync_tree(folder)
-                move_into_place(folder, target=target, replace=False)
-        return self.verify(target)
+
+        def adopted() -> Artifact:
+            if not target.exists():
+                with unfinished_folder(self.root) as folder:
+                    shutil.copytree(self.verify(artifact).path, folder, dirs_exist_ok=True)
+                    fsync_tree(folder)
+                    move_into_place(folder, target=target, replace=False)
+            return self.verify(target)
+
+        return processes.agreed(adopted)
 
     def scratch(self, kind: str, *, key: str) -> Path:
         """The folder for resume state of an unfinished stage, made if need be; ``seal`` of the same key removes it.

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipelines import processes
 from pipelines.assemble import build_detector, float_artifact, package_versions
 from pipelines.chain import WEIGHTS
 from pipelines.outcome import dry, finished
 from pipelines.samples import load_split, with_more_seeds
 from pipelines.store import Artifact, Store
 from pipelines.strict_loading import load_strictly
-from pipelines.training import Run, detection_loss, is_main_process, processes, run_training, write_curve
+from pipelines.training import Run, detection_loss, run_training, write_curve
 from profiles import Profile, fingerprint
 from qdbev.detectors.bevformer import BEVFormer
 from qdbev.engine.moment import TrainResult
@@ -54,6 +55,7 @@ def run(
             "queue": [profile.data.queue_length, profile.data.drop_one_frame],
             "data": split.digest,
             "seed": profile.seed,
+            **processes.in_key(),
         }
     )
     if not force and (known := store.find(KIND, key=key)):
@@ -74,8 +76,6 @@ def run(
         progress=progress,
         freeze_batchnorm=schedule.freeze_batchnorm,
     )
-    if not is_main_process():  # under torchrun, rank 0 alone seals
-        return finished(None, messages=["trained; the first process seals the result"])
     state = result.ema_state or detector.state_dict()
     weights = {name: value.contiguous() for name, value in state.items() if not name.startswith("auxiliary.")}
 
@@ -90,7 +90,7 @@ def run(
         write=write,
         parents={"start": start.digest} if start else {},
         data={
-            "processes": processes(),
+            "processes": processes.count(),
             "train": split.digest,
             "train_scenes": sum(len(each.scenes) for each in (split, *split.further)),
             "train_samples": sum(len(each.samples) for each in (split, *split.further)),

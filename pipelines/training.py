@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import PartialState
 from torch import Tensor, nn
 
 from pipelines.assemble import device_of
@@ -183,16 +182,6 @@ def on_device(batch: Any, *, device: torch.device, last_frames: int | None = Non
         for sample in samples:
             sample.set_metainfo({"frames": sample.metainfo["frames"][-last_frames:]})
     return {"inputs": {"img": images.to(device)}, "data_samples": samples}
-
-
-def is_main_process() -> bool:
-    """Whether this process is the only one, or the first of several under torchrun."""
-    return bool(PartialState().is_main_process)
-
-
-def processes() -> int:
-    """How many processes train together."""
-    return int(PartialState().num_processes)
 
 
 def write_curve(folder: Path, *, result: TrainResult) -> None:

@@ -91,7 +91,14 @@ def as_document(result: Result) -> str:
 
 
 def _show(result: Result, *, as_json: bool) -> None:
-    """Print a result; a ``document`` has stdout for itself, to the byte, and all else goes to stderr."""
+    """Print a result; a ``document`` has stdout for itself, to the byte, and all else goes to stderr.
+
+    Of several processes only the first prints.
+    """
+    from pipelines import processes
+
+    if not processes.is_first():
+        return
     if as_json:
         typer.echo(as_document(result))
         return

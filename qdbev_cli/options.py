@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 import inspect
 import re
@@ -80,6 +81,13 @@ class ProfileOptions(OutputOptions):
         return profiles.load(name, model=self.model, overrides=changes, seed=self.seed, device=self.device)
 
 
+class Launcher(enum.StrEnum):
+    """What can start several processes of one command."""
+
+    torchrun = "torchrun"
+    slurm = "slurm"
+
+
 @dataclass(frozen=True)
 class RunOptions(StoreOptions, ProfileOptions):
     """Of every command that makes something."""
@@ -94,17 +102,30 @@ class RunOptions(StoreOptions, ProfileOptions):
         bool, typer.Option("--force", help="Make it again, even if it is sealed already.", rich_help_panel=_HOW)
     ] = False
 
+    launcher: Annotated[
+        Launcher,
+        typer.Option("--launcher", help="What started several processes of this.", rich_help_panel=_HOW),
+    ] = Launcher.torchrun
+
     def load_profile(self, *words: str | None) -> Profile:
-        """The profile wanted, with all overrides."""
-        return self.load(self.profile, *words)
+        """The profile wanted, with all overrides; where a launcher started several processes, they meet here."""
+        from pipelines import processes
+
+        profile = self.load(self.profile, *words)
+        if self.launcher is Launcher.slurm:
+            processes.launched_by_slurm()
+        processes.join(device=profile.device)
+        return profile
 
     def how(self) -> dict[str, Any]:
         """The keywords every pipeline takes besides its own."""
+        from pipelines import processes
+
         return {
             "store": self.open_store(),
             "force": self.force,
             "dry_run": self.dry_run,
-            "progress": not self.as_json,
+            "progress": not self.as_json and processes.is_first(),
         }
 
 

@@ -92,7 +92,7 @@ class TrainingOrder:
         if epoch != self._epoch:
             self._permutation = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.count)
             self._epoch = epoch
-        return Slot(int(self._permutation[position]), (self.seed, _AUGMENT, step, place))
+        return Slot(int(self._permutation[position]), (self.seed, _AUGMENT, step * global_batch + place))
 
 
 def streaming_batches(dataset: TemporalDataset, *, streams: int, workers: int) -> Iterator[Batch]:
