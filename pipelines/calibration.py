@@ -9,10 +9,11 @@ import torch
 from tqdm import tqdm
 
 from pipelines.assemble import device_of, float_artifact, float_detector, package_versions
+from pipelines.bit_plans import planned_bits, with_plan_found
 from pipelines.compensation import Rounded, compensate
 from pipelines.data_free import Record, correct, prepared_from_float
 from pipelines.integrity import fetched
-from pipelines.quantized import Quantized, quantized_cost, quantized_from_float, write_quantized
+from pipelines.quantized import Bits, Quantized, quantized_cost, quantized_from_float, write_quantized
 from pipelines.samples import Split, load_split, ordered_dataset
 from pipelines.scoring import evaluation_split
 from pipelines.store import Artifact, Store
@@ -45,6 +46,7 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
     section = profile.calibration
     if profile.quantization.is_float:
         raise ValueError(f"profile {profile.name} quantizes nothing; choose one such as w4a6")
+    profile = with_plan_found(profile, store=store)
     float_artifact(profile, store=store)  # missing weights are said before scenes are made
     split = load_split(profile.data, name="train", progress=progress)
     samples = calibration_samples(split.samples, count=section.samples, seed=section.seed)
@@ -64,7 +66,10 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
     if not force and (known := store.find(KIND, key=key)):
         return known, "already calibrated; --force does it again"
     trainable = trainable_parameters(detector)
-    quantized, record = _with_ranges(detector, profile=profile, split=split, samples=samples, progress=progress)
+    bits = planned_bits(profile, store=store)
+    quantized, record = _with_ranges(
+        detector, profile=profile, split=split, samples=samples, bits=bits, progress=progress
+    )
     complete = quantized.switched(PARTS)
     cost = quantized_cost(complete, profile=profile, split=split, trainable=trainable)
 
@@ -78,7 +83,7 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
         profile=profile,
         key=key,
         write=write,
-        parents={"float": source.digest},
+        parents={"float": source.digest} | ({"plan": plan} if (plan := profile.quantization.plan) else {}),
         data={"train": split.digest, "calibration_tokens": tokens},
         metrics=cost | {"trainable": trainable},
         packages=package_versions(),
@@ -89,7 +94,13 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
 
 
 def _with_ranges(
-    detector: BEVFormer, *, profile: Profile, split: Split, samples: Sequence[Sample], progress: bool
+    detector: BEVFormer,
+    *,
+    profile: Profile,
+    split: Split,
+    samples: Sequence[Sample],
+    bits: Bits | None,
+    progress: bool,
 ) -> tuple[Quantized, Record | Rounded | None]:
     """Quantize a float detector and set its ranges by the profile's method; with a record where that did more."""
     method = profile.calibration.method
@@ -98,11 +109,11 @@ def _with_ranges(
         run_samples(detector, split=split, samples=samples, profile=profile)
 
     if method == "dfq":
-        prepared = prepared_from_float(detector, profile=profile, split=split)
+        prepared = prepared_from_float(detector, profile=profile, split=split, bits=bits)
         observe(prepared.quantized, split=split, samples=samples, profile=profile, progress=progress)
         record = correct(prepared, how=profile.calibration.bias_correction, run=run, progress=progress)
         return prepared.quantized, record
-    quantized = quantized_from_float(detector, profile=profile, split=split)
+    quantized = quantized_from_float(detector, profile=profile, split=split, bits=bits)
     observe(quantized, split=split, samples=samples, profile=profile, progress=progress)
     return quantized, compensate(detector, run=run, parts=PARTS) if method == "gptq" else None
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.bit_plans import bits_label
 from pipelines.locations import FLOAT, ZOO
 from pipelines.store import Artifact, MissingArtifact, Store
 
@@ -118,6 +119,4 @@ def link_name(model: Artifact) -> str:
 def _bits(model: Artifact) -> str:
     if model.manifest.kind == FLOAT:
         return "W32A32"
-    section = model.manifest.profile["quantization"]
-    assert isinstance(section, dict)
-    return f"W{section['weight_bits']}A{section['activation_bits']}"
+    return bits_label(model)

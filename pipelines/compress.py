@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import report
+from pipelines.bit_plans import with_plan_found
 from pipelines.chain import Link, chain_of, sealed_chain
 from pipelines.locations import stated_data, stated_weights
 from pipelines.outcome import dry, finished
@@ -38,6 +39,7 @@ def run(
     """
     if dry_run:
         return dry(_plan(profile, stages=stages or profile.qat.stages))
+    profile = with_plan_found(profile, store=store)
     key = _key(profile, store=store, stages=stages or profile.qat.stages)
     links, message = None, "already compressed; --force does it again"
     sealed = None if force else store.find(KIND, key=key)
@@ -106,7 +108,7 @@ def _key(profile: Profile, *, store: Store, stages: int) -> str:
     settings = profile.content()
     settings.pop("overrides", None)
     settings.pop("device", None)
-    del settings["float_training"]
+    del settings["float_training"], settings["bit_plan"]
     settings["qat"]["stages"] = stages
     return fingerprint(
         {

@@ -160,7 +160,8 @@ def paper_table() -> Table:
 
 
 def _sections(own: QuantizationProfile) -> list[QuantizationProfile]:
-    """The bits of the paper, uniform, and a profile's own."""
+    """The bits of the paper, uniform, and a profile's own, without a bit plan: its layers are known to the store alone."""
+    own = own.model_copy(update={"plan": None})
     uniform = own.model_copy(update={"first_last_bits": None})
     return [*(uniform.model_copy(update={"weight_bits": w, "activation_bits": a}) for w, a in _BITS), own]
 

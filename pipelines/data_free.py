@@ -14,7 +14,7 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.quantized import Quantized, example_call, folded, with_quantizers
+from pipelines.quantized import Bits, Quantized, example_call, folded, with_quantizers
 from pipelines.samples import Split
 from profiles import Profile
 from qdbev.detectors.bevformer import BEVFormer
@@ -71,13 +71,14 @@ class Record:
         (folder / RECORD).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def prepared_from_float(detector: BEVFormer, *, profile: Profile, split: Split) -> Prepared:
+def prepared_from_float(detector: BEVFormer, *, profile: Profile, split: Split, bits: Bits | None = None) -> Prepared:
     """Fold, equalise and absorb, and put quantizers in place, all off and without activation ranges.
 
     Args:
         detector: A float detector; changed in place.
         profile: Its quantization section says how.
         split: Two frames of it are run to find which layer reads which; their values decide nothing.
+        bits: Those of a bit plan, in place of the profile's.
     """
     folding = folded(detector, profile=profile, split=split)
     connections = find_connections(
@@ -85,7 +86,7 @@ def prepared_from_float(detector: BEVFormer, *, profile: Profile, split: Split) 
     )
     factors = equalise(detector, connections.pairs)
     absorption = absorb_biases(detector, connections, rescaled(folding.statistics, factors))
-    return Prepared(with_quantizers(detector, folding, profile=profile), connections, absorption)
+    return Prepared(with_quantizers(detector, folding, profile=profile, bits=bits), connections, absorption)
 
 
 def correct(prepared: Prepared, *, how: str, run: Callable[[], object], progress: bool = False) -> Record:

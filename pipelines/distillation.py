@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipelines.assemble import device_of, float_detector
+from pipelines.bit_plans import with_plan_found
 from pipelines.quantized import load_quantized, quantized_cost, write_quantized
 from pipelines.samples import load_split
 from pipelines.stages import learning, settle_trained, training_key
@@ -48,6 +49,7 @@ def distil(
     Returns:
         The sealed artifact, and a sentence about it.
     """
+    profile = with_plan_found(profile, store=store)
     section = profile.distillation
     schedule = section.schedule
     kind = KIND if distilled else "qat-longer"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import (
     FLOAT_BITS,
     Folding,
+    MacLine,
     Plan,
     Site,
     apply_folding,
@@ -31,16 +32,23 @@ from qdbev.quantization import (
     count_macs,
     fold_batchnorm,
     make_plan,
+    mean_bits,
+    mixed_size_mb,
     nominal_size_mb,
     pack_model,
     quantize,
     set_parts,
     unpack_model,
+    weights_by_site,
+    with_bits,
 )
 
 LATENT = "latent.safetensors"
 STRUCTURE = "structure.json"
 _MOVING_MOMENTUM = 0.99
+
+Bits = Mapping[str, tuple[int, int]]
+"""Path of each quantized site -> bits of its weights and of its inputs."""
 
 
 @dataclass(frozen=True)
@@ -59,15 +67,16 @@ class Quantized:
         return Quantized(self.detector, self.folding, self.plan, tuple(parts))
 
 
-def quantized_from_float(detector: BEVFormer, *, profile: Profile, split: Split) -> Quantized:
+def quantized_from_float(detector: BEVFormer, *, profile: Profile, split: Split, bits: Bits | None = None) -> Quantized:
     """Fold batch norms and put quantizers in place, all off and without activation ranges.
 
     Args:
         detector: A float detector; changed in place.
         profile: Its quantization section says how.
         split: Two frames of it are run to find which batch norm follows which convolution.
+        bits: Those of a bit plan, in place of the profile's.
     """
-    return with_quantizers(detector, folded(detector, profile=profile, split=split), profile=profile)
+    return with_quantizers(detector, folded(detector, profile=profile, split=split), profile=profile, bits=bits)
 
 
 def folded(detector: BEVFormer, *, profile: Profile, split: Split) -> Folding:
@@ -75,9 +84,11 @@ def folded(detector: BEVFormer, *, profile: Profile, split: Split) -> Folding:
     return fold_batchnorm(detector, lambda: example_call(detector, profile=profile, split=split))
 
 
-def with_quantizers(detector: BEVFormer, folding: Folding, *, profile: Profile) -> Quantized:
+def with_quantizers(detector: BEVFormer, folding: Folding, *, profile: Profile, bits: Bits | None = None) -> Quantized:
     """Put quantizers into a folded detector, in place, all off and without activation ranges."""
     plan = detector_plan(detector, section=profile.quantization)
+    if bits is not None:
+        plan = with_bits(plan, bits)
     _insert(detector, plan=plan, section=profile.quantization)
     return Quantized(detector, folding, plan, ())
 
@@ -164,7 +175,8 @@ def load_quantized(artifact: Artifact, *, profile: Profile, latent: bool = False
 def float_cost(detector: BEVFormer, *, profile: Profile, split: Split) -> dict[str, Any]:
     """Nominal size and bit operations (Eq. 7 at 32 x 32) of the float detector, before batch norms are folded."""
     plan = make_plan(detector, parts=detector.parts(), weight_bits=32, activation_bits=32)
-    return _cost(detector, plan=plan, parts=(), size=nominal_size_mb(detector), profile=profile, split=split)
+    macs = layer_macs(detector, profile=profile, split=split)
+    return _cost(plan, macs=macs, parts=(), size=nominal_size_mb(detector))
 
 
 def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trainable: int) -> dict[str, Any]:
@@ -172,22 +184,31 @@ def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trai
 
     Args:
         quantized: The detector.
-        profile: Its model section, and the weight bits that the nominal size counts for every parameter.
+        profile: Its model section, and the weight bits that the nominal size counts for every parameter; with a bit
+            plan the weights of its layers count at their own, and the mean bits are told.
         split: One frame of it is run.
         trainable: Trainable parameters of the float detector before folding, which the paper's rule counts.
     """
+    detector, plan = quantized.detector, quantized.plan
     complete = set(quantized.parts) == set(PARTS)
     bits = profile.quantization.weight_bits if complete else FLOAT_BITS
     size = trainable * bits / 8 / 2**20
-    return _cost(
-        quantized.detector, plan=quantized.plan, parts=quantized.parts, size=size, profile=profile, split=split
-    )
+    macs = layer_macs(detector, profile=profile, split=split)
+    mixed: dict[str, Any] = {}
+    if profile.quantization.plan is not None:
+        weights = weights_by_site(detector, plan)
+        if complete:
+            size = mixed_size_mb(plan, weights=weights, trainable=trainable, bits=bits)
+        mixed = {"mean_bits": mean_bits(plan, weights=weights, macs=macs)._asdict()}
+    return _cost(plan, macs=macs, parts=quantized.parts, size=size) | mixed
 
 
-def _cost(
-    detector: BEVFormer, *, plan: Plan, parts: Sequence[str], size: float, profile: Profile, split: Split
-) -> dict[str, Any]:
-    macs = count_macs(detector, lambda: example_call(detector, profile=profile, split=split, frames=1))
+def layer_macs(detector: BEVFormer, *, profile: Profile, split: Split) -> list[MacLine]:
+    """Multiply-accumulates of one frame without history, by hooks."""
+    return count_macs(detector, lambda: example_call(detector, profile=profile, split=split, frames=1))
+
+
+def _cost(plan: Plan, *, macs: Sequence[MacLine], parts: Sequence[str], size: float) -> dict[str, Any]:
     operations = bops(plan, macs, active_parts=parts)
     return {
         "size_nominal_mb": size,

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.bit_plans import bits_label
 from pipelines.chain import Link, chain_of, sealed_chain
 from pipelines.outcome import dry, finished
 from pipelines.report_files import Places, explained, find_places, write
@@ -159,11 +160,11 @@ def find_sensitivity(profile: Profile, *, bits: str, store: Store) -> Artifact |
     """
     names = {"profile": profile.name, "model": profile.model.name}
     newest = store.last("sensitivity", **names)
-    if newest is None or _bits(newest) == bits:
+    if newest is None or bits_label(newest) == bits:
         return newest
     named = ("sensitivity", newest.manifest.name)
     measured = [one for one in store.list() if (one.manifest.kind, one.manifest.name) == named]
-    alike = [one for one in measured if _bits(one) == bits]
+    alike = [one for one in measured if bits_label(one) == bits]
     return store.verify(alike[-1]) if alike else newest
 
 
@@ -171,7 +172,7 @@ def sensitivity_tables(measured: Artifact | None) -> list[Table]:
     """The table of a sensitivity, with its bits and level in the title and, for CSV, in every row."""
     if measured is None:
         return []
-    bits, level = _bits(measured), measured.manifest.data.get("level", "part")
+    bits, level = bits_label(measured), measured.manifest.data.get("level", "part")
     scored: Any = measured.manifest.metrics["rows"]
     rows = [{**row, "bits": "W32A32" if row["name"] == "float" else bits, "level": level} for row in scored]
     return [sensitivity_table(rows, reference="float", title=f"Sensitivity, {bits}, each {level} alone")]
@@ -195,11 +196,6 @@ def chain_metrics(links: Sequence[Link], *, intervals: dict[str, dict[str, float
 def _is_drawn(links: Sequence[Link]) -> bool:
     """Whether there is a training curve with a score in it."""
     return any(link.model.manifest.kind in ("qat", "vgd") and link.scores for link in links)
-
-
-def _bits(artifact: Artifact) -> str:
-    section: Any = artifact.manifest.profile["quantization"]
-    return f"W{section['weight_bits']}A{section['activation_bits']}"
 
 
 def _size_row(link: Link) -> dict[str, Any]:

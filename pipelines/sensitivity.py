@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipelines.assemble import device_of, float_detector, package_versions
+from pipelines.bit_plans import planned_bits, with_plan_found
 from pipelines.calibration import observe, refuse_evaluation_samples
 from pipelines.comparison import interval, match_results
 from pipelines.outcome import dry, finished
@@ -95,6 +96,7 @@ def run(
         )
     if dry_run:
         return dry([f"evaluate {profile.model.name} with each {level} alone in {profile.quantization.label}, and all"])
+    profile = with_plan_found(profile, store=store)
     detector, source = float_detector(profile, store=store)  # missing weights are said before scenes are made
     split = evaluation_split(profile, progress=progress)
     train = load_split(profile.data, name="train", progress=progress)
@@ -103,7 +105,7 @@ def run(
     key = table_key(profile, level=level, source=source.digest, data=split.digest, tokens=tokens)
     if not force and (known := store.find(KIND, key=key)):
         return _outcome(known, message="already measured; --force does it again")
-    quantized = quantized_from_float(detector, profile=profile, split=train)
+    quantized = quantized_from_float(detector, profile=profile, split=train, bits=planned_bits(profile, store=store))
     observe(quantized, split=train, samples=samples, profile=profile, progress=progress)
     shared, scored = measure(quantized, level=level, split=split, profile=profile, progress=progress)
     artifact = store.seal(

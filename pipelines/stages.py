@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import processes
+from pipelines.bit_plans import with_plan_found
 from pipelines.calibration import calibrated, observe, run_samples
 from pipelines.compensation import compensate
 from pipelines.quantized import Quantized, load_quantized, quantized_cost, write_quantized
@@ -62,6 +63,7 @@ def trained_stages(
         The last stage, and a sentence about each.
     """
     groups = stage_parts(stages or profile.qat.stages)
+    profile = with_plan_found(profile, store=store)
     artifact, message = calibrated(profile, store=store, progress=progress)
     messages = [message]
     if on_stage is not None:

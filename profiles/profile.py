@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
+from .bit_plan import BitPlanProfile
 from .calibration import CalibrationProfile
 from .data import DataProfile
 from .distillation import DistillationProfile
@@ -17,7 +18,16 @@ from .quantization import QuantizationProfile
 from .schedule import FloatSchedule, ProgressiveSchedule
 
 Section = Literal[
-    "model", "data", "quantization", "calibration", "qat", "distillation", "float_training", "evaluation", "seed"
+    "model",
+    "data",
+    "quantization",
+    "bit_plan",
+    "calibration",
+    "qat",
+    "distillation",
+    "float_training",
+    "evaluation",
+    "seed",
 ]
 
 
@@ -34,6 +44,8 @@ class Profile(Document):
     """The samples."""
     quantization: QuantizationProfile = QuantizationProfile()
     """Bits, scales and observers."""
+    bit_plan: BitPlanProfile = BitPlanProfile()
+    """How bits of their own are chosen for each layer."""
     calibration: CalibrationProfile = CalibrationProfile()
     """How ranges are first set."""
     qat: ProgressiveSchedule = ProgressiveSchedule()

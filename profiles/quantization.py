@@ -20,6 +20,8 @@ class QuantizationProfile(Document):
     """Bits of weights; 32 leaves them in float."""
     activation_bits: Bits = 6
     """Bits of activations; 32 leaves them in float."""
+    plan: str | None = None
+    """A bit plan (folder name, start of a digest, kind:name): each layer has its bits; null: all have the same."""
     scale_rule: Literal["qdbev", "hawq"] = "qdbev"
     """Step from the largest magnitude r over k bits: qdbev 2r/(2^k-1) (the paper's Eq. 1), hawq r/(2^(k-1)-1)."""
     weight_observer: WeightObserver = "minmax"
@@ -55,13 +57,23 @@ class QuantizationProfile(Document):
 
     @property
     def label(self) -> str:
-        """Bits as tables write them, such as ``W4A6``."""
+        """Bits as tables write them, such as ``W4A6``; a plan by the start of its name."""
+        if self.plan is not None:
+            return f"mixed bits of plan {self.plan[:12]}"
         return f"W{self.weight_bits}A{self.activation_bits}"
 
     @model_validator(mode="after")
     def _float_keeps_all(self) -> QuantizationProfile:
         if self.is_float and self.first_last_bits not in (None, 32):
             raise ValueError("first_last_bits must be null or 32 where weight_bits and activation_bits are 32")
+        return self
+
+    @model_validator(mode="after")
+    def _a_plan_decides_alone(self) -> QuantizationProfile:
+        if self.plan is not None and self.first_last_bits is not None:
+            raise ValueError("first_last_bits must be null where plan gives each layer its bits")
+        if self.plan is not None and self.is_float:
+            raise ValueError("plan must be null where weight_bits and activation_bits are 32")
         return self
 
     @model_validator(mode="after")

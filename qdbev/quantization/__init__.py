@@ -3,12 +3,14 @@
 In pure PyTorch. The usual order: ``fold_batchnorm`` -> ``make_plan`` -> ``quantize`` -> ``with observing(model): ...``
 -> ``set_parts(model, {...})`` -> train or evaluate -> ``pack_model``. Data-free quantization comes in between: after
 folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observing ``correct_analytically``. So does
-``compensate_rounding``, after observing.
+``compensate_rounding``, after observing. ``choose_bits`` gives each layer its own bits, ``with_bits`` puts them into a
+plan.
 """
 
 from qdbev.quantization.activation_memory import ActivationMemory, activation_memory
 from qdbev.quantization.bias_absorption import Absorption, absorb_biases
 from qdbev.quantization.bias_correction import Correction, correct_analytically, correct_empirically
+from qdbev.quantization.bit_plan import Option, Problem, choose_bits, front, total_loss, with_bits
 from qdbev.quantization.compensation import Compensation, InputMoments, compensate_rounding
 from qdbev.quantization.connections import Connections, Pair, find_connections
 from qdbev.quantization.cost import (
@@ -17,13 +19,17 @@ from qdbev.quantization.cost import (
     bops,
     count_macs,
     macs_by_part,
+    mean_bits,
+    mixed_size_mb,
     nominal_size_mb,
     parameters_by_part,
     trainable_parameters,
+    weights_by_site,
 )
 from qdbev.quantization.equalisation import equalise, rescaled
 from qdbev.quantization.fake_quantize import fake_quantize
 from qdbev.quantization.folding import Folding, apply_folding, find_pairs, fold_batchnorm
+from qdbev.quantization.hessian import hutchinson_traces, perturbation_loss
 from qdbev.quantization.histogram_observers import make_observer
 from qdbev.quantization.integers import dequantize, quantize_int, scale_of_range
 from qdbev.quantization.packing import (
@@ -64,8 +70,10 @@ __all__ = [
     "Folding",
     "InputMoments",
     "MacLine",
+    "Option",
     "Pair",
     "Plan",
+    "Problem",
     "Quantizer",
     "Site",
     "absorb_biases",
@@ -73,6 +81,7 @@ __all__ = [
     "active_parts",
     "apply_folding",
     "bops",
+    "choose_bits",
     "compensate_rounding",
     "correct_analytically",
     "correct_empirically",
@@ -85,16 +94,21 @@ __all__ = [
     "finish_observing",
     "fold_batchnorm",
     "freeze_weight_ranges",
+    "front",
+    "hutchinson_traces",
     "learn_ranges",
     "macs_by_part",
     "make_observer",
     "make_plan",
+    "mean_bits",
+    "mixed_size_mb",
     "nominal_size_mb",
     "observing",
     "pack_bits",
     "pack_model",
     "packed_size_bytes",
     "parameters_by_part",
+    "perturbation_loss",
     "quantize",
     "quantize_int",
     "quantized_layers",
@@ -106,7 +120,10 @@ __all__ = [
     "settle_ranges",
     "size_bytes",
     "start_observing",
+    "total_loss",
     "trainable_parameters",
     "unpack_bits",
     "unpack_model",
+    "weights_by_site",
+    "with_bits",
 ]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -64,6 +64,18 @@ class BitOperations:
     def total(self) -> int:
         """Sum over the parts."""
         return sum(self.parts.values())
+
+
+class MeanBits(NamedTuple):
+    """Mean bits of a plan.
+
+    Attributes:
+        weights: over the weights.
+        inputs: over the multiply-accumulates that read them.
+    """
+
+    weights: float
+    inputs: float
 
 
 def count_macs(model: nn.Module, example_call: Callable[[], object]) -> list[MacLine]:
@@ -138,6 +150,43 @@ def macs_by_part(plan: Plan, macs: Iterable[MacLine]) -> dict[str, int]:
     return totals
 
 
+def weights_by_site(model: nn.Module, plan: Plan) -> dict[str, int]:
+    """Return the number of weights at each quantized site, biases left out; for a float or a quantized model."""
+    modules = dict(model.named_modules())
+    return {site.path: sum(_weight_counts(modules[site.path])) for site in plan.quantized}
+
+
+def mean_bits(plan: Plan, *, weights: Mapping[str, int], macs: Iterable[MacLine]) -> MeanBits:
+    """Return the mean bits of weights, and of inputs over the multiply-accumulates that read them.
+
+    Args:
+        plan: bits per site.
+        weights: from :func:`weights_by_site`.
+        macs: from :func:`count_macs`; layers in float do not count.
+    """
+    sites = {site.path: site for site in plan.quantized}
+    stored = sum(weights[path] * site.weight_bits for path, site in sites.items())
+    read = [(line.macs, sites[line.path].activation_bits) for line in macs if line.is_layer and line.path in sites]
+    products = sum(macs for macs, _ in read)
+    inputs = sum(macs * bits for macs, bits in read) / products if products else float(FLOAT_BITS)
+    return MeanBits(stored / max(sum(weights.values()), 1), inputs)
+
+
+def mixed_size_mb(plan: Plan, *, weights: Mapping[str, int], trainable: int, bits: int) -> float:
+    """Return the paper's model size where layers differ: every parameter at ``bits``, plus what each layer differs.
+
+    With ``bits`` everywhere it is the rule of :func:`nominal_size_mb`.
+
+    Args:
+        plan: bits per site.
+        weights: from :func:`weights_by_site`.
+        trainable: trainable parameters of the float model before batch norm is folded.
+        bits: of everything that is no weight of a quantized site.
+    """
+    more = sum(weights[site.path] * (site.weight_bits - bits) for site in plan.quantized)
+    return (trainable * bits + more) / 8 / 2**20
+
+
 def nominal_size_mb(model: nn.Module, *, bits: int = FLOAT_BITS) -> float:
     """Return the paper's model size: trainable parameters times ``bits`` / 8 / 2^20, no scales, no exceptions.
 
@@ -178,6 +227,13 @@ def _nearest_part(plan: Plan, *, path: str) -> str:
         if site.path.startswith(f"{path}."):
             return site.part
     raise ValueError(f"{path} lies in no part of the plan")
+
+
+def _weight_counts(module: nn.Module) -> Iterator[int]:
+    """Yield the elements of each weight: of a layer one, of an attention its in and out projections."""
+    for name, parameter in module.named_parameters(recurse=isinstance(module, nn.MultiheadAttention)):
+        if name.endswith("weight"):
+            yield parameter.numel()
 
 
 def _counted(module: nn.Module) -> bool:

@@ -26,6 +26,8 @@ from qdbev.quantization.plan import FLOAT_BITS, Plan, Site
 from qdbev.quantization.planning import is_deformable_conv
 from qdbev.quantization.quantizer import Quantizer
 
+Tensors = Literal["all", "weights", "inputs"]
+
 _CLASSES: dict[str, type[nn.Module]] = {
     "conv2d": QuantConv2d,
     "linear": QuantLinear,
@@ -121,8 +123,13 @@ def set_parts(model: nn.Module, parts: Iterable[str]) -> None:
         _switch(layer, on=layer.site.part in wanted)
 
 
-def set_sites(model: nn.Module, paths: Iterable[str]) -> None:
+def set_sites(model: nn.Module, paths: Iterable[str], *, tensors: Tensors = "all") -> None:
     """Switch on exactly these sites, everything else off.
+
+    Args:
+        model: a quantized model.
+        paths: sites.
+        tensors: of these sites switch on ``all`` quantizers, those of ``weights`` or those of ``inputs``.
 
     Raises:
         ValueError: a path that is no quantized site.
@@ -132,7 +139,7 @@ def set_sites(model: nn.Module, paths: Iterable[str]) -> None:
     if unknown:
         raise ValueError(f"these are no quantized sites: {', '.join(sorted(unknown))}")
     for path, layer in layers.items():
-        _switch(layer, on=path in wanted)
+        _switch(layer, on=path in wanted, tensors=tensors)
 
 
 def active_parts(model: nn.Module) -> set[str]:
@@ -294,9 +301,11 @@ def _forbid_fast_paths(model: nn.Module) -> None:
             module.activation_relu_or_gelu = 0
 
 
-def _switch(layer: QuantizedLayer, *, on: bool) -> None:
-    for quantizer in layer.quantizers():
-        quantizer.state = "on" if on else "off"
+def _switch(layer: QuantizedLayer, *, on: bool, tensors: Tensors = "all") -> None:
+    for weight in layer.quantized_weights():
+        weight.quantizer.state = "on" if on and tensors != "inputs" else "off"
+    for quantizer in layer.input_quantizers():
+        quantizer.state = "on" if on and tensors != "weights" else "off"
 
 
 def _layers_of(model: nn.Module, parts: Iterable[str] | None) -> list[QuantizedLayer]:

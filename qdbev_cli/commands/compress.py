@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from typing import Annotated
+
+import typer
+
 from qdbev_cli.console import Result
 from qdbev_cli.options import RunOptions, command
 
 from .qat_progressive import Stages
 
+Plan = Annotated[str | None, typer.Option(help="A bit plan of sensitivity --plan: folder name or digest.")]
+
 
 @command()
-def compress(options: RunOptions, *, stages: Stages = None) -> Result:
+def compress(options: RunOptions, *, stages: Stages = None, plan: Plan = None) -> Result:
     """Run the whole chain, from float to distilled.
 
     Calibrate, train in stages, distil, evaluate. What is sealed already is skipped.
@@ -18,5 +25,8 @@ def compress(options: RunOptions, *, stages: Stages = None) -> Result:
     """
     from pipelines import compress
 
-    profile = options.load_profile(None if stages is None else f"qat.stages={stages}")
+    profile = options.load_profile(
+        None if stages is None else f"qat.stages={stages}",
+        None if plan is None else f"quantization.plan={json.dumps(plan)}",
+    )
     return compress.run(profile, stages=profile.qat.stages, **options.how())

@@ -12,6 +12,13 @@ from qdbev_cli.console import Result
 from qdbev_cli.options import RunOptions, command
 
 
+class Criterion(enum.StrEnum):
+    """What the loss of a bit plan is."""
+
+    output = "output"
+    hessian = "hessian"
+
+
 class Level(enum.StrEnum):
     """What is quantized alone."""
 
@@ -27,20 +34,37 @@ def measure(
         str | None, typer.Option(metavar="wNaM", help="Bits of weights and activations, such as w4a6.")
     ] = None,
     level: Annotated[Level, typer.Option(help="Each part alone and all, or every layer alone.")] = Level.part,
+    plan: Annotated[bool, typer.Option("--plan", help="Choose the bits of each layer under a budget.")] = False,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=SHARE", help="With --plan: size=0.125, bops=0.02; repeatable."),
+    ] = None,
+    candidates: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="With --plan: bits to choose from, such as 2,3,4,6,8.")
+    ] = None,
+    criterion: Annotated[Criterion | None, typer.Option(help="With --plan: what a layer's bits cost.")] = None,
 ) -> Result:
     """Quantize each part alone: the drop of mAP and NDS.
 
-    The paper's table 1: float, backbone, neck, encoder, decoder, all.
+    The paper's table 1: float, backbone, neck, encoder, decoder, all. With --plan instead: bits of their own for every
+    layer, chosen under a budget; compress --plan takes them.
 
     Example: qdbev sensitivity --model nano --bits w4a4 --level part
     """
-    from pipelines import sensitivity
+    from pipelines import plan_bits, sensitivity
 
     weights, activations = _bits(bits) if bits else (None, None)
     profile = options.load_profile(
         weights and f"quantization.weight_bits={weights}",
         activations and f"quantization.activation_bits={activations}",
+        *(_budget(text) for text in budget or ()),
+        candidates and f"bit_plan.candidates=[{candidates}]",
+        criterion and f"bit_plan.criterion={criterion.value}",
     )
+    if plan:
+        return plan_bits.run(profile, **options.how())
+    if budget or candidates or criterion:
+        raise ValueError("--budget, --candidates and --criterion go with --plan")
     return sensitivity.run(profile, bits=bits, level=level.value, **options.how())
 
 
@@ -49,3 +73,12 @@ def _bits(text: str) -> tuple[str, str]:
     if match is None:
         raise ValueError(f"--bits is {text!r}; it must be wNaM with 2 to 8 or 32 bits each, such as w4a6")
     return match[1], match[2]
+
+
+def _budget(text: str) -> str:
+    match = re.fullmatch(r"(size|bops)=([0-9.eE+-]+)", text.strip())
+    if match is None:
+        raise ValueError(
+            f"--budget is {text!r}; it must be size or bops, =, and a share of the float model's, such as size=0.125"
+        )
+    return f"bit_plan.{match[1]}={match[2]}"
