@@ -44,6 +44,13 @@ def planned_bits(profile: Profile, *, store: Store) -> dict[str, tuple[int, int]
     return {one["path"]: (int(one["weight_bits"]), int(one["activation_bits"])) for one in document["layers"]}
 
 
+def samples_of_plan(profile: Profile, *, store: Store) -> list[str]:
+    """Tokens of the samples that a profile's bit plan was chosen on; none without a plan."""
+    name = profile.quantization.plan
+    tokens: Any = [] if name is None else _open(name, store=store).manifest.data.get("calibration_tokens", [])
+    return [str(token) for token in tokens]
+
+
 def bits_label(artifact: Artifact) -> str:
     """Bits of an artifact as tables write them: those of its profile, or the mean ones of a plan.
 

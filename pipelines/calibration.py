@@ -9,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from pipelines.assemble import device_of, float_artifact, float_detector, package_versions
-from pipelines.bit_plans import planned_bits, with_plan_found
+from pipelines.bit_plans import planned_bits, samples_of_plan, with_plan_found
 from pipelines.compensation import Rounded, compensate
 from pipelines.data_free import Record, correct, prepared_from_float
 from pipelines.integrity import fetched
@@ -66,7 +66,7 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
     if not force and (known := store.find(KIND, key=key)):
         return known, "already calibrated; --force does it again"
     trainable = trainable_parameters(detector)
-    bits = planned_bits(profile, store=store)
+    bits, chosen_on = planned_bits(profile, store=store), samples_of_plan(profile, store=store)
     quantized, record = _with_ranges(
         detector, profile=profile, split=split, samples=samples, bits=bits, progress=progress
     )
@@ -84,7 +84,7 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
         key=key,
         write=write,
         parents={"float": source.digest} | ({"plan": plan} if (plan := profile.quantization.plan) else {}),
-        data={"train": split.digest, "calibration_tokens": tokens},
+        data={"train": split.digest, "calibration_tokens": list(dict.fromkeys([*tokens, *chosen_on]))},
         metrics=cost | {"trainable": trainable},
         packages=package_versions(),
         replace=force,

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.assemble import float_detector, package_versions
 from pipelines.bit_plans import FILE, KIND, mixed_label
+from pipelines.bit_problem import layer_rows, make_problem, measured_tensors, point, uniform_points
 from pipelines.calibration import refuse_evaluation_samples
-from pipelines.candidates import Choice, Losses, Tensors, candidate_detectors
+from pipelines.candidates import Choice, Losses, candidate_detectors
 from pipelines.hessian_error import hessian_losses
 from pipelines.outcome import dry, finished, table
 from pipelines.output_error import output_losses
@@ -26,15 +28,13 @@ from qdbev.data.calibration import calibration_samples
 from qdbev.data.nuscenes import Sample
 from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import (
-    FLOAT_BITS,
+    Folding,
     MacLine,
-    Option,
     Plan,
     Problem,
     choose_bits,
     front,
     mean_bits,
-    total_loss,
     trainable_parameters,
     weights_by_site,
     with_bits,
@@ -42,7 +42,6 @@ from qdbev.quantization import (
 from qdbev.reporting.pareto_chart import pareto_picture
 
 PICTURE = "pareto.png"
-Chosen = Mapping[str, Option]
 
 
 def run(
@@ -70,22 +69,34 @@ def run(
     split = load_split(profile.data, name="train", progress=progress)
     samples = calibration_samples(split.samples, count=profile.calibration.samples, seed=profile.calibration.seed)
     tokens = refuse_evaluation_samples(samples, evaluated=evaluated)
-    key = plan_key(profile, source=source.digest, data=split.digest, tokens=tokens)
+    measured = losses_key(profile, source=source.digest, data=split.digest, tokens=tokens)
+    key = plan_key(measured, profile=profile)
     if not force and (known := store.find(KIND, key=key)):
         return _outcome(known, message="already planned; --force does it again")
-    content = planned(detector, profile=profile, split=split, samples=samples, progress=progress)
+    trainable = trainable_parameters(detector)
+    folding = folded(detector, profile=profile, split=split)
+    plan = detector_plan(detector, section=profile.quantization)
+    weights, macs = weights_by_site(detector, plan), layer_macs(detector, profile=profile, split=split)
+    earlier = None if force else known_losses(store, measured=measured)
+    losses, traces = earlier or measured_losses(
+        detector, folding, profile=profile, split=split, samples=samples, progress=progress
+    )
+    problem = make_problem(plan, losses=losses, weights=weights, macs=macs, trainable=trainable, profile=profile)
+    content = chosen_plan(problem, plan=plan, macs=macs, profile=profile)
+    content |= {"losses": [{**choice._asdict(), "loss": loss} for choice, loss in losses.items()], "traces": traces}
     artifact = store.seal(
         KIND,
         profile=profile,
         key=key,
         write=lambda folder: _write(folder, content=content),
         parents={"float": source.digest},
-        data={"train": split.digest, "calibration_tokens": tokens},
+        data={"train": split.digest, "calibration_tokens": tokens, "measured": measured},
         metrics={name: content[name] for name in ("predicted_loss", "uniform", "share", "mean_bits")},
         packages=package_versions(),
         replace=force,
     )
-    return _outcome(artifact, message=f"chosen from {len(content['losses'])} measured losses")
+    found = "measured losses" if earlier is None else "losses of an earlier plan"
+    return _outcome(artifact, message=f"chosen from {len(losses)} {found}")
 
 
 def refuse_unplannable(profile: Profile) -> None:
@@ -105,8 +116,13 @@ def refuse_unplannable(profile: Profile) -> None:
         )
 
 
-def plan_key(profile: Profile, *, source: str, data: str, tokens: Sequence[str]) -> str:
-    """The fingerprint of all that decides a plan.
+def plan_key(measured: str, *, profile: Profile) -> str:
+    """The fingerprint of all that decides a plan: what was measured, and the budgets it was chosen under."""
+    return fingerprint({"kind": KIND, "measured": measured, "budgets": profile.bit_plan.budgets})
+
+
+def losses_key(profile: Profile, *, source: str, data: str, tokens: Sequence[str]) -> str:
+    """The fingerprint of all that decides the losses; other budgets are met from the same ones.
 
     Args:
         profile: Its model, quantization, calibration and bit_plan sections; with Hessian traces those of training too.
@@ -114,170 +130,91 @@ def plan_key(profile: Profile, *, source: str, data: str, tokens: Sequence[str])
         data: Digest of the train split.
         tokens: The calibration samples.
     """
+    section = profile.bit_plan
     decides: dict[str, Any] = {
-        "kind": KIND,
         "parent": source,
         "model": profile.model.content() | {"weights": None},
         "quantization": profile.quantization.content(),
         "calibration": profile.calibration.content(),
-        "bit_plan": profile.bit_plan.content(),
+        "criterion": [section.criterion, section.candidates, section.samples, measured_tensors(profile)],
         "data": data,
         "tokens": list(tokens),
     }
-    if profile.bit_plan.criterion == "hessian":
+    if section.criterion == "hessian":
         queue = [profile.data.queue_length, profile.data.drop_one_frame]
-        decides |= {"seed": profile.seed, "qat": profile.qat.content(), "queue": queue}
+        decides |= {"seed": profile.seed, "probes": section.probes, "qat": profile.qat.content(), "queue": queue}
     return fingerprint(decides)
 
 
-def planned(
-    detector: BEVFormer, *, profile: Profile, split: Split, samples: Sequence[Sample], progress: bool = False
-) -> dict[str, Any]:
-    """The content of a plan: the chosen bits, what they are predicted to cost, and what else could be had.
+def measured_losses(
+    detector: BEVFormer,
+    folding: Folding,
+    *,
+    profile: Profile,
+    split: Split,
+    samples: Sequence[Sample],
+    progress: bool = False,
+) -> tuple[Losses, dict[str, float]]:
+    """The losses of every layer's choices by the profile's criterion, and the traces where those are part of it.
 
     Args:
-        detector: Float; folded in place.
+        detector: Float, folded.
+        folding: How.
         profile: See :func:`run`.
         split: Of training.
         samples: Calibration samples of it.
         progress: Show bars.
     """
-    trainable = trainable_parameters(detector)
-    folding = folded(detector, profile=profile, split=split)
-    plan = detector_plan(detector, section=profile.quantization)
-    weights, macs = weights_by_site(detector, plan), layer_macs(detector, profile=profile, split=split)
-    tensors = _measured(profile)
-    copies = dict(
-        candidate_detectors(
-            detector,
-            folding,
-            profile=profile,
-            split=split,
-            samples=samples,
-            inputs="inputs" in tensors,
-            progress=progress,
-        )
-    )
+    tensors = measured_tensors(profile)
+    at = partial(candidate_detectors, profile=profile, split=split, samples=samples, progress=progress)
+    copies = dict(at(detector, folding, inputs="inputs" in tensors))
     if profile.bit_plan.criterion == "hessian":
-        losses, traces = hessian_losses(copies, profile=profile, split=split, samples=samples)
-    else:
-        losses = output_losses(
-            copies, profile=profile, split=split, samples=samples, tensors=tensors, progress=progress
-        )
-        traces = {}
-    problem = make_problem(plan, losses=losses, weights=weights, macs=macs, trainable=trainable, profile=profile)
-    chosen = choose_bits(problem, budgets=profile.bit_plan.budgets)
-    over = next(iter(profile.bit_plan.budgets))
-    curve = front(problem, over=over, budgets=profile.bit_plan.budgets)
-    layers = _layers(plan, chosen=chosen, weights=weights, macs=macs)
-    mixed = with_bits(plan, {one["path"]: (one["weight_bits"], one["activation_bits"]) for one in layers})
-    return {
-        "criterion": profile.bit_plan.criterion,
-        "budgets": dict(profile.bit_plan.budgets),
-        "layers": layers,
-        **_point(problem, chosen),
-        "mean_bits": mean_bits(mixed, weights=weights, macs=macs)._asdict(),
-        "uniform": _uniform(problem, activation_bits=profile.quantization.activation_bits),
-        "front": [_point(problem, each) for each in curve],
-        "losses": [{**choice._asdict(), "loss": loss} for choice, loss in losses.items()],
-        "traces": traces,
-    }
+        return hessian_losses(copies, profile=profile, split=split, samples=samples)
+    losses = output_losses(copies, profile=profile, split=split, samples=samples, tensors=tensors, progress=progress)
+    return losses, {}
 
 
-def make_problem(
-    plan: Plan,
-    *,
-    losses: Losses,
-    weights: Mapping[str, int],
-    macs: Sequence[MacLine],
-    trainable: int,
-    profile: Profile,
-) -> Problem:
-    """Options of every quantized layer, with their costs by the rules of the report.
+def known_losses(store: Store, *, measured: str) -> tuple[Losses, dict[str, float]] | None:
+    """The losses of an earlier plan that were measured in the same way, such as one for another budget; or None."""
+    for artifact in store.list():
+        if artifact.manifest.kind == KIND and artifact.manifest.data.get("measured") == measured:
+            content = _content(store.verify(artifact))
+            found = {Choice(one["path"], one["tensors"], one["bits"]): one["loss"] for one in content["losses"]}
+            return found, content["traces"]
+    return None
+
+
+def chosen_plan(problem: Problem, *, plan: Plan, macs: Sequence[MacLine], profile: Profile) -> dict[str, Any]:
+    """The chosen bits, what they are predicted to cost, and what else could be had.
 
     Args:
+        problem: Options and costs.
         plan: The uniform plan.
-        losses: Of weights, and of inputs where those are chosen.
-        weights: Per layer.
-        macs: Per layer.
-        trainable: Trainable parameters of the float detector; what is no weight of a layer counts the profile's bits.
-        profile: Its candidates, budgets and bits.
+        macs: Of every layer.
+        profile: Its budgets, and its bits for comparison.
     """
-    section, candidates = profile.quantization, profile.bit_plan.candidates
-    products = {line.path: line.macs for line in macs if line.is_layer}
-    options = {}
-    for site in plan.quantized:
-        free = "inputs" in _measured(profile) and site.kind != "embedding" and site.activation_bits < FLOAT_BITS
-        options[site.path] = [
-            Option(
-                weight_bits=w,
-                activation_bits=a,
-                loss=losses[Choice(site.path, "weights", w)] + losses.get(Choice(site.path, "inputs", a), 0.0),
-                size=w * weights[site.path],
-                bops=w * a * products.get(site.path, 0),
-            )
-            for w in candidates
-            for a in (candidates if free else (site.activation_bits,))
-        ]
-    in_float = sum(count for path, count in products.items() if path not in options)
-    return Problem(
-        options=options,
-        fixed={
-            "size": (trainable - sum(weights.values())) * section.weight_bits,
-            "bops": in_float * FLOAT_BITS**2,
-        },
-        whole={"size": trainable * FLOAT_BITS, "bops": sum(products.values()) * FLOAT_BITS**2},
-    )
-
-
-def _measured(profile: Profile) -> tuple[Tensors, ...]:
-    """Inputs are chosen only where something limits them, and where their loss can be measured."""
-    section = profile.bit_plan
-    limited = section.bops is not None and section.criterion == "output"
-    return ("weights", "inputs") if limited and profile.quantization.activation_bits < FLOAT_BITS else ("weights",)
-
-
-def _point(problem: Problem, chosen: Chosen) -> dict[str, Any]:
-    share = {name: problem.share(chosen, resource=name) for name in problem.whole}
-    return {"predicted_loss": total_loss(chosen), "share": share}
-
-
-def _uniform(problem: Problem, *, activation_bits: int) -> dict[str, Any]:
-    """The same numbers for plans that give every layer the same bits, by label."""
-    found = {}
-    for bits in sorted({option.weight_bits for each in problem.options.values() for option in each}):
-        wanted = (activation_bits, FLOAT_BITS)  # embedding tables have no inputs
-        same = {
-            path: [one for one in each if one.weight_bits == bits and one.activation_bits in wanted]
-            for path, each in problem.options.items()
-        }
-        if all(same.values()):
-            point = _point(problem, {path: each[0] for path, each in same.items()})
-            found[f"W{bits}A{activation_bits}"] = point
-    return found
-
-
-def _layers(plan: Plan, *, chosen: Chosen, weights: Mapping[str, int], macs: Sequence[MacLine]) -> list[dict[str, Any]]:
-    products = {line.path: line.macs for line in macs if line.is_layer}
-    return [
-        {
-            "path": site.path,
-            "part": site.part,
-            "weight_bits": chosen[site.path].weight_bits,
-            "activation_bits": chosen[site.path].activation_bits,
-            "loss": chosen[site.path].loss,
-            "weights": weights[site.path],
-            "macs": products.get(site.path, 0),
-        }
-        for site in plan.quantized
-    ]
+    budgets = profile.bit_plan.budgets
+    chosen = choose_bits(problem, budgets=budgets)
+    curve = front(problem, over=next(iter(budgets)), budgets=budgets)
+    layers = layer_rows(plan, chosen=chosen, macs=macs)
+    mixed = with_bits(plan, {one["path"]: (one["weight_bits"], one["activation_bits"]) for one in layers})
+    weights = {one["path"]: one["weights"] for one in layers}
+    return {
+        "criterion": profile.bit_plan.criterion,
+        "budgets": dict(budgets),
+        "layers": layers,
+        **point(problem, chosen),
+        "mean_bits": mean_bits(mixed, weights=weights, macs=macs)._asdict(),
+        "uniform": uniform_points(problem, activation_bits=profile.quantization.activation_bits),
+        "front": [point(problem, each) for each in curve],
+    }
 
 
 def _steps(profile: Profile) -> list[str]:
     """What would be done, a sentence a step."""
     section = profile.bit_plan
     bits = ", ".join(map(str, section.candidates))
-    what = "weights and inputs" if len(_measured(profile)) == 2 else "weights"
+    what = "weights and inputs" if len(measured_tensors(profile)) == 2 else "weights"
     how = {
         "output": f"compare the outputs on {section.samples} training samples with each layer's {what} alone",
         "hessian": f"estimate the traces of the Hessian with {section.probes} probes on {section.samples} training "
@@ -305,7 +242,7 @@ def _flat(point: Mapping[str, Any], over: str) -> dict[str, float]:
 
 def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
     """The plan part by part, and how to use it."""
-    content: Any = json.loads(artifact.file(FILE).read_text(encoding="utf-8"))
+    content = _content(artifact)
     rows = [_row(part, content["layers"]) for part in dict.fromkeys(one["part"] for one in content["layers"])]
     rows.append(_row("all", content["layers"]))
     means, share = content["mean_bits"], content["share"]
@@ -339,3 +276,8 @@ def _row(part: str, layers: Sequence[Mapping[str, Any]]) -> list[Any]:
         f"{stored / sum(one['weights'] * one['weight_bits'] for one in layers):.0%}",
         sum(one["loss"] for one in own),
     ]
+
+
+def _content(artifact: Artifact) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(artifact.file(FILE).read_text(encoding="utf-8"))
+    return document

@@ -1,6 +1,6 @@
 """A bit plan: the bits of every layer chosen together, so that a predicted loss is least under budgets.
 
-As HAWQ-V3 does (Yao et al., ICML 2021, section 3.4): one option per layer, losses and costs add up, an integer linear
+As HAWQ-V3 does (Yao et al., ICML 2021): one option per layer, losses and costs add up, an integer linear
 program. It is solved to the optimum by HiGHS (``scipy.optimize.milp``), a multiple-choice knapsack:
 
     min  sum_i sum_o loss_io x_io      s.t.  sum_o x_io = 1,   fixed + sum_i sum_o cost_io x_io <= share * whole

@@ -1,4 +1,4 @@
-"""Traces of the Hessian of a loss, weight by weight (Hutchinson 1990; HAWQ-V2, Dong et al., NeurIPS 2020, Eq. 8).
+"""Traces of the Hessian of a loss, weight by weight (Hutchinson 1990; HAWQ-V2, Dong et al., NeurIPS 2020).
 
     Tr(H_i) = E[v_i^T H v],    v of independent signs +1 and -1
 
@@ -57,17 +57,18 @@ def hutchinson_traces(
 
 
 def perturbation_loss(trace: float, *, count: int, squared_error: float) -> float:
-    """Second-order loss of moving one weight: mean trace times squared distance (HAWQ-V2, Eq. 10).
+    """Second-order loss of moving one weight: mean trace times squared distance (HAWQ-V2).
 
     Args:
-        trace: of the weight's block of the Hessian; negative estimates count as zero.
+        trace: of the weight's block of the Hessian; its magnitude counts: a negative estimate tells of curvature that
+            few probes cannot tell from zero, which is no reason to take it for zero.
         count: number of elements, n.
         squared_error: ``||Q(w) - w||^2``.
 
     >>> perturbation_loss(6.0, count=3, squared_error=0.5)
     1.0
     """
-    return max(trace, 0.0) / count * squared_error
+    return abs(trace) / count * squared_error
 
 
 def _gradients_around(

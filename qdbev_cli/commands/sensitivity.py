@@ -51,20 +51,25 @@ def measure(
 
     Example: qdbev sensitivity --model nano --bits w4a4 --level part
     """
-    from pipelines import plan_bits, sensitivity
-
     weights, activations = _bits(bits) if bits else (None, None)
-    profile = options.load_profile(
-        weights and f"quantization.weight_bits={weights}",
-        activations and f"quantization.activation_bits={activations}",
+    choice = [
         *(_budget(text) for text in budget or ()),
         candidates and f"bit_plan.candidates=[{candidates}]",
         criterion and f"bit_plan.criterion={criterion.value}",
+    ]
+    if any(choice) and not plan:
+        raise ValueError("--budget, --candidates and --criterion say how bits are chosen: give --plan too")
+    profile = options.load_profile(
+        weights and f"quantization.weight_bits={weights}",
+        activations and f"quantization.activation_bits={activations}",
+        *choice,
     )
     if plan:
+        from pipelines import plan_bits
+
         return plan_bits.run(profile, **options.how())
-    if budget or candidates or criterion:
-        raise ValueError("--budget, --candidates and --criterion go with --plan")
+    from pipelines import sensitivity
+
     return sensitivity.run(profile, bits=bits, level=level.value, **options.how())
 
 

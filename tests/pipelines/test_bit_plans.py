@@ -1,0 +1,325 @@
+"""Bit plans through the commands on the tiny data set: what is chosen, who takes it, what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import profiles
+from pipelines.bit_plans import planned_bits, with_plan_found
+from pipelines.bit_problem import make_problem
+from pipelines.candidates import Choice
+from pipelines.plan_bits import losses_key, plan_key
+from pipelines.quantized import load_quantized
+from pipelines.store import Artifact, Store
+from qdbev.quantization import MacLine, Plan, Site, choose_bits, quantized_layers
+from qdbev_cli.app import app
+
+Call = Callable[..., dict[str, Any]]
+PLAN = ("sensitivity", "--plan", "--budget", "size=0.13", "--candidates", "2,4,8")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_synthetic: Path) -> list[str]:
+    return [
+        f"data.source={tiny_synthetic}",
+        "data.train_scenes=3",
+        "data.val_scenes=1",
+        "calibration.samples=4",
+        "bit_plan.samples=1",
+        "bit_plan.probes=1",
+        "qat.steps_per_stage=1",
+        "qat.batch_size=1",
+        "distillation.schedule.steps=0",
+        "evaluation.bootstrap_resamples=2",
+        "evaluation.max_boxes=30",
+    ]
+
+
+@pytest.fixture(scope="module")
+def call(settings: list[str], store: Path) -> Call:
+    """Run a command with --json and give its document."""
+
+    def run(command: str, *words: str, code: int = 0) -> dict[str, Any]:
+        options = [word for setting in settings for word in ("--set", setting)]
+        options += ["--store", str(store), "--device", "cpu", "--json"]
+        result = CliRunner().invoke(app, [command, *options, *words])
+        assert result.exit_code == code, result.output
+        document: dict[str, Any] = json.loads(result.stdout)
+        return document
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(call: Call) -> dict[str, Any]:
+    return call(*PLAN)
+
+
+@pytest.fixture(scope="module")
+def content(made: dict[str, Any]) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((Path(made["artifact"]["path"]) / "bit-plan.json").read_text())
+    return document
+
+
+def test_a_plan_keeps_its_budget_and_is_predicted_to_lose_less(content: dict[str, Any]) -> None:
+    assert content["share"]["size"] <= 0.13
+    assert content["uniform"]["W4A6"]["share"]["size"] == pytest.approx(0.125)
+    assert content["predicted_loss"] < content["uniform"]["W4A6"]["predicted_loss"]
+    assert content["predicted_loss"] == pytest.approx(sum(one["loss"] for one in content["layers"]))
+    assert {one["weight_bits"] for one in content["layers"]} <= {2, 4, 8}
+    assert {one["activation_bits"] for one in content["layers"]} == {6, 32}  # 32: embedding tables have no inputs
+
+
+def test_losses_are_measured_for_every_layer_and_fall_with_bits(content: dict[str, Any]) -> None:
+    losses = {(one["path"], one["bits"]): one["loss"] for one in content["losses"]}
+    paths = {one["path"] for one in content["layers"]}
+    assert set(losses) == {(path, bits) for path in paths for bits in (2, 4, 8)}
+    assert all(loss >= 0 for loss in losses.values())
+    sums = [sum(losses[path, bits] for path in paths) for bits in (2, 4, 8)]
+    assert sums[0] > 4 * sums[1] > 16 * sums[2] > 0
+
+
+def test_the_result_says_how_to_go_on(made: dict[str, Any], store: Path, call: Call) -> None:
+    artifact = Store(store).open(made["artifact"]["digest"])
+    assert artifact.manifest.parents["float"] and artifact.file("pareto.png").read_bytes().startswith(b"\x89PNG")
+    assert len(artifact.manifest.data["calibration_tokens"]) == 4  # type: ignore[arg-type]
+    assert f"--plan {artifact.digest[:12]}" in made["messages"][-1]
+    assert [row[0] for row in made["tables"][0]["rows"]] == ["backbone", "neck", "encoder", "decoder", "all"]
+    assert call(*PLAN)["artifact"] == made["artifact"]
+
+
+def test_calibration_takes_the_plan_by_any_name(made: dict[str, Any], content: Any, store: Path, call: Call) -> None:
+    names = [made["artifact"]["digest"][:12], Path(made["artifact"]["path"]).name, "bit-plan:w4a6-nano"]
+    outcomes = [call("calibrate", "--set", f'quantization.plan="{name}"') for name in names]
+    assert len({one["artifact"]["digest"] for one in outcomes}) == 1
+    artifact = Store(store).open(outcomes[0]["artifact"]["digest"])
+    assert artifact.manifest.parents["plan"] == made["artifact"]["digest"]
+    profile = profiles.load("w4a6", overrides=[f'quantization.plan="{made["artifact"]["digest"]}"'])
+    layers = quantized_layers(load_quantized(artifact, profile=profile).detector)
+    wanted = {one["path"]: (one["weight_bits"], one["activation_bits"]) for one in content["layers"]}
+    assert {path: (one.site.weight_bits, one.site.activation_bits) for path, one in layers.items()} == wanted
+    for path, layer in layers.items():
+        assert {weight.quantizer.bits for weight in layer.quantized_weights()} == {wanted[path][0]}
+
+
+def test_size_and_operations_of_the_model_are_those_of_the_plan(made: dict[str, Any], content: Any, call: Call) -> None:
+    uniform = call("calibrate")["metrics"]
+    mixed = call("calibrate", "--set", f'quantization.plan="{made["artifact"]["digest"]}"')["metrics"]
+    same = content["uniform"]["W4A6"]["share"]
+    assert "mean_bits" not in uniform and mixed["mean_bits"] == pytest.approx(content["mean_bits"])
+    assert mixed["size_nominal_mb"] / uniform["size_nominal_mb"] == pytest.approx(
+        content["share"]["size"] / same["size"]
+    )
+    assert mixed["gbops"]["total"] / uniform["gbops"]["total"] == pytest.approx(content["share"]["bops"] / same["bops"])
+
+
+def test_compress_takes_the_plan_through_training_and_into_the_tables(
+    made: dict[str, Any], content: Any, store: Path, call: Call
+) -> None:
+    done = call("compress", "--plan", made["artifact"]["digest"][:10], "--stages", "1")
+    label = f"mixed W{content['mean_bits']['weights']:.1f}A6.0"
+    assert [one["bits"] for one in done["metrics"].values()] == ["W32A32", label, label]
+    trained = next(one for one in Store(store).list() if one.manifest.kind == "qat")
+    structure = json.loads(trained.file("structure.json").read_text())
+    bits = {site["path"]: site["weight_bits"] for site in structure["plan"]["sites"] if site["weight_bits"] < 32}
+    assert bits == {one["path"]: one["weight_bits"] for one in content["layers"]}
+    share = trained.manifest.metrics["size_nominal_mb"] / done["metrics"]["float"]["size_nominal_mb"]  # type: ignore[operator]
+    assert share == pytest.approx(content["share"]["size"])
+
+
+def test_another_budget_is_met_from_the_same_losses(made: dict[str, Any], content: Any, call: Call) -> None:
+    other = call("sensitivity", "--plan", "--budget", "size=0.1", "--candidates", "2,4,8")
+    assert other["messages"][0] == f"chosen from {len(content['losses'])} losses of an earlier plan"
+    second = json.loads((Path(other["artifact"]["path"]) / "bit-plan.json").read_text())
+    assert second["losses"] == content["losses"] and second["share"]["size"] <= 0.1
+    assert second["predicted_loss"] > content["predicted_loss"]
+
+
+def test_two_budgets_choose_inputs_too(call: Call) -> None:
+    made = call("sensitivity", "--plan", "--budget", "size=0.2", "--budget", "bops=0.03", "--candidates", "4,8")
+    content = json.loads((Path(made["artifact"]["path"]) / "bit-plan.json").read_text())
+    assert content["share"]["size"] <= 0.2 and content["share"]["bops"] <= 0.03
+    assert {one["tensors"] for one in content["losses"]} == {"weights", "inputs"}
+    assert {one["activation_bits"] for one in content["layers"]} == {4, 8, 32}
+
+
+def test_traces_of_the_hessian_weigh_weights_alone(call: Call) -> None:
+    words = ("--plan", "--budget", "bops=0.02", "--candidates", "2,8", "--criterion", "hessian")
+    made, other = call("sensitivity", *words), call("sensitivity", *words, "--set", "bit_plan.probes=2")
+    first, second = (json.loads((Path(one["artifact"]["path"]) / "bit-plan.json").read_text()) for one in (made, other))
+    assert first["traces"].keys() == second["traces"].keys() and first["traces"] != second["traces"]
+    assert {one["tensors"] for one in first["losses"]} == {"weights"} and first["share"]["bops"] <= 0.02
+    assert sum(one["loss"] for one in first["losses"] if one["bits"] == 2) > sum(
+        one["loss"] for one in first["losses"] if one["bits"] == 8
+    )
+
+
+# -- what is refused -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--plan"], "a bit plan needs a budget: give --budget size=0.125"),
+        (["--plan", "--budget", "latency=5"], "--budget is 'latency=5'; it must be size or bops"),
+        (["--plan", "--budget", "size=1.5"], "bit_plan.size is 1.5"),
+        (["--plan", "--budget", "size=0.1", "--candidates", "8,4"], "bit_plan.candidates"),
+        (["--plan", "--budget", "size=0.1", "--profile", "float"], "quantizes nothing"),
+        (["--plan", "--budget", "size=0.1", "--set", "quantization.plan=abcd"], "quantization.plan decides bits"),
+        (["--plan", "--budget", "size=0.1", "--set", "quantization.first_last_bits=8"], "first_last_bits decides bits"),
+        (["--plan", "--budget", "size=0.1", "--set", "calibration.method=gptq"], "with method ptq alone, not gptq"),
+        (["--budget", "size=0.1"], "give --plan too"),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, list) else "",
+)
+def test_what_no_plan_can_be_made_of(call: Call, words: list[str], sentence: str) -> None:
+    assert sentence in call("sensitivity", *words, code=2)["error"]
+
+
+def test_a_budget_that_no_bits_reach_says_which_they_reach(call: Call) -> None:
+    refused = call("sensitivity", "--plan", "--budget", "size=0.05", "--candidates", "4,8", code=2)["error"]
+    assert "size=0.05 cannot be kept" in refused and "takes 0.1250 of the float one" in refused
+
+
+def test_a_dry_run_says_what_would_be_measured(call: Call) -> None:
+    steps = call("sensitivity", "--plan", "--budget", "size=0.13", "--budget", "bops=0.02", "--dry-run")["plan"]
+    assert "each layer's weights and inputs alone at 2, 3, 4, 6, 8 bits" in steps[0]
+    assert "size at most 0.13 and bops at most 0.02" in steps[1]
+
+
+def sealed(store: Store, *, layers: list[dict[str, Any]], key: int, kind: str = "bit-plan") -> Artifact:
+    return store.seal(
+        kind,
+        profile=profiles.load("w4a6"),
+        key=str(key) * 64,
+        write=lambda folder: (folder / "bit-plan.json").write_text(json.dumps({"layers": layers})) and None,
+    )
+
+
+def test_a_plan_of_another_model_is_refused_by_its_first_layer(content: Any, store: Path, call: Call) -> None:
+    layers = [one for one in content["layers"] if one["path"] != "img_neck.fpn_convs.0.conv"]
+    fewer = sealed(Store(store), layers=layers, key=1)
+    refused = call("calibrate", "--set", f'quantization.plan="{fewer.digest}"', code=2)["error"]
+    assert "the bit plan has no bits for img_neck.fpn_convs.0.conv" in refused and "another model" in refused
+    more = sealed(Store(store), layers=[*content["layers"], {**layers[0], "path": "img_neck.other"}], key=2)
+    refused = call("calibrate", "--set", f'quantization.plan="{more.digest}"', code=2)["error"]
+    assert "the bit plan gives bits to img_neck.other, which is no quantized layer here" in refused
+
+
+def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    other = sealed(store, layers=[], key=3, kind="qat")
+    profile = profiles.load("w4a6", overrides=[f'quantization.plan="{other.digest}"'])
+    with pytest.raises(ValueError, match="is a qat artifact, which holds no bit plan; `qdbev sensitivity --plan`"):
+        with_plan_found(profile, store=store)
+    with pytest.raises(ValueError, match="is a qat artifact"):
+        planned_bits(profile, store=store)
+
+
+def test_a_plan_that_is_not_there_exits_3(call: Call) -> None:
+    assert "there is no artifact 'bit-plan:nothing'" in call("compress", "--plan", "bit-plan:nothing", code=3)["error"]
+
+
+def test_a_plan_is_found_once_and_its_digest_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    plan = sealed(store, layers=[{"path": "a", "weight_bits": 3, "activation_bits": 6}], key=4)
+    named = profiles.load("w4a6", overrides=["quantization.plan=bit-plan:w4a6-nano"])
+    found = with_plan_found(named, store=store)
+    assert found.quantization.plan == plan.digest and with_plan_found(found, store=store) == found
+    assert planned_bits(found, store=store) == {"a": (3, 6)}
+    uniform = profiles.load("w4a6")
+    assert with_plan_found(uniform, store=store) is uniform and planned_bits(uniform, store=store) is None
+
+
+@pytest.mark.parametrize(("word", "field"), [("quantization.first_last_bits=8", "first_last_bits"), ("", "")])
+def test_a_plan_decides_all_bits_alone(word: str, field: str) -> None:
+    words = ["quantization.plan=abcd", *([word] if word else [])]
+    if not word:
+        assert profiles.load("w4a6", overrides=words).quantization.label == "mixed bits of plan abcd"
+        return
+    with pytest.raises(ValueError, match=f"{field} must be null where plan"):
+        profiles.load("w4a6", overrides=words)
+
+
+# -- what decides a plan -------------------------------------------------------------------------------------------
+
+
+def key(*words: str) -> str:
+    profile = profiles.load("w4a6", overrides=["bit_plan.size=0.1", *words])
+    return plan_key(losses_key(profile, source="float", data="train", tokens=["a"]), profile=profile)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "bit_plan.size=0.2",
+        "bit_plan.bops=0.1",
+        "bit_plan.candidates=[2,8]",
+        "bit_plan.criterion=hessian",
+        "bit_plan.samples=3",
+        "quantization.weight_observer=mse",
+        "calibration.seed=2",
+    ],
+)
+def test_what_decides_a_plan_is_in_its_key(word: str) -> None:
+    assert key(word) != key()
+
+
+@pytest.mark.parametrize("word", ["seed=1", "bit_plan.probes=3"])
+def test_what_draws_the_probes_decides_traces_alone(word: str) -> None:
+    assert key(word) == key()
+    assert key(word, "bit_plan.criterion=hessian") != key("bit_plan.criterion=hessian")
+
+
+def toy_problem(*words: str) -> Any:
+    """Two layers of 10 and 30 weights, 1 and 100 MACs, a table; 50 trainable parameters."""
+    common: dict[str, Any] = {"part": "neck", "weight_bits": 4, "reason": ""}
+    sites = (
+        Site(path="a", kind="linear", activation_bits=6, **common),
+        Site(path="b", kind="linear", activation_bits=6, **common),
+        Site(path="t", kind="embedding", activation_bits=32, **common),
+    )
+    weights = {"a": 10, "b": 30, "t": 4}
+    losses = {Choice(path, "weights", bits): 1.0 / bits for path in weights for bits in (2, 4, 8)}
+    losses |= {Choice(path, "inputs", bits): 0.5 / bits for path in ("a", "b") for bits in (2, 4, 8)}
+    return make_problem(
+        Plan(sites=sites, parts=("neck",)),
+        losses=losses,
+        weights=weights,
+        macs=[
+            MacLine(path="a", kind="linear", macs=1, calls=1),
+            MacLine(path="b", kind="linear", macs=100, calls=1),
+            MacLine(path="f", kind="linear", macs=9, calls=1),
+        ],
+        trainable=50,
+        profile=profiles.load("w4a6", overrides=["bit_plan.candidates=[2,4,8]", *words]),
+    )
+
+
+def test_costs_are_those_of_the_report() -> None:
+    problem = toy_problem("bit_plan.size=0.5")
+    assert (problem.fixed, problem.whole) == ({"size": 6 * 4, "bops": 9 * 1024}, {"size": 1600, "bops": 110 * 1024})
+    uniform = {path: each[1] for path, each in problem.options.items()}
+    assert problem.share(uniform, resource="size") == 0.125
+    assert problem.share(uniform, resource="bops") == (24 * 101 + 9 * 1024) / (110 * 1024)
+
+
+def test_inputs_are_chosen_where_their_operations_are_limited() -> None:
+    sizes = {word: {path: len(each) for path, each in toy_problem(word).options.items()} for word in WORDS}
+    assert sizes == {WORDS[0]: {"a": 3, "b": 3, "t": 3}, WORDS[1]: {"a": 9, "b": 9, "t": 3}}
+    chosen = choose_bits(toy_problem(WORDS[1]), budgets={"bops": 0.1})
+    assert chosen["a"].activation_bits == 8 and chosen["b"].activation_bits < 8
+
+
+WORDS = ("bit_plan.size=0.5", "bit_plan.bops=0.5")
