@@ -52,7 +52,7 @@ def samples_of_plan(profile: Profile, *, store: Store) -> list[str]:
 
 
 def bits_label(artifact: Artifact) -> str:
-    """Bits of an artifact as tables write them: those of its profile, or the mean ones of a plan.
+    """Bits of an artifact as tables write them: those of its profile; of a plan the mean ones, or else its digest.
 
     Args:
         artifact: A quantized model, or anything else that was made with a quantization section.
@@ -61,6 +61,8 @@ def bits_label(artifact: Artifact) -> str:
     if isinstance(mean, dict):
         return mixed_label(mean["weights"], mean["inputs"])
     section: Any = artifact.manifest.profile["quantization"]
+    if plan := section.get("plan"):
+        return f"mixed bits of plan {plan[:12]}"
     return f"W{section['weight_bits']}A{section['activation_bits']}"
 
 

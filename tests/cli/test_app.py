@@ -219,6 +219,25 @@ def test_own_options_stand_in_the_profile_too(calls: Calls) -> None:
     assert bits.quantization.label == "W8A4"
 
 
+@pytest.mark.parametrize("name", ["bit-plan:w4a6-nano", "12345678", "1e12"])
+def test_a_plan_is_a_name_also_where_it_looks_like_a_number(calls: Calls, name: str) -> None:
+    assert RUN.invoke(app, ["compress", "--plan", name]).exit_code == 0
+    assert calls[0][1].quantization.plan == name
+
+
+def test_choosing_bits_stands_in_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    noted: list[Profile] = []
+    module = types.ModuleType("pipelines.plan_bits")
+    module.run = lambda profile, **_: noted.append(profile) or RESULT  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "pipelines.plan_bits", module)
+    monkeypatch.setattr(pipelines, "plan_bits", module, raising=False)
+    words = ["--budget", "size=0.13", "--budget", "bops=2e-2", "--candidates", "2,4", "--criterion", "hessian"]
+    assert RUN.invoke(app, ["sensitivity", "--plan", *words]).exit_code == 0
+    section = noted[0].bit_plan
+    assert section.budgets == {"size": 0.13, "bops": 0.02}
+    assert (section.candidates, section.criterion) == ((2, 4), "hessian")
+
+
 def test_scenes_are_shared_out_and_the_seed_is_the_scenes(calls: Calls) -> None:
     words = ["data", "synth", "--scenes", "10", "--seed", "4", "--size", "320x180", "--sweeps", "val"]
     result = RUN.invoke(app, words)

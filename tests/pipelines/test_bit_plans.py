@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import profiles
-from pipelines.bit_plans import planned_bits, with_plan_found
+from pipelines.bit_plans import bits_label, planned_bits, with_plan_found
 from pipelines.bit_problem import make_problem
 from pipelines.candidates import Choice
 from pipelines.plan_bits import losses_key, plan_key
@@ -124,6 +124,12 @@ def test_size_and_operations_of_the_model_are_those_of_the_plan(made: dict[str, 
     assert mixed["gbops"]["total"] / uniform["gbops"]["total"] == pytest.approx(content["share"]["bops"] / same["bops"])
 
 
+def test_data_free_quantization_takes_the_plan_too(made: dict[str, Any], content: Any, call: Call) -> None:
+    words = ["--method", "dfq", "--set", "calibration.bias_correction=none"]
+    mixed = call("calibrate", *words, "--set", f'quantization.plan="{made["artifact"]["digest"]}"')
+    assert mixed["metrics"]["mean_bits"] == pytest.approx(content["mean_bits"])
+
+
 def test_compress_takes_the_plan_through_training_and_into_the_tables(
     made: dict[str, Any], content: Any, store: Path, call: Call
 ) -> None:
@@ -163,6 +169,21 @@ def test_traces_of_the_hessian_weigh_weights_alone(call: Call) -> None:
     assert sum(one["loss"] for one in first["losses"] if one["bits"] == 2) > sum(
         one["loss"] for one in first["losses"] if one["bits"] == 8
     )
+
+
+def test_the_samples_a_plan_was_chosen_on_are_not_scored(made: dict[str, Any], store: Path, call: Call) -> None:
+    plan = f'quantization.plan="{made["artifact"]["digest"]}"'
+    calibrated = call("calibrate", "--set", plan, "--set", "calibration.seed=1")
+    artifact, chosen = (Store(store).open(one["artifact"]["digest"]) for one in (calibrated, made))
+    tokens, of_plan = (one.manifest.data["calibration_tokens"] for one in (artifact, chosen))
+    assert set(of_plan) < set(tokens)  # type: ignore[arg-type]
+
+
+def test_a_table_measured_with_a_plan_is_labelled_by_it(tmp_path: Path) -> None:
+    profile = profiles.load("w4a6", overrides=["quantization.plan=bit-plan:w4a6-nano"])
+    write = lambda folder: (folder / "a.json").write_text("{}") and None  # noqa: E731
+    artifact = Store(tmp_path).seal("sensitivity", profile=profile, key="5" * 64, write=write)
+    assert bits_label(artifact) == "mixed bits of plan bit-plan:w4a"
 
 
 # -- what is refused -----------------------------------------------------------------------------------------------

@@ -12,9 +12,12 @@ from qdbev.quantization.cost import (
     bops,
     count_macs,
     macs_by_part,
+    mean_bits,
+    mixed_size_mb,
     nominal_size_mb,
     parameters_by_part,
     trainable_parameters,
+    weights_by_site,
 )
 from qdbev.quantization.plan import Plan, Site
 from qdbev.quantization.planning import make_plan
@@ -168,3 +171,35 @@ def test_size_rule_gives_the_papers_sizes(shared: Path) -> None:
         model = nn.ParameterList([nn.Parameter(torch.empty(trainable, device="meta"))])
         assert nominal_size_mb(model) == pytest.approx(paper, abs=0.05)
         assert nominal_size_mb(model, bits=4) == pytest.approx(paper / 8, abs=0.01)
+
+
+def mixed_plan(model: nn.Module, *, conv: tuple[int, int], branch: tuple[int, int]) -> Plan:
+    exceptions = {"conv": conv, "branch": branch}
+    return make_plan(model, parts=PARTS, weight_bits=4, activation_bits=6, exceptions=exceptions)
+
+
+def test_weights_of_sites_leave_biases_out_and_survive_quantization() -> None:
+    model = Toy()
+    plan = mixed_plan(model, conv=(4, 6), branch=(4, 6))
+    expected = {"conv": 6 * 2 * 9, "attn": 4 * 6 * 6, "branch": 5 * 6}  # in_proj 18 x 6 and out_proj 6 x 6
+    assert weights_by_site(model, plan) == expected
+    assert weights_by_site(quantize(model, plan), plan) == expected
+
+
+def test_mean_bits_by_weights_and_by_what_reads_the_inputs() -> None:
+    model, macs = lines()
+    plan = mixed_plan(model, conv=(2, 8), branch=(8, 6))
+    read = {line.path: line.macs for line in macs if line.is_layer}
+    found = mean_bits(plan, weights=weights_by_site(model, plan), macs=macs)
+    assert found.weights == (108 * 2 + 144 * 4 + 30 * 8) / 282
+    assert found.inputs == pytest.approx(6 + 2 * read["conv"] / sum(read.values()))
+
+
+def test_mixed_size_is_the_papers_rule_where_all_bits_are_alike() -> None:
+    model = Toy()
+    trainable, same = trainable_parameters(model), mixed_plan(model, conv=(4, 6), branch=(4, 6))
+    weights = weights_by_site(model, same)
+    assert mixed_size_mb(same, weights=weights, trainable=trainable, bits=4) == nominal_size_mb(model, bits=4)
+    plan = mixed_plan(model, conv=(2, 8), branch=(8, 6))
+    more = mixed_size_mb(plan, weights=weights, trainable=trainable, bits=4) - nominal_size_mb(model, bits=4)
+    assert more == pytest.approx((108 * -2 + 30 * 4) / 8 / 2**20)

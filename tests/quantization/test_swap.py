@@ -102,6 +102,18 @@ def test_sites_switch_exactly() -> None:
     assert on == ["queries", "branch.2"]
 
 
+@pytest.mark.parametrize("tensors", ["all", "weights", "inputs"])
+def test_weights_or_inputs_of_a_site_alone(tensors: str) -> None:
+    model = calibrated()
+    set_sites(model, ["branch.2", "attn"], tensors=tensors)  # type: ignore[arg-type]
+    for path, layer in quantized_layers(model).items():
+        weights = {one.quantizer.state for one in layer.quantized_weights()}
+        inputs = {one.state for one in layer.input_quantizers()}
+        chosen = path in ("branch.2", "attn")
+        assert weights == ({"on"} if chosen and tensors != "inputs" else {"off"}), path
+        assert inputs <= ({"on"} if chosen and tensors != "weights" else {"off"}), path
+
+
 def test_unknown_parts_and_sites_are_refused() -> None:
     model = calibrated()
     with pytest.raises(ValueError, match=r"belongs to neck; parts are backbone, encoder, decoder"):
