@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ from pipelines.locations import FLOAT, ZOO, imported_weights, shipped_weights
 from pipelines.store import Artifact, MissingArtifact, Store
 from pipelines.strict_loading import load_strictly
 from profiles import Profile, ProfileError, fingerprint
-from profiles.model import ModelProfile
+from profiles.model import MMDET3D, ModelProfile
+from qdbev.data.mmdet3d_config import class_order, dataset_section, read_config
 from qdbev.data.nuscenes import CLASSES
 from qdbev.detectors.bevformer import BEVFormer, build_bevformer
+from qdbev.detectors.configured import ConfiguredDetector, build_configured
 
 OFFICIAL_FILES = {
     "tiny": "bevformer_tiny_epoch_24.pth",
@@ -30,17 +32,45 @@ OFFICIAL_FILES = {
     "base": "bevformer_r101_dcn_24ep.pth",
 }
 _OFFICIAL_PAGE = "the model table of https://github.com/fundamentalvision/BEVFormer"
+Detector = BEVFormer | ConfiguredDetector
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
 
 
-def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> BEVFormer:
+def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> Detector:
     """The detector of a model profile with fresh weights.
 
     Args:
-        model: Its numbers.
-        auxiliary: With the dense heads that only float training uses.
+        model: Its numbers, or its config.
+        auxiliary: With the dense heads that only float training uses, which BEVFormer alone has.
+
+    Raises:
+        ValueError: A config of mmdet3d that cannot be built, or does not have the stated parts.
     """
+    if model.detector == MMDET3D:
+        section = model.mmdet3d
+        config = read_config(str(section.config), options=section.options)
+        return build_configured(
+            config["model"],
+            parts=dict(section.parts),
+            output_layers=section.output_layers,
+            class_order=class_order(dataset_section(config, name="test")),
+        )
     return build_bevformer(**model.arguments(), auxiliary=auxiliary)
+
+
+def only_bevformer(detector: Detector, *, what: str) -> BEVFormer:
+    """The detector, where it is a BEVFormer.
+
+    Args:
+        detector: Any.
+        what: What is done with it, for the sentence.
+
+    Raises:
+        ValueError: It is another.
+    """
+    if not isinstance(detector, BEVFormer):
+        raise ValueError(f"{what} is known for BEVFormer alone, and this is {type(detector).__name__} by its config")
+    return detector
 
 
 def float_artifact(profile: Profile, *, store: Store) -> Artifact:
@@ -104,7 +134,7 @@ def imported(profile: Profile, *, path: Path, store: Store, force: bool = False)
     )
 
 
-def fitted(profile: Profile, *, path: Path) -> tuple[BEVFormer, Checkpoint]:
+def fitted(profile: Profile, *, path: Path) -> tuple[Detector, Checkpoint]:
     """The detector with the weights of a foreign file, and what was read; raises what ``imported`` raises."""
     checkpoint = read_checkpoint(path)
     detector = build_detector(profile.model)
@@ -130,14 +160,29 @@ def remarks(checkpoint: Checkpoint) -> tuple[str, ...]:
     return (*checkpoint.changes, f"scores will be wrong: the file states the classes {stated}; qdbev's order is other")
 
 
-def float_detector(profile: Profile, *, store: Store) -> tuple[BEVFormer, Artifact]:
+def float_detector(profile: Profile, *, store: Store) -> tuple[Detector, Artifact]:
     """The float detector in eval mode, and the artifact its weights are from; the loss weighs as the profile says."""
     artifact = float_artifact(profile, store=store)
     detector = build_detector(profile.model)
     load_strictly(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name)
-    with torch.no_grad():  # a setting of the loss, though the head keeps it among its parameters
-        detector.pts_bbox_head.code_weights.copy_(torch.tensor(profile.model.head.code_weights))
+    if isinstance(detector, BEVFormer):
+        with torch.no_grad():  # a setting of the loss, though the head keeps it among its parameters
+            detector.pts_bbox_head.code_weights.copy_(torch.tensor(profile.model.head.code_weights))
     return detector.eval(), artifact
+
+
+def with_taps(profile: Profile) -> None:
+    """Refuse a detector whose features cannot be tapped, before anything is trained for distillation.
+
+    Raises:
+        ValueError: It is one of mmdet3d by its config.
+    """
+    if profile.model.detector == MMDET3D:
+        raise ValueError(
+            f"view-guided distillation compares image and BEV features, and {profile.model.name} is known by its "
+            "mmdet3d config alone, which names no taps on them; run qat-progressive, which needs none (compress with "
+            "--set distillation.schedule.steps=0)"
+        )
 
 
 def missing_weights(model: str, *, problem: str) -> MissingArtifact:
@@ -170,6 +215,12 @@ def device_of(profile: Profile) -> torch.device:
             "(`qdbev doctor` says what this machine has)"
         )
     return device
+
+
+def inputs_on(batch: Mapping[str, Any], *, device: torch.device) -> dict[str, Any]:
+    """A batch's inputs, tensors on the device; lists stay, which an mmdet3d detector's preprocessor brings there."""
+    inputs = batch["inputs"]
+    return {name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in inputs.items()}
 
 
 def _gpus_here() -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from pipelines.assemble import device_of, float_artifact, float_detector, package_versions
+from pipelines.assemble import Detector, device_of, float_artifact, float_detector, inputs_on, package_versions
 from pipelines.bit_plans import planned_bits, samples_of_plan, with_plan_found
 from pipelines.compensation import Rounded, compensate
 from pipelines.data_free import Record, correct, prepared_from_float
@@ -22,7 +22,6 @@ from profiles.schedule import PARTS
 from qdbev.data.batches import streaming_batches
 from qdbev.data.calibration import calibration_samples
 from qdbev.data.nuscenes import Sample
-from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import observing, ranges_missing, trainable_parameters
 
 KIND = "calibration"
@@ -94,7 +93,7 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
 
 
 def _with_ranges(
-    detector: BEVFormer,
+    detector: Detector,
     *,
     profile: Profile,
     split: Split,
@@ -170,7 +169,7 @@ def observe(
 
 
 def run_samples(
-    detector: BEVFormer, *, split: Split, samples: Sequence[Sample], profile: Profile, progress: bool = False
+    detector: Detector, *, split: Split, samples: Sequence[Sample], profile: Profile, progress: bool = False
 ) -> None:
     """Run samples in scene order through a detector, in eval mode and on the profile's device; leaves no history."""
     device = device_of(profile)
@@ -179,5 +178,5 @@ def run_samples(
     with torch.no_grad():
         batches = fetched(streaming_batches(dataset, streams=1, workers=0))
         for batch in tqdm(batches, total=len(dataset), desc="calibrate", unit="sample", disable=not progress):
-            detector({"img": batch["inputs"]["img"].to(device)}, batch["data_samples"], mode="predict")
+            detector(inputs_on(batch, device=device), batch["data_samples"], mode="predict")
     detector.history.reset()

@@ -56,13 +56,15 @@ def run(
 
 
 def _compress(profile: Profile, *, store: Store, key: str, stages: int | None, force: bool, progress: bool) -> Artifact:
-    from pipelines.assemble import float_artifact
+    from pipelines.assemble import float_artifact, with_taps
     from pipelines.calibration import calibrated  # torch and mmdet3d take seconds to import
     from pipelines.comparison import intervals_to_first
     from pipelines.distillation import distil
     from pipelines.evaluation import evaluate_artifact
     from pipelines.stages import trained_stages
 
+    if profile.distillation.schedule.steps:
+        with_taps(profile)
     evaluations: list[Artifact] = []
 
     def score(model: Artifact) -> None:
@@ -124,7 +126,7 @@ def _plan(profile: Profile, *, stages: int) -> list[str]:
     from pipelines.forecast import forecast
     from pipelines.stages import stage_parts
 
-    groups = stage_parts(stages)
+    groups = stage_parts(stages, without=profile.model.empty_parts)
     quantization, distillation = profile.quantization, profile.distillation
     return [
         f"evaluate the float {profile.model.name}",

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 import profiles
-from pipelines.assemble import build_detector
+from pipelines.assemble import build_detector, only_bevformer
 from pipelines.memory import Memory, memory
 from pipelines.quantized import detector_plan, with_quantizers
 from pipelines.scene import scene_of
@@ -69,9 +69,12 @@ def count(profile: Profile) -> Cost:
 
     Args:
         profile: Its model, data and quantization sections; only the image size of the data is read.
+
+    Raises:
+        ValueError: Another detector than BEVFormer.
     """
     model = profile.model
-    detector = build_detector(model)
+    detector = only_bevformer(build_detector(model), what="a cost by numbers alone")
     sections = _sections(profile.quantization)
     plans = {section.label: detector_plan(detector, section=section) for section in sections}
     weight_bits = {section.label: section.weight_bits for section in sections}
@@ -88,7 +91,7 @@ def footprint(profile: Profile) -> Footprint:
     Args:
         profile: Its model, data, quantization, qat and distillation sections.
     """
-    detector = build_detector(profile.model)
+    detector = only_bevformer(build_detector(profile.model), what="a cost by numbers alone")
     sizes = {FLOAT: sum(value.numel() * value.element_size() for value in detector.state_dict().values())}
     folding = fold_batchnorm(detector, shape_run(detector, scene_of(profile)))
     for section in _sections(profile.quantization):
@@ -160,7 +163,7 @@ def paper_table() -> Table:
 
 
 def _sections(own: QuantizationProfile) -> list[QuantizationProfile]:
-    """The bits of the paper, uniform, and a profile's own, without a bit plan: its layers are known to the store alone."""
+    """The bits of the paper, uniform, and a profile's own; of a bit plan only the store knows the layers."""
     own = own.model_copy(update={"plan": None})
     uniform = own.model_copy(update={"first_last_bits": None})
     return [*(uniform.model_copy(update={"weight_bits": w, "activation_bits": a}) for w, a in _BITS), own]

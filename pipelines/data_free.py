@@ -14,10 +14,10 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
+from pipelines.assemble import Detector
 from pipelines.quantized import Bits, Quantized, example_call, folded, with_quantizers
 from pipelines.samples import Split
 from profiles import Profile
-from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import (
     Absorption,
     Connections,
@@ -71,7 +71,7 @@ class Record:
         (folder / RECORD).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def prepared_from_float(detector: BEVFormer, *, profile: Profile, split: Split, bits: Bits | None = None) -> Prepared:
+def prepared_from_float(detector: Detector, *, profile: Profile, split: Split, bits: Bits | None = None) -> Prepared:
     """Fold, equalise and absorb, and put quantizers in place, all off and without activation ranges.
 
     Args:

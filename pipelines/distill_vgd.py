@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipelines.assemble import with_taps
 from pipelines.distillation import distil
 from pipelines.outcome import dry, finished
 from pipelines.stages import trained_stages
@@ -22,7 +23,11 @@ def run(
         force: Distil again even if sealed.
         dry_run: Say what would be done.
         progress: Show bars.
+
+    Raises:
+        ValueError: The detector has no taps.
     """
+    with_taps(profile)
     steps = profile.distillation.schedule.steps
     if dry_run:
         return dry([f"distil the quantized {profile.model.name} from its float self: {steps} steps"])

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.assemble import device_of, float_detector
+from pipelines.assemble import Detector, device_of, float_detector
 from pipelines.bit_plans import with_plan_found
 from pipelines.quantized import load_quantized, quantized_cost, write_quantized
 from pipelines.samples import load_split
@@ -18,7 +18,6 @@ from pipelines.store import Artifact, Store
 from pipelines.training import Loss, Run, detection_loss, on_device, run_training, write_curve
 from profiles import Profile
 from profiles.distillation import DistillationProfile
-from qdbev.detectors.bevformer import BEVFormer
 from qdbev.detectors.bevformer.detector import Features
 from qdbev.distillation import AutoWeight, FixedWeight, view_guided_loss
 from qdbev.engine import sum_losses
@@ -116,7 +115,7 @@ def distil(
     return artifact, f"{kind}: {schedule.steps} steps in {result.seconds:.0f} s{weighed}"
 
 
-def distillation_loss(student: BEVFormer, *, teacher: BEVFormer, weight: Weight, profile: Profile) -> Loss:
+def distillation_loss(student: Detector, *, teacher: Detector, weight: Weight, profile: Profile) -> Loss:
     """Detection losses plus the weighted view-guided loss; the teacher is frozen and rolls its own history.
 
     Args:

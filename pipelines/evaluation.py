@@ -11,7 +11,7 @@ from pipelines.assemble import float_detector, package_versions
 from pipelines.chain import RESULTS, lineage
 from pipelines.locations import FLOAT
 from pipelines.quantized import float_cost, load_quantized
-from pipelines.samples import Split
+from pipelines.samples import Split, sensors
 from pipelines.scoring import evaluation_split, predict, score_results
 from pipelines.store import Artifact, Store
 from profiles import Profile, fingerprint
@@ -70,7 +70,7 @@ def evaluate_artifact(
     scores = None if unscored else score_results(results, split=split)
 
     def write(folder: Path) -> None:
-        write_submission(submission(results), path=folder / RESULTS)
+        write_submission(submission(results, **sensors(profile.model)), path=folder / RESULTS)
         if scores is not None:
             details = json.dumps(scores.serialize(), indent=1, sort_keys=True)
             (folder / DETAILS).write_text(details + "\n", encoding="utf-8")
@@ -97,7 +97,9 @@ def as_made(model: Artifact, *, profile: Profile) -> Profile:
     structure = stated["model"]
     assert isinstance(structure, dict)
     if structure["name"] != profile.model.name:
-        own["model"] = ModelProfile.model_validate(structure)
+        config = model.manifest.record.circumstances.get("model.mmdet3d.config")
+        place = {"mmdet3d": {**structure["mmdet3d"], "config": config}} if config else {}  # type: ignore[dict-item]
+        own["model"] = ModelProfile.model_validate({**structure, **place})
     return profile.model_copy(update=own)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from pipelines.locations import SYNTHETIC
 from pipelines.memory import memory
 from profiles import Profile
 from profiles.data import DataProfile
+from profiles.model import BEVFORMER
 from profiles.schedule import Optimisation
 from qdbev.data.tables import sample_counts, split_scenes
 
@@ -31,15 +33,19 @@ def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
     epochs = [
         f"{_epochs(count, schedule=schedule, samples=train)} in {name}" for name, (count, schedule) in steps.items()
     ]
-    needed = memory(profile)
-    sizes = {"inference": needed.inference, "a step of QAT": needed.qat_step}
-    sizes |= {"a step of distillation": needed.distillation_step} if distillation.steps else {}
-    gigabytes = [f"{size / _GIGABYTE:.2f} GB for {what}" for what, size in sizes.items()]
     return [
         f"data: {train:,} training and {val:,} validation samples of {profile.data.source}",
         f"epochs of the training samples, on one process: {', '.join(epochs)}",
-        f"memory of one process in float32, about: {', '.join(gigabytes)}",
+        *(_memory(profile) if profile.model.detector == BEVFORMER else ()),
     ]
+
+
+def _memory(profile: Profile) -> Iterator[str]:
+    needed = memory(profile)
+    sizes = {"inference": needed.inference, "a step of QAT": needed.qat_step}
+    sizes |= {"a step of distillation": needed.distillation_step} if profile.distillation.schedule.steps else {}
+    gigabytes = [f"{size / _GIGABYTE:.2f} GB for {what}" for what, size in sizes.items()]
+    yield f"memory of one process in float32, about: {', '.join(gigabytes)}"
 
 
 def _samples(data: DataProfile, *, split: str) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pipelines.assemble import build_detector, device_of
+from pipelines.assemble import build_detector, device_of, only_bevformer
 from pipelines.scene import scene_of
 from profiles import Profile
 from profiles.schedule import PARTS
@@ -63,7 +63,8 @@ def measured(profile: Profile, *, progress: bool = False) -> Table:
 def _frame(profile: Profile, *, device: torch.device) -> Callable[[], dict[str, float]]:
     """What runs one frame and says how many seconds each part took."""
     torch.manual_seed(profile.seed)
-    detector = build_detector(profile.model).eval().to(device)
+    detector = only_bevformer(build_detector(profile.model), what="the latency of each part")
+    detector.eval().to(device)
     scene = scene_of(profile)
     images, frames, history = one_frame(detector, scene, device=device)
     images.normal_()

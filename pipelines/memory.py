@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipelines.assemble import build_detector
+from pipelines.assemble import build_detector, only_bevformer
 from pipelines.quantized import with_quantizers
 from pipelines.scene import scene_of
 from profiles import Profile
@@ -45,7 +45,7 @@ def memory(profile: Profile) -> Memory:
         profile: Its model, data, quantization, qat and distillation sections; batch sizes are those of one process.
     """
     scene = scene_of(profile)
-    detector = build_detector(profile.model)
+    detector = only_bevformer(build_detector(profile.model), what="a memory estimate")
     weights, trainable = _weight_bytes(detector), trainable_parameters(detector) * _FLOAT_BYTES
     frame = activation_memory(detector, shape_run(detector, scene)).peak_bytes
     student = _quantized(profile, scene=scene)
@@ -62,7 +62,7 @@ def memory(profile: Profile) -> Memory:
 
 def _quantized(profile: Profile, *, scene: Scene) -> BEVFormer:
     """The model as QAT trains it, every part on, with ranges of no meaning."""
-    detector = build_detector(profile.model)
+    detector = only_bevformer(build_detector(profile.model), what="a memory estimate")
     folding = fold_batchnorm(detector, shape_run(detector, scene))
     detector.to_empty(device="cpu")
     with_quantizers(detector, folding, profile=profile)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.assemble import device_of
+from pipelines.assemble import device_of, only_bevformer
 from pipelines.candidates import Choice, Losses, Tensors, spread
 from pipelines.integrity import fetched
 from pipelines.quantized import Quantized
@@ -89,7 +89,7 @@ def output_losses(
     """
     places = spread(profile.bit_plan.samples, over=len(samples))
     losses: Losses = {}
-    first = next(iter(candidates.values())).detector
+    first = only_bevformer(next(iter(candidates.values())).detector, what="the error of outputs")
     with torch.inference_mode():
         for number, frame in enumerate(_float_frames(first, profile=profile, split=split, samples=samples)):
             if number not in places:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.assemble import float_detector, package_versions
+from pipelines.assemble import float_detector, only_bevformer, package_versions
 from pipelines.bit_plans import FILE, KIND, mixed_label
 from pipelines.bit_problem import layer_rows, make_problem, measured_tensors, point, uniform_points
 from pipelines.calibration import refuse_evaluation_samples
@@ -64,7 +64,8 @@ def run(
     refuse_unplannable(profile)
     if dry_run:
         return dry(_steps(profile))
-    detector, source = float_detector(profile, store=store)  # missing weights are said before scenes are made
+    found, source = float_detector(profile, store=store)  # missing weights are said before scenes are made
+    detector = only_bevformer(found, what="a bit plan")
     evaluated = evaluation_split(profile, progress=progress)
     split = load_split(profile.data, name="train", progress=progress)
     samples = calibration_samples(split.samples, count=profile.calibration.samples, seed=profile.calibration.seed)
@@ -95,8 +96,8 @@ def run(
         packages=package_versions(),
         replace=force,
     )
-    found = "measured losses" if earlier is None else "losses of an earlier plan"
-    return _outcome(artifact, message=f"chosen from {len(losses)} {found}")
+    origin = "measured losses" if earlier is None else "losses of an earlier plan"
+    return _outcome(artifact, message=f"chosen from {len(losses)} {origin}")
 
 
 def refuse_unplannable(profile: Profile) -> None:

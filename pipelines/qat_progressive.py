@@ -32,7 +32,7 @@ def run(
         dry_run: Say what would be done.
         progress: Show bars.
     """
-    groups = stage_parts(stages or profile.qat.stages)
+    groups = stage_parts(stages or profile.qat.stages, without=profile.model.empty_parts)
     if dry_run:
         return dry([_sentence(profile, number=number, groups=groups) for number in range(1, len(groups) + 1)])
 

@@ -10,17 +10,14 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from pipelines.assemble import WEIGHTS, build_detector
+from pipelines.assemble import WEIGHTS, Detector, build_detector, inputs_on
 from pipelines.samples import Split, streaming_dataset
 from pipelines.store import Artifact
 from pipelines.strict_loading import load_strictly
 from profiles import Profile
 from profiles.quantization import QuantizationProfile
-from profiles.schedule import PARTS
 from qdbev.data.batches import streaming_batches
-from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import (
     FLOAT_BITS,
     Folding,
@@ -55,19 +52,27 @@ Bits = Mapping[str, tuple[int, int]]
 class Quantized:
     """A detector with quantizers, and what is needed to build it again."""
 
-    detector: BEVFormer
+    detector: Detector
     folding: Folding
     plan: Plan
     parts: tuple[str, ...]
     """Parts that are switched on."""
 
     def switched(self, parts: Sequence[str]) -> Quantized:
-        """The same detector with exactly these parts on."""
-        set_parts(self.detector, parts)
+        """The same detector with exactly these parts on; those that have no quantized layer change nothing."""
+        set_parts(self.detector, self._owned().intersection(parts))
         return Quantized(self.detector, self.folding, self.plan, tuple(parts))
 
+    @property
+    def complete(self) -> bool:
+        """Whether every part that has a quantized layer is on."""
+        return self._owned() <= set(self.parts)
 
-def quantized_from_float(detector: BEVFormer, *, profile: Profile, split: Split, bits: Bits | None = None) -> Quantized:
+    def _owned(self) -> set[str]:
+        return {site.part for site in self.plan.quantized}
+
+
+def quantized_from_float(detector: Detector, *, profile: Profile, split: Split, bits: Bits | None = None) -> Quantized:
     """Fold batch norms and put quantizers in place, all off and without activation ranges.
 
     Args:
@@ -79,12 +84,12 @@ def quantized_from_float(detector: BEVFormer, *, profile: Profile, split: Split,
     return with_quantizers(detector, folded(detector, profile=profile, split=split), profile=profile, bits=bits)
 
 
-def folded(detector: BEVFormer, *, profile: Profile, split: Split) -> Folding:
+def folded(detector: Detector, *, profile: Profile, split: Split) -> Folding:
     """Fold the batch norms of a float detector, in place; see :func:`quantized_from_float`."""
     return fold_batchnorm(detector, lambda: example_call(detector, profile=profile, split=split))
 
 
-def with_quantizers(detector: BEVFormer, folding: Folding, *, profile: Profile, bits: Bits | None = None) -> Quantized:
+def with_quantizers(detector: Detector, folding: Folding, *, profile: Profile, bits: Bits | None = None) -> Quantized:
     """Put quantizers into a folded detector, in place, all off and without activation ranges."""
     plan = detector_plan(detector, section=profile.quantization)
     if bits is not None:
@@ -93,7 +98,7 @@ def with_quantizers(detector: BEVFormer, folding: Folding, *, profile: Profile, 
     return Quantized(detector, folding, plan, ())
 
 
-def detector_plan(detector: BEVFormer, *, section: QuantizationProfile) -> Plan:
+def detector_plan(detector: Detector, *, section: QuantizationProfile) -> Plan:
     """The plan of a float detector by its four parts; its last layers are those that class and box come out of."""
     plan = make_plan(
         detector,
@@ -101,7 +106,7 @@ def detector_plan(detector: BEVFormer, *, section: QuantizationProfile) -> Plan:
         weight_bits=section.weight_bits,
         activation_bits=section.activation_bits,
         first_last_bits=section.first_last_bits,
-        last_sites=_output_layers(detector),
+        last_sites=detector.output_layers(),
         embedding=section.embedding,
     )
     if section.first_positions == "quantized":
@@ -115,7 +120,7 @@ def _in_float(site: Site) -> Site:
     return replace(site, weight_bits=FLOAT_BITS, activation_bits=FLOAT_BITS, reason=reason)
 
 
-def example_call(detector: BEVFormer, *, profile: Profile, split: Split, frames: int = 2) -> None:
+def example_call(detector: Detector, *, profile: Profile, split: Split, frames: int = 2) -> None:
     """Run the first frames of a scene, two so that history is used too; leaves no history behind.
 
     Args:
@@ -129,24 +134,23 @@ def example_call(detector: BEVFormer, *, profile: Profile, split: Split, frames:
     detector.eval().history.reset()
     with torch.no_grad():
         for batch in streaming_batches(streaming_dataset(first, model=profile.model), streams=1, workers=0):
-            detector({"img": batch["inputs"]["img"].to(device)}, batch["data_samples"], mode="predict")
+            detector(inputs_on(batch, device=device), batch["data_samples"], mode="predict")
     detector.history.reset()
 
 
 def write_quantized(folder: Path, *, quantized: Quantized, profile: Profile) -> None:
     """Write ``latent.safetensors``, ``structure.json`` and, with all parts on, the packed ``model.safetensors``."""
-    complete = set(quantized.parts) == set(PARTS)
     structure = {
         "pairs": [list(pair) for pair in quantized.folding.pairs],
         "kept": quantized.folding.kept,
         "plan": quantized.plan.to_json(),
         "parts": list(quantized.parts),
-        "packed": complete,
+        "packed": quantized.complete,
     }
     (folder / STRUCTURE).write_text(json.dumps(structure, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     state = {name: value.detach().cpu().contiguous() for name, value in quantized.detector.state_dict().items()}
     save_file(state, folder / LATENT)
-    if complete:
+    if quantized.complete:
         packed = pack_model(quantized.detector, rest="fp16")
         save_file({name: value.cpu().contiguous() for name, value in packed.items()}, folder / WEIGHTS)
 
@@ -172,7 +176,7 @@ def load_quantized(artifact: Artifact, *, profile: Profile, latent: bool = False
     return Quantized(detector.eval(), folding, plan, ()).switched(structure["parts"])
 
 
-def float_cost(detector: BEVFormer, *, profile: Profile, split: Split) -> dict[str, Any]:
+def float_cost(detector: Detector, *, profile: Profile, split: Split) -> dict[str, Any]:
     """Nominal size and bit operations (Eq. 7 at 32 x 32) of the float detector, before batch norms are folded."""
     plan = make_plan(detector, parts=detector.parts(), weight_bits=32, activation_bits=32)
     macs = layer_macs(detector, profile=profile, split=split)
@@ -189,8 +193,7 @@ def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trai
         split: One frame of it is run.
         trainable: Trainable parameters of the float detector before folding, which the paper's rule counts.
     """
-    detector, plan = quantized.detector, quantized.plan
-    complete = set(quantized.parts) == set(PARTS)
+    detector, plan, complete = quantized.detector, quantized.plan, quantized.complete
     bits = profile.quantization.weight_bits if complete else FLOAT_BITS
     size = trainable * bits / 8 / 2**20
     macs = layer_macs(detector, profile=profile, split=split)
@@ -203,7 +206,7 @@ def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trai
     return _cost(plan, macs=macs, parts=quantized.parts, size=size) | mixed
 
 
-def layer_macs(detector: BEVFormer, *, profile: Profile, split: Split) -> list[MacLine]:
+def layer_macs(detector: Detector, *, profile: Profile, split: Split) -> list[MacLine]:
     """Multiply-accumulates of one frame without history, by hooks."""
     return count_macs(detector, lambda: example_call(detector, profile=profile, split=split, frames=1))
 
@@ -217,14 +220,7 @@ def _cost(plan: Plan, *, macs: Sequence[MacLine], parts: Sequence[str], size: fl
     }
 
 
-def _output_layers(detector: BEVFormer) -> list[str]:
-    """Paths of the last linear layers of the last decoder layer's branches: classification and regression."""
-    branches: list[Any] = [detector.pts_bbox_head.cls_branches[-1], detector.pts_bbox_head.reg_branches[-1]]
-    last: list[nn.Module] = [branch[-1] for branch in branches]
-    return [path for path, module in detector.named_modules() if any(module is one for one in last)]
-
-
-def _insert(detector: BEVFormer, *, plan: Plan, section: QuantizationProfile) -> None:
+def _insert(detector: Detector, *, plan: Plan, section: QuantizationProfile) -> None:
     quantize(
         detector,
         plan,

@@ -13,8 +13,11 @@ from pipelines import processes
 from pipelines.integrity import reading_data
 from pipelines.locations import SYNTHETIC, cache_folder, synthetic_root
 from profiles.data import DataProfile
-from profiles.model import ModelProfile
+from profiles.model import MMDET3D, ModelProfile
 from profiles.schedule import Optimisation
+from qdbev.data.batches import Frames
+from qdbev.data.configured import ConfiguredDataset
+from qdbev.data.mmdet3d_config import dataset_section, read_config
 from qdbev.data.nuscenes import Sample, read_samples
 from qdbev.data.sample_cache import scene_digest
 from qdbev.data.synthetic import generate
@@ -134,16 +137,16 @@ def _scene_names(root: Path, *, data: DataProfile, name: str) -> list[str]:
     return found if limit is None else found[:limit]
 
 
-def streaming_dataset(split: Split, *, model: ModelProfile) -> TemporalDataset:
+def streaming_dataset(split: Split, *, model: ModelProfile) -> Frames:
     """Single frames in the order of time, without augmentation."""
-    return TemporalDataset(split.samples, root=split.root, train=False, **_image_arguments(model))
+    return ordered_dataset(split, model=model, samples=split.samples)
 
 
-def training_dataset(
-    split: Split, *, model: ModelProfile, data: DataProfile, schedule: Optimisation
-) -> TemporalDataset:
-    """Queues of frames with the schedule's augmentation."""
+def training_dataset(split: Split, *, model: ModelProfile, data: DataProfile, schedule: Optimisation) -> Frames:
+    """Queues of frames with the schedule's augmentation; an mmdet3d config has its own, on single frames."""
     samples = [*split.samples, *(sample for further in split.further for sample in _anywhere(further))]
+    if model.detector == MMDET3D:
+        return _configured(samples, root=split.root, model=model, name="train")
     return TemporalDataset(
         samples,
         root=split.root,
@@ -157,17 +160,31 @@ def training_dataset(
 
 
 def _anywhere(split: Split) -> Iterator[Sample]:
-    """The samples with absolute image paths, so that they go with those of another folder."""
+    """The samples with absolute paths, so that they go with those of another folder."""
     for sample in split.samples:
         images = {
             name: image | {"img_path": str(split.root / image["img_path"])} for name, image in sample["images"].items()
         }
-        yield sample | {"images": images}
+        yield sample | {"images": images, "lidar_path": str(split.root / sample["lidar_path"])}
 
 
-def ordered_dataset(split: Split, *, model: ModelProfile, samples: Sequence[Sample]) -> TemporalDataset:
+def ordered_dataset(split: Split, *, model: ModelProfile, samples: Sequence[Sample]) -> Frames:
     """The same for chosen samples of a split, such as those that calibrate."""
+    if model.detector == MMDET3D:
+        return _configured(samples, root=split.root, model=model, name="test")
     return TemporalDataset(samples, root=split.root, train=False, **_image_arguments(model))
+
+
+def sensors(model: ModelProfile) -> dict[str, bool]:
+    """Whether a detector uses cameras and LiDAR, as a submission states it: ``use_camera``, ``use_lidar``."""
+    if model.detector == MMDET3D:
+        return _configured([], root=Path(), model=model, name="test").modality
+    return {"use_camera": True, "use_lidar": False}
+
+
+def _configured(samples: Sequence[Sample], *, root: Path, model: ModelProfile, name: str) -> ConfiguredDataset:
+    config = read_config(str(model.mmdet3d.config), options=model.mmdet3d.options)
+    return ConfiguredDataset(samples, root=root, section=dataset_section(config, name=name), train=name == "train")
 
 
 def _image_arguments(model: ModelProfile) -> dict[str, Any]:

@@ -9,12 +9,11 @@ import torch
 from tqdm import tqdm
 
 from pipelines import processes
-from pipelines.assemble import device_of
+from pipelines.assemble import Detector, device_of, inputs_on
 from pipelines.integrity import fetched
 from pipelines.samples import Split, load_split, streaming_dataset
 from profiles import Profile
-from qdbev.data.batches import Batch, streaming_batches
-from qdbev.detectors.bevformer import BEVFormer
+from qdbev.data.batches import Batch, frames_in, streaming_batches
 from qdbev.evaluation.nuscenes import Scores, score
 from qdbev.evaluation.submission import sample_result, submission
 
@@ -55,11 +54,11 @@ def evaluation_batches(
     with tqdm(total=len(dataset), desc=label, unit="sample", disable=not progress) as bar:
         for batch in fetched(batches):
             yield batch
-            bar.update(len(batch["data_samples"]))
+            bar.update(frames_in(batch))
 
 
 def predict(
-    detector: BEVFormer, *, split: Split, profile: Profile, label: str = "evaluate", progress: bool = False
+    detector: Detector, *, split: Split, profile: Profile, label: str = "evaluate", progress: bool = False
 ) -> Results:
     """Result entries of every sample of a split, history carried along each scene.
 
@@ -76,9 +75,8 @@ def predict(
     collect = ResultCollector(split, max_boxes=profile.evaluation.max_boxes)
     with torch.inference_mode():
         for batch in evaluation_batches(split, profile=profile, label=label, progress=progress):
-            samples = detector({"img": batch["inputs"]["img"].to(device)}, batch["data_samples"], mode="predict")
-            for sample in samples:
-                collect(sample.metainfo["frames"][-1]["token"], sample.pred_instances_3d)
+            for token, boxes in detector.detections(inputs_on(batch, device=device), batch["data_samples"]):
+                collect(token, boxes)
     detector.history.reset()
     return together(collect.results)
 

@@ -1,7 +1,8 @@
 """sensitivity: the paper's table 1; each part alone quantized, and all, or each layer alone (no training).
 
 All rows run side by side on each batch. Whatever comes before the first quantized stage of a row is the float network's
-and is computed once for all rows that share it; so are stages with the same parts on (and then the same history).
+and is computed once for all rows that share it; so are stages with the same parts on (and then the same history). Of a
+detector known by its mmdet3d config alone the stages cannot be run apart: each row runs it whole.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.assemble import device_of, float_detector, package_versions
+from pipelines.assemble import Detector, device_of, float_detector, inputs_on, package_versions
 from pipelines.bit_plans import planned_bits, with_plan_found
 from pipelines.calibration import observe, refuse_evaluation_samples
 from pipelines.comparison import interval, match_results
@@ -168,7 +169,8 @@ def make_rows(quantized: Quantized, *, level: str) -> list[Row]:
     """Float, each part (or layer) alone, and all."""
     sites = {site.path: site.part for site in quantized.plan.quantized}
     if level == "part":
-        alone = [Row(part, part, frozenset(path for path, of in sites.items() if of == part)) for part in PARTS]
+        parts = [part for part in PARTS if part in sites.values()]
+        alone = [Row(part, part, frozenset(path for path, of in sites.items() if of == part)) for part in parts]
     else:
         alone = [Row(path, part, frozenset([path])) for path, part in sites.items()]
     return [Row("float", "", frozenset()), *alone, Row("all", "", frozenset(sites))]
@@ -188,7 +190,7 @@ class SharedRun:
     """All rows over a split, stages with the same prefix computed once."""
 
     def __init__(self, quantized: Quantized, *, rows: Iterable[Row], split: Split, profile: Profile) -> None:
-        self.detector: BEVFormer = quantized.detector
+        self.detector: Detector = quantized.detector
         self.rows = list(rows)
         self.split, self.profile = split, profile
         self.part_of = {path: layer.site.part for path, layer in quantized_layers(quantized.detector).items()}
@@ -210,6 +212,8 @@ class SharedRun:
 
     def saving(self) -> str:
         """What sharing saved, in a sentence."""
+        if not isinstance(self.detector, BEVFormer):
+            return f"each of {len(self.rows)} rows ran the whole detector, whose stages cannot be run apart"
         share = 1 - self.seconds / self.seconds_unshared if self.seconds_unshared else 0.0
         return (
             f"{self.stages_run} stages run of {self.stages_asked} asked for, {share:.0%} of the time saved by sharing"
@@ -217,6 +221,11 @@ class SharedRun:
 
     def _batch(self, batch: Batch) -> None:
         memory: dict[Hashable, tuple[Any, float]] = {}
+        if not isinstance(self.detector, BEVFormer):
+            for row in self.rows:
+                self._whole(batch, memory, row)
+            return
+        detector = self.detector
         images: Tensor = batch["inputs"]["img"][:, -1].to(device_of(self.profile))
         frames = current_frames(batch["data_samples"], device=images.device)
         for row in self.rows:
@@ -224,21 +233,27 @@ class SharedRun:
             history = self.histories.setdefault(keys["encoder"], StreamingHistory(max_scenes=len(images)))
 
             def encode(levels: list[Tensor], history: StreamingHistory = history) -> Tensor:
-                encoded = self.detector.encode(levels, frames=frames, history=history.lookup(frames))
+                encoded = detector.encode(levels, frames=frames, history=history.lookup(frames))
                 history.store(encoded.bev_BQC, frames=frames)
                 return encoded.bev_BQC
 
             steps: dict[str, Callable[[Any], Any]] = {
-                "backbone": self.detector.backbone_features,
-                "neck": lambda maps: self.detector.neck_features(maps, cameras=images.shape[1]),
+                "backbone": detector.backbone_features,
+                "neck": lambda maps: detector.neck_features(maps, cameras=images.shape[1]),
                 "encoder": encode,
-                "decoder": lambda bev: self.detector.boxes(self.detector.decode(bev)),
+                "decoder": lambda bev: detector.boxes(detector.decode(bev)),
             }
             value: Any = images
             for stage in PARTS:
                 value = self._once(keys[stage], memory, row, lambda: steps[stage](value))  # noqa: B023
             for sample, boxes in zip(batch["data_samples"], value, strict=True):
                 self.collectors[row.name](sample.metainfo["frames"][-1]["token"], boxes)
+
+    def _whole(self, batch: Batch, memory: dict[Hashable, tuple[Any, float]], row: Row) -> None:
+        inputs = inputs_on(batch, device=device_of(self.profile))
+        found = self._once(row.sites, memory, row, lambda: self.detector.detections(inputs, batch["data_samples"]))
+        for token, boxes in found:
+            self.collectors[row.name](token, boxes)
 
     def _once(
         self, key: Hashable, memory: dict[Hashable, tuple[Any, float]], row: Row, compute: Callable[[], Any]

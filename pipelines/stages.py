@@ -26,18 +26,25 @@ KIND = "qat"
 Sealed = Callable[[Artifact], object]
 
 
-def stage_parts(stages: int) -> list[tuple[str, ...]]:
+def stage_parts(stages: int, *, without: Sequence[str] = ()) -> list[tuple[str, ...]]:
     """The parts each stage adds: four stages add one each, one stage adds all (standard QAT).
+
+    Args:
+        stages: 1 to 4.
+        without: Parts that the detector does not have; a stage of none but these falls away.
 
     >>> stage_parts(4), stage_parts(1)
     ([('backbone',), ('neck',), ('encoder',), ('decoder',)], [('backbone', 'neck', 'encoder', 'decoder')])
     >>> stage_parts(2)
     [('backbone', 'neck'), ('encoder', 'decoder')]
+    >>> stage_parts(4, without=["encoder"])
+    [('backbone',), ('neck',), ('decoder',)]
     """
     if not 1 <= stages <= len(PARTS):
         raise ValueError(f"stages is {stages}, expected 1 to {len(PARTS)}")
     edges = [round(stage * len(PARTS) / stages) for stage in range(stages + 1)]
-    return [PARTS[start:stop] for start, stop in pairwise(edges)]
+    groups = [tuple(part for part in PARTS[start:stop] if part not in without) for start, stop in pairwise(edges)]
+    return [group for group in groups if group]
 
 
 def trained_stages(
@@ -62,7 +69,7 @@ def trained_stages(
     Returns:
         The last stage, and a sentence about each.
     """
-    groups = stage_parts(stages or profile.qat.stages)
+    groups = stage_parts(stages or profile.qat.stages, without=profile.model.empty_parts)
     profile = with_plan_found(profile, store=store)
     artifact, message = calibrated(profile, store=store, progress=progress)
     messages = [message]

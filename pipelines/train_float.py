@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipelines import processes
-from pipelines.assemble import build_detector, float_artifact, package_versions
+from pipelines.assemble import Detector, build_detector, float_artifact, package_versions
 from pipelines.chain import WEIGHTS
 from pipelines.outcome import dry, finished
 from pipelines.samples import load_split, with_more_seeds
@@ -19,7 +19,6 @@ from pipelines.store import Artifact, Store
 from pipelines.strict_loading import load_strictly
 from pipelines.training import Run, detection_loss, run_training, write_curve
 from profiles import Profile, fingerprint
-from qdbev.detectors.bevformer import BEVFormer
 from qdbev.engine.moment import TrainResult
 
 KIND = "float"
@@ -103,7 +102,7 @@ def run(
     return _outcome(artifact, message=f"trained in {result.seconds / 60:.1f} minutes")
 
 
-def load_start(detector: BEVFormer, *, state: Mapping[str, Tensor], origin: str) -> None:
+def load_start(detector: Detector, *, state: Mapping[str, Tensor], origin: str) -> None:
     """Load all weights but the loss's own: the auxiliary heads and ``code_weights`` stay as the profile has them."""
     own = detector.state_dict()
     kept = {

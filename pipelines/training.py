@@ -13,13 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipelines.assemble import device_of
+from pipelines.assemble import device_of, inputs_on
 from pipelines.integrity import UnusableInput, fetched
 from pipelines.samples import Split, training_dataset
 from profiles import Profile
 from profiles.schedule import Optimisation
-from qdbev.data.batches import Slot, TrainingOrder, load_slots
-from qdbev.data.temporal import TemporalDataset
+from qdbev.data.batches import Frames, Slot, TrainingOrder, load_slots
 from qdbev.engine import (
     DamagedState,
     ExtraState,
@@ -85,7 +84,7 @@ def run_training(
         UnusableInput: A camera file or the resume state is damaged.
     """
     profile, schedule = plan.profile, plan.schedule
-    multipliers = {"img_backbone": schedule.backbone_multiplier}
+    multipliers = dict.fromkeys(profile.model.backbone_paths, schedule.backbone_multiplier)
     multipliers |= {path: factor * multipliers.get(path, 1.0) for path, factor in plan.part_multipliers.items()}
     learned = any(name.endswith(".log_scale") for name, _ in model.named_parameters())
     dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=schedule)
@@ -140,7 +139,7 @@ def _resuming() -> Iterator[None]:
 class NumberedBatches:
     """Training batches by number, as the engine asks for them: batch b is a function of the seed and b alone."""
 
-    def __init__(self, dataset: TemporalDataset, *, batch_size: int, seed: int, workers: int) -> None:
+    def __init__(self, dataset: Frames, *, batch_size: int, seed: int, workers: int) -> None:
         self._dataset = dataset
         self._batch_size = batch_size
         self._seed = seed
@@ -176,12 +175,12 @@ def detection_loss(detector: nn.Module, *, profile: Profile, single_frame_steps:
 
 def on_device(batch: Any, *, device: torch.device, last_frames: int | None = None) -> Any:
     """The batch with its images on the device, cut to the last frames of every queue where wanted."""
-    images, samples = batch["inputs"]["img"], batch["data_samples"]
-    if last_frames is not None:
-        images = images[:, -last_frames:]
+    inputs, samples = batch["inputs"], batch["data_samples"]
+    if last_frames is not None and isinstance(inputs.get("img"), Tensor):  # lists hold single frames
+        inputs = {"img": inputs["img"][:, -last_frames:]}
         for sample in samples:
             sample.set_metainfo({"frames": sample.metainfo["frames"][-last_frames:]})
-    return {"inputs": {"img": images.to(device)}, "data_samples": samples}
+    return {"inputs": inputs_on({"inputs": inputs}, device=device), "data_samples": samples}
 
 
 def write_curve(folder: Path, *, result: TrainResult) -> None:

@@ -80,6 +80,8 @@ def _with_ancestors(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise ProfileError(f"profile {path.stem} extends itself: {' -> '.join(one.stem for one in (*seen, path))}")
     content = _read(path)
+    if isinstance(content.get("model"), dict):
+        _anchor(content["model"], folder=path.parent)
     parent = content.pop("extends", None)
     if parent is None:
         return content
@@ -115,8 +117,16 @@ def _read_model(name_or_path: str) -> dict[str, Any]:
     if not isinstance(content.get("model"), dict):
         raise ProfileError(f"{path} describes no model; it must have a section model")
     content["model"].setdefault("name", path.stem)
+    _anchor(content["model"], folder=path.parent)
     parent = content["model"].pop("extends", None)
     return overlay(_read_model(str(parent)), content) if parent else content
+
+
+def _anchor(model: dict[str, Any], *, folder: Path) -> None:
+    """See the config that a model's section names from the folder of its file, in place."""
+    section = model.get("mmdet3d")
+    if isinstance(section, dict) and isinstance(section.get("config"), str):
+        section["config"] = str(folder / Path(section["config"]).expanduser())
 
 
 def _find(name_or_path: str, *, known: dict[str, Path], noun: str) -> Path:

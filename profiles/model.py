@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from .configured import ConfiguredProfile
 from .document import Document
+
+BEVFORMER, MMDET3D = "bevformer", "mmdet3d"
 
 
 class ImageProfile(Document):
@@ -112,15 +115,17 @@ class HeadProfile(Document):
 
 
 class ModelProfile(Document):
-    """The detector to compress: BEVFormer by numbers."""
+    """The detector to compress: BEVFormer by numbers, or any detector of mmdet3d by its config."""
 
     name: str = Field(default="unnamed", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name in artifact folders and tables: nano, tiny, small, base or one's own."""
-    detector: Literal["bevformer"] = "bevformer"
-    """The architecture."""
+    detector: Literal["bevformer", "mmdet3d"] = "bevformer"
+    """bevformer, described by the sections below, or mmdet3d, whose config describes all of it."""
     weights: str | None = None
     """Float weights: zoo (shipped with qdbev), random, the path of a .safetensors or .pth file, an artifact of
     the store, or null (what was imported last)."""
+    mmdet3d: ConfiguredProfile = ConfiguredProfile()
+    """Another detector's config and parts, for detector mmdet3d."""
     image: ImageProfile = ImageProfile()
     """Image preparation."""
     backbone: BackboneProfile = BackboneProfile()
@@ -155,6 +160,43 @@ class ModelProfile(Document):
         decoder = {f"decoder_{name}": value for name, value in self.decoder}
         sizes = {name: getattr(self, name) for name in ("channels", "heads", "hidden", "dropout")}
         return backbone | neck | bev | rotation | encoder | decoder | dict(self.head) | sizes
+
+    @property
+    def backbone_paths(self) -> tuple[str, ...]:
+        """Paths of the backbone's modules in the detector."""
+        return self.mmdet3d.parts.backbone if self.detector == MMDET3D else ("img_backbone",)
+
+    @property
+    def empty_parts(self) -> tuple[str, ...]:
+        """Parts that the detector does not have."""
+        if self.detector == BEVFORMER:
+            return ()
+        return tuple(name for name, paths in self.mmdet3d.parts if not paths)
+
+    def content(self) -> dict[str, Any]:
+        """As every document's; a section of mmdet3d that states nothing is left out."""
+        content = super().content()
+        if content["mmdet3d"] == ConfiguredProfile().content():
+            del content["mmdet3d"]
+        return content
+
+    @model_validator(mode="after")
+    def _one_detector(self) -> ModelProfile:
+        if self.detector == BEVFORMER:
+            if self.mmdet3d != ConfiguredProfile():
+                raise ValueError("mmdet3d describes another detector than bevformer: state detector: mmdet3d too")
+            return self
+        if self.mmdet3d.config is None:
+            raise ValueError("detector mmdet3d needs mmdet3d.config, the path of an mmdet3d config")
+        shared = ("name", "detector", "weights", "mmdet3d")
+        fields = type(self).model_fields
+        stated = [name for name in fields if name not in shared and getattr(self, name) != fields[name].default]
+        if stated:
+            raise ValueError(
+                f"{', '.join(stated)} describe BEVFormer; those of detector mmdet3d stand in its config, and "
+                "mmdet3d.options change them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelProfile:

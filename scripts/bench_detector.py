@@ -17,7 +17,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 import profiles
-from pipelines.assemble import build_detector
+from pipelines.assemble import build_detector, only_bevformer
 from pipelines.latency import measured
 from pipelines.scene import scene_of
 from profiles import Profile
@@ -49,7 +49,7 @@ def main() -> None:
 def memory_rows(profile: Profile) -> list[list[object]]:
     """Pairs, largest activations and what the pairs add to them, for some sets of seen cells."""
     torch.manual_seed(0)
-    detector = build_detector(profile.model).eval()
+    detector = only_bevformer(build_detector(profile.model), what="spatial cross-attention").eval()
     images, frames, _ = one_frame(detector, scene_of(profile), device="cpu")
     grid = detector.pts_bbox_head.transformer.grid
     points = pillar_points(

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 import profiles
-from pipelines.assemble import float_detector
+from pipelines.assemble import Detector, float_detector
 from pipelines.quantized import load_quantized
 from pipelines.samples import Split, streaming_dataset
 from pipelines.scoring import evaluation_split
@@ -22,7 +22,6 @@ from profiles import Profile
 from qdbev.data.batches import streaming_batches
 from qdbev.data.geometry import lidar_to_image
 from qdbev.data.temporal import valid_boxes
-from qdbev.detectors.bevformer import BEVFormer
 from qdbev.reporting.drawing import BoxSource, encode_image, scene_image
 from qdbev.reporting.figure import BLUE, GREEN, ORANGE
 
@@ -71,13 +70,13 @@ def main() -> None:
     print(options.out)
 
 
-def boxes_of(detector: BEVFormer, scene: Split, profile: Profile, frame: int, name: str, colour: str) -> BoxSource:
+def boxes_of(detector: Detector, scene: Split, profile: Profile, frame: int, name: str, colour: str) -> BoxSource:
     """What a detector sees in one frame, the frames before it giving the history."""
     dataset = streaming_dataset(Split(scene.root, scene.version, scene.samples[: frame + 1], ""), model=profile.model)
     detector.eval().history.reset()
     with torch.inference_mode():
         for batch in streaming_batches(dataset, streams=1, workers=0):
-            found = detector(batch["inputs"], batch["data_samples"], mode="predict")[0].pred_instances_3d
+            found = detector.detections(batch["inputs"], batch["data_samples"])[0][1]
     return BoxSource(
         name,
         found.bboxes_3d.tensor.numpy(),

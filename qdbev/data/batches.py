@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from qdbev.data.configured import ConfiguredDataset, join
 from qdbev.data.temporal import Item, TemporalDataset, as_data_sample
 
 Batch = dict[str, Any]
+Frames = TemporalDataset | ConfiguredDataset
 _ORDER, _AUGMENT = 0, 1  # the two uses of a seed
 
 
@@ -77,6 +79,11 @@ def training_batches(
     return load_slots(dataset, batches=batches, workers=workers)
 
 
+def frames_in(batch: Batch) -> int:
+    """How many key frames a batch holds; one may be several samples, one per camera."""
+    return len({sample.metainfo.get("token", place) for place, sample in enumerate(batch["data_samples"])})
+
+
 class TrainingOrder:
     """The endless chain of epoch permutations of ``count`` items, and the seed of every slot."""
 
@@ -95,7 +102,7 @@ class TrainingOrder:
         return Slot(int(self._permutation[position]), (self.seed, _AUGMENT, step * global_batch + place))
 
 
-def streaming_batches(dataset: TemporalDataset, *, streams: int, workers: int) -> Iterator[Batch]:
+def streaming_batches(dataset: Frames, *, streams: int, workers: int) -> Iterator[Batch]:
     """Frames of whole scenes in the order of time, up to ``streams`` scenes side by side.
 
     Scenes run in groups: batch k of a group holds frame k of each of its scenes that is that long, in a fixed order;
@@ -115,32 +122,37 @@ def streaming_batches(dataset: TemporalDataset, *, streams: int, workers: int) -
     return load_slots(dataset, batches=batches, workers=workers)
 
 
-class _Slots(Dataset[dict[str, Any]]):
+class _Slots(Dataset[Any]):
     """The data set seen through slots instead of indices, as plain arrays."""
 
-    def __init__(self, dataset: TemporalDataset) -> None:
+    def __init__(self, dataset: Frames) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, slot: Slot) -> dict[str, Any]:
+    def __getitem__(self, slot: Slot) -> Any:
         generator = np.random.default_rng(list(slot.seed) if slot.seed is not None else [0])
         return self.dataset.arrays(slot.item, generator=generator)
 
 
-def load_slots(dataset: TemporalDataset, *, batches: Iterable[list[Slot]], workers: int) -> Iterator[Batch]:
+def load_slots(dataset: Frames, *, batches: Iterable[list[Slot]], workers: int) -> Iterator[Batch]:
     """Workers send one image tensor and small arrays per batch: a tensor sent costs a file descriptor."""
-    loader: Iterable[tuple[torch.Tensor, list[dict[str, Any]]]] = DataLoader(
+    configured = isinstance(dataset, ConfiguredDataset)
+    loader: Iterable[Any] = DataLoader(
         _Slots(dataset),
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=_stack_images,
+        collate_fn=join if configured else _stack_images,
         worker_init_fn=_single_thread if workers else None,
         prefetch_factor=4 if workers else None,
     )
-    for images, rest in loader:
-        yield {"inputs": {"img": images}, "data_samples": [as_data_sample(arrays) for arrays in rest]}
+    for sent in loader:
+        yield sent if configured else _with_samples(*sent)
+
+
+def _with_samples(images: torch.Tensor, rest: list[dict[str, Any]]) -> Batch:
+    return {"inputs": {"img": images}, "data_samples": [as_data_sample(arrays) for arrays in rest]}
 
 
 def _stack_images(items: list[dict[str, Any]]) -> tuple[torch.Tensor, list[dict[str, Any]]]:

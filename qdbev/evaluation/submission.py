@@ -110,9 +110,14 @@ def attribute(name: str, *, speed_mps: float) -> str:
     return moving if speed_mps > MOVING_MPS else still
 
 
-def submission(results: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """The whole submission: entries of ``sample_result`` by sample token, with the camera-only meta block."""
-    return {"meta": dict(META), "results": {token: list(entries) for token, entries in results.items()}}
+def submission(
+    results: Mapping[str, Sequence[dict[str, Any]]], *, use_camera: bool = True, use_lidar: bool = False
+) -> dict[str, Any]:
+    """The whole submission: entries of ``sample_result`` by sample token, with the sensors used in its meta block."""
+    return {
+        "meta": META | {"use_camera": use_camera, "use_lidar": use_lidar},
+        "results": {token: list(entries) for token, entries in results.items()},
+    }
 
 
 def write_submission(content: Mapping[str, Any], *, path: Path) -> None:

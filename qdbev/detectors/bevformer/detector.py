@@ -142,6 +142,12 @@ class BEVFormer(Base3DDetector):
         """Paths of the table of object queries and of the layer that turns it into their first positions."""
         return ("pts_bbox_head.query_embedding", "pts_bbox_head.transformer.reference_points")
 
+    def output_layers(self) -> list[str]:
+        """Paths of the last linear layers of the last decoder layer's branches: classification and regression."""
+        branches: list[Any] = [self.pts_bbox_head.cls_branches[-1], self.pts_bbox_head.reg_branches[-1]]
+        last: list[torch.nn.Module] = [branch[-1] for branch in branches]
+        return [path for path, module in self.named_modules() if any(module is one for one in last)]
+
     def value_pairs(self) -> tuple[tuple[str, str], ...]:
         """Paths of (value_proj, output_proj) of each deformable attention.
 
@@ -217,6 +223,13 @@ class BEVFormer(Base3DDetector):
         for sample, boxes in zip(data_samples, self.boxes(self.decode(encoded.bev_BQC)), strict=True):
             sample.pred_instances_3d = boxes
         return data_samples
+
+    def detections(
+        self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]
+    ) -> list[tuple[str, InstanceData]]:
+        """Token and boxes of each sample's current frame, as `predict` finds them."""
+        found = self(inputs, data_samples, mode="predict")
+        return [(sample.metainfo["frames"][-1]["token"], sample.pred_instances_3d) for sample in found]
 
     def extract_feat(self, img_BNCHW: Tensor) -> list[Tensor]:
         """Neck levels (B, N, C, H, W) of one frame."""

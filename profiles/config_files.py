@@ -1,0 +1,60 @@
+"""The digest of an mmengine config: its own file and all those it is based on, read as text and never run."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def config_digest(path: Path) -> str:
+    """The sha256 over a config file and the files of its chain of ``_base_``, wherever they lie.
+
+    Args:
+        path: A ``.py``, ``.yaml``, ``.yml`` or ``.json`` file. A base named by package (``mmdet3d::...``) or imported
+            from one counts by its name alone.
+
+    Raises:
+        ValueError: A file of the chain is missing, or its bases cannot be told.
+    """
+    return hashlib.sha256("".join(_digests(path, seen=())).encode()).hexdigest()
+
+
+def _digests(path: Path, *, seen: tuple[Path, ...]) -> Iterator[str]:
+    if path in seen:
+        raise ValueError(f"the config {path} is based on itself")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"the config {path} cannot be read: {error.strerror}; name the file of a config") from None
+    yield hashlib.sha256(content).hexdigest()
+    try:
+        bases = list(_bases(content.decode("utf-8"), path=path))
+    except (SyntaxError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"the bases of the config {path} cannot be told: {error}") from None
+    for base in bases:
+        yield from _digests(base.resolve(), seen=(*seen, path))
+
+
+def _bases(text: str, *, path: Path) -> Iterator[Path]:
+    """Files named by ``_base_ = ...``, or imported relatively as mmengine's newer configs do."""
+    if path.suffix != ".py":
+        document = yaml.safe_load(text)
+        yield from _named(document.get("_base_", ()) if isinstance(document, dict) else (), folder=path.parent)
+        return
+    for statement in ast.walk(ast.parse(text)):
+        if isinstance(statement, ast.Assign) and "_base_" in [getattr(one, "id", "") for one in statement.targets]:
+            yield from _named(ast.literal_eval(statement.value), folder=path.parent)
+        elif isinstance(statement, ast.ImportFrom) and statement.level and statement.module:
+            folder = path.parents[statement.level - 1]
+            yield folder.joinpath(*statement.module.split(".")).with_suffix(".py")
+
+
+def _named(bases: Any, *, folder: Path) -> Iterator[Path]:
+    for base in [bases] if isinstance(bases, str) else bases:
+        if "::" not in base:
+            yield folder / base
