@@ -129,7 +129,7 @@ def imported(profile: Profile, *, path: Path, store: Store, force: bool = False)
         write=_writing(detector),
         data={"imported_file": path.name, "imported_sha256": digest, "matched": matched(detector)},
         packages=package_versions(),
-        notes=(f"imported from {path.name}", *remarks(checkpoint)),
+        notes=(f"imported from {path.name}", *remarks(checkpoint, model=profile.model)),
         replace=force,
     )
 
@@ -152,12 +152,20 @@ def matched(detector: nn.Module) -> dict[str, dict[str, int]]:
     return counts
 
 
-def remarks(checkpoint: Checkpoint) -> tuple[str, ...]:
-    """What was changed on reading, and a warning where the file states its classes in another order than qdbev's."""
-    if checkpoint.classes in ((), CLASSES):
+def remarks(checkpoint: Checkpoint, *, model: ModelProfile) -> tuple[str, ...]:
+    """What was changed on reading, and a warning where the file states its classes in another order than the model."""
+    if checkpoint.classes in ((), _classes(model)):
         return checkpoint.changes
-    stated = ", ".join(checkpoint.classes)
-    return (*checkpoint.changes, f"scores will be wrong: the file states the classes {stated}; qdbev's order is other")
+    stated, whose = ", ".join(checkpoint.classes), "the config's" if model.detector == MMDET3D else "qdbev's"
+    return (*checkpoint.changes, f"scores will be wrong: the file states the classes {stated}; {whose} order is other")
+
+
+def _classes(model: ModelProfile) -> tuple[str, ...]:
+    """The classes in the order of the detector's scores."""
+    if model.detector != MMDET3D:
+        return CLASSES
+    config = read_config(str(model.mmdet3d.config), options=model.mmdet3d.options)
+    return tuple(CLASSES[index] for index in class_order(dataset_section(config, name="test")))
 
 
 def float_detector(profile: Profile, *, store: Store) -> tuple[Detector, Artifact]:

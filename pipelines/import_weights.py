@@ -46,7 +46,10 @@ def run(
     if dry_run:
         detector, checkpoint = fitted(profile, path=path)
         plan = dry([f"seal {path} as the float weights of {model.name} in {store.root}"])
-        return plan | {"tables": [_match(matched(detector))], "messages": list(remarks(checkpoint))}
+        return plan | {
+            "tables": [_match(matched(detector))],
+            "messages": list(remarks(checkpoint, model=profile.model)),
+        }
     artifact = imported(profile, path=path, store=store, force=force)
     counts: Any = artifact.manifest.data["matched"]
     return finished(

@@ -19,6 +19,7 @@ from qdbev.quantization.plan import FLOAT_BITS, Plan, Site, SiteKind
 
 # Classes that only guard nn.Conv2d / nn.Linear against empty inputs on old PyTorch; replaced without loss.
 _EMPTY_INPUT_GUARDS = "mmcv.cnn.bricks.wrappers"
+_SPARSE_NAME = "SparseConvolution"  # of mmcv and of spconv
 _DEFORMABLE_NAMES = ("DeformConv2d", "ModulatedDeformConv2d")
 
 
@@ -147,8 +148,10 @@ def classify(module: nn.Module) -> tuple[SiteKind, str]:
         return "float", "batch norm that was not folded into a convolution stays float"
     if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)):
         return "float", f"{type(module).__name__} stays float"
-    if type(module).__module__.startswith("torch.nn."):
+    if type(module).__module__.startswith("torch.nn.") or isinstance(module, nn.modules.conv._ConvNd):
         return "float", f"no quantized form of {type(module).__name__} yet"
+    if any(cls.__name__ == _SPARSE_NAME for cls in type(module).__mro__):
+        return "float", f"no quantized form of sparse convolutions ({type(module).__name__}) yet"
     return "float", ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 from torch import nn
@@ -56,13 +57,19 @@ class ConfiguredDetector(nn.Module):
         """As mmdet3d's, after the detector's own preprocessing.
 
         Raises:
-            ValueError: mode "loss" of a batch that was packed without ground truth.
+            ValueError: mode "loss" of a batch that was packed without ground truth; or mmdet3d's code fails on it.
         """
         if mode == "loss" and "bboxes_3d" not in data_samples[0].gt_instances_3d:
             raise ValueError("the config's train_pipeline packs no gt_bboxes_3d; add it to the keys of Pack3DDetInputs")
         batch = {"inputs": dict(inputs), "data_samples": list(data_samples)}
-        ready = self.data_preprocessor(batch, mode == "loss")
-        return super().forward(ready["inputs"], ready["data_samples"], mode=mode)
+        try:
+            ready = self.data_preprocessor(batch, mode == "loss")
+            return super().forward(ready["inputs"], ready["data_samples"], mode=mode)
+        except (ValueError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # somebody else's code, on somebody else's config
+            name = type(self).__name__
+            raise ValueError(f"{name} failed in mode {mode}: {type(error).__name__}: {error}") from error
 
     def detections(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]) -> list[Any]:
         """Token and boxes of each key frame of a batch.

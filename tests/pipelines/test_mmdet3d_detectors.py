@@ -1,0 +1,135 @@
+"""Two detectors of mmdet3d that share nothing with BEVFormer, and nearly nothing with each other, through the commands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import profiles
+from pipelines.assemble import fitted, float_detector, remarks
+from pipelines.evaluation import as_made
+from pipelines.sensitivity import make_rows
+from pipelines.store import Store
+from qdbev_cli.app import app
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
+PARTS = {"fcos3d": ("backbone", "neck", "decoder"), "centerpoint": ("backbone", "neck", "encoder", "decoder")}
+Call = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_synthetic: Path) -> list[str]:
+    return [
+        f"data.source={tiny_synthetic}",
+        "data.train_scenes=2",
+        "data.val_scenes=1",
+        "calibration.samples=3",
+        "evaluation.max_boxes=30",
+        "evaluation.bootstrap_resamples=0",
+        "qat.evaluate_each_stage=false",
+    ]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def call(settings: list[str], store: Path) -> Call:
+    """Run a command with --json on an example's YAML and give its document."""
+
+    def run(command: str, model: str, *words: str, code: int = 0) -> dict[str, Any]:
+        options = [word for setting in settings for word in ("--set", setting)]
+        options += ["--store", str(store), "--device", "cpu", "--json", "--model", str(EXAMPLES / f"{model}.yaml")]
+        result = CliRunner().invoke(app, [command, *options, *words])
+        assert result.exit_code == code, result.output
+        document: dict[str, Any] = json.loads(result.stdout)
+        return document
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", PARTS)
+def test_calibrate_evaluate_sensitivity_and_qat(call: Call, store: Path, model: str) -> None:
+    made = call("calibrate", model, "--profile", "w4a6")
+    calibration = Store(store).open(made["artifact"]["digest"])
+    assert calibration.manifest.files["model.safetensors"].bytes < calibration.manifest.metrics["trainable"] * 1.5  # type: ignore[operator]
+    bops: Any = calibration.manifest.metrics["gbops"]
+    assert all((bops[part] > 0) == (part in PARTS[model]) for part in ("backbone", "neck", "encoder", "decoder"))
+
+    scored = {kind: call("evaluate", model, "--profile", kind) for kind in ("float", "w4a6")}
+    found = {kind: _results(one) for kind, one in scored.items()}
+    meta = found["float"]["meta"]
+    assert (meta["use_camera"], meta["use_lidar"]) == (model == "fcos3d", model == "centerpoint")
+    assert all(len(entries) > 0 for one in found.values() for entries in one["results"].values())
+    assert found["float"]["results"] != found["w4a6"]["results"]
+
+    rows = call("sensitivity", model, "--profile", "w4a6")["metrics"]["rows"]
+    assert [row["name"] for row in rows] == ["float", *PARTS[model], "all"]
+    for row, kind in ((rows[0], "float"), (rows[-1], "w4a6")):  # the same as each evaluated alone
+        assert row["NDS"] == pytest.approx(scored[kind]["metrics"]["NDS"], abs=1e-9)
+
+    last = Store(store).open(call("qat-progressive", model, "--profile", "w4a6")["artifact"]["digest"])
+    assert last.manifest.data["parts"] == list(PARTS[model])
+    assert (last.manifest.metrics["steps"], last.manifest.metrics["skipped_steps"]) == (2, 0)
+    before = Store(store).open(last.manifest.parents["start"])
+    first, second = (load_file(one.file("latent.safetensors")) for one in (before, last))
+    assert any(not torch.equal(first[name], second[name]) for name in first if "head" in name)
+    assert "model.safetensors" in last.manifest.files and "model.safetensors" not in before.manifest.files
+    assert call("qat-progressive", model, "--profile", "w4a6")["artifact"]["digest"] == last.digest
+
+
+def _results(evaluation: dict[str, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((Path(evaluation["artifact"]["path"]) / "results_nusc.json").read_text())
+    return content
+
+
+@pytest.mark.parametrize("command", ["distill-vgd", "compress"])
+def test_distillation_without_taps_is_refused_before_anything_is_trained(call: Call, store: Path, command: str) -> None:
+    refused = call(command, "fcos3d", "--profile", "w4a6", code=2)
+    assert "names no taps" in json.dumps(refused) and "qat-progressive" in json.dumps(refused)
+    assert not [one for one in Store(store).list() if one.manifest.kind == "qat"]
+
+
+def test_parts_that_leave_parameters_over_are_a_sentence(call: Call) -> None:
+    refused = call("calibrate", "fcos3d", "--set", "model.mmdet3d.parts.neck=[]", code=2)
+    assert "parameters of FCOSMono3D are in no part, those of neck" in json.dumps(refused)
+
+
+def test_a_checkpoint_of_ones_own_is_taken_by_name(settings: list[str], tmp_path: Path) -> None:
+    profile = profiles.load("w4a6", model=str(EXAMPLES / "fcos3d.yaml"), overrides=settings)
+    detector, artifact = float_detector(profile, store=Store(tmp_path / "runs"))
+    path = tmp_path / "own.pth"
+    classes = ["car", "truck", "trailer", "bus", "construction_vehicle"]
+    classes += ["bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier"]
+    torch.save({"state_dict": detector.state_dict(), "meta": {"dataset_meta": {"classes": classes}}}, path)
+    again, checkpoint = fitted(profile, path=path)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in detector.state_dict().items())
+    assert remarks(checkpoint, model=profile.model) == ()  # the config's order, though not qdbev's
+    other = profiles.load("w4a6", model=str(EXAMPLES / "centerpoint.yaml"), overrides=settings)
+    assert "the config's order is other" in remarks(checkpoint, model=other.model)[-1]
+    nano = profiles.load("w4a6", overrides=settings)
+    assert as_made(artifact, profile=nano).model == profile.model
+
+
+def test_the_last_layers_are_those_stated(settings: list[str], tmp_path: Path) -> None:
+    from pipelines.quantized import detector_plan, with_quantizers
+    from qdbev.quantization import Folding
+
+    words = [*settings, "quantization.first_last_bits=8"]
+    profile = profiles.load("w4a6", model=str(EXAMPLES / "fcos3d.yaml"), overrides=words)
+    detector, _ = float_detector(profile, store=Store(tmp_path))
+    wide = {site.path for site in detector_plan(detector, section=profile.quantization) if site.weight_bits == 8}
+    heads = {f"bbox_head.conv_regs.{index}" for index in range(5)}
+    assert wide == {"backbone.conv1", "bbox_head.conv_cls", "bbox_head.conv_centerness", *heads}
+    rows = make_rows(with_quantizers(detector, Folding(pairs=(), kept={}), profile=profile), level="part")
+    assert [row.name for row in rows] == ["float", "backbone", "neck", "decoder", "all"]
