@@ -1,4 +1,4 @@
-"""Two detectors of mmdet3d that share nothing with BEVFormer, and nearly nothing with each other, through the commands."""
+"""Two detectors of mmdet3d that share nothing with BEVFormer, and nearly nothing with each other, in the commands."""
 
 from __future__ import annotations
 
