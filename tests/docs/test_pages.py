@@ -79,7 +79,7 @@ def test_options_of_a_command_stand_on_its_page():
 
 def test_profile_fields_in_the_pages_exist():
     sections = [name for name, field in Profile.model_fields.items() if hasattr(field.annotation, "model_fields")]
-    pattern = re.compile(rf"(?<![\w./-])(?:{'|'.join(sections)})\.[a-z_]+(?:\.[a-z_]+)*")
+    pattern = re.compile(rf"(?<![\w./-])(?:{'|'.join(sections)})\.[a-z0-9_]+(?:\.[a-z0-9_]+)*")
     checked = 0
     for page, text in TEXTS.items():
         for path in pattern.findall(re.sub(r"```python.*?```", "", text, flags=re.DOTALL)):
