@@ -14,6 +14,10 @@ from profiles.schedule import Optimisation
 from qdbev.data.tables import sample_counts, split_scenes
 
 _GIGABYTE = 2**30
+_NUSCENES = {  # key frames of whole splits, as nuscenes-devkit counts them
+    "v1.0-trainval": {"train": 28_130, "val": 6_019},
+    "v1.0-mini": {"train": 323, "val": 81},
+}
 
 
 def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
@@ -24,9 +28,10 @@ def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
         stages: The parts that each stage of QAT adds.
 
     Raises:
-        ValueError: The data set is not there, or damaged.
+        ValueError: The data set is damaged.
     """
-    train, val = (_samples(profile.data, split=split) for split in ("train", "val"))
+    data = profile.data
+    train, val = (_samples(data, split=split) for split in ("train", "val"))
     qat, distillation = profile.qat, profile.distillation.schedule
     steps: dict[str, tuple[int, Optimisation]] = {"QAT": (sum(qat.steps(group) for group in stages), qat)}
     steps |= {"distillation": (distillation.steps, distillation)} if distillation.steps else {}
@@ -34,7 +39,7 @@ def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
         f"{_epochs(count, schedule=schedule, samples=train)} in {name}" for name, (count, schedule) in steps.items()
     ]
     return [
-        f"data: {train:,} training and {val:,} validation samples of {profile.data.source}",
+        f"data: {train:,} training and {val:,} validation samples of {data.source}{_absence(data)}",
         f"epochs of the training samples, on one process: {', '.join(epochs)}",
         *(_memory(profile) if profile.model.detector == BEVFORMER else ()),
     ]
@@ -49,14 +54,22 @@ def _memory(profile: Profile) -> Iterator[str]:
 
 
 def _samples(data: DataProfile, *, split: str) -> int:
-    """Key frames of a split, by the profile for scenes that would be made, by the tables for others."""
+    """Key frames of a split: by the profile for scenes that would be made, else by the tables, or as published."""
     limit = data.train_scenes if split == "train" else data.val_scenes
     names = split_scenes(data.version)[split][:limit]
     if data.source == SYNTHETIC:
         return len(names) * data.key_frames
+    if _absence(data) and limit is None and data.version in _NUSCENES:
+        return _NUSCENES[data.version][split]
     counts = sample_counts(Path(data.source).expanduser(), version=data.version)
     found = [counts[name] for name in split_scenes(data.version)[split] if name in counts]
     return sum(found[:limit])
+
+
+def _absence(data: DataProfile) -> str:
+    """What is said of a data set that is not there yet, where its size is published; empty where it is there."""
+    there = data.source == SYNTHETIC or (Path(data.source).expanduser() / data.version).is_dir()
+    return "" if there else f" ({data.version} is not there yet; counted as published)"
 
 
 def _epochs(steps: int, *, schedule: Optimisation, samples: int) -> str:
