@@ -79,7 +79,7 @@ def _scaled(losses: Sequence[float], *, owner: np.ndarray) -> np.ndarray:
 
 @contextmanager
 def _stdout_on_stderr() -> Iterator[None]:
-    """Send what the solver's C++ prints (HiGHS 1.12 does, now and then) to stderr: stdout holds results alone."""
+    """Send what the solver's C++ prints (HiGHS does, now and then) to stderr: stdout holds results alone."""
     kept = os.dup(_STDOUT)
     os.dup2(_STDERR, _STDOUT)
     try:
