@@ -327,6 +327,8 @@ class _Broken(nn.Module):
     def forward(self, *arguments: Any, **keywords: Any) -> None:
         raise ValueError("the model is at fault")
 
+    detections = forward
+
 
 def test_errors_of_the_model_are_not_renamed(split: Split, tmp_path: Path) -> None:
     model: Any = _Broken()

@@ -47,8 +47,8 @@ def test_arguments_name_every_number_once() -> None:
     model = profiles.load("w4a6").model
     arguments = model.arguments()
     numbers = sum(len(type(part).model_fields) for _, part in model if isinstance(part, Document))
-    image = len(type(model.image).model_fields)
-    assert len(arguments) == numbers - image + 4  # channels, heads, hidden, dropout stand outside the sections
+    others = len(type(model.image).model_fields) + len(type(model.mmdet3d).model_fields)
+    assert len(arguments) == numbers - others + 4  # channels, heads, hidden, dropout stand outside the sections
     assert arguments["backbone_out_indices"] == (1, 2)
     assert arguments["decoder_points"] == 4
     assert arguments["temporal_points"] == 4
