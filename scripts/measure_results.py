@@ -15,8 +15,9 @@ from statistics import mean, stdev
 from typing import Any
 
 import profiles
-from pipelines import train_float
+from pipelines import plan_bits, train_float
 from pipelines.assemble import float_artifact
+from pipelines.bit_plans import bits_label
 from pipelines.calibration import calibrated
 from pipelines.comparison import interval, matches_of
 from pipelines.distillation import distil
@@ -38,10 +39,11 @@ HEADER = """# Results
 Intervals are 95 % of the paired bootstrap over scenes: they say how far other scenes would move a result, not how far
 another training would, which is what the seeds are for. A difference whose interval holds zero is called none. PTQ is
 min-max calibration on {calibration} training samples, with or without rounding that compensates (`--method gptq`).
-`progressive, no steps` are the four stages without training: what each begins with, part by part. Each QAT
-run takes {steps} steps; `longer` and `+ VGD` take {more} steps more from the progressive run, without and with the
-view-guided loss. `float, longer` is the control: the float detector trained on for all these steps in the same way. A
-dash stands for a run that was not made.
+`PTQ, mixed bits` has the nominal size and the bit operations of W4A6, but bits of its own for every layer, chosen on
+the calibration samples (`sensitivity --plan`). `progressive, no steps` are the four stages without training: what each
+begins with, part by part. Each QAT run takes {steps} steps; `longer` and `+ VGD` take {more} steps more from the
+progressive run, without and with the view-guided loss. `float, longer` is the control: the float detector trained on
+for all these steps in the same way. A dash stands for a run that was not made.
 """
 
 
@@ -75,7 +77,7 @@ def main() -> None:
     store = Store(options.store)
     plain = profiles.load("w4a6", model=options.model, overrides=options.overrides)
     reference = Scored("float", "W32A32", None, score(float_artifact(plain, store=store), profile=plain, store=store))
-    tables = [] if options.train_only else untrained(options, store=store)
+    tables = [] if options.train_only else untrained(options, reference=reference, store=store)
     trained = [one for seed in options.seeds for one in train(seed, options, store=store)]
     if not options.train_only:
         stated = {"seeds": options.seeds, "runs": options.runs, "control": options.control}
@@ -88,7 +90,7 @@ def score(model: Artifact, *, profile: Profile, store: Store) -> Artifact:
     return evaluate_artifact(profile, store=store, model=model, progress=True)
 
 
-def untrained(options: argparse.Namespace, *, store: Store) -> list[Scored]:
+def untrained(options: argparse.Namespace, *, reference: Scored, store: Store) -> list[Scored]:
     """Post-training quantization, and the progressive stages without a single step: what training starts from."""
     rows = []
     for name, method in PTQ:
@@ -97,11 +99,37 @@ def untrained(options: argparse.Namespace, *, store: Store) -> list[Scored]:
         model, _ = calibrated(profile, store=store, progress=True)
         bits, evaluation = profile.quantization.label, score(model, profile=profile, store=store)
         rows.append(Scored({"ptq": "PTQ", "gptq": "PTQ, compensated rounding"}[method], bits, None, evaluation))
+    rows.append(mixed(options, whole=gbops(reference.evaluation), store=store))
     words = [*options.overrides, "qat.steps_per_stage=0"]
     profile = profiles.load(options.profile, model=options.model, overrides=words)
     model, _ = trained_stages(profile, store=store, stages=4, progress=True)
     evaluation = score(model, profile=profile, store=store)
     return [*rows, Scored("progressive, no steps", profile.quantization.label, None, evaluation)]
+
+
+def gbops(artifact: Artifact) -> float:
+    """Bit operations of one inference."""
+    parts: Any = artifact.manifest.metrics["gbops"]
+    return float(parts["total"])
+
+
+def mixed(options: argparse.Namespace, *, whole: float, store: Store) -> Scored:
+    """Min-max calibration of a plan that has no more bytes and bit operations than the uniform profile.
+
+    Args:
+        options: Which profile.
+        whole: Bit operations of the float detector, in 1e9.
+        store: Where everything is sealed.
+    """
+    profile = profiles.load(options.profile, model=options.model, overrides=options.overrides)
+    uniform, _ = calibrated(profile, store=store, progress=True)
+    size, bops = profile.quantization.weight_bits / 32, gbops(uniform) / whole
+    words = [*options.overrides, f"bit_plan.size={size}", f"bit_plan.bops={bops}"]
+    planned = plan_bits.run(profiles.load(options.profile, model=options.model, overrides=words), store=store)
+    words = [*options.overrides, f"quantization.plan={planned['artifact']['digest']}"]
+    profile = profiles.load(options.profile, model=options.model, overrides=words)
+    model, _ = calibrated(profile, store=store, progress=True)
+    return Scored("PTQ, mixed bits", bits_label(model), None, score(model, profile=profile, store=store))
 
 
 def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Scored]:
@@ -181,6 +209,8 @@ def document(
         ("progressive QAT + VGD", "progressive QAT"),
     ):
         lines.append(_difference(better, worse, trained, profile=profile))
+    uniform = [one for one in ptq if (one.name, one.bits) == ("PTQ", profile.quantization.label)]
+    lines.append(_difference("PTQ, mixed bits", "PTQ", [*uniform, *ptq[-2:]], profile=profile))
     return "\n".join(lines)
 
 
