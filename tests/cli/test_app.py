@@ -104,7 +104,7 @@ def test_the_readme_names_the_commands_that_lack_a_shared_option() -> None:
     readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
     exempt, shared = re.findall(r"All but ((?:`[a-z-]+`(?:, | and )?)+) take ([^.]*?(?:\.[^.]*?)*)\. Every", readme)[0]
     options = re.findall(r"`(--[a-z-]+)", shared)
-    assert len(options) == 9
+    assert len(options) == 10
     lacking = set()
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         for one in getattr(command, "commands", {name: command}).values():
@@ -189,12 +189,19 @@ def test_shared_options_reach_profile_and_pipeline(calls: Calls, words: list[str
         (["import-weights", "w.pth"], {"file": Path("w.pth")}),
         (["evaluate"], {"artifact": None}),
         (["evaluate", "qat:w4a6-nano"], {"artifact": "qat:w4a6-nano"}),
-        (["report"], {"format": "table", "out": None, "paper": False}),
-        (["report", "--format", "html", "--out", "r.html"], {"format": "html", "out": Path("r.html"), "paper": False}),
-        (["report", "--out", "r.md"], {"format": "md", "out": Path("r.md"), "paper": False}),
-        (["report", "--format", "csv", "--out", "r.md"], {"format": "csv", "out": Path("r.md"), "paper": False}),
-        (["report", "--out", "results"], {"format": "table", "out": Path("results"), "paper": False}),
-        (["report", "--paper"], {"format": "table", "out": None, "paper": True}),
+        (["report"], {"format": "table", "out": None, "paper": False, "measure": False}),
+        (
+            ["report", "--format", "html", "--out", "r.html"],
+            {"format": "html", "out": Path("r.html"), "paper": False, "measure": False},
+        ),
+        (["report", "--out", "r.md"], {"format": "md", "out": Path("r.md"), "paper": False, "measure": False}),
+        (
+            ["report", "--format", "csv", "--out", "r.md"],
+            {"format": "csv", "out": Path("r.md"), "paper": False, "measure": False},
+        ),
+        (["report", "--out", "results"], {"format": "table", "out": Path("results"), "paper": False, "measure": False}),
+        (["report", "--paper"], {"format": "table", "out": None, "paper": True, "measure": False}),
+        (["report", "--measure"], {"format": "table", "out": None, "paper": False, "measure": True}),
         (["data", "synth"], {"out": None}),
         (["data", "synth", "--out", "d"], {"out": Path("d")}),
     ],

@@ -133,7 +133,7 @@ def _annotation_tables(info: Row) -> dict[str, list[Row]]:
                 "visibility_token": "4", "size": [width, length, height], "prev": "", "next": "",
                 **_pose(lidar2global @ pose),
                 "attribute_tokens": [shared_token("attribute", attribute)] if attribute else [],
-                "num_lidar_pts": entry["num_lidar_pts"], "num_radar_pts": entry["num_radar_pts"],
+                "num_lidar_pts": int(entry["num_lidar_pts"]), "num_radar_pts": int(entry["num_radar_pts"]),
             }
         )  # fmt: skip
         instances.append(
