@@ -23,9 +23,14 @@ class Document(BaseModel):
     outside_digest: ClassVar[frozenset[str]] = frozenset()
     """Fields that say where or how fast, not what: they change no result and stay out of the digest."""
 
+    later: ClassVar[frozenset[str]] = frozenset()
+    """Fields that came after artifacts had been made. Their default, which stays for good, is what was done before; at
+    it they stay out of the digest, so that those artifacts are still found."""
+
     def content(self) -> dict[str, Any]:
         """The fields that decide a result, as plain JSON values (nested sections included)."""
-        values = {name: getattr(self, name) for name in type(self).model_fields if name not in self.outside_digest}
+        names = [name for name in type(self).model_fields if name not in self.outside_digest]
+        values = {name: getattr(self, name) for name in names if name not in self.later or not self._as_before(name)}
         plain = self.model_dump(mode="json", include=set(values))
         nested = {name: value.content() for name, value in values.items() if isinstance(value, Document)}
         return plain | nested
@@ -38,6 +43,10 @@ class Document(BaseModel):
             if isinstance(value, Document):
                 plain |= {f"{name}.{inner}": one for inner, one in value.circumstances().items()}
         return plain
+
+    def _as_before(self, name: str) -> bool:
+        value, default = getattr(self, name), type(self).model_fields[name].default
+        return bool(value.content() == default.content() if isinstance(value, Document) else value == default)
 
 
 def fingerprint(content: Any) -> str:

@@ -5,7 +5,7 @@ The official variants are those of BEVFormer (Li et al., ECCV 2022) as their pub
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -117,6 +117,8 @@ class HeadProfile(Document):
 class ModelProfile(Document):
     """The detector to compress: BEVFormer by numbers, or any detector of mmdet3d by its config."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"mmdet3d"})
+
     name: str = Field(default="unnamed", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name in artifact folders and tables: nano, tiny, small, base or one's own."""
     detector: Literal["bevformer", "mmdet3d"] = "bevformer"
@@ -172,13 +174,6 @@ class ModelProfile(Document):
         if self.detector == BEVFORMER:
             return ()
         return tuple(name for name, paths in self.mmdet3d.parts if not paths)
-
-    def content(self) -> dict[str, Any]:
-        """As every document's; a section of mmdet3d that states nothing is left out."""
-        content = super().content()
-        if content["mmdet3d"] == ConfiguredProfile().content():
-            del content["mmdet3d"]
-        return content
 
     @model_validator(mode="after")
     def _one_detector(self) -> ModelProfile:

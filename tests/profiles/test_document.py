@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
@@ -123,3 +123,16 @@ def test_content_and_circumstances_share_all_fields() -> None:
     data = DataProfile(cache="/tmp/x", workers=2)
     assert data.circumstances() == {"cache": "/tmp/x", "workers": 2}
     assert {*data.content(), *data.circumstances()} == {*DataProfile.model_fields}
+
+
+class Grown(Document):
+    later: ClassVar[frozenset[str]] = frozenset({"added"})
+
+    old: int = 1
+    added: str | None = None
+
+
+def test_a_field_that_came_later_leaves_the_digest_alone_until_it_is_used() -> None:
+    assert Grown().content() == {"old": 1}
+    assert Grown(added="text").content() == {"old": 1, "added": "text"}
+    assert Grown.model_validate(Grown().content()) == Grown()
