@@ -1,7 +1,7 @@
 """WHAT is wanted: frozen pydantic documents and the YAML files they are read from; knows no torch."""
 
 from .document import Document, ProfileError, fingerprint
-from .loading import builtin_models, builtin_profiles, load
+from .loading import builtin_models, builtin_profiles, builtin_recipes, load
 from .manifest import Manifest
 from .profile import Profile
 
@@ -12,6 +12,7 @@ __all__ = [
     "ProfileError",
     "builtin_models",
     "builtin_profiles",
+    "builtin_recipes",
     "fingerprint",
     "load",
 ]

@@ -1,7 +1,8 @@
 """Profiles from YAML: built-in names, files, models and overrides, layered into one frozen document.
 
 Layers, the later over the earlier: schema defaults, the model's file, what the profile extends, the profile's own
-file, overrides. A model's file may state any section, so nano can bring the short schedules a small detector needs.
+file, recipes, overrides. A model's file may state any section, so nano can bring the short schedules a small detector
+needs; a recipe is a method, which goes with any bits and any model.
 """
 
 from __future__ import annotations
@@ -31,10 +32,16 @@ def builtin_models() -> dict[str, Path]:
     return {path.stem: path for path in sorted((BUILTIN / "models").glob("*.yaml"))}
 
 
+def builtin_recipes() -> dict[str, Path]:
+    """Names of the shipped recipes and their files."""
+    return {path.stem: path for path in sorted((BUILTIN / "recipes").glob("*.yaml"))}
+
+
 def load(
     name_or_path: str | Path,
     *,
     model: str | None = None,
+    recipes: Iterable[str] = (),
     overrides: Iterable[str] = (),
     seed: int | None = None,
     device: str | None = None,
@@ -44,6 +51,8 @@ def load(
     Args:
         name_or_path: A built-in name (``w4a6``) or the path of a YAML file.
         model: A built-in model (``nano``) or the path of a model's YAML file, in place of the profile's own.
+        recipes: Built-in recipes (``paper``) or paths of YAML files, the later over the earlier; the profile's name
+            ends in theirs.
         overrides: ``section.field=value`` words; recorded in the result's ``overrides``.
         seed: In place of the profile's seed; recorded like an override.
         device: In place of the profile's device; recorded like an override.
@@ -60,8 +69,11 @@ def load(
     own = _with_ancestors(path, seen=())
     name = own.setdefault("name", path.stem)
     content = overlay(_model_layer(own.pop("model", None), chosen=model), own)
-    content = apply_overrides(content, words=words)
-    content["overrides"] = [*([f"model={model}"] if model else []), *words]
+    for recipe in (recipes := list(recipes)):
+        stem, layer = _recipe_layer(recipe)
+        content, name = overlay(content, layer), f"{name}-{stem}"
+    content = apply_overrides(content | {"name": name}, words=words)
+    content["overrides"] = [*([f"model={model}"] if model else []), *(f"recipe={one}" for one in recipes), *words]
     return _validated(content, title=f"profile {name}", culprits=words)
 
 
@@ -120,6 +132,15 @@ def _read_model(name_or_path: str) -> dict[str, Any]:
     _anchor(content["model"], folder=path.parent)
     parent = content["model"].pop("extends", None)
     return overlay(_read_model(str(parent)), content) if parent else content
+
+
+def _recipe_layer(name_or_path: str) -> tuple[str, dict[str, Any]]:
+    """A recipe's name and what it says; it may not name a model, which goes before it."""
+    path = _find(name_or_path, known=builtin_recipes(), noun="recipe")
+    content = _read(path)
+    if stray := sorted(content.keys() & {"name", "model", "extends"}):
+        raise ProfileError(f"recipe {path.stem} states {', '.join(stray)}, which belongs into a profile or a model")
+    return path.stem, content
 
 
 def _anchor(model: dict[str, Any], *, folder: Path) -> None:

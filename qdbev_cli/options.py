@@ -57,6 +57,10 @@ class ProfileOptions(OutputOptions):
             "--model", help="nano, tiny, small, base or a YAML file.", show_default=False, rich_help_panel=_WHAT
         ),
     ] = None
+    recipes: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", help="A method over the profile; repeatable.", rich_help_panel=_WHAT),
+    ] = None
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -78,7 +82,10 @@ class ProfileOptions(OutputOptions):
         import profiles
 
         changes = [*(self.overrides or []), *(word for word in words if word is not None)]
-        return profiles.load(name, model=self.model, overrides=changes, seed=self.seed, device=self.device)
+        recipes = self.recipes or ()
+        return profiles.load(
+            name, model=self.model, recipes=recipes, overrides=changes, seed=self.seed, device=self.device
+        )
 
 
 class Launcher(enum.StrEnum):

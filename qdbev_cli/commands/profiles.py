@@ -15,7 +15,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show and check profiles.")
 @app.command("list")
 @command()
 def list_all(options: OutputOptions) -> Result:
-    """List the built-in profiles and models.
+    """List the built-in profiles, models and recipes.
 
     Example: qdbev profiles list
     """
@@ -26,7 +26,12 @@ def list_all(options: OutputOptions) -> Result:
     for name, path in profiles.builtin_profiles().items():
         rows.append(["profile", name, profiles.load(name).quantization.label, headline(path)])
     rows += [["model", name, "", headline(path)] for name, path in profiles.builtin_models().items()]
-    names = {"profiles": [*profiles.builtin_profiles()], "models": [*profiles.builtin_models()]}
+    rows += [["recipe", name, "", headline(path)] for name, path in profiles.builtin_recipes().items()]
+    names = {
+        "profiles": [*profiles.builtin_profiles()],
+        "models": [*profiles.builtin_models()],
+        "recipes": [*profiles.builtin_recipes()],
+    }
     table = {"title": "", "headers": ["", "name", "bits", "what it is"], "rows": rows, "notes": []}
     return {"artifact": None, **names, "tables": [table], "messages": ["qdbev profiles show NAME prints all fields"]}
 

@@ -96,7 +96,7 @@ def test_every_command_explains_itself_with_an_example(words: list[str]) -> None
 @pytest.mark.parametrize("words", WORK.values(), ids=WORK)
 def test_every_command_that_works_takes_the_shared_options(words: list[str]) -> None:
     text = RUN.invoke(app, [*words, "--help"]).stdout
-    for option in ("profile", "model", "set", "seed", "device", "store", "json", "dry-run", "force"):
+    for option in ("profile", "model", "recipe", "set", "seed", "device", "store", "json", "dry-run"):
         assert f"--{option} " in text
 
 
@@ -104,7 +104,7 @@ def test_the_readme_names_the_commands_that_lack_a_shared_option() -> None:
     readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
     exempt, shared = re.findall(r"All but ((?:`[a-z-]+`(?:, | and )?)+) take ([^.]*?(?:\.[^.]*?)*)\. Every", readme)[0]
     options = re.findall(r"`(--[a-z-]+)", shared)
-    assert len(options) == 10
+    assert len(options) == 11
     lacking = set()
     for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
         for one in getattr(command, "commands", {name: command}).values():
@@ -163,11 +163,13 @@ def test_without_arguments_nano_on_synthetic_scenes_into_runs(calls: Calls, name
 @pytest.mark.parametrize("words", WORK.values(), ids=WORK)
 def test_shared_options_reach_profile_and_pipeline(calls: Calls, words: list[str], tmp_path: Path) -> None:
     options = ["--profile", "w8a8", "--model", "tiny", "--set", "qat.batch_size=3", "--set", "qat.stages=2"]
+    options += ["--recipe", "hawq-v3"]
     options += ["--seed", "7", "--device", "cpu", "--store", str(tmp_path), "--dry-run", "--force", "--json"]
     result = RUN.invoke(app, [*words, *options])
     assert result.exit_code == 0, result.stderr
     [(_, profile, keywords)] = calls
-    assert (profile.name, profile.model.name, profile.qat.batch_size, profile.qat.stages) == ("w8a8", "tiny", 3, 2)
+    assert (profile.name, profile.model.name, profile.qat.batch_size) == ("w8a8-hawq-v3", "tiny", 3)
+    assert (profile.qat.stages, profile.quantization.scale_rule) == (2, "hawq")
     assert (profile.seed, profile.device) == (7, "cpu")
     assert {"model=tiny", "qat.batch_size=3", "qat.stages=2", "seed=7", "device=cpu"} <= set(profile.overrides)
     assert (keywords["force"], keywords["dry_run"], keywords["progress"]) == (True, True, False)
@@ -374,6 +376,7 @@ def test_profiles_list_names_all() -> None:
     listed = json.loads(result.stdout)
     assert listed["profiles"] == ["float", "w4a4", "w4a6", "w6a6", "w8a8"]
     assert listed["models"] == ["base", "nano", "small", "tiny"]
+    assert listed["recipes"] == list(profiles.builtin_recipes())
 
 
 def test_profiles_show_prints_yaml_that_loads_back(tmp_path: Path) -> None:

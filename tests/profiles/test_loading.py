@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,10 @@ def test_built_in_bits(name: str) -> None:
     assert (quantization.weight_bits, quantization.activation_bits) == BITS[name]
 
 
-@pytest.mark.parametrize("path", [*profiles.builtin_profiles().values(), *profiles.builtin_models().values()], ids=str)
+BUILTIN = (profiles.builtin_profiles(), profiles.builtin_models(), profiles.builtin_recipes())
+
+
+@pytest.mark.parametrize("path", [path for files in BUILTIN for path in files.values()], ids=lambda path: path.stem)
 def test_built_in_files_are_short_and_open_with_command_time_and_result(path: Path) -> None:
     lines = path.read_text().splitlines()
     assert len(lines) <= 40
@@ -209,3 +213,42 @@ def test_steps_of_a_stage_are_one_number_or_one_for_each_part() -> None:
     for wrong in ("[1, 2, 3]", "-1", "some"):
         with pytest.raises(ProfileError, match=r"qat\.steps_per_stage"):
             profiles.load("w4a6", overrides=[f"qat.steps_per_stage={wrong}"])
+
+
+@pytest.mark.parametrize("recipe", profiles.builtin_recipes())
+@pytest.mark.parametrize("model", ["nano", "tiny"])
+def test_every_recipe_goes_with_any_bits_and_model(recipe: str, model: str) -> None:
+    for bits in BITS.keys() - {"float"}:
+        plain = profiles.load(bits, model=model)
+        profile = profiles.load(bits, model=model, recipes=[recipe])
+        assert profile.name == f"{bits}-{recipe}"
+        assert profile.model == plain.model
+        assert profile.quantization.label == plain.quantization.label
+        assert profile.overrides == (f"model={model}", f"recipe={recipe}")
+        assert profile.content() != plain.content()
+
+
+def test_overrides_go_over_recipes_and_later_recipes_over_earlier(tmp_path: Path) -> None:
+    path = tmp_path / "faster.yaml"
+    path.write_text("qat: {learning_rate: 1e-3}\n")
+    profile = profiles.load("w4a6", recipes=["paper", str(path)], overrides=["quantization.weight_range=frozen"])
+    assert (profile.qat.learning_rate, profile.qat.other_multiplier) == (1e-3, 1)
+    assert (profile.quantization.weight_range, profile.quantization.training_observer) == ("frozen", None)
+    assert profile.name == "w4a6-paper-faster"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "sentence"),
+    [
+        ("papper", "there is no recipe 'papper'; did you mean paper?"),
+        ("model: {channels: 32}\n", "recipe mine states model, which belongs into a profile or a model"),
+        ("qat: {rate: 1}\n", "qat.rate"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(recipe: str, sentence: str, tmp_path: Path) -> None:
+    if ":" in recipe:
+        path = tmp_path / "mine.yaml"
+        path.write_text(recipe)
+        recipe = str(path)
+    with pytest.raises(ProfileError, match=re.escape(sentence)):
+        profiles.load("w4a6", recipes=[recipe])
