@@ -12,6 +12,7 @@ from pipelines.store import Artifact, MissingArtifact, Store
 
 WEIGHTS = "model.safetensors"
 RESULTS = "results_nusc.json"
+_SCORE = "evaluation"
 _START = {"calibration": "float", "qat": "start", "vgd": "start", "qat-longer": "start"}
 SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 
@@ -28,6 +29,8 @@ class Link:
     """Where its weights are."""
     evaluation: Artifact | None
     """Its scores, if it was evaluated."""
+    control: bool = False
+    """Whether it is what others are held against."""
 
     @property
     def scores(self) -> dict[str, float | None]:
@@ -51,7 +54,7 @@ def chain_of(
     last: Artifact,
     *,
     store: Store,
-    branches: Iterable[Artifact] = (),
+    controls: Iterable[Artifact] = (),
     evaluations: Iterable[Artifact] | None = None,
 ) -> list[Link]:
     """The models that led to ``last``, the float one first, with their evaluations.
@@ -59,18 +62,21 @@ def chain_of(
     Args:
         last: The end of the chain.
         store: Holds the others.
-        branches: Further models that are listed before ``last``, such as a control.
+        controls: Further models that are listed before ``last``.
         evaluations: Those to show, the later before the earlier of one model; None takes all of the store.
 
     Raises:
         MissingArtifact: A parent is not in the store any more.
     """
     if evaluations is None:
-        evaluations = (artifact for artifact in store.list() if artifact.manifest.kind == "evaluation")
+        evaluations = (artifact for artifact in store.list() if artifact.manifest.kind == _SCORE)
     of_model = {artifact.manifest.parents["model"]: artifact for artifact in evaluations}
-    models = lineage(last, store=store)
-    models[-1:-1] = list(branches)
-    return [Link(link_name(model), _bits(model), model, of_model.get(model.digest)) for model in models]
+    *models, end = lineage(last, store=store)
+    ordered = [*((model, False) for model in models), *((model, True) for model in controls), (end, False)]
+    return [
+        Link(link_name(model, control=control), _bits(model), model, of_model.get(model.digest), control)
+        for model, control in ordered
+    ]
 
 
 def lineage(last: Artifact, *, store: Store) -> list[Artifact]:
@@ -92,8 +98,32 @@ def lineage(last: Artifact, *, store: Store) -> list[Artifact]:
     return models
 
 
+def controls_of(last: Artifact, *, store: Store) -> list[Artifact]:
+    """What a claim about ``last`` is to be held against: float and QAT, trained as long without bits or teacher.
+
+    Args:
+        last: The end of a chain.
+        store: Holds them, or not.
+    """
+    models = lineage(last, store=store)
+    steps = sum(int(str(model.manifest.metrics.get("steps", 0))) for model in models[1:])
+    start = last.manifest.parents.get("start")
+    found = {}
+    for one in store.list():
+        kind, parents = one.manifest.kind, one.manifest.parents
+        if kind == FLOAT and parents.get("start") == models[0].digest and one.manifest.metrics["steps"] == steps:
+            stated: Any = one.manifest.profile["float_training"]
+            if stated["freeze_batchnorm"]:
+                found["float"] = one
+        if kind == "qat-longer" and last.manifest.kind == "vgd" and parents["start"] == start:
+            found["qat"] = one
+    return [found[name] for name in ("float", "qat") if name in found]
+
+
 def sealed_chain(compression: Artifact, *, store: Store) -> list[Link]:
     """The chain that a compression artifact stands for, with the very evaluations it was sealed with.
+
+    Controls are listed before its end, where the store has evaluated ones.
 
     Raises:
         MissingArtifact: One of its artifacts is not in the store any more.
@@ -103,12 +133,19 @@ def sealed_chain(compression: Artifact, *, store: Store) -> list[Link]:
     evaluations = [artifact for artifact in store.list() if artifact.digest in wanted]
     if lost := wanted - {artifact.digest for artifact in evaluations}:
         raise MissingArtifact(f"{compression.path.name} needs evaluation {min(lost)[:12]}, which {store.root} lacks")
-    return chain_of(store.open(parents["model"]), store=store, evaluations=evaluations)
+    last = store.open(parents["model"])
+    controls = {model.digest: model for model in controls_of(last, store=store)}
+    scored = [one for one in store.list() if one.manifest.kind == _SCORE and one.manifest.parents["model"] in controls]
+    compared = {one.manifest.parents["model"] for one in scored}
+    branches = [model for digest, model in controls.items() if digest in compared]
+    return chain_of(last, store=store, controls=branches, evaluations=[*scored, *evaluations])
 
 
-def link_name(model: Artifact) -> str:
+def link_name(model: Artifact, *, control: bool = False) -> str:
     """What tables call a model artifact."""
     data, kind = model.manifest.data, model.manifest.kind
+    if kind == FLOAT:
+        return "float longer" if control else "float"
     if kind == "qat":
         parts = data["parts"]
         assert isinstance(parts, list)

@@ -39,6 +39,15 @@ def intervals_to_first(
     return found
 
 
+def interval_between(one: Link, other: Link, *, profile: Profile) -> dict[str, float]:
+    """The 95 % interval of ``other``'s NDS minus that of ``one``; empty where the profile asks for no resamples."""
+    if profile.evaluation.bootstrap_resamples < 2:
+        return {}
+    assert one.evaluation is not None and other.evaluation is not None
+    base = matches_of(one.evaluation, profile=profile)
+    return interval(base, matches_of(other.evaluation, profile=profile), profile=profile)
+
+
 def matches_of(evaluation: Artifact, *, profile: Profile) -> Matches:
     """The submission of an evaluation matched with the ground truth, scene by scene."""
     split = evaluation_split(profile)

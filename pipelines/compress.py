@@ -9,6 +9,7 @@ from typing import Any
 from pipelines import report
 from pipelines.bit_plans import with_plan_found
 from pipelines.chain import Link, chain_of, sealed_chain
+from pipelines.float_control import control_of
 from pipelines.locations import stated_data, stated_weights
 from pipelines.outcome import dry, finished
 from pipelines.store import Artifact, MissingArtifact, Store
@@ -23,6 +24,7 @@ def run(
     *,
     store: Store,
     stages: int | None = None,
+    controls: bool = False,
     force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
@@ -33,21 +35,24 @@ def run(
         profile: What is wanted.
         store: Where every stage is sealed.
         stages: Stages of progressive QAT, 1 to 4, in place of the profile's.
+        controls: Also train float and QAT for as many steps, without bits and without a teacher, and compare.
         force: Do every stage again.
         dry_run: Say what would be done.
         progress: Show bars.
     """
     if dry_run:
-        return dry(_plan(profile, stages=stages or profile.qat.stages))
+        return dry(_plan(profile, stages=stages or profile.qat.stages, controls=controls))
     profile = with_plan_found(profile, store=store)
-    key = _key(profile, store=store, stages=stages or profile.qat.stages)
+    key = _key(profile, store=store, stages=stages or profile.qat.stages, controls=controls)
     links, message = None, "already compressed; --force does it again"
     sealed = None if force else store.find(KIND, key=key)
     if sealed is not None:
         with contextlib.suppress(MissingArtifact):  # a stage was deleted: it is made again
             links = sealed_chain(sealed, store=store)
     if sealed is None or links is None:
-        sealed = _compress(profile, store=store, key=key, stages=stages, force=force, progress=progress)
+        sealed = _compress(
+            profile, store=store, key=key, stages=stages, controls=controls, force=force, progress=progress
+        )
         links, message = sealed_chain(sealed, store=store), "compressed"
     intervals: Any = sealed.manifest.metrics.get("intervals", {})
     tables = report.chain_tables(links, intervals=intervals)
@@ -55,10 +60,13 @@ def run(
     return outcome | {"text": report.render_all(tables, form="text")}
 
 
-def _compress(profile: Profile, *, store: Store, key: str, stages: int | None, force: bool, progress: bool) -> Artifact:
+def _compress(
+    profile: Profile, *, store: Store, key: str, stages: int | None, controls: bool, force: bool, progress: bool
+) -> Artifact:
+    from pipelines import train_float
     from pipelines.assemble import float_artifact, with_taps
     from pipelines.calibration import calibrated  # torch and mmdet3d take seconds to import
-    from pipelines.comparison import intervals_to_first
+    from pipelines.comparison import interval_between, intervals_to_first
     from pipelines.distillation import distil
     from pipelines.evaluation import evaluate_artifact
     from pipelines.stages import trained_stages
@@ -78,12 +86,26 @@ def _compress(profile: Profile, *, store: Store, key: str, stages: int | None, f
     if each is None:
         score(calibration)
         score(artifact)
+    last, held = artifact, []
     if profile.distillation.schedule.steps:
-        artifact, _ = distil(profile, store=store, parent=artifact, force=force, progress=progress)
-        score(artifact)
-    chain = chain_of(artifact, store=store, evaluations=evaluations)
+        last, _ = distil(profile, store=store, parent=artifact, force=force, progress=progress)
+        score(last)
+    if controls:
+        made = train_float.run(control_of(profile), store=store, force=force, progress=progress)
+        held = [store.open(made["artifact"]["digest"])]
+        if last is not artifact:
+            longer, _ = distil(profile, store=store, parent=artifact, distilled=False, force=force, progress=progress)
+            held.append(longer)
+        for model in held:
+            score(model)
+    chain = chain_of(last, store=store, controls=held, evaluations=evaluations)
     links = [link for link in chain if link.evaluation is not None]
     intervals = intervals_to_first(links, profile=profile, progress=progress)
+    *_, end = links
+    for control in links:
+        if control.control:
+            found = interval_between(control, end, profile=profile)
+            intervals |= {report.against(end.name, control.name): found} if found else {}
 
     def write(folder: Path) -> None:
         (folder / "curve.png").write_bytes(curve_png(links))
@@ -93,7 +115,7 @@ def _compress(profile: Profile, *, store: Store, key: str, stages: int | None, f
         profile=profile,
         key=key,
         write=write,
-        parents={"model": artifact.digest} | {f"evaluation of {link.name}": _evaluation(link) for link in links},
+        parents={"model": last.digest} | {f"evaluation of {link.name}": _evaluation(link) for link in links},
         metrics={"intervals": intervals, **{link.name: dict(link.scores) for link in links}},
         packages=packages,
         replace=True,
@@ -105,7 +127,7 @@ def _evaluation(link: Link) -> str:
     return link.evaluation.digest
 
 
-def _key(profile: Profile, *, store: Store, stages: int) -> str:
+def _key(profile: Profile, *, store: Store, stages: int, controls: bool) -> str:
     """Key from what is stated alone, so that a repeated call needs no torch."""
     settings = profile.content()
     settings.pop("overrides", None)
@@ -118,11 +140,12 @@ def _key(profile: Profile, *, store: Store, stages: int) -> str:
             "profile": settings,
             "weights": stated_weights(profile, store=store),
             "data": stated_data(profile.data),
+            **({"controls": True} if controls else {}),
         }
     )
 
 
-def _plan(profile: Profile, *, stages: int) -> list[str]:
+def _plan(profile: Profile, *, stages: int, controls: bool) -> list[str]:
     from pipelines.forecast import forecast
     from pipelines.stages import stage_parts
 
@@ -136,6 +159,11 @@ def _plan(profile: Profile, *, stages: int) -> list[str]:
             for number, group in enumerate(groups, start=1)
         ),
         f"distil from the float detector: {distillation.schedule.steps} steps, evaluate",
+        *(
+            ["train float for all these steps, and QAT for those of distillation without a teacher, evaluate both"]
+            if controls
+            else []
+        ),
         f"{profile.evaluation.bootstrap_resamples} paired resamples of scenes for each difference to float",
         *forecast(profile, stages=groups),
     ]

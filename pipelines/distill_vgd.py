@@ -13,13 +13,20 @@ from profiles import Profile
 
 
 def run(
-    profile: Profile, *, store: Store, force: bool = False, dry_run: bool = False, progress: bool = True
+    profile: Profile,
+    *,
+    store: Store,
+    control: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Distil the last stage of progressive QAT and seal the result.
 
     Args:
         profile: Its section ``distillation`` says how; the stages before are trained first where they are missing.
         store: Holds the trained stages; the result goes there.
+        control: Train as many steps without a teacher: what distillation is to be held against.
         force: Distil again even if sealed.
         dry_run: Say what would be done.
         progress: Show bars.
@@ -27,10 +34,16 @@ def run(
     Raises:
         ValueError: The detector has no taps.
     """
-    with_taps(profile)
-    steps = profile.distillation.schedule.steps
+    if not control:
+        with_taps(profile)
+    steps, name = profile.distillation.schedule.steps, profile.model.name
     if dry_run:
-        return dry([f"distil the quantized {profile.model.name} from its float self: {steps} steps"])
+        doing = (
+            "train the quantized {} on without a teacher" if control else "distil the quantized {} from its float self"
+        )
+        return dry([f"{doing.format(name)}: {steps} steps"])
     parent, messages = trained_stages(profile, store=store, progress=progress)
-    artifact, message = distil(profile, store=store, parent=parent, force=force, progress=progress)
+    artifact, message = distil(
+        profile, store=store, parent=parent, distilled=not control, force=force, progress=progress
+    )
     return finished(artifact, metrics=dict(artifact.manifest.metrics), messages=[*messages, message])

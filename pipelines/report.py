@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.bit_plans import bits_label
-from pipelines.chain import Link, chain_of, sealed_chain
+from pipelines.chain import Link, chain_of, controls_of, sealed_chain
 from pipelines.outcome import dry, finished
 from pipelines.report_files import Places, explained, find_places, write
 from pipelines.store import Artifact, Store
@@ -18,7 +18,7 @@ from pipelines.training_curve import curve_png
 from profiles import Profile
 from profiles.schedule import PARTS
 from qdbev.reporting.costs import bops_table, size_table
-from qdbev.reporting.results import accuracy_table, sensitivity_table
+from qdbev.reporting.results import accuracy_table, comparison_table, sensitivity_table
 from qdbev.reporting.tables import Table, render_all
 
 COMPRESSION = "compression"
@@ -135,14 +135,15 @@ def find_chain(profile: Profile, *, store: Store) -> tuple[list[Link], dict[str,
         return sealed_chain(compression, store=store), intervals
     for kind in _ENDS:
         if found := store.last(kind, **names):
-            return chain_of(found, store=store), {}
+            return chain_of(found, store=store, controls=controls_of(found, store=store)), {}
     return None
 
 
 def chain_tables(links: Sequence[Link], *, intervals: dict[str, dict[str, float]]) -> list[Table]:
     """Size, bit operations and accuracy; a table is left out while nothing for it is known."""
     tables = []
-    sized = [link for link in links if "size_nominal_mb" in link.cost and link.size_bytes is not None]
+    sized = [link for link in links if link.size_bytes is not None and "size_nominal_mb" in link.cost]
+    sized = [link for link in sized if not link.control]
     if sized and sized[0] is links[0]:
         tables.append(size_table([_size_row(link) for link in sized], reference=links[0].name))
         tables.append(bops_table([row for link in sized for row in _bops_rows(link)], reference=links[0].name))
@@ -150,7 +151,26 @@ def chain_tables(links: Sequence[Link], *, intervals: dict[str, dict[str, float]
     if scored and scored[0] is links[0]:
         rows = [{"name": link.name, "bits": link.bits, **link.scores, **_interval(link, intervals)} for link in scored]
         tables.append(accuracy_table(rows, reference=links[0].name))
+        tables += _comparisons(scored, intervals=intervals)
     return tables
+
+
+def _comparisons(scored: Sequence[Link], *, intervals: dict[str, dict[str, float]]) -> list[Table]:
+    """The end of the chain against each control; without any, nothing."""
+    *_, end = scored
+    rows = []
+    for control in scored:
+        if control.control:
+            found = intervals.get(against(end.name, control.name), {})
+            ends = {"NDS_low": found["low"], "NDS_high": found["high"]} if found else {}
+            change = float(str(end.scores["NDS"])) - float(str(control.scores["NDS"]))
+            rows.append({"name": end.name, "than": control.name, "NDS_change": change, **ends})
+    return [comparison_table(rows, title="Against controls")] if rows else []
+
+
+def against(name: str, control: str) -> str:
+    """What the interval of a difference to a control is called in a compression artifact."""
+    return f"{name} - {control}"
 
 
 def find_sensitivity(profile: Profile, *, bits: str, store: Store) -> Artifact | None:

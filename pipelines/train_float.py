@@ -13,6 +13,7 @@ from torch import Tensor
 from pipelines import processes
 from pipelines.assemble import Detector, build_detector, float_artifact, package_versions
 from pipelines.chain import WEIGHTS
+from pipelines.float_control import control_of
 from pipelines.outcome import dry, finished
 from pipelines.samples import load_split, with_more_seeds
 from pipelines.store import Artifact, Store
@@ -25,13 +26,20 @@ KIND = "float"
 
 
 def run(
-    profile: Profile, *, store: Store, force: bool = False, dry_run: bool = False, progress: bool = True
+    profile: Profile,
+    *,
+    store: Store,
+    further: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Train, seal the averaged weights, and give the artifact.
 
     Args:
         profile: Its sections ``model``, ``data`` and ``float_training`` and its seed decide the result.
         store: Where the artifact goes; an equal one there is taken as it is.
+        further: Train the profile's weights on, as its QAT and distillation do: their float control.
         force: Train again even so.
         dry_run: Say what would be done.
         progress: Show bars.
@@ -39,6 +47,8 @@ def run(
     Returns:
         The command's outcome (``pipelines.outcome``).
     """
+    if further:
+        profile = control_of(profile)
     schedule = profile.float_training
     if dry_run:
         origin, size = schedule.start_from or "scratch", schedule.batch_size

@@ -52,12 +52,12 @@ def comparison_table(rows: Sequence[Row], *, title: str = "Paired comparisons") 
     """Answers to "is A better than B?", each with its interval.
 
     Args:
-        rows: entries `name` (A), `than` (B), `NDS_change` (A minus B), `NDS_low`, `NDS_high`; optional `seeds`,
+        rows: entries `name` (A), `than` (B), `NDS_change` (A minus B); optional `NDS_low`, `NDS_high`, `seeds`,
             `scenes`.
         title: heading.
 
     Returns:
-        The rows with `verdict` added: "better", "worse" or "none".
+        The rows with `verdict` added: "better", "worse", "none", or None without an interval.
     """
     columns = (
         name_column("name", head="model"),
@@ -66,7 +66,7 @@ def comparison_table(rows: Sequence[Row], *, title: str = "Paired comparisons") 
         name_column("verdict", head="difference"),
         *count_columns(rows, keys=("seeds", "scenes")),
     )
-    lines = tuple({**row, "verdict": _verdict(low=row["NDS_low"], high=row["NDS_high"])} for row in rows)
+    lines = tuple({**row, "verdict": _verdict(row)} for row in rows)
     return Table("comparisons", title, columns, lines)
 
 
@@ -156,5 +156,8 @@ def _interval_notes(rows: Sequence[Row], *, reference: str) -> tuple[str, ...]:
     return (INTERVAL_NOTE.format(reference=reference),) if measured else ()
 
 
-def _verdict(*, low: float, high: float) -> str:
+def _verdict(row: Row) -> str | None:
+    low, high = row.get("NDS_low"), row.get("NDS_high")
+    if low is None or high is None:
+        return None
     return "none" if low <= 0.0 <= high else "better" if low > 0.0 else "worse"

@@ -14,9 +14,11 @@ from .qat_progressive import Stages
 
 Plan = Annotated[str | None, typer.Option(help="A bit plan of sensitivity --plan: folder name or digest.")]
 
+Controls = Annotated[bool, typer.Option("--controls", help="Train float and QAT as long too, and compare.")]
+
 
 @command()
-def compress(options: RunOptions, *, stages: Stages = None, plan: Plan = None) -> Result:
+def compress(options: RunOptions, *, stages: Stages = None, plan: Plan = None, controls: Controls = False) -> Result:
     """Run the whole chain, from float to distilled.
 
     Calibrate, train in stages, distil, evaluate. What is sealed already is skipped.
@@ -29,4 +31,4 @@ def compress(options: RunOptions, *, stages: Stages = None, plan: Plan = None) -
         None if stages is None else f"qat.stages={stages}",
         None if plan is None else f"quantization.plan={json.dumps(plan)}",
     )
-    return compress.run(profile, stages=profile.qat.stages, **options.how())
+    return compress.run(profile, stages=profile.qat.stages, controls=controls, **options.how())

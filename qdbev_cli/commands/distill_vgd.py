@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from qdbev_cli.console import Result
 from qdbev_cli.options import RunOptions, command
 
+Control = Annotated[bool, typer.Option("--control", help="The same steps without a teacher.")]
+
 
 @command()
-def distill(options: RunOptions) -> Result:
+def distill(options: RunOptions, *, control: Control = False) -> Result:
     """Distil the float detector into the quantized one.
 
     View-guided distillation: image and BEV features, weighted by what each camera sees.
@@ -16,4 +22,4 @@ def distill(options: RunOptions) -> Result:
     """
     from pipelines import distill_vgd
 
-    return distill_vgd.run(options.load_profile(), **options.how())
+    return distill_vgd.run(options.load_profile(), control=control, **options.how())

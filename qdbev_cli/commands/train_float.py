@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Annotated
+
+import typer
+
 from qdbev_cli.console import Result
 from qdbev_cli.options import RunOptions, command
 
+Continue = Annotated[bool, typer.Option("--continue", help="Train on as long as QAT does: its float control.")]
+
 
 @command(profile="float")
-def train(options: RunOptions) -> Result:
+def train(options: RunOptions, *, further: Continue = False) -> Result:
     """Train the float weights.
 
     Killed at any moment, the same command goes on where it was.
@@ -18,4 +25,6 @@ def train(options: RunOptions) -> Result:
     """
     from pipelines import train_float
 
-    return train_float.run(options.load_profile(), **options.how())
+    if further and options.profile == "float":  # float has no QAT to be the control of
+        options = dataclasses.replace(options, profile="w4a6")
+    return train_float.run(options.load_profile(), further=further, **options.how())

@@ -145,6 +145,11 @@ def test_a_misspelt_command_or_option_is_answered_with_the_right_one() -> None:
     assert "--method" in result.stderr
 
 
+def test_a_control_of_no_profile_is_that_of_w4a6(calls: Calls) -> None:
+    assert RUN.invoke(app, ["train-float", "--continue"]).exit_code == 0
+    assert calls[0][1].name == "w4a6"
+
+
 # -- words into a profile and keywords -----------------------------------------------------------------------------
 
 
@@ -184,10 +189,12 @@ def test_shared_options_reach_profile_and_pipeline(calls: Calls, words: list[str
         (["sensitivity"], {"bits": None, "level": "part"}),
         (["sensitivity", "--bits", "w4a4", "--level", "module"], {"bits": "w4a4", "level": "module"}),
         (["qat-progressive", "--stages", "1"], {"stages": 1}),
-        (["compress"], {"stages": 4}),
-        (["compress", "--stages", "2"], {"stages": 2}),
-        (["distill-vgd"], {}),
-        (["train-float"], {}),
+        (["compress"], {"stages": 4, "controls": False}),
+        (["compress", "--stages", "2", "--controls"], {"stages": 2, "controls": True}),
+        (["distill-vgd"], {"control": False}),
+        (["distill-vgd", "--control"], {"control": True}),
+        (["train-float"], {"further": False}),
+        (["train-float", "--continue", "--profile", "w4a4"], {"further": True}),
         (["import-weights", "w.pth"], {"file": Path("w.pth")}),
         (["evaluate"], {"artifact": None}),
         (["evaluate", "qat:w4a6-nano"], {"artifact": "qat:w4a6-nano"}),

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 import profiles
 from pipelines.chain import chain_of
 from pipelines.quantized import load_quantized
+from pipelines.report import chain_tables, find_chain
 from pipelines.store import Artifact, Store
 from profiles.schedule import PARTS
 from qdbev.quantization import quantized_layers
@@ -116,6 +117,34 @@ def test_another_evaluation_does_not_change_what_compress_says(compressed: dict[
     again = call("compress", "--profile", "w4a6", "--stages", "4")
     assert again["metrics"] == compressed["metrics"]
     assert call("report", "--profile", "w4a6")["metrics"] == compressed["metrics"]
+
+
+def test_controls_stand_beside_the_claim(
+    compressed: dict[str, Any], call: Call, profile: profiles.Profile, store: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "runs"
+    shutil.copytree(store, copy)
+    words = ("--profile", "w4a6", "--stages", "4")
+    longer = call("distill-vgd", "--profile", "w4a6", "--control", at=copy)
+    assert longer["artifact"]["kind"] == "qat-longer"
+    assert call("report", "--profile", "w4a6", at=copy)["metrics"] == compressed["metrics"]  # not scored: not shown
+    held = call("compress", *words, "--controls", at=copy)
+    further = call("train-float", "--continue", "--profile", "w4a6", at=copy)
+    assert further["messages"] == ["already trained; --force trains again"]
+    assert list(held["metrics"])[-3:] == ["float longer", "QAT longer", "QAT+VGD"]
+    assert held["metrics"]["float longer"]["artifact"] == further["artifact"]["digest"]
+    assert held["metrics"]["QAT longer"]["artifact"] == longer["artifact"]["digest"]
+    found = find_chain(profile, store=Store(copy))
+    assert found is not None
+    [against] = [one for one in chain_tables(found[0], intervals=found[1]) if one.title == "Against controls"]
+    assert [(row["name"], row["than"]) for row in against.rows] == [
+        ("QAT+VGD", "float longer"),
+        ("QAT+VGD", "QAT longer"),
+    ]
+    assert all(row["NDS_low"] <= row["NDS_change"] <= row["NDS_high"] for row in against.rows)
+    again = call("compress", *words, at=copy)  # scored by now, so shown, though without intervals to the end
+    assert again["artifact"]["digest"] == compressed["artifact"]["digest"]
+    assert list(again["metrics"]) == list(held["metrics"])
 
 
 def test_a_deleted_stage_is_made_again(compressed: dict[str, Any], call: Call, store: Path, tmp_path: Path) -> None:
