@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipelines.assemble import build_detector, only_bevformer
-from pipelines.quantized import with_quantizers
+from pipelines.quantized import learn_as, with_quantizers
 from pipelines.scene import scene_of
 from profiles import Profile
 from profiles.schedule import PARTS, Optimisation
@@ -18,7 +18,6 @@ from qdbev.quantization import (
     Quantizer,
     activation_memory,
     fold_batchnorm,
-    learn_ranges,
     set_parts,
     trainable_parameters,
 )
@@ -69,8 +68,7 @@ def _quantized(profile: Profile, *, scene: Scene) -> BEVFormer:
     for module in detector.modules():
         if isinstance(module, Quantizer):
             module.set_range(torch.ones_like(module.scale))
-    section = profile.quantization
-    learn_ranges(detector, weights=section.weight_range == "learned", inputs=section.activation_range == "learned")
+    learn_as(profile.quantization, detector)
     set_parts(detector, PARTS)
     return detector
 

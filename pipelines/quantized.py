@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from pipelines.assemble import WEIGHTS, Detector, build_detector, inputs_on
 from pipelines.samples import Split, streaming_dataset
@@ -28,6 +29,7 @@ from qdbev.quantization import (
     bops,
     count_macs,
     fold_batchnorm,
+    learn_ranges,
     make_plan,
     mean_bits,
     mixed_size_mb,
@@ -42,7 +44,6 @@ from qdbev.quantization import (
 
 LATENT = "latent.safetensors"
 STRUCTURE = "structure.json"
-_MOVING_MOMENTUM = 0.99
 
 Bits = Mapping[str, tuple[int, int]]
 """Path of each quantized site -> bits of its weights and of its inputs."""
@@ -138,6 +139,17 @@ def example_call(detector: Detector, *, profile: Profile, split: Split, frames: 
     detector.history.reset()
 
 
+def learn_as(section: QuantizationProfile, detector: nn.Module) -> None:
+    """Make the ranges of the quantizers that are on parameters, where the section wants them learned; in place."""
+    learn_ranges(
+        detector,
+        weights=section.weight_range == "learned",
+        inputs=section.activation_range in ("learned", "pact"),
+        form=section.learned_scale,
+        clip=section.activation_range == "pact",
+    )
+
+
 def write_quantized(folder: Path, *, quantized: Quantized, profile: Profile) -> None:
     """Write ``latent.safetensors``, ``structure.json`` and, with all parts on, the packed ``model.safetensors``."""
     structure = {
@@ -229,6 +241,9 @@ def _insert(detector: Detector, *, plan: Plan, section: QuantizationProfile) -> 
         activation_observer=section.activation_observer,
         percentile=section.percentile,
         follow_weights=section.weight_range == "follow",
-        activation_ema=_MOVING_MOMENTUM if section.activation_range == "moving" else None,
+        activation_ema=section.moving_momentum if section.activation_range == "moving" else None,
         unsigned_inputs=section.activation_sign == "auto",
+        offset_inputs=section.activation_offset == "learned",
+        # PACT clips to -alpha and alpha: by HAWQ's rule alpha is the largest integer, and one below -alpha is left out
+        narrow_inputs=section.activation_range == "pact" and section.scale_rule == "hawq",
     )

@@ -8,19 +8,21 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from pipelines import processes
 from pipelines.bit_plans import with_plan_found
 from pipelines.calibration import calibrated, observe, run_samples
 from pipelines.compensation import compensate
-from pipelines.quantized import Quantized, load_quantized, quantized_cost, write_quantized
+from pipelines.quantized import Quantized, learn_as, load_quantized, quantized_cost, write_quantized
 from pipelines.samples import Split, load_split
 from pipelines.store import Artifact, Store
-from pipelines.training import Run, detection_loss, run_training, write_curve
+from pipelines.training import Loss, Run, detection_loss, run_training, write_curve
 from profiles import Profile, fingerprint
-from profiles.schedule import PARTS, Optimisation
+from profiles.schedule import PARTS, Optimisation, ProgressiveSchedule
 from qdbev.data.calibration import calibration_samples
 from qdbev.engine import TrainResult
-from qdbev.quantization import learn_ranges, settle_ranges
+from qdbev.quantization import hold_ranges, settle_ranges
 
 KIND = "qat"
 Sealed = Callable[[Artifact], object]
@@ -70,6 +72,7 @@ def trained_stages(
         The last stage, and a sentence about each.
     """
     groups = stage_parts(stages or profile.qat.stages, without=profile.model.empty_parts)
+    _refuse_delay_without_end(profile.qat, groups=groups)
     profile = with_plan_found(profile, store=store)
     artifact, message = calibrated(profile, store=store, progress=progress)
     messages = [message]
@@ -122,14 +125,19 @@ def run_stage(
     )
     result = run_training(
         quantized.detector,
-        loss=detection_loss(quantized.detector, profile=profile),
+        loss=by_step(
+            detection_loss(quantized.detector, profile=profile),
+            quantized=quantized,
+            added=groups[number - 1],
+            schedule=schedule,
+        ),
         split=split,
         plan=plan,
         label=f"qat {label}",
         progress=progress,
         freeze_batchnorm=True,
     )
-    settle_trained(quantized, result=result)
+    settle_trained(quantized.switched(parts), result=result)
     trainable = int(str(parent.manifest.metrics["trainable"]))
     cost = quantized_cost(quantized, profile=profile, split=split, trainable=trainable)
 
@@ -173,13 +181,41 @@ def _starting(
 
 def learning(quantized: Quantized, *, profile: Profile) -> Quantized:
     """The same detector, the ranges that the profile wants learned being parameters now."""
-    section = profile.quantization
-    learn_ranges(
-        quantized.detector,
-        weights=section.weight_range == "learned",
-        inputs=section.activation_range == "learned",
-    )
+    learn_as(profile.quantization, quantized.detector)
     return quantized
+
+
+def by_step(loss: Loss, *, quantized: Quantized, added: Sequence[str], schedule: ProgressiveSchedule) -> Loss:
+    """The loss of a stage whose quantizers depend on the step: those added wait, and ranges stop.
+
+    What is on is a function of the step alone, in every process, so a run that was stopped goes on as it would have.
+
+    Args:
+        loss: Of the detector as it is switched.
+        quantized: The detector, its learned ranges parameters already.
+        added: The parts of this stage.
+        schedule: Its ``quantizer_delay`` and ``freeze_ranges_after``.
+    """
+    delay, last = schedule.quantizer_delay, schedule.freeze_ranges_after
+    if not delay and last is None:
+        return loss
+    waiting = tuple(part for part in quantized.parts if part not in added)
+
+    def stepped(batch: Any, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        quantized.switched(waiting if step < delay else quantized.parts)
+        hold_ranges(quantized.detector, held=last is not None and step >= last)
+        return loss(batch, step)
+
+    return stepped
+
+
+def _refuse_delay_without_end(schedule: ProgressiveSchedule, *, groups: Sequence[Sequence[str]]) -> None:
+    shortest = min(schedule.steps(group) for group in groups)
+    if schedule.quantizer_delay and schedule.quantizer_delay >= shortest:
+        raise ValueError(
+            f"qat.quantizer_delay is {schedule.quantizer_delay} and the shortest stage has {shortest} steps: what it "
+            "adds would never train quantized; choose fewer"
+        )
 
 
 def settle_trained(quantized: Quantized, *, result: TrainResult) -> None:

@@ -28,6 +28,7 @@ from qdbev.engine import (
     sum_losses,
     train,
 )
+from qdbev.quantization import RANGE_PARAMETERS, range_penalty
 
 Precision = Literal["no", "bf16", "fp16"]
 Loss = Callable[[Any, int], tuple[Tensor, Mapping[str, float | Tensor]]]
@@ -86,12 +87,13 @@ def run_training(
     profile, schedule = plan.profile, plan.schedule
     multipliers = dict.fromkeys(profile.model.backbone_paths, schedule.backbone_multiplier)
     multipliers |= {path: factor * multipliers.get(path, 1.0) for path, factor in plan.part_multipliers.items()}
-    learned = any(name.endswith(".log_scale") for name, _ in model.named_parameters())
+    words = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    learned = [word for word in RANGE_PARAMETERS if word in words]
     dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=schedule)
     with _resuming():
         return train(
             model,
-            loss=loss,
+            loss=_with_range_penalty(loss, model=model, factor=profile.quantization.pact_penalty),
             batches=NumberedBatches(
                 dataset, batch_size=schedule.batch_size, seed=profile.seed, workers=profile.data.workers
             ),
@@ -99,8 +101,8 @@ def run_training(
                 learning_rate=schedule.learning_rate,
                 weight_decay=schedule.weight_decay,
                 part_multipliers=multipliers,
-                leaf_multipliers={"log_scale": plan.range_multiplier} if learned else {},
-                undecayed=("*.log_scale",) if learned else (),
+                leaf_multipliers=dict.fromkeys(learned, plan.range_multiplier),
+                undecayed=tuple(f"*.{word}" for word in learned),
                 clip_norm=schedule.clip_norm,
             ),
             schedule=ScheduleSettings(
@@ -125,6 +127,22 @@ def run_training(
             progress=progress,
             label=label,
         )
+
+
+def _with_range_penalty(loss: Loss, *, model: nn.Module, factor: float) -> Loss:
+    """The loss plus PACT's term of squared clipping levels; the loss itself where the model learns none.
+
+    A term of the loss, as PACT prints it, and no weight decay: AdamW's decay is not the gradient of such a term.
+    """
+    if not factor or not any(name.endswith(".pact_alpha") for name, _ in model.named_parameters()):
+        return loss
+
+    def penalised(batch: Any, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        total, terms = loss(batch, step)
+        penalty = factor * range_penalty(model)
+        return total + penalty, {**terms, "pact_penalty": penalty.detach()}
+
+    return penalised
 
 
 @contextmanager

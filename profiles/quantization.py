@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,10 @@ WeightObserver = Literal["minmax", "moving_average", "percentile", "mse"]  # ent
 
 class QuantizationProfile(Document):
     """How weights (per output channel) and activations (per tensor) become integers."""
+
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"moving_momentum", "learned_scale", "activation_offset", "pact_penalty"}
+    )
 
     weight_bits: Bits = 4
     """Bits of weights; 32 leaves them in float."""
@@ -47,8 +51,17 @@ class QuantizationProfile(Document):
     on their grid one after the other, so that each layer's output changes least (GPTQ)."""
     weight_range: Literal["follow", "frozen", "learned"] = "frozen"
     """In training, weight ranges follow the weights at every step (minmax only), stay, or are learned (LSQ)."""
-    activation_range: Literal["frozen", "moving", "learned"] = "learned"
-    """In training, activation ranges stay as they are, follow a moving average, or are learned (LSQ)."""
+    activation_range: Literal["frozen", "moving", "learned", "pact"] = "learned"
+    """In training, activation ranges stay as they are, follow a moving average, are learned (LSQ), or are learned as
+    clipping levels (PACT)."""
+    moving_momentum: float = Field(default=0.99, ge=0, lt=1)
+    """Share of the old range that a moving activation range keeps at each step."""
+    learned_scale: Literal["log", "linear"] = "log"
+    """What a learned range trains: the logarithm of its step (TQT), or the step itself (LSQ as printed)."""
+    activation_offset: Literal["none", "learned"] = "none"
+    """Activation grids symmetric about zero, or with an offset that is calibrated and learned with the range (LSQ+)."""
+    pact_penalty: float = Field(default=1e-4, ge=0)
+    """With activation_range pact: factor on the sum of squared clipping levels that the loss gets."""
 
     @property
     def is_float(self) -> bool:
@@ -83,6 +96,23 @@ class QuantizationProfile(Document):
                 f"weight_range must be frozen or learned where weight_observer is {self.weight_observer}; only minmax "
                 "ranges follow the weights"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _an_offset_is_learned_with_its_range(self) -> QuantizationProfile:
+        if self.activation_offset == "none":
+            return self
+        if self.activation_range != "learned":
+            raise ValueError(f"activation_offset must be none where activation_range is {self.activation_range}")
+        for name in ("activation_observer", "training_observer"):
+            if getattr(self, name) not in ("minmax", "mse", None):
+                raise ValueError(f"{name} must be minmax or mse where activation_offset is learned")
+        return self
+
+    @model_validator(mode="after")
+    def _only_a_learned_range_has_a_form(self) -> QuantizationProfile:
+        if self.learned_scale != "log" and "learned" not in (self.weight_range, self.activation_range):
+            raise ValueError("learned_scale must be log where neither weight_range nor activation_range is learned")
         return self
 
     @model_validator(mode="after")

@@ -78,6 +78,8 @@ class FloatSchedule(Schedule):
 class ProgressiveSchedule(Optimisation):
     """Quantization-aware training in stages: one part of the detector after the other becomes quantized."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"quantizer_delay", "freeze_ranges_after"})
+
     stages: int = Field(default=4, ge=1, le=4)
     """Stages 1 to 4; 4 adds backbone, neck, encoder, decoder one by one, 1 quantizes all at once (standard QAT)."""
     steps_per_stage: int | tuple[int, int, int, int] = 1000
@@ -88,7 +90,12 @@ class ProgressiveSchedule(Optimisation):
     other_multiplier: float = Field(default=1.0, ge=0)
     """Factor on the learning rate of the parts that a stage does not add (learned ranges excepted); 0 freezes them."""
     range_multiplier: float = Field(default=10.0, ge=0)
-    """Factor on the learning rate of learned ranges, which are logarithms: 0.01 moves a range by a hundredth."""
+    """Factor on the learning rate of learned ranges. Of logarithms (quantization.learned_scale) 0.01 moves a range by a
+    hundredth; steps, offsets and clipping levels move by the rate itself."""
+    quantizer_delay: int = Field(default=0, ge=0)
+    """Steps at the start of each stage in which the parts it adds still run in float."""
+    freeze_ranges_after: int | None = Field(default=None, ge=0)
+    """Steps of each stage after which ranges that move or are learned stay as they are; null never."""
     evaluate_each_stage: bool = True
     """Score the detector after every stage, for the curve over all stages."""
 

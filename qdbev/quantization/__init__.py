@@ -32,6 +32,14 @@ from qdbev.quantization.folding import Folding, apply_folding, find_pairs, fold_
 from qdbev.quantization.hessian import hutchinson_traces, perturbation_loss
 from qdbev.quantization.histogram_observers import make_observer
 from qdbev.quantization.integers import dequantize, quantize_int, scale_of_range
+from qdbev.quantization.model_ranges import (
+    freeze_weight_ranges,
+    hold_ranges,
+    learn_ranges,
+    range_penalty,
+    ranges_missing,
+    settle_ranges,
+)
 from qdbev.quantization.packing import (
     pack_bits,
     pack_model,
@@ -46,21 +54,19 @@ from qdbev.quantization.quantizer import Quantizer
 from qdbev.quantization.swap import (
     active_parts,
     finish_observing,
-    freeze_weight_ranges,
-    learn_ranges,
     observing,
     quantize,
     quantized_layers,
-    ranges_missing,
     set_parts,
     set_sites,
-    settle_ranges,
     start_observing,
 )
+from qdbev.quantization.trained_ranges import RANGE_PARAMETERS
 
 __all__ = [
     "FLOAT_BITS",
     "FLOAT_OPERATIONS",
+    "RANGE_PARAMETERS",
     "Absorption",
     "ActivationMemory",
     "BitOperations",
@@ -95,6 +101,7 @@ __all__ = [
     "fold_batchnorm",
     "freeze_weight_ranges",
     "front",
+    "hold_ranges",
     "hutchinson_traces",
     "learn_ranges",
     "macs_by_part",
@@ -112,6 +119,7 @@ __all__ = [
     "quantize",
     "quantize_int",
     "quantized_layers",
+    "range_penalty",
     "ranges_missing",
     "rescaled",
     "scale_of_range",

@@ -10,6 +10,9 @@ With ``k`` bits and a range ``r_max = max|r|``:
 
 Eq. 1 puts ``+r_max`` on ``(2^k - 1) / 2``, which is 7.5 at four bits and rounds to 8, one above the largest signed
 integer. The paper does not print a clamp, yet none of its integers would fit ``k`` bits without one.
+
+An offset ``beta`` (LSQ+, Bhalgat et al., CVPR Workshops 2020) moves the grid: ``q = clamp(round((r - beta) / S))`` and
+back ``q S + beta``.
 """
 
 from __future__ import annotations
@@ -129,7 +132,26 @@ def round_steps(x: Tensor, *, scale: Tensor) -> Tensor:
     return x.to(torch.float32).div_(scale).round_()
 
 
-def quantize_int(x: Tensor, *, scale: Tensor, bits: int, axis: int | None = None, narrow_range: bool = False) -> Tensor:
+def shift(x: Tensor, *, offset: Tensor | None) -> Tensor:
+    """Return ``x - beta`` (float32 for half types), or ``x`` itself without an offset.
+
+    >>> shift(torch.tensor([1.5, 2.0]), offset=torch.tensor(0.5)).tolist()
+    [1.0, 1.5]
+    """
+    if offset is None:
+        return x
+    return (x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)) - offset
+
+
+def quantize_int(
+    x: Tensor,
+    *,
+    scale: Tensor,
+    bits: int,
+    axis: int | None = None,
+    narrow_range: bool = False,
+    offset: Tensor | None = None,
+) -> Tensor:
     """Return the integers of ``x``: int8 up to eight bits, int16 above.
 
     Args:
@@ -138,6 +160,7 @@ def quantize_int(x: Tensor, *, scale: Tensor, bits: int, axis: int | None = None
         bits: width of the integers, 2..16.
         axis: the channel axis of a per-channel scale.
         narrow_range: leave out the most negative integer.
+        offset: the value that integer 0 stands for, one element; None means 0.
 
     With ``r_max = 15`` and four bits, ``S = 2``; ``+15`` would be 8 and is clamped to 7:
 
@@ -145,14 +168,15 @@ def quantize_int(x: Tensor, *, scale: Tensor, bits: int, axis: int | None = None
     [7, -8, 2, -1, 0]
     """
     low, high = integer_limits(bits, narrow_range=narrow_range)
-    steps = round_steps(x.detach(), scale=align_scale(scale, ndim=x.ndim, axis=axis))
+    steps = round_steps(shift(x.detach(), offset=offset), scale=align_scale(scale, ndim=x.ndim, axis=axis))
     return steps.clamp_(low, high).to(torch.int8 if bits <= 8 else torch.int16)
 
 
-def dequantize(integers: Tensor, *, scale: Tensor, axis: int | None = None) -> Tensor:
-    """Return ``q S`` in the type of the scale.
+def dequantize(integers: Tensor, *, scale: Tensor, axis: int | None = None, offset: Tensor | None = None) -> Tensor:
+    """Return ``q S``, or ``q S + beta`` where there is an offset, in the type of the scale.
 
     >>> dequantize(torch.tensor([7, -8, 0]), scale=torch.tensor(2.0)).tolist()
     [14.0, -16.0, 0.0]
     """
-    return integers.to(scale.dtype) * align_scale(scale, ndim=integers.ndim, axis=axis)
+    values = integers.to(scale.dtype) * align_scale(scale, ndim=integers.ndim, axis=axis)
+    return values if offset is None else values + offset

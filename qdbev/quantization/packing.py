@@ -75,8 +75,8 @@ def pack_model(model: nn.Module, *, rest: Literal["fp16", "fp32"] = "fp16") -> d
 
     Args:
         model: a quantized model whose weight quantizers have ranges.
-        rest: type of the other float tensors (biases, norms, raw parameters). Scales stay float32, and so does a tensor
-            that float16 cannot hold.
+        rest: type of the other float tensors (biases, norms, raw parameters). Scales and offsets stay float32, and so
+            does a tensor that float16 cannot hold.
 
     Raises:
         ValueError: a weight quantizer without a range, or wider than 8 bits.
@@ -92,12 +92,10 @@ def pack_model(model: nn.Module, *, rest: Literal["fp16", "fp32"] = "fp16") -> d
                 taken.add(prefix + weight.name)
                 taken.add(f"{prefix}{quantizer_of(weight.name)}.scale")
                 tensors.update(_pack_weight(weight, prefix=prefix))
-    scales = {
-        f"{name}.scale" for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Quantizer)
-    }
+    grids = _grids(model)
     for name, value in model.state_dict().items():
         if name not in taken and name not in tensors:
-            small = rest == "fp16" and name not in scales
+            small = rest == "fp16" and name not in grids
             tensors[name] = (_to_half(value) if small else value).detach().clone()
     return tensors
 
@@ -159,13 +157,17 @@ def packed_size_bytes(model: nn.Module) -> int:
                 name = f"{path}.{weight.name}" if path else weight.name
                 bits, shape = _check_packed(weight.quantizer.bits), weight.value.shape
                 sizes[name] = -(-weight.value.numel() * bits // 8) + len(shape) * torch.int32.itemsize
-    scales = {
-        f"{name}.scale" for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Quantizer)
-    }
+    grids = _grids(model)
     for name, value in model.state_dict().items():
-        wide = name in scales or value.dtype not in (torch.float32, torch.float64)
+        wide = name in grids or value.dtype not in (torch.float32, torch.float64)
         sizes.setdefault(name, value.numel() * (value.element_size() if wide else torch.float16.itemsize))
     return sum(sizes.values())
+
+
+def _grids(model: nn.Module) -> set[str]:
+    """Names of the tensors that say where a grid lies; they stay float32."""
+    quantizers = (name for name, one in model.named_modules(remove_duplicate=False) if isinstance(one, Quantizer))
+    return {f"{name}.{tensor}" for name in quantizers for tensor in ("scale", "offset")}
 
 
 def _check_packed(bits: int) -> int:

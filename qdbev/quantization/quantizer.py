@@ -1,15 +1,16 @@
 """A quantizer: the bits, the scale, and the switch of one tensor of the network (QD-BEV, Eq. 1).
 
-Its state is two buffers, saved and loaded strictly with the model:
+Its state is two or three buffers, saved and loaded strictly with the model:
 
 * ``scale``: float32, () per tensor or (C,) per channel
 * ``flags``: uint8, ``[has_range, follows, bits, scale rule, narrow_range]``; a state made for other bits is refused.
-  ``has_range`` is 2 for a range from zero on
+  ``has_range`` is 2 for a range from zero on. A sixth, 1, says that there is an offset
+* ``offset``, only where there is one: float32, (), the value that integer 0 stands for
 
 A range comes from calibration (:meth:`Quantizer.calibrate`, or observing) and then stays, or the quantizer *follows*
 the tensor it is given: the range is that tensor's own ``max|w|`` each time. Min-max weights follow while they train. A
-range can also be *learned*: from :meth:`Quantizer.learn` to :meth:`Quantizer.settle` the logarithm of the scale is a
-parameter, ``log_scale``.
+range can also be *learned*: from :meth:`Quantizer.learn` to :meth:`Quantizer.settle` it is a parameter, in one of the
+forms of :mod:`qdbev.quantization.trained_ranges`. While it is ``held``, a range that moves or is learned stays.
 
 A quantizer that ``may_be_unsigned`` and saw nothing negative in calibration, such as behind a ReLU, spends all its
 integers on ``0 ... 2^k - 1``: the upper half of a signed grid of one bit more.
@@ -22,17 +23,22 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from qdbev.quantization.fake_quantize import fake_quantize, fake_quantize_learned
+from qdbev.quantization.bounds_observers import BoundsObserver, grid_of_bounds, make_bounds_observer
+from qdbev.quantization.clipped_steps import fake_quantize_stepped
+from qdbev.quantization.fake_quantize import fake_quantize
 from qdbev.quantization.histogram_observers import EntropyObserver, MseObserver, make_observer
 from qdbev.quantization.integers import (
     ScaleRule,
     check_bits,
     check_scale_rule,
+    dequantize,
     quantize_int,
     range_of_scale,
     scale_of_range,
+    steps_per_range,
 )
 from qdbev.quantization.observers import Observer, check_momentum, largest_magnitude
+from qdbev.quantization.trained_ranges import ClippingLevel, LogScale, RangeForm, StepSize, TrainedRange
 
 QuantizerState = Literal["off", "observing", "on"]
 
@@ -56,6 +62,10 @@ class Quantizer(nn.Module):
         follow: take the range from each tensor it is given (min-max only).
         ema_momentum: when set, a training forward moves the range: ``r <- m r + (1 - m) max|x|``.
         may_be_unsigned: let calibration without negative values leave the sign out.
+        has_offset: let calibration choose an offset, so that the grid need not be symmetric about zero; the sign stays.
+
+    Attributes:
+        held: while True, a range that moves or is learned stays as it is.
 
     >>> quantizer = Quantizer(name="toy", bits=4)
     >>> quantizer.set_range(torch.tensor(15.0))
@@ -66,7 +76,8 @@ class Quantizer(nn.Module):
 
     scale: Tensor
     flags: Tensor
-    log_scale: nn.Parameter | None
+    offset: Tensor | None
+    trained: TrainedRange | None
 
     def __init__(
         self,
@@ -82,12 +93,15 @@ class Quantizer(nn.Module):
         follow: bool = False,
         ema_momentum: float | None = None,
         may_be_unsigned: bool = False,
+        has_offset: bool = False,
     ) -> None:
         super().__init__()
         if (axis is None) != (channels is None):
             raise ValueError(f"{name}: give axis and channels together, got axis={axis} and channels={channels}")
         if follow and observer != "minmax":
             raise ValueError(f"{name}: only a min-max range can follow its tensor, got observer {observer!r}")
+        if has_offset and (axis is not None or follow or ema_momentum is not None):
+            raise ValueError(f"{name}: an offset needs one range for the whole tensor that neither follows nor moves")
         self.name, self.bits, self.axis = name, check_bits(bits), axis
         self.scale_rule, self.narrow_range = check_scale_rule(scale_rule), narrow_range
         self.observer, self.percentile = observer, percentile
@@ -95,12 +109,14 @@ class Quantizer(nn.Module):
         self.may_be_unsigned, self._negative = may_be_unsigned, False
         self._state: QuantizerState = "off"
         self._observing: Observer | None = None
+        self.held = False
+        self.register_buffer("offset", torch.zeros(()) if has_offset else None)
         self._make_observer()  # an impossible choice is refused here, not in the middle of calibration
         self.register_buffer("scale", torch.ones(() if channels is None else (channels,)))
-        code = [0, int(follow), bits, _RULES.index(self.scale_rule), int(narrow_range)]
+        code = [0, int(follow), bits, _RULES.index(self.scale_rule), int(narrow_range), *([1] if has_offset else [])]
         self.register_buffer("flags", torch.tensor(code, dtype=torch.uint8))
         self._has_range, self._follows, self._unsigned = False, follow, False
-        self.register_parameter("log_scale", None)
+        self.register_module("trained", None)
 
     @property
     def state(self) -> QuantizerState:
@@ -154,26 +170,37 @@ class Quantizer(nn.Module):
             return x
         if self._unsigned:
             x = x.clamp_min(0)
-        if self.log_scale is not None:
-            return fake_quantize_learned(
-                x, log_scale=self.log_scale, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range
-            )
+        if self.trained is not None and not self.held:
+            result: Tensor = self.trained(x, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range)
+            return result
         self._follow_or_require(x)
-        if self.ema_momentum is not None and self.training and not self._follows:
+        if self.ema_momentum is not None and self.training and not self._follows and not self.held:
             self._move(x)
-        return fake_quantize(x, scale=self.scale, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range)
+        scale, offset = self._grid()
+        if offset is not None:
+            return fake_quantize_stepped(
+                x, scale=scale, offset=offset, bits=self.grid_bits, narrow_range=self.narrow_range
+            )
+        return fake_quantize(x, scale=scale, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range)
 
     def integers(self, x: Tensor) -> Tensor:
         """Return the integers of ``x`` (int8 up to 8 bits); ``dequantize(integers(x)) == forward(x)`` when on."""
         self._follow_or_require(x)
         if self._unsigned:
             x = x.clamp_min(0)
-        scale = self.scale if self.log_scale is None else self.log_scale.exp()
-        return quantize_int(x, scale=scale, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range)
+        scale, offset = self._grid()
+        return quantize_int(
+            x, scale=scale, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range, offset=offset
+        )
+
+    def dequantize(self, integers: Tensor) -> Tensor:
+        """Return the values that integers of this quantizer stand for, float32."""
+        scale, offset = self._grid()
+        return dequantize(integers, scale=scale, axis=self.axis, offset=offset)
 
     @torch.no_grad()
     def set_range(self, r_max: Tensor) -> None:
-        """Fix the range.
+        """Fix the range, symmetric about zero.
 
         Args:
             r_max: largest magnitudes, shape of ``scale``, finite and not negative.
@@ -185,6 +212,8 @@ class Quantizer(nn.Module):
         if not bool((torch.isfinite(r_max) & (r_max >= 0)).all()):
             raise ValueError(f"{self.name}: a range must be finite and not negative, got {r_max}")
         self.scale.copy_(scale_of_range(r_max, bits=self.grid_bits, rule=self.scale_rule))
+        if self.offset is not None:
+            self.offset.zero_()
         self._mark(HAS_RANGE, 1 + self._unsigned)
 
     def choose_by(self, observer: str) -> None:
@@ -202,17 +231,17 @@ class Quantizer(nn.Module):
         """Set the range from this one tensor, with the quantizer's own observer (for weights)."""
         observer = self._make_observer()
         self._feed(observer, x)
-        self.set_range(observer.range())
+        self._take_range(observer)
 
     def finish_observing(self) -> bool:
         """Turn what was observed into the range and switch off; False if nothing passed through."""
         observer, negative, self.state = self._observing, self._negative, "off"
         if observer is None or not observer.updates:
             return False
-        self._unsigned = self.may_be_unsigned and not negative
+        self._unsigned = self.may_be_unsigned and not negative and self.offset is None
         if isinstance(observer, MseObserver | EntropyObserver):
             observer.bits = self.grid_bits
-        self.set_range(observer.range())
+        self._take_range(observer)
         return True
 
     @torch.no_grad()
@@ -229,31 +258,53 @@ class Quantizer(nn.Module):
         self.refresh(x)
         self._mark(FOLLOWS, 0)
 
-    def learn(self) -> None:
-        """Make the range a parameter, ``log_scale``, that starts at the present one; it no longer follows.
+    def learn(self, form: RangeForm = "log") -> None:
+        """Make the range a parameter that starts at the present one; it no longer follows.
+
+        Args:
+            form: ``log`` or ``linear`` (LSQ, and LSQ+ where there is an offset), or ``clip`` (PACT, per tensor).
 
         Raises:
-            ValueError: there is no range to start at.
+            ValueError: there is no range to start at, or the form does not fit the quantizer.
         """
         if self._follows or not self._has_range:
             raise ValueError(f"{self.name}: a range is learned from one that is set; calibrate or freeze it first")
-        self.log_scale = nn.Parameter(self.scale.log())
+        if form == "clip":
+            if self.axis is not None or self.offset is not None:
+                raise ValueError(f"{self.name}: a clipping level is one per tensor, without an offset")
+            steps = steps_per_range(self.grid_bits, rule=self.scale_rule)
+            self.trained = ClippingLevel(self.range, steps_per_range=steps)
+        else:
+            self.trained = (LogScale if form == "log" else StepSize)(self.scale, offset=self.offset)
 
     @torch.no_grad()
     def settle(self) -> None:
         """Fix the range at what was learned, which stops being a parameter; any other range stays as it is."""
-        if self.log_scale is not None:
-            self.scale.copy_(self.log_scale.exp())
-            self.log_scale = None
+        self.held = False
+        if self.trained is not None:
+            scale, offset = self._grid()
+            self.scale.copy_(scale)
+            if self.offset is not None and offset is not None:
+                self.offset.copy_(offset)
+            self.trained = None
 
     def extra_repr(self) -> str:
         """Bits, granularity, rule and whether there is a range."""
         sign = "unsigned " if self._unsigned else ""
         kind = "per tensor" if self.axis is None else f"per channel of axis {self.axis}"
+        kind += "" if self.offset is None else " with an offset"
         ranged = "follows" if self._follows else "range" if self._has_range else "no range"
         return f"{self.bits} {sign}bits, {kind}, {self.scale_rule}, {ranged}, {self._state}"
 
+    def _grid(self) -> tuple[Tensor, Tensor | None]:
+        """The present step and offset, learned or not."""
+        if self.trained is not None:
+            return self.trained.scale, self.trained.offset
+        return self.scale, self.offset
+
     def _make_observer(self) -> Observer:
+        if self.offset is not None:
+            return make_bounds_observer(self.observer, bits=self.bits, narrow_range=self.narrow_range)
         return make_observer(
             self.observer,
             bits=self.bits,
@@ -267,6 +318,17 @@ class Quantizer(nn.Module):
         assert self._observing is not None
         self._feed(self._observing, x)
         self._negative = self._negative or bool((x < 0).any())
+
+    @torch.no_grad()
+    def _take_range(self, observer: Observer) -> None:
+        if not isinstance(observer, BoundsObserver):
+            self.set_range(observer.range())
+            return
+        assert self.offset is not None
+        scale, offset = grid_of_bounds(*observer.bounds(), bits=self.bits, narrow_range=self.narrow_range)
+        self.scale.copy_(scale)
+        self.offset.copy_(offset)
+        self._mark(HAS_RANGE, 1)
 
     def _feed(self, observer: Observer, x: Tensor) -> None:
         try:
@@ -287,11 +349,12 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def _move(self, x: Tensor) -> None:
-        """Move the range towards this batch's; the scale is linear in the range."""
+        """Move the range towards this batch's; the scale is linear in the range. A batch of zeros moves nothing."""
         assert self.ema_momentum is not None
         if x.numel():
-            batch = scale_of_range(largest_magnitude(x, axis=self.axis), bits=self.grid_bits, rule=self.scale_rule)
-            self.scale.lerp_(batch, 1.0 - self.ema_momentum)
+            largest = largest_magnitude(x, axis=self.axis)
+            batch = scale_of_range(largest, bits=self.grid_bits, rule=self.scale_rule)
+            self.scale.lerp_(torch.where(largest > 0, batch, self.scale), 1.0 - self.ema_momentum)
 
     def _mark(self, place: int, value: int) -> None:
         """Set a flag in the buffer and in its mirror: reading the buffer in forward would wait for the device."""
@@ -304,12 +367,12 @@ class Quantizer(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Load, refusing a state of another format, and bring the mirrors of the flags up to date."""
         saved, errors = state_dict.get(prefix + "flags"), rest[-1]
-        if saved is not None and saved.shape == self.flags.shape:
+        if saved is not None and saved.ndim == 1:
             ours = self.flags[BITS:].tolist()
             if saved[BITS:].tolist() != ours:
                 errors.append(
-                    f"quantizer {self.name} is {ours} (bits, scale rule, narrow range) but the state was saved with "
-                    f"{saved[BITS:].tolist()}; quantize the model with the plan the state was made with"
+                    f"quantizer {self.name} is {ours} (bits, scale rule, narrow range, 1 for an offset) but the state "
+                    f"was saved with {saved[BITS:].tolist()}; quantize the model as the state was made"
                 )
                 return
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -55,6 +55,8 @@ def quantize(
     follow_weights: bool | None = None,
     activation_ema: float | None = None,
     unsigned_inputs: bool = False,
+    offset_inputs: bool = False,
+    narrow_inputs: bool = False,
 ) -> nn.Module:
     """Give the layers of ``model`` the quantizers of ``plan``, in place; all are off afterwards.
 
@@ -72,6 +74,8 @@ def quantize(
         follow_weights: weight ranges follow the weights; None means where the observer is minmax.
         activation_ema: momentum with which input ranges go on moving in training; None freezes them.
         unsigned_inputs: inputs that calibration never sees negative get unsigned integers.
+        offset_inputs: inputs get an offset, which calibration sets; then their integers keep the sign.
+        narrow_inputs: ``narrow_range`` for inputs alone.
 
     Returns:
         ``model`` itself.
@@ -84,11 +88,16 @@ def quantize(
     modules = dict(model.named_modules())
     for site in plan.quantized:
         _check_site(site, modules.get(site.path))
-    grid = partial(Quantizer, scale_rule=scale_rule, narrow_range=narrow_range, percentile=percentile)
+    grid = partial(Quantizer, scale_rule=scale_rule, percentile=percentile)
     follow = weight_observer == "minmax" if follow_weights is None else follow_weights
-    of_weights = partial(grid, observer=weight_observer, follow=follow)
+    of_weights = partial(grid, observer=weight_observer, follow=follow, narrow_range=narrow_range)
     of_inputs = partial(
-        grid, observer=activation_observer, ema_momentum=activation_ema, may_be_unsigned=unsigned_inputs
+        grid,
+        observer=activation_observer,
+        ema_momentum=activation_ema,
+        may_be_unsigned=unsigned_inputs,
+        has_offset=offset_inputs,
+        narrow_range=narrow_range or narrow_inputs,
     )
     per_channel = weight_granularity == "channel"
     # Built once for nothing: an impossible choice is refused before any layer is changed.
@@ -213,41 +222,6 @@ def observing(
             _switch(layer, on=False)
         raise
     finish_observing(model, watched)
-
-
-def learn_ranges(model: nn.Module, *, weights: bool, inputs: bool) -> None:
-    """Make the ranges of the quantizers that are on parameters (``log_scale``), from the present ones.
-
-    Args:
-        model: a calibrated model.
-        weights: those of weights.
-        inputs: those of inputs.
-    """
-    for layer in quantized_layers(model).values():
-        chosen = [weight.quantizer for weight in layer.quantized_weights()] if weights else []
-        for quantizer in (*chosen, *(layer.input_quantizers() if inputs else ())):
-            if quantizer.state == "on":
-                quantizer.learn()
-
-
-def settle_ranges(model: nn.Module) -> None:
-    """Fix all learned ranges at what was learned; the model has its own parameters alone again."""
-    for layer in quantized_layers(model).values():
-        for quantizer in layer.quantizers():
-            quantizer.settle()
-
-
-def ranges_missing(model: nn.Module) -> list[str]:
-    """Return the names of the quantizers that could not run."""
-    layers = quantized_layers(model).values()
-    return [quantizer.name for layer in layers for quantizer in layer.quantizers() if not quantizer.has_range]
-
-
-def freeze_weight_ranges(model: nn.Module) -> None:
-    """Stop weight ranges from following the weights, at their present values."""
-    for layer in quantized_layers(model).values():
-        for weight in layer.quantized_weights():
-            weight.quantizer.freeze(weight.value)
 
 
 def _check_site(site: Site, module: nn.Module | None) -> None:

@@ -10,8 +10,9 @@ from torch import nn
 
 from qdbev.quantization.fake_quantize import fake_quantize, fake_quantize_learned
 from qdbev.quantization.integers import integer_limits
+from qdbev.quantization.model_ranges import learn_ranges, settle_ranges
 from qdbev.quantization.quantizer import Quantizer
-from qdbev.quantization.swap import learn_ranges, observing, quantized_layers, set_parts, settle_ranges
+from qdbev.quantization.swap import observing, quantized_layers, set_parts
 from tests.quantization.test_swap import IMAGE, calibrated
 
 
@@ -97,7 +98,7 @@ def test_learning_starts_and_ends_where_the_range_is() -> None:
     x = torch.linspace(-20, 20, 41)
     assert quantizer(x).detach().equal(Quantizer.forward(quantizer, x).detach())
     with torch.no_grad():
-        quantizer.log_scale.add_(math.log(2.0))  # type: ignore[union-attr]
+        quantizer.trained.log_scale.add_(math.log(2.0))  # type: ignore[union-attr, operator]
     doubled = quantizer.integers(x)
     quantizer.settle()
     assert set(quantizer.state_dict()) == names and quantizer.range.item() == pytest.approx(30.0)
@@ -116,7 +117,7 @@ def test_only_what_is_on_learns_and_settling_gives_the_model_its_parameters_back
     set_parts(model, ["backbone"])
     learn_ranges(model, weights=True, inputs=False)
     added = {name for name, _ in model.named_parameters()} - set(own)
-    assert added == {"backbone.0.weight_quantizer.log_scale", "backbone.2.weight_quantizer.log_scale"}
+    assert added == {"backbone.0.weight_quantizer.trained.log_scale", "backbone.2.weight_quantizer.trained.log_scale"}
     before, optimiser = model.backbone[0].weight_quantizer.scale.clone(), torch.optim.SGD(model.parameters(), lr=0.1)
     model(IMAGE).square().sum().backward()
     optimiser.step()

@@ -7,16 +7,15 @@ import torch
 from torch import nn
 
 from qdbev.quantization.layers import QuantizedLayer
+from qdbev.quantization.model_ranges import freeze_weight_ranges, ranges_missing
 from qdbev.quantization.plan import Plan
 from qdbev.quantization.planning import make_plan
 from qdbev.quantization.swap import (
     active_parts,
     finish_observing,
-    freeze_weight_ranges,
     observing,
     quantize,
     quantized_layers,
-    ranges_missing,
     set_parts,
     set_sites,
     start_observing,
