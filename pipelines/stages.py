@@ -22,7 +22,7 @@ from profiles import Profile, fingerprint
 from profiles.schedule import PARTS, Optimisation, ProgressiveSchedule
 from qdbev.data.calibration import calibration_samples
 from qdbev.engine import TrainResult
-from qdbev.quantization import hold_ranges, settle_ranges
+from qdbev.quantization import LiveNorms, hold_ranges, settle_ranges, thaw_norms
 
 KIND = "qat"
 Sealed = Callable[[Artifact], object]
@@ -112,6 +112,10 @@ def run_stage(
     if not force and (known := store.find(KIND, key=key)):
         return known, f"{label}: already trained"
     quantized = _starting(parent, profile=profile, parts=parts, added=groups[number - 1], split=split)
+    norms = None
+    if schedule.batch_norm == "live":
+        trained = groups[number - 1] if schedule.other_multiplier == 0 else PARTS
+        norms = _with_live_norms(quantized, profile=profile, parts=trained, split=split)
     owned = quantized.detector.parts()
     others = [path for part in PARTS if part not in groups[number - 1] for path in owned[part]]
     plan = Run(
@@ -138,6 +142,8 @@ def run_stage(
         freeze_batchnorm=True,
     )
     settle_trained(quantized.switched(parts), result=result)
+    if norms is not None:
+        norms.fold()
     trainable = int(str(parent.manifest.metrics["trainable"]))
     cost = quantized_cost(quantized, profile=profile, split=split, trainable=trainable)
 
@@ -183,6 +189,15 @@ def learning(quantized: Quantized, *, profile: Profile) -> Quantized:
     """The same detector, the ranges that the profile wants learned being parameters now."""
     learn_as(profile.quantization, quantized.detector)
     return quantized
+
+
+def _with_live_norms(quantized: Quantized, *, profile: Profile, parts: Sequence[str], split: Split) -> LiveNorms:
+    """Batch norms where calibration folded some, in these parts; measured on the calibration samples."""
+    detector, calibration = quantized.detector, profile.calibration
+    samples = calibration_samples(split.samples, count=calibration.samples, seed=calibration.seed)
+    owners = [path for part in parts for path in detector.parts()[part]]
+    folded = [conv for conv, _ in quantized.folding.pairs if any(f"{conv}.".startswith(f"{path}.") for path in owners)]
+    return thaw_norms(detector, folded, partial(run_samples, detector, split=split, samples=samples, profile=profile))
 
 
 def by_step(loss: Loss, *, quantized: Quantized, added: Sequence[str], schedule: ProgressiveSchedule) -> Loss:

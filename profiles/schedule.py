@@ -78,7 +78,7 @@ class FloatSchedule(Schedule):
 class ProgressiveSchedule(Optimisation):
     """Quantization-aware training in stages: one part of the detector after the other becomes quantized."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"quantizer_delay", "freeze_ranges_after"})
+    later: ClassVar[frozenset[str]] = frozenset({"quantizer_delay", "freeze_ranges_after", "batch_norm"})
 
     stages: int = Field(default=4, ge=1, le=4)
     """Stages 1 to 4; 4 adds backbone, neck, encoder, decoder one by one, 1 quantizes all at once (standard QAT)."""
@@ -96,6 +96,9 @@ class ProgressiveSchedule(Optimisation):
     """Steps at the start of each stage in which the parts it adds still run in float."""
     freeze_ranges_after: int | None = Field(default=None, ge=0)
     """Steps of each stage after which ranges that move or are learned stay as they are; null never."""
+    batch_norm: Literal["folded", "live"] = "folded"
+    """Batch norms that calibration folded stay folded; or the parts a stage trains get them back, with statistics that
+    follow the batches, and they are folded again at its end."""
     evaluate_each_stage: bool = True
     """Score the detector after every stage, for the curve over all stages."""
 

@@ -32,6 +32,7 @@ from qdbev.quantization.folding import Folding, apply_folding, find_pairs, fold_
 from qdbev.quantization.hessian import hutchinson_traces, perturbation_loss
 from qdbev.quantization.histogram_observers import make_observer
 from qdbev.quantization.integers import dequantize, quantize_int, scale_of_range
+from qdbev.quantization.live_norms import LiveNorms, thaw_norms
 from qdbev.quantization.model_ranges import (
     freeze_weight_ranges,
     hold_ranges,
@@ -75,6 +76,7 @@ __all__ = [
     "Correction",
     "Folding",
     "InputMoments",
+    "LiveNorms",
     "MacLine",
     "Option",
     "Pair",
@@ -128,6 +130,7 @@ __all__ = [
     "settle_ranges",
     "size_bytes",
     "start_observing",
+    "thaw_norms",
     "total_loss",
     "trainable_parameters",
     "unpack_bits",
