@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdbev.quantization.integers import align_scale, integer_limits, round_steps, shift
+from qdbev.quantization.integers import align_scale, in_steps, integer_limits, round_steps, shift
 
 
 def fake_quantize_stepped(
@@ -61,10 +61,9 @@ class _Stepped(torch.autograd.Function):
         ctx: Any, x: Tensor, scale: Tensor, offset: Tensor | None, axis: int | None, low: int, high: int
     ) -> Tensor:
         aligned = align_scale(scale, ndim=x.ndim, axis=axis)
-        shifted = shift(x, offset=offset)
-        steps = (shifted if shifted.dtype == torch.float64 else shifted.to(torch.float32)) / aligned
+        steps = in_steps(shift(x, offset=offset), scale=aligned)
         within = steps.gt(low).logical_and_(steps.lt(high))
-        integers = round_steps(shifted, scale=aligned).clamp_(low, high)
+        integers = steps.round().clamp_(low, high)
         slope = integers - steps * within if ctx.needs_input_grad[1] else None
         ctx.save_for_backward(within, slope)
         ctx.axis, ctx.share = axis, (x.numel() / scale.numel() * high) ** -0.5 if x.numel() else 0.0

@@ -127,9 +127,14 @@ def round_steps(x: Tensor, *, scale: Tensor) -> Tensor:
     >>> round_steps(torch.tensor([1.0, 3.0, 5.0, -15.0]), scale=torch.tensor(2.0)).tolist()
     [0.0, 2.0, 2.0, -8.0]
     """
+    return in_steps(x, scale=scale).round_()
+
+
+def in_steps(x: Tensor, *, scale: Tensor) -> Tensor:
+    """Return ``x / S`` as a new float tensor (float32 for half types); see :func:`round_steps`."""
     if x.dtype in (torch.float32, torch.float64):
-        return torch.div(x, scale).round_()
-    return x.to(torch.float32).div_(scale).round_()
+        return torch.div(x, scale)
+    return x.to(torch.float32).div_(scale)
 
 
 def shift(x: Tensor, *, offset: Tensor | None) -> Tensor:
