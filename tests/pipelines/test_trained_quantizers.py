@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -225,6 +231,48 @@ def test_stopped_at_any_step_it_ends_the_same(
     broken, messages = stages.trained_stages(profile, store=Store(tmp_path / "broken"), stages=1)
     assert not spy.to_come and len(spy.parts) == 4, messages
     assert broken.digest == whole.digest
+
+
+def two_processes(settings: list[str], *, store: Path) -> list[subprocess.Popen[bytes]]:
+    """The command in two processes that know of each other, as torchrun starts them, but each to be killed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    options = [word for setting in settings for word in ("--set", setting)]
+    command = ["qat-progressive", "--stages", "1", "--device", "cpu", "--store", str(store), *options]
+    meeting = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "qdbev_cli", *command],
+            env=meeting | {"RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        for rank in "01"
+    ]
+
+
+@pytest.mark.slow
+def test_two_processes_killed_between_delay_and_stop_end_the_same(tiny_synthetic: Path, tmp_path: Path) -> None:
+    words = [
+        "qat.steps_per_stage=[4,0,0,0]",
+        "qat.quantizer_delay=1",
+        "qat.freeze_ranges_after=3",
+        "qat.batch_norm=live",
+    ]
+    settings = [f"data.source={tiny_synthetic}", *QUICK, *PACT, *words, "qat.evaluate_each_stage=false"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert [one.wait(timeout=600) for one in two_processes(settings, store=whole)] == [0, 0]
+    pair = two_processes(settings, store=broken)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not list(broken.glob(".scratch/*/state-0000000[12]-*")):
+        time.sleep(0.02)
+    for one in pair:
+        one.kill()
+    assert [one.wait(timeout=60) for one in pair] == [-signal.SIGKILL] * 2, "it was over before it was killed"
+    assert [one.wait(timeout=600) for one in two_processes(settings, store=broken)] == [0, 0]
+    first, second = ({one.path.name: one.digest for one in Store(store).list()} for store in (whole, broken))
+    assert first == second and any(name.startswith("qat") for name in first)
 
 
 def test_a_delay_as_long_as_a_stage_is_refused(load: Callable[..., Profile], tmp_path: Path) -> None:

@@ -29,6 +29,22 @@ from profiles.document import ProfileError
             "quantization: training_rounding must be nearest where weight_range is follow; "
             "a range that follows would move under weights rounded for it",
         ),
+        (
+            ["quantization.activation_offset=learned", "quantization.activation_range=pact"],
+            "quantization: activation_offset must be none where activation_range is pact",
+        ),
+        (
+            ["quantization.activation_offset=learned", "quantization.activation_observer=entropy"],
+            "quantization: activation_observer must be minmax or mse where activation_offset is learned",
+        ),
+        (
+            ["quantization.activation_offset=learned", "quantization.training_observer=percentile"],
+            "quantization: training_observer must be minmax or mse where activation_offset is learned",
+        ),
+        (
+            ["quantization.learned_scale=linear", "quantization.activation_range=pact"],
+            "quantization: learned_scale must be log where neither weight_range nor activation_range is learned",
+        ),
         (["distillation.weight=-1"], "distillation.weight is -1; must be auto or a number of at least 0"),
         (["distillation.weight=often"], "distillation.weight is 'often'; allowed: a number or auto"),
         (
@@ -52,6 +68,14 @@ def test_what_never_runs_is_refused_by_name(words: list[str], sentence: str) -> 
         ["quantization.weight_observer=mse", "quantization.weight_range=frozen"],
         ["quantization.weight_range=follow", "quantization.training_rounding=nearest"],
         ["quantization.activation_observer=entropy"],
+        ["quantization.activation_offset=learned"],
+        ["quantization.activation_offset=learned", "quantization.training_observer=null"],
+        ["quantization.learned_scale=linear", "quantization.weight_range=learned"],
+        [
+            "quantization.learned_scale=linear",
+            "quantization.weight_range=learned",
+            "quantization.activation_range=pact",
+        ],
         ["distillation.weight=0"],
         ["distillation.weight=auto"],
         ["distillation.combine=additive"],
