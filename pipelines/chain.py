@@ -14,6 +14,15 @@ WEIGHTS = "model.safetensors"
 RESULTS = "results_nusc.json"
 _SCORE = "evaluation"
 _START = {"calibration": "float", "qat": "start", "vgd": "start", "qat-longer": "start"}
+_OBJECTIVES = {
+    "vgd": "VGD",
+    "cwd_image": "CWD image",
+    "cwd_bev": "CWD BEV",
+    "fitnet_image": "hints image",
+    "fitnet_bev": "hints BEV",
+    "output_class": "classes",
+    "output_box": "boxes",
+}
 SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 
 
@@ -150,7 +159,16 @@ def link_name(model: Artifact, *, control: bool = False) -> str:
         parts = data["parts"]
         assert isinstance(parts, list)
         return f"QAT {data['stage']}/{data['stages']}" + (f" (+{parts[-1]})" if len(parts) < 4 else "")
-    return {"calibration": "PTQ", "vgd": "QAT+VGD", "qat-longer": "QAT longer"}.get(kind, kind)
+    if kind == "vgd":
+        return f"QAT+{'+'.join(_OBJECTIVES.get(name, name) for name in _objectives(model))}"
+    return {"calibration": "PTQ", "qat-longer": "QAT longer"}.get(kind, kind)
+
+
+def _objectives(model: Artifact) -> list[str]:
+    """What a distilled model was distilled by; the view-guided loss alone is not stated."""
+    section = model.manifest.profile.get("distillation")
+    stated = section.get("objectives") if isinstance(section, dict) else None
+    return [str(name) for name in stated] if isinstance(stated, list) else ["vgd"]
 
 
 def _bits(model: Artifact) -> str:

@@ -70,9 +70,11 @@ def _compress(
     from pipelines.distillation import distil
     from pipelines.evaluation import evaluate_artifact
     from pipelines.stages import trained_stages
+    from pipelines.teacher import refuse_unkeepable
 
     if profile.distillation.schedule.steps:
         with_taps(profile)
+        refuse_unkeepable(profile)
     evaluations: list[Artifact] = []
 
     def score(model: Artifact) -> None:

@@ -1,4 +1,4 @@
-"""distill-vgd: the quantized detector trained on with the view-guided loss, the float detector as teacher."""
+"""distill-vgd: the quantized detector trained on with the float detector as teacher, by default view-guided."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import Any
 
 from pipelines.assemble import with_taps
 from pipelines.distillation import distil
+from pipelines.forecast import distillation_forecast
 from pipelines.outcome import dry, finished
 from pipelines.stages import trained_stages
 from pipelines.store import Store
+from pipelines.teacher import refuse_unkeepable
 from profiles import Profile
 
 
@@ -32,16 +34,18 @@ def run(
         progress: Show bars.
 
     Raises:
-        ValueError: The detector has no taps.
+        ValueError: The detector has no taps, or its teacher cannot be kept as wanted.
     """
+    steps, name = profile.distillation.schedule.steps, profile.model.name
     if not control:
         with_taps(profile)
-    steps, name = profile.distillation.schedule.steps, profile.model.name
+        refuse_unkeepable(profile)
+    if dry_run and control:
+        return dry([f"train the quantized {name} on without a teacher: {steps} steps"])
     if dry_run:
-        doing = (
-            "train the quantized {} on without a teacher" if control else "distil the quantized {} from its float self"
-        )
-        return dry([f"{doing.format(name)}: {steps} steps"])
+        by = ", ".join(profile.distillation.objectives)
+        plan = f"distil the quantized {name} from its float self: {steps} steps, by {by}"
+        return dry([plan, *distillation_forecast(profile)])
     parent, messages = trained_stages(profile, store=store, progress=progress)
     artifact, message = distil(
         profile, store=store, parent=parent, distilled=not control, force=force, progress=progress

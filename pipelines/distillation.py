@@ -1,29 +1,27 @@
-"""Distillation of the last stage (QD-BEV, Algorithm 1, phase 2): detection and view-guided losses together."""
+"""Distillation of the last stage (QD-BEV, Algorithm 1, phase 2): detection loss and the objectives of a profile."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pipelines.assemble import Detector, device_of, float_detector
 from pipelines.bit_plans import with_plan_found
+from pipelines.objectives import Objective, given_by, objectives, refuse_missing, weighed
 from pipelines.quantized import load_quantized, quantized_cost, write_quantized
 from pipelines.samples import load_split
 from pipelines.stages import learning, settle_trained, training_key
 from pipelines.store import Artifact, Store
+from pipelines.teacher import Teacher, keeps, teacher_of
 from pipelines.training import Loss, Run, detection_loss, on_device, run_training, write_curve
 from profiles import Profile
-from profiles.distillation import DistillationProfile
-from qdbev.detectors.bevformer.detector import Features
-from qdbev.distillation import AutoWeight, FixedWeight, view_guided_loss
+from qdbev.distillation import Weights
 from qdbev.engine import sum_losses
 
 KIND = "vgd"
-Weight = AutoWeight | FixedWeight
 
 
 def distil(
@@ -35,7 +33,7 @@ def distil(
     force: bool = False,
     progress: bool = False,
 ) -> tuple[Artifact, str]:
-    """Train on from ``parent``, with the view-guided loss or, as its control, without.
+    """Train on from ``parent``, with the objectives of a profile or, as their control, without.
 
     Args:
         profile: See ``run``.
@@ -53,7 +51,7 @@ def distil(
     schedule = section.schedule
     kind = KIND if distilled else "qat-longer"
     split = load_split(profile.data, name="train", progress=progress)
-    objective = {"objective": {name: value for name, value in section.content().items() if name != "schedule"}}
+    settings = {"objective": {name: value for name, value in section.content().items() if name != "schedule"}}
     key = training_key(
         kind,
         parent=parent,
@@ -61,18 +59,21 @@ def distil(
         schedule=schedule,
         steps=schedule.steps,
         split=split,
-        extra=objective if distilled else {},
+        extra=settings if distilled else {},
     )
     if not force and (known := store.find(kind, key=key)):
         return known, f"{kind}: already trained"
     student = learning(load_quantized(parent, profile=profile, latent=True), profile=profile)
-    weight = _weight(section)
     loss = detection_loss(student.detector, profile=profile)
-    teacher_digest = None
+    wanted, weights, teacher_digest, kept = [], Weights({}), None, ""
     if distilled:
-        teacher, source = float_detector(profile, store=store)
+        detector, source = float_detector(profile, store=store)
         teacher_digest = source.digest
-        loss = distillation_loss(student.detector, teacher=teacher, weight=weight, profile=profile)
+        kept = keeps(profile, samples=len(split.samples))[1]
+        teacher = teacher_of(profile, detector=detector, digest=source.digest, split=split, device=device_of(profile))
+        wanted = objectives(profile)
+        weights = Weights({one.name: one.weight for one in wanted})
+        loss = distillation_loss(student.detector, teacher=teacher, wanted=wanted, profile=profile)
     result = run_training(
         student.detector,
         loss=loss,
@@ -88,7 +89,7 @@ def distil(
         label=kind,
         progress=progress,
         freeze_batchnorm=True,
-        extra_state=weight if distilled else None,
+        extra_state=weights if distilled else None,
     )
     settle_trained(student, result=result)
     trainable = int(str(parent.manifest.metrics["trainable"]))
@@ -106,66 +107,34 @@ def distil(
         write=write,
         parents={"start": parent.digest} | ({"teacher": teacher_digest} if teacher_digest else {}),
         data={"train": split.digest},
-        metrics=metrics | ({"vgd_weight": weight.value} if distilled else {}),
+        metrics=metrics | {f"{name}_weight": value for name, value in weights.values.items()},
         packages=dict(parent.manifest.packages),
         seconds={"training": result.seconds},
         replace=force,
     )
-    weighed = f", weight of the view-guided loss {weight.value:.4g}" if distilled else ""
-    return artifact, f"{kind}: {schedule.steps} steps in {result.seconds:.0f} s{weighed}"
+    weighted = "".join(f", weight of {name} {value:.4g}" for name, value in weights.values.items())
+    message = f"{kind}: {schedule.steps} steps in {result.seconds:.0f} s{weighted}"
+    return artifact, f"{message}; {kept}" if kept else message
 
 
-def distillation_loss(student: Detector, *, teacher: Detector, weight: Weight, profile: Profile) -> Loss:
-    """Detection losses plus the weighted view-guided loss; the teacher is frozen and rolls its own history.
+def distillation_loss(student: Detector, *, teacher: Teacher, wanted: Sequence[Objective], profile: Profile) -> Loss:
+    """Detection losses plus the weighted objectives; the teacher is frozen and rolls its own history.
 
     Args:
         student: The quantized detector.
-        teacher: The float detector.
-        weight: Fixed, or set by the first steps.
+        teacher: The float detector, live or kept.
+        wanted: The objectives; their weights are fixed, or set by the first steps.
         profile: Its distillation section and device.
     """
     device = device_of(profile)
-    teacher.requires_grad_(False).eval().to(device)
-    compare = view_guided(profile.distillation)
 
     def loss(batch: Any, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
         ready = on_device(batch, device=device)
-        with torch.no_grad():
-            taught = teacher(ready["inputs"], ready["data_samples"], mode="features")
+        taught = teacher(ready["inputs"], ready["data_samples"])
         losses, learned = student(ready["inputs"], ready["data_samples"], mode="loss_with_features")
+        refuse_missing(profile.distillation, given=given_by(learned), whose=f"the detector {profile.model.name}")
         detection, terms = sum_losses(losses)
-        guided, parts = compare(learned, taught)
-        weighted = weight(guided, detection=detection)
-        return detection + weighted, {**terms, **parts, "vgd_weighted": weighted.detach()}
+        total, added = weighed(wanted, learned=learned, teacher=taught, detection=detection)
+        return total, {**terms, **added}
 
     return loss
-
-
-def view_guided(section: DistillationProfile) -> Callable[[Features, Features], tuple[Tensor, dict[str, Tensor]]]:
-    """The objective of a profile: of student's and teacher's features, the loss and its parts."""
-
-    def compare(learned: Features, taught: Features) -> tuple[Tensor, dict[str, Tensor]]:
-        return view_guided_loss(
-            learned.image,
-            teacher_image=taught.image,
-            student_bev=learned.bev_BQC,
-            teacher_bev=taught.bev_BQC,
-            bev_mask_BNQD=taught.bev_mask_BNQD,
-            temperature=section.temperature,
-            image_axis=section.image_axis,
-            bev_axis=section.bev_axis,
-            pointwise=section.pointwise,
-            normaliser=section.normaliser,
-            batch=section.batch,
-            mask=section.mask,
-            combine=section.combine,
-            detach=section.detach,
-        )
-
-    return compare
-
-
-def _weight(section: DistillationProfile) -> Weight:
-    if section.weight == "auto":
-        return AutoWeight(share=section.auto_share, steps=section.auto_steps)
-    return FixedWeight(section.weight)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipelines.locations import SYNTHETIC
 from pipelines.memory import memory
+from pipelines.teacher import keeps
 from profiles import Profile
 from profiles.data import DataProfile
 from profiles.model import BEVFORMER
@@ -41,8 +42,20 @@ def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
     return [
         f"data: {train:,} training and {val:,} validation samples of {data.source}{_absence(data)}",
         f"epochs of the training samples, on one process: {', '.join(epochs)}",
+        *(distillation_forecast(profile) if distillation.steps else ()),
         *(_memory(profile) if profile.model.detector == BEVFORMER else ()),
     ]
+
+
+def distillation_forecast(profile: Profile) -> list[str]:
+    """A sentence about what is kept of the teacher, where any is wanted.
+
+    Raises:
+        ValueError: It must be kept and cannot be, or the data set is damaged.
+    """
+    if profile.distillation.cache_teacher == "never":
+        return []
+    return [keeps(profile, samples=_samples(profile.data, split="train"))[1]]
 
 
 def _memory(profile: Profile) -> Iterator[str]:

@@ -57,6 +57,12 @@ Mask = Literal["mean", "any"]
 Combine = Literal["product", "additive", "image_only", "bev_only"]
 Detach = Literal["image", "bev"]
 
+_SIDES = {
+    "product": ("image", "bev", "mask"),
+    "additive": ("image", "bev"),
+    "image_only": ("image",),
+    "bev_only": ("bev",),
+}
 _IMAGE_DIMS = {"spatial": (3, 4), "channel": (2,), "everything": (2, 3, 4)}
 _BEV_DIMS = {"channel": (2,), "spatial": (1,)}
 
@@ -175,12 +181,12 @@ def spread_over_bev(image_BN: Tensor, *, mask_BNQ: Tensor) -> Tensor:
 
 
 def view_guided_loss(
-    student_image: Tensor | Sequence[Tensor],
+    student_image: Tensor | Sequence[Tensor] | None,
     *,
-    teacher_image: Tensor | Sequence[Tensor],
-    student_bev: Tensor,
-    teacher_bev: Tensor,
-    bev_mask_BNQD: Tensor,
+    teacher_image: Tensor | Sequence[Tensor] | None,
+    student_bev: Tensor | None,
+    teacher_bev: Tensor | None,
+    bev_mask_BNQD: Tensor | None,
     temperature: float = 1.0,
     image_axis: ImageAxis = "spatial",
     bev_axis: BevAxis = "channel",
@@ -194,11 +200,11 @@ def view_guided_loss(
     """Compute the view-guided distillation loss, Eq. 6.
 
     Args:
-        student_image: Neck output (B, N, C, H, W), or a sequence of levels.
+        student_image: Neck output (B, N, C, H, W), or a sequence of levels; None where `combine` does without.
         teacher_image: The same of the teacher; no gradient flows to it.
-        student_bev: Encoder output (B, Q, C).
+        student_bev: Encoder output (B, Q, C); None where `combine` does without.
         teacher_bev: The same of the teacher.
-        bev_mask_BNQD: View mask; BEVFormer computes it as (N, B, Q, D): transpose it.
+        bev_mask_BNQD: View mask, which the product alone needs; BEVFormer computes it as (N, B, Q, D): transpose it.
         temperature: tau.
         image_axis: See the table above.
         bev_axis: See the table above.
@@ -210,36 +216,39 @@ def view_guided_loss(
         detach: See the table above.
 
     Returns:
-        The loss, and for the curve (detached): `vgd`, and the means `vgd_image` of L_img and `vgd_bev` of L_bev.
+        The loss, and for the curve (detached): `vgd`, and of what was given the means `vgd_image` of L_img and
+        `vgd_bev` of L_bev.
 
     Raises:
-        ValueError: Shapes that do not fit each other, or a switch's value.
+        ValueError: Shapes that do not fit each other, a switch's value, or None for what `combine` needs.
     """
     _check_switches(batch=batch, combine=combine, detach=detach)
-    image_BN = _levels_divergence(
-        student_image,
-        teacher_image=teacher_image,
-        temperature=temperature,
-        axis=image_axis,
-        pointwise=pointwise,
-        normaliser=normaliser,
-    )
-    bev_BQ = bev_divergence(
-        student_bev,
-        teacher_BQC=teacher_bev,
-        temperature=temperature,
-        axis=bev_axis,
-        pointwise=pointwise,
-        normaliser=normaliser,
-    )
-    mask_BNQ = view_mask(bev_mask_BNQD, mask=mask).to(bev_BQ.dtype)
-    if mask_BNQ.shape != (*image_BN.shape, bev_BQ.shape[1]) or len(image_BN) != len(bev_BQ):
-        raise ValueError(
-            f"view mask {tuple(mask_BNQ.shape)} for image divergence {tuple(image_BN.shape)} and BEV divergence "
-            f"{tuple(bev_BQ.shape)}: expected (B, N, Q), (B, N) and (B, Q)"
+    image_BN = bev_BQ = mask_BNQ = None
+    if student_image is not None and teacher_image is not None:
+        image_BN = _levels_divergence(
+            student_image,
+            teacher_image=teacher_image,
+            temperature=temperature,
+            axis=image_axis,
+            pointwise=pointwise,
+            normaliser=normaliser,
         )
+    if student_bev is not None and teacher_bev is not None:
+        bev_BQ = bev_divergence(
+            student_bev,
+            teacher_BQC=teacher_bev,
+            temperature=temperature,
+            axis=bev_axis,
+            pointwise=pointwise,
+            normaliser=normaliser,
+        )
+    if bev_mask_BNQD is not None:
+        mask_BNQ = view_mask(bev_mask_BNQD, mask=mask)
+        mask_BNQ = mask_BNQ if bev_BQ is None else mask_BNQ.to(bev_BQ.dtype)
+    _check_fit(image_BN, bev_BQ=bev_BQ, mask_BNQ=mask_BNQ, combine=combine)
     loss = _combined(image_BN, bev_BQ=bev_BQ, mask_BNQ=mask_BNQ, batch=batch, combine=combine, detach=detach)
-    return loss, {"vgd": loss.detach(), "vgd_image": image_BN.detach().mean(), "vgd_bev": bev_BQ.detach().mean()}
+    means = {"vgd_image": image_BN, "vgd_bev": bev_BQ}
+    return loss, {"vgd": loss.detach()} | {name: one.detach().mean() for name, one in means.items() if one is not None}
 
 
 def _levels_divergence(
@@ -266,18 +275,42 @@ def _levels_divergence(
 
 
 def _combined(
-    image_BN: Tensor, *, bev_BQ: Tensor, mask_BNQ: Tensor, batch: Batch, combine: Combine, detach: Detach | None
+    image_BN: Tensor | None,
+    *,
+    bev_BQ: Tensor | None,
+    mask_BNQ: Tensor | None,
+    batch: Batch,
+    combine: Combine,
+    detach: Detach | None,
 ) -> Tensor:
     if batch == "paper_literal":
-        image_BN, bev_BQ, mask_BNQ = (tensor.mean(dim=0, keepdim=True) for tensor in (image_BN, bev_BQ, mask_BNQ))
-    if combine == "product":
+        image_BN, bev_BQ, mask_BNQ = (
+            None if tensor is None else tensor.mean(dim=0, keepdim=True) for tensor in (image_BN, bev_BQ, mask_BNQ)
+        )
+    if combine == "product" and image_BN is not None and bev_BQ is not None and mask_BNQ is not None:
         image_BN = image_BN.detach() if detach == "image" else image_BN
         bev_BQ = bev_BQ.detach() if detach == "bev" else bev_BQ
         guided_BNQ = spread_over_bev(image_BN, mask_BNQ=mask_BNQ) * bev_BQ.unsqueeze(1)
         return guided_BNQ.sum(dim=(1, 2)).mean()
-    sides = {"image_only": image_BN.sum(dim=1), "bev_only": bev_BQ.sum(dim=1)}
-    side_B = sides["image_only"] + sides["bev_only"] if combine == "additive" else sides[combine]
-    return side_B.mean()
+    sides = {"image": image_BN, "bev": bev_BQ}
+    side_B = [one.sum(dim=1) for name, one in sides.items() if one is not None and name in _SIDES[combine]]
+    return torch.stack(side_B).sum(dim=0).mean()
+
+
+def _check_fit(image_BN: Tensor | None, *, bev_BQ: Tensor | None, mask_BNQ: Tensor | None, combine: str) -> None:
+    given = {"image": image_BN, "bev": bev_BQ, "mask": mask_BNQ}
+    if lacking := [name for name in _SIDES[combine] if given[name] is None]:
+        raise ValueError(f"combine={combine!r} needs {', '.join(_SIDES[combine])}: {' and '.join(lacking)} is missing")
+    if image_BN is None or bev_BQ is None:
+        return
+    fits = len(image_BN) == len(bev_BQ)
+    if mask_BNQ is not None:
+        fits = fits and mask_BNQ.shape == (*image_BN.shape, bev_BQ.shape[1])
+    if not fits:
+        raise ValueError(
+            f"view mask {None if mask_BNQ is None else tuple(mask_BNQ.shape)} for image divergence "
+            f"{tuple(image_BN.shape)} and BEV divergence {tuple(bev_BQ.shape)}: expected (B, N, Q), (B, N) and (B, Q)"
+        )
 
 
 def _check_switches(*, batch: str, combine: str, detach: str | None) -> None:

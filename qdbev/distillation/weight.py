@@ -1,6 +1,7 @@
 """The weight of a distillation loss: a number, or set from the first calls to a stated share of the detection loss.
 
 The paper gives none for L_vgd, and with its normalisers the bare loss is about 1e-7: without a weight it does nothing.
+Several losses have a weight each, and their state is resumed together.
 """
 
 import math
@@ -126,3 +127,36 @@ class AutoWeight:
             self._detection += mean_detection
             self._distillation += mean_distillation
             self._calls += 1
+
+
+class Weights:
+    """Weights by the name of their loss, as one resume state.
+
+    >>> weights = Weights({"vgd": FixedWeight(2.0), "cwd_bev": AutoWeight(share=0.1, steps=2)})
+    >>> weights.values, sorted(weights.state_tensors())
+    ({'vgd': 2.0, 'cwd_bev': 0.0}, ['cwd_bev.sums'])
+    """
+
+    def __init__(self, weights: Mapping[str, Weight]) -> None:
+        self._weights = dict(weights)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """The weights now."""
+        return {name: weight.value for name, weight in self._weights.items()}
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Give the states of all, each under the name of its loss."""
+        return {
+            f"{name}.{part}": tensor
+            for name, weight in self._weights.items()
+            for part, tensor in weight.state_tensors().items()
+        }
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `state_tensors` gave."""
+        for name, weight in self._weights.items():
+            own = f"{name}."
+            weight.load_state_tensors(
+                {key.removeprefix(own): one for key, one in tensors.items() if key.startswith(own)}
+            )

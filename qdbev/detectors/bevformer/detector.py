@@ -32,11 +32,21 @@ CENTRE_RANGE_M = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
 
 @dataclass(frozen=True)
 class Features:
-    """What distillation compares: neck levels (B, N, C, H, W), BEV (B, Q, C), and which camera sees which point."""
+    """What distillation compares, of the current frame; a detector leaves None what it does not have.
 
-    image: list[Tensor]
-    bev_BQC: Tensor
-    bev_mask_BNQD: Tensor
+    Attributes:
+        image: neck levels, each (B, N, C, H, W).
+        bev_BQC: BEV features.
+        bev_mask_BNQD: which camera sees which point of a cell's pillar, bool.
+        logits_LBKC: class logits of every decoder layer's object queries.
+        code_LBKD: their box codes.
+    """
+
+    image: list[Tensor] | None = None
+    bev_BQC: Tensor | None = None
+    bev_mask_BNQD: Tensor | None = None
+    logits_LBKC: Tensor | None = None
+    code_LBKD: Tensor | None = None
 
 
 @MODELS.register_module()
@@ -162,7 +172,9 @@ class BEVFormer(Base3DDetector):
     def forward(
         self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample], mode: str = "tensor"
     ) -> Any:  # the type follows the mode, as in mmdet3d
-        """Modes "loss", "predict" and "tensor" as in mmdet3d, and "loss_with_features" for distillation.
+        """Modes "loss", "predict" and "tensor" as in mmdet3d, and those for distillation.
+
+        The student's is "loss_with_features"; the teacher's "features", or "features_with_outputs" with the decoder.
 
         Raises:
             ValueError: unknown mode.
@@ -173,6 +185,7 @@ class BEVFormer(Base3DDetector):
             "tensor": self._forward,
             "loss_with_features": self.loss_with_features,
             "features": self.extract,
+            "features_with_outputs": self.extract_with_outputs,
         }
         if mode not in modes:
             raise ValueError(f"mode is {mode!r}, expected one of {list(modes)}")
@@ -185,27 +198,30 @@ class BEVFormer(Base3DDetector):
     def loss_with_features(
         self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]
     ) -> tuple[dict[str, Tensor], Features]:
-        """Losses, and the features that distillation compares."""
-        features = self.extract(inputs, data_samples)
-        losses = self.losses(self.decode(features.bev_BQC), data_samples)
+        """Losses, and what distillation compares, of one forward pass."""
+        image, encoded = self._encoded(inputs, data_samples)
+        decoded = self.decode(encoded.bev_BQC)
+        losses = self.losses(decoded, data_samples)
         if self.auxiliary is not None:
-            boxes, labels = ground_truth(data_samples, device=features.bev_BQC.device)
+            boxes, labels = ground_truth(data_samples, device=encoded.bev_BQC.device)
             losses |= self.auxiliary(
-                features.bev_BQC,
-                image_BNCHW=features.image[0],
-                frames=current_frames(data_samples, device=features.bev_BQC.device),
+                encoded.bev_BQC,
+                image_BNCHW=image[0],
+                frames=current_frames(data_samples, device=encoded.bev_BQC.device),
                 objects=gather_objects(boxes, labels),
             )
-        return losses, features
+        return losses, Features(image, encoded.bev_BQC, encoded.bev_mask_BNQD, decoded.logits_LBKC, decoded.code_LBK10)
 
     def extract(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Features:
-        """Features of the current frame, its history rolled through the queue."""
-        img = checked_images(inputs, data_samples)
-        history = self.rolled_history(img, data_samples)
-        image = self.extract_feat(img[:, -1])
-        frames = current_frames(data_samples, device=img.device)
-        encoded = self.encode(image, frames=frames, history=history)
+        """Features of the current frame, its history rolled through the queue; the decoder does not run."""
+        image, encoded = self._encoded(inputs, data_samples)
         return Features(image, encoded.bev_BQC, encoded.bev_mask_BNQD)
+
+    def extract_with_outputs(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Features:
+        """The same, and the decoder's outputs."""
+        image, encoded = self._encoded(inputs, data_samples)
+        decoded = self.decode(encoded.bev_BQC)
+        return Features(image, encoded.bev_BQC, encoded.bev_mask_BNQD, decoded.logits_LBKC, decoded.code_LBK10)
 
     def predict(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> list[Det3DDataSample]:
         """Boxes of the current frame as `pred_instances_3d`.
@@ -253,7 +269,14 @@ class BEVFormer(Base3DDetector):
         return history
 
     def _forward(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Decoded:
-        return self.decode(self.extract(inputs, data_samples).bev_BQC)
+        return self.decode(self._encoded(inputs, data_samples)[1].bev_BQC)
+
+    def _encoded(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> tuple[list[Tensor], Encoded]:
+        """Neck levels and BEV features of the current frame, its history rolled through the queue."""
+        img = checked_images(inputs, data_samples)
+        history = self.rolled_history(img, data_samples)
+        image = self.extract_feat(img[:, -1])
+        return image, self.encode(image, frames=current_frames(data_samples, device=img.device), history=history)
 
 
 @contextmanager
