@@ -33,6 +33,46 @@ def test_agrees_with_torch(temperature):
     torch.testing.assert_close(loss, expected * temperature**2)
 
 
+def _looped(teacher, student, *, temperature):
+    """tau^2 times KL of one channel, from plain lists of its places."""
+    shares = []
+    for logits in (teacher, student):
+        powers = [math.exp(value / temperature) for value in logits]
+        shares.append([power / sum(powers) for power in powers])
+    return temperature**2 * sum(p * math.log(p / q) for p, q in zip(*shares, strict=True))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_image_loss_agrees_with_loops_over_cameras_and_channels(temperature):
+    levels = [_pair(2, 3, 4, 2, 5, seed=1), _pair(2, 3, 4, 1, 2, seed=2)]
+    means = []
+    for student, teacher in levels:
+        total = 0.0
+        for b in range(2):
+            for n in range(3):
+                for c in range(4):
+                    places = [(h, w) for h in range(student.shape[3]) for w in range(student.shape[4])]
+                    rows = ([float(one[b, n, c, h, w]) for h, w in places] for one in (teacher, student))
+                    total += _looped(*rows, temperature=temperature) / 4
+        means.append(total / (2 * 3))
+    loss = image_channel_wise_loss(
+        [s for s, _ in levels], teacher_image=[t for _, t in levels], temperature=temperature
+    )
+    assert float(loss) == pytest.approx(sum(means) / 2, rel=1e-9)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_bev_loss_agrees_with_loops_over_cells_and_channels(temperature):
+    student, teacher = _pair(2, 7, 4, seed=3)
+    total = 0.0
+    for b in range(2):
+        for c in range(4):
+            rows = ([float(one[b, i, c]) for i in range(7)] for one in (teacher, student))
+            total += _looped(*rows, temperature=temperature) / 4
+    loss = bev_channel_wise_loss(student, teacher_BQC=teacher, temperature=temperature)
+    assert float(loss) == pytest.approx(total / 2, rel=1e-9)
+
+
 def test_image_loss_is_the_mean_over_cameras_and_levels():
     levels = [_pair(2, 3, 4, 2, 5, seed=1), _pair(2, 3, 4, 1, 2, seed=2)]
     divergences = [image_divergence(s, teacher_BNCHW=t, normaliser="cwd_sum").mean() for s, t in levels]

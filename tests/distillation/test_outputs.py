@@ -93,7 +93,7 @@ def test_zero_with_zero_gradient_where_student_equals_teacher():
     student = case["teacher_class"].clone().requires_grad_()
     loss = class_output_loss(student, teacher_LBKC=case["teacher_class"])
     loss.backward()
-    assert abs(float(loss)) < 1e-12 and student.grad.abs().max() < 1e-12
+    assert abs(loss.item()) < 1e-12 and student.grad.abs().max() < 1e-12
 
 
 def test_a_batch_is_the_mean_of_singles_and_earlier_layers_wait_for_all():
@@ -125,7 +125,7 @@ def test_extreme_logits_stay_finite_with_finite_gradients():
     student = torch.tensor([[[[1e4], [-1e4]]]], requires_grad=True)
     loss = class_output_loss(student, teacher_LBKC=torch.tensor([[[[-1e4], [1e4]]]]), weighting="uniform")
     loss.backward()
-    assert float(loss) == pytest.approx(1e4) and student.grad.isfinite().all()
+    assert loss.item() == pytest.approx(1e4) and student.grad.isfinite().all()
 
 
 def test_no_gradient_reaches_the_teacher():

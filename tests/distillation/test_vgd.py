@@ -109,7 +109,7 @@ def _kl(teacher, student, *, temperature, pointwise):
     return terms
 
 
-def _looped(case, *, temperature, image_axis, bev_axis, pointwise, normaliser, batch, mask):
+def _looped(case, *, temperature, image_axis, bev_axis, pointwise, normaliser, batch, mask, combine):
     """Eq. 2 to 6 by loops over samples, cameras and cells, in plain Python."""
     options = {"temperature": temperature, "pointwise": pointwise}
     samples, cameras, channels = case["student_image"].shape[:3]
@@ -147,8 +147,11 @@ def _looped(case, *, temperature, image_axis, bev_axis, pointwise, normaliser, b
     total = 0.0
     for b in range(len(image)):
         for n in range(cameras):
+            total += image[b][n] if combine in ("additive", "image_only") else 0.0
             for i in range(cells):
-                total += image[b][n] * view[b][n][i] * bev[b][i]
+                total += image[b][n] * view[b][n][i] * bev[b][i] if combine == "product" else 0.0
+        for i in range(cells):
+            total += bev[b][i] if combine in ("additive", "bev_only") else 0.0
     return total / len(image)
 
 
@@ -162,11 +165,28 @@ def _looped(case, *, temperature, image_axis, bev_axis, pointwise, normaliser, b
     normaliser=st.sampled_from(["paper", "cwd_sum"]),
     batch=st.sampled_from(["per_sample", "paper_literal"]),
     mask=st.sampled_from(["mean", "any"]),
+    combine=st.sampled_from(["product", "product", "additive", "image_only", "bev_only"]),
 )
 def test_agrees_with_plain_loops_for_every_switch(seed, **switches):
     case = _random_case(seed)
     loss, _ = view_guided_loss(**case, **switches)
     assert float(loss) == pytest.approx(_looped(case, **switches), rel=1e-9, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("combine", "unneeded"),
+    [("product", ()), ("additive", ("bev_mask_BNQD",)), ("image_only", ("bev",)), ("bev_only", ("image",))],
+)
+def test_what_a_combination_does_without_may_be_missing_and_nothing_else(combine, unneeded):
+    case = _random_case(11)
+    whole, _ = view_guided_loss(**case, combine=combine)
+    without = {name: None if any(one in name for one in unneeded) else tensor for name, tensor in case.items()}
+    loss, terms = view_guided_loss(**without, combine=combine)
+    assert float(loss) == float(whole)
+    assert ("vgd_bev" in terms, "vgd_image" in terms) == ("bev" not in unneeded, "image" not in unneeded)
+    if combine != "product":
+        with pytest.raises(ValueError, match="combine='product' needs image, bev, mask"):
+            view_guided_loss(**without)
 
 
 @pytest.mark.parametrize("image_axis", ["spatial", "channel", "everything"])

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdbev.distillation.weight import AutoWeight, FixedWeight
+from qdbev.distillation.weight import AutoWeight, FixedWeight, Weights
 
 
 def _weigh(weight, detection, distillation):
@@ -59,6 +59,28 @@ def test_weight_carries_no_gradient_to_the_detection_loss():
     distillation = torch.tensor(0.5, requires_grad=True)
     AutoWeight(share=1.0, steps=1)(distillation, detection=detection).backward()
     assert detection.grad is None and float(distillation.grad) == 4.0
+
+
+def test_several_weights_are_set_apart_and_go_on_where_they_were():
+    def fresh():
+        return {
+            "vgd": AutoWeight(share=0.1, steps=3),
+            "cwd_bev": AutoWeight(share=0.5, steps=2),
+            "hint": FixedWeight(7),
+        }
+
+    def step(weights, pair):
+        return [_weigh(weights[name], pair[0], pair[1] * factor) for name, factor in (("vgd", 1e-6), ("cwd_bev", 1.0))]
+
+    pairs = [(4.0, 0.5), (8.0, 0.1), (5.0, 0.7), (1.0, 0.2)]
+    whole, first, second = fresh(), fresh(), fresh()
+    losses = [step(whole, pair) for pair in pairs]
+    resumed = [step(first, pair) for pair in pairs[:2]]
+    Weights(second).load_state_tensors(Weights(first).state_tensors())
+    resumed += [step(second, pair) for pair in pairs[2:]]
+    assert resumed == losses and Weights(second).values == Weights(whole).values
+    expected = {"vgd": 0.1 * 17 / 1.3e-6, "cwd_bev": 0.5 * 12 / 0.6, "hint": 7}
+    assert Weights(whole).values == pytest.approx(expected)
 
 
 def test_fixed_weight():

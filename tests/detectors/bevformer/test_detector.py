@@ -173,6 +173,21 @@ def test_losses_come_with_the_features_they_were_made_from(model, make_batch):
     assert features.bev_mask_BNQD.shape == (1, 6, 80, 4)
 
 
+def test_outputs_come_from_the_pass_that_gives_losses_and_from_a_teacher_only_where_wanted(model, make_batch):
+    batch, runs = make_batch(follows=[[False, True]]), []
+    model.pts_bbox_head.transformer.decoder.register_forward_hook(lambda *_: runs.append(1))
+    _, features = model(*batch, mode="loss_with_features")
+    assert len(runs) == 1
+    without = model(*batch, mode="features")
+    assert len(runs) == 1 and without.logits_LBKC is None and without.code_LBKD is None
+    taught = model(*batch, mode="features_with_outputs")
+    assert len(runs) == 2 and torch.equal(taught.bev_BQC, without.bev_BQC)
+    decoded = model(*batch)
+    for one in (features, taught):
+        assert torch.equal(one.logits_LBKC, decoded.logits_LBKC) and torch.equal(one.code_LBKD, decoded.code_LBK10)
+    assert features.logits_LBKC.requires_grad and features.code_LBKD.requires_grad
+
+
 @torch.no_grad()
 def test_stages_compose_to_the_prediction(model, make_batch):
     inputs, samples = make_batch(follows=[[False]])
