@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import profiles
 from pipelines import distillation
@@ -15,6 +16,7 @@ from pipelines.calibration import calibrated
 from pipelines.distillation import distil
 from pipelines.store import Artifact, Store
 from profiles import Profile
+from qdbev_cli.app import app
 
 Load = Callable[..., Profile]
 SEVERAL = "distillation.objectives=[vgd,cwd_bev,output_class]"
@@ -141,3 +143,24 @@ def test_the_control_without_distillation_has_no_objective(load: Load, start: tu
     assert longer.manifest.kind == "qat-longer" and "weight" not in message
     assert not [name for name in longer.manifest.metrics if name.endswith("_weight")]
     assert not [name for name in curve(longer)[0] if "vgd" in name]
+
+
+def test_a_dry_run_says_the_objectives_and_what_would_be_kept(tmp_path: Path) -> None:
+    words = [f"data.cache={tmp_path}", SEVERAL, "data.train_scenes=10", "distillation.cache_teacher=auto"]
+    options = ["--store", str(tmp_path), "--json", *(each for word in words for each in ("--set", word))]
+    for command in ("distill-vgd", "compress"):
+        result = CliRunner().invoke(app, [command, "--dry-run", *options])
+        assert result.exit_code == 0, result.output
+        plan = " ".join(json.loads(result.stdout)["plan"])
+        assert f"teacher features of 80 samples are kept in {tmp_path}/teacher, about 0.075 GB in float32" in plan
+        assert command == "compress" or "60 steps, by vgd, cwd_bev, output_class" in plan
+
+
+@pytest.mark.parametrize("command", ["distill-vgd", "compress"])
+def test_a_teacher_that_cannot_be_kept_is_refused_before_anything_is_trained(command: str, tmp_path: Path) -> None:
+    words = ["distillation.cache_teacher=always", "distillation.schedule.photometric=true"]
+    options = ["--store", str(tmp_path), *(each for word in words for each in ("--set", word))]
+    result = CliRunner().invoke(app, [command, *options])
+    assert result.exit_code == 2
+    assert "but distillation.schedule.photometric is true" in " ".join(result.output.split())
+    assert Store(tmp_path).list() == []

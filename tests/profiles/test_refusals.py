@@ -51,6 +51,20 @@ from profiles.document import ProfileError
             ["distillation.combine=additive", "distillation.detach=bev"],
             "distillation: detach is bev; it must be null where combine is additive",
         ),
+        (["distillation.objectives=[]"], "distillation.objectives is []; must name at least one, and each once"),
+        (
+            ["distillation.objectives=[vgd, vgd]"],
+            "distillation.objectives is ['vgd', 'vgd']; must name at least one, and each once",
+        ),
+        (
+            ["distillation.objectives=[cwd]"],
+            "distillation.objectives is 'cwd'; allowed: a list, each vgd, cwd_image, cwd_bev, fitnet_image, "
+            "fitnet_bev, output_class, output_box",
+        ),
+        (
+            ["distillation.cwd_bev.weight=-1"],
+            "distillation.cwd_bev.weight is -1; must be auto or a number of at least 0",
+        ),
     ],
 )
 def test_what_never_runs_is_refused_by_name(words: list[str], sentence: str) -> None:
@@ -80,6 +94,8 @@ def test_what_never_runs_is_refused_by_name(words: list[str], sentence: str) -> 
         ["distillation.weight=auto"],
         ["distillation.combine=additive"],
         ["distillation.detach=image"],
+        ["distillation.image_axis=everything", "distillation.combine=bev_only"],
+        ["distillation.objectives=[output_class, cwd_image]", "distillation.output_class.weight=0"],
     ],
 )
 def test_what_runs_is_accepted(words: list[str]) -> None:
