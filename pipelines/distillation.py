@@ -15,7 +15,7 @@ from pipelines.quantized import load_quantized, quantized_cost, write_quantized
 from pipelines.samples import load_split
 from pipelines.stages import learning, settle_trained, training_key
 from pipelines.store import Artifact, Store
-from pipelines.teacher import Teacher, keeps, teacher_of
+from pipelines.teacher import Teacher, teacher_of
 from pipelines.training import Loss, Run, detection_loss, on_device, run_training, write_curve
 from profiles import Profile
 from qdbev.distillation import Weights
@@ -65,14 +65,15 @@ def distil(
         return known, f"{kind}: already trained"
     student = learning(load_quantized(parent, profile=profile, latent=True), profile=profile)
     loss = detection_loss(student.detector, profile=profile)
-    wanted, weights, teacher_digest, kept = [], Weights({}), None, ""
+    wanted = objectives(profile) if distilled else []
+    weights = Weights({one.name: one.weight for one in wanted})
+    teacher_digest, kept = None, ""
     if distilled:
         detector, source = float_detector(profile, store=store)
         teacher_digest = source.digest
-        kept = keeps(profile, samples=len(split.samples))[1]
-        teacher = teacher_of(profile, detector=detector, digest=source.digest, split=split, device=device_of(profile))
-        wanted = objectives(profile)
-        weights = Weights({one.name: one.weight for one in wanted})
+        teacher, kept = teacher_of(
+            profile, detector=detector, digest=source.digest, split=split, device=device_of(profile)
+        )
         loss = distillation_loss(student.detector, teacher=teacher, wanted=wanted, profile=profile)
     result = run_training(
         student.detector,

@@ -105,8 +105,10 @@ class KeptTeacher:
             ) from error
 
 
-def teacher_of(profile: Profile, *, detector: Detector, digest: str, split: Split, device: torch.device) -> Teacher:
-    """The teacher as a profile wants it.
+def teacher_of(
+    profile: Profile, *, detector: Detector, digest: str, split: Split, device: torch.device
+) -> tuple[Teacher, str]:
+    """The teacher as a profile wants it, and a sentence where one is due.
 
     Args:
         profile: Its model, data and distillation sections.
@@ -120,8 +122,9 @@ def teacher_of(profile: Profile, *, detector: Detector, digest: str, split: Spli
     """
     needs = taught(profile.distillation)
     live = LiveTeacher(detector, needs=needs, device=device)
-    if not keeps(profile, samples=len(split.samples))[0]:
-        return live
+    kept, sentence = keeps(profile, samples=len(split.samples))
+    if not kept:
+        return live, sentence
     key = fingerprint(
         {
             "format": FORMAT,
@@ -136,7 +139,7 @@ def teacher_of(profile: Profile, *, detector: Detector, digest: str, split: Spli
         }
     )
     folder = cache_folder(profile.data) / "teacher" / key[:32]
-    return KeptTeacher(live, cache=FeatureCache(folder), needs=needs, device=device)
+    return KeptTeacher(live, cache=FeatureCache(folder), needs=needs, device=device), sentence
 
 
 def keeps(profile: Profile, *, samples: int) -> tuple[bool, str]:

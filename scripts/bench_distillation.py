@@ -86,7 +86,7 @@ def prepared(profile: Profile, *, folder: Path, batch_size: int) -> dict[str, Ca
         data = profile.data.model_copy(update={"cache": str(folder)})
         section = profile.distillation.model_copy(update={"cache_teacher": cache})
         own = profile.model_copy(update={"data": data, "distillation": section})
-        teachers[name] = teacher_of(own, detector=detector, digest=source.digest, split=split, device=device)
+        teachers[name], _ = teacher_of(own, detector=detector, digest=source.digest, split=split, device=device)
         teachers[name](ready["inputs"], ready["data_samples"])
         losses[name] = distillation_loss(student, teacher=teachers[name], wanted=objectives(own), profile=own)
 

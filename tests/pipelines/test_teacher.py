@@ -50,7 +50,7 @@ def batch_of(profile: Profile, size: int, number: int = 0) -> tuple[dict[str, to
 
 def teacher(profile: Profile, detector: Detector, digest: str = "a") -> Teacher:
     split = load_split(profile.data, name="train")
-    return teacher_of(profile, detector=detector, digest=digest, split=split, device=torch.device("cpu"))
+    return teacher_of(profile, detector=detector, digest=digest, split=split, device=torch.device("cpu"))[0]
 
 
 def files(tmp_path: Path) -> list[Path]:
