@@ -32,6 +32,7 @@ OFFICIAL_FILES = {
     "base": "bevformer_r101_dcn_24ep.pth",
 }
 _OFFICIAL_PAGE = "the model table of https://github.com/fundamentalvision/BEVFormer"
+VIEW_GUIDED = ("image", "bev", "view mask")  # features that the view-guided loss compares
 Detector = BEVFormer | ConfiguredDetector
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
 
@@ -52,6 +53,7 @@ def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> Detector:
         return build_configured(
             config["model"],
             parts=dict(section.parts),
+            taps=dict(section.taps),
             output_layers=section.output_layers,
             class_order=class_order(dataset_section(config, name="test")),
         )
@@ -180,16 +182,23 @@ def float_detector(profile: Profile, *, store: Store) -> tuple[Detector, Artifac
 
 
 def with_taps(profile: Profile) -> None:
-    """Refuse a detector whose features cannot be tapped, before anything is trained for distillation.
+    """Refuse a detector that has no taps on the features of its distillation, before anything is trained for it.
 
     Raises:
-        ValueError: It is one of mmdet3d by its config.
+        ValueError: Naming the features that are not tapped.
     """
-    if profile.model.detector == MMDET3D:
+    model = profile.model
+    untapped = [name for name in VIEW_GUIDED if name not in model.tapped]
+    if untapped and not model.tapped:
         raise ValueError(
-            f"view-guided distillation compares image and BEV features, and {profile.model.name} is known by its "
-            "mmdet3d config alone, which names no taps on them; run qat-progressive, which needs none (compress with "
-            "--set distillation.schedule.steps=0)"
+            f"distillation compares features, and {model.name} is known by its mmdet3d config alone, which names no "
+            "taps on them: state mmdet3d.taps, or run qat-progressive, which needs none"
+        )
+    if untapped:
+        raise ValueError(
+            f"view-guided distillation needs {', '.join(VIEW_GUIDED)}, and the taps of {model.name} give no "
+            f"{' and no '.join(untapped)}; run qat-progressive, which needs none (compress with --set "
+            "distillation.schedule.steps=0)"
         )
 
 

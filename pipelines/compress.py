@@ -15,6 +15,7 @@ from pipelines.outcome import dry, finished
 from pipelines.store import Artifact, MissingArtifact, Store
 from pipelines.training_curve import curve_png
 from profiles import Profile, fingerprint
+from profiles.model import BEVFORMER
 
 KIND = report.COMPRESSION
 
@@ -40,8 +41,9 @@ def run(
         dry_run: Say what would be done.
         progress: Show bars.
     """
+    profile, remarks = without_distillation(profile)
     if dry_run:
-        return dry(_plan(profile, stages=stages or profile.qat.stages, controls=controls))
+        return dry([*_plan(profile, stages=stages or profile.qat.stages, controls=controls), *remarks])
     profile = with_plan_found(profile, store=store)
     key = _key(profile, store=store, stages=stages or profile.qat.stages, controls=controls)
     links, message = None, "already compressed; --force does it again"
@@ -56,15 +58,39 @@ def run(
         links, message = sealed_chain(sealed, store=store), "compressed"
     intervals: Any = sealed.manifest.metrics.get("intervals", {})
     tables = report.chain_tables(links, intervals=intervals)
-    outcome = finished(sealed, metrics=report.chain_metrics(links, intervals=intervals), messages=[message])
+    outcome = finished(sealed, metrics=report.chain_metrics(links, intervals=intervals), messages=[*remarks, message])
     return outcome | {"text": report.render_all(tables, form="text")}
+
+
+def without_distillation(profile: Profile) -> tuple[Profile, list[str]]:
+    """The profile without its distillation where the detector has no taps, and then a sentence that says so.
+
+    Args:
+        profile: Any; one whose detector has taps comes back as it is.
+
+    Raises:
+        ValueError: The detector has taps, but not on all that its distillation compares.
+    """
+    section = profile.distillation
+    if not section.schedule.steps or profile.model.detector == BEVFORMER:
+        return profile, []
+    if profile.model.tapped:
+        from pipelines.assemble import with_taps
+
+        with_taps(profile)
+        return profile, []
+    schedule = section.schedule.model_copy(update={"steps": 0})
+    without = profile.model_copy(update={"distillation": section.model_copy(update={"schedule": schedule})})
+    return without, [
+        f"no distillation: {profile.model.name} is known by its mmdet3d config, and model.mmdet3d.taps name no features"
+    ]
 
 
 def _compress(
     profile: Profile, *, store: Store, key: str, stages: int | None, controls: bool, force: bool, progress: bool
 ) -> Artifact:
     from pipelines import train_float
-    from pipelines.assemble import float_artifact, with_taps
+    from pipelines.assemble import float_artifact
     from pipelines.calibration import calibrated  # torch and mmdet3d take seconds to import
     from pipelines.comparison import interval_between, intervals_to_first
     from pipelines.distillation import distil
@@ -73,7 +99,6 @@ def _compress(
     from pipelines.teacher import refuse_unkeepable
 
     if profile.distillation.schedule.steps:
-        with_taps(profile)
         refuse_unkeepable(profile)
     evaluations: list[Artifact] = []
 
@@ -152,7 +177,7 @@ def _plan(profile: Profile, *, stages: int, controls: bool) -> list[str]:
     from pipelines.stages import stage_parts
 
     groups = stage_parts(stages, without=profile.model.empty_parts)
-    quantization, distillation = profile.quantization, profile.distillation
+    quantization, distillation = profile.quantization, profile.distillation.schedule
     return [
         f"evaluate the float {profile.model.name}",
         f"calibrate to {quantization.label} on {profile.calibration.samples} samples of the train split, evaluate",
@@ -160,7 +185,7 @@ def _plan(profile: Profile, *, stages: int, controls: bool) -> list[str]:
             f"stage {number}: quantize {' and '.join(group)} too, train {profile.qat.steps(group)} steps, evaluate"
             for number, group in enumerate(groups, start=1)
         ),
-        f"distil from the float detector: {distillation.schedule.steps} steps, evaluate",
+        *([f"distil from the float detector: {distillation.steps} steps, evaluate"] if distillation.steps else []),
         *(
             ["train float for all these steps, and QAT for those of distillation without a teacher, evaluate both"]
             if controls

@@ -24,10 +24,20 @@ class PartsProfile(Document):
     """Paths of the decoder or the box head, which is quantized last."""
 
 
+class TapsProfile(Document):
+    """Where a detector's features are, for distillation: paths of modules whose output they are."""
+
+    image: str | None = None
+    """Path of the module that gives image features, one map or several levels (views, channels, height, width)."""
+    bev: str | None = None
+    """Path of the module that gives bird's-eye-view features: (frames, channels, rows, columns), or cell by cell."""
+
+
 class ConfiguredProfile(Document):
     """A detector by its mmdet3d config."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"config"})
+    later: ClassVar[frozenset[str]] = frozenset({"taps"})
 
     config: str | None = None
     """The config file; a relative path is seen from the YAML file that states it."""
@@ -37,6 +47,8 @@ class ConfiguredProfile(Document):
     """Laid over the config, dotted names to values, as mmengine's cfg-options."""
     parts: PartsProfile = PartsProfile()
     """Which of its modules are which part."""
+    taps: TapsProfile = TapsProfile()
+    """Which of its modules give the features that distillation compares; none: it cannot be distilled."""
     output_layers: tuple[str, ...] = ()
     """Paths (or patterns) of the last layers, for quantization.first_last_bits; none: the last layer of the plan."""
 

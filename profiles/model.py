@@ -169,6 +169,13 @@ class ModelProfile(Document):
         return self.mmdet3d.parts.backbone if self.detector == MMDET3D else ("img_backbone",)
 
     @property
+    def tapped(self) -> tuple[str, ...]:
+        """Features that distillation can have of the detector: image, bev, view mask."""
+        if self.detector == BEVFORMER:
+            return ("image", "bev", "view mask")
+        return tuple(name for name, path in self.mmdet3d.taps if path is not None)
+
+    @property
     def empty_parts(self) -> tuple[str, ...]:
         """Parts that the detector does not have."""
         if self.detector == BEVFORMER:

@@ -14,9 +14,16 @@ from typer.testing import CliRunner
 
 import profiles
 from pipelines.assemble import fitted, float_detector, remarks
+from pipelines.calibration import calibrated
 from pipelines.evaluation import as_made
+from pipelines.quantized import load_quantized
+from pipelines.samples import load_split, training_dataset
 from pipelines.sensitivity import make_rows
+from pipelines.stages import learning
 from pipelines.store import Store
+from qdbev.data.configured import ConfiguredDataset, join
+from qdbev.detectors.bevformer import Features
+from qdbev.distillation.vgd import bev_divergence, image_divergence
 from qdbev_cli.app import app
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
@@ -93,12 +100,84 @@ def _results(evaluation: dict[str, Any]) -> dict[str, Any]:
     return content
 
 
-@pytest.mark.parametrize("command", ["distill-vgd", "compress"])
-def test_distillation_without_taps_is_refused_before_anything_is_trained(call: Call, store: Path, command: str) -> None:
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--set", "model.mmdet3d.taps.image=null"], "names no taps"),
+        ([], "the taps of fcos3d give no bev and no view mask"),
+    ],
+)
+def test_distillation_without_the_taps_it_needs_is_refused_before_anything_is_trained(
+    call: Call, store: Path, words: list[str], sentence: str
+) -> None:
     before = len(Store(store).list())
-    refused = call(command, "fcos3d", "--profile", "w4a6", code=2)
-    assert "names no taps" in json.dumps(refused) and "qat-progressive" in json.dumps(refused)
+    refused = json.dumps(call("distill-vgd", "fcos3d", "--profile", "w4a6", *words, code=2))
+    assert sentence in refused and "qat-progressive" in refused
     assert len(Store(store).list()) == before
+
+
+def test_compress_of_a_detector_without_taps_ends_after_the_stages_and_says_so(call: Call) -> None:
+    words = ["--profile", "w4a6", "--dry-run", "--set", "model.mmdet3d.taps.image=null"]
+    plan = call("compress", "fcos3d", *words)["plan"]
+    assert not any("distil from" in line or "distillation," in line for line in plan)
+    assert "no distillation" in plan[-1] and sum("stage" in line for line in plan) == 3
+    refused = json.dumps(call("compress", "fcos3d", "--profile", "w4a6", "--dry-run", code=2))  # taps, but not all
+    assert "give no bev and no view mask" in refused
+
+
+@pytest.mark.slow
+def test_compress_without_taps_runs_to_its_end(call: Call, store: Path) -> None:
+    words = ["--profile", "w4a6", "--set", "model.mmdet3d.taps.bev=null", "--set", "qat.steps_per_stage=1"]
+    done = call("compress", "centerpoint", *words)
+    assert "no distillation" in done["messages"][0] and done["messages"][-1] == "compressed"
+    assert not any(artifact.manifest.kind == "vgd" for artifact in Store(store).list())
+    assert call("compress", "centerpoint", *words)["artifact"]["digest"] == done["artifact"]["digest"]
+
+
+def test_a_tap_that_is_no_module_is_a_sentence(call: Call) -> None:
+    refused = call("calibrate", "fcos3d", "--set", "model.mmdet3d.taps.image=nek", code=2)
+    assert "mmdet3d.taps.image is 'nek', which is no module of FCOSMono3D; did you mean neck?" in json.dumps(refused)
+
+
+@pytest.mark.parametrize("model", PARTS)
+def test_a_quantized_student_learns_from_the_taps_of_its_float_self(
+    settings: list[str], tmp_path: Path, model: str
+) -> None:
+    profile = profiles.load("w4a6", model=str(EXAMPLES / f"{model}.yaml"), overrides=settings)
+    store = Store(tmp_path)
+    calibration, _ = calibrated(profile, store=store)
+    student = learning(load_quantized(calibration, profile=profile, latent=True), profile=profile).detector
+    teacher, _ = float_detector(profile, store=store)
+    split = load_split(profile.data, name="train")
+    frames = training_dataset(split, model=profile.model, data=profile.data, schedule=profile.qat)
+    assert isinstance(frames, ConfiguredDataset)
+    batch = join([frames[0], frames[1]])
+    with torch.no_grad():
+        taught, again = (teacher(**batch, mode="features") for _ in range(2))
+
+    def difference(learned: Features, other: Features) -> torch.Tensor:
+        if model == "fcos3d":
+            assert learned.image is not None and other.image is not None and learned.bev_BQC is None
+            assert [tuple(level.shape[:3]) for level in learned.image] == [(2, 6, 32)] * 3
+            pairs = zip(learned.image, other.image, strict=True)
+            return torch.stack([image_divergence(one, teacher_BNCHW=two).mean() for one, two in pairs]).sum()
+        assert learned.bev_BQC is not None and other.bev_BQC is not None and learned.image is None
+        assert learned.bev_BQC.shape == (2, 64 * 64, 32)
+        return bev_divergence(learned.bev_BQC, teacher_BQC=other.bev_BQC).mean()
+
+    assert difference(taught, again) == 0
+    optimiser = torch.optim.Adam([one for one in student.parameters() if one.requires_grad], lr=1e-3)
+    student.train()
+    curve = []
+    for _ in range(4):
+        losses, learned = student(**batch, mode="loss_with_features")
+        assert any("loss" in name for name in losses)
+        apart = difference(learned, taught)
+        optimiser.zero_grad()
+        apart.backward()
+        optimiser.step()
+        curve.append(float(apart.detach()))
+    assert curve[0] > 0 and curve[-1] < 0.98 * curve[0]
 
 
 def test_parts_that_leave_parameters_over_are_a_sentence(call: Call) -> None:

@@ -64,6 +64,8 @@ def test_the_digest_does_not_follow_where_the_config_lies(folder: Path, tmp_path
         "model.mmdet3d.options={model.a: 1}",
         "model.mmdet3d.parts.neck=[neck]",
         "model.mmdet3d.output_layers=[bbox_head.last]",
+        "model.mmdet3d.taps.image=neck",
+        "model.mmdet3d.taps.bev=neck",
     ],
 )
 def test_every_field_changes_the_key(folder: Path, word: str) -> None:
@@ -124,6 +126,11 @@ def test_what_does_not_fit_is_said(folder: Path, old: str, new: str, sentence: s
     with pytest.raises(ProfileError) as caught:
         load(folder)
     assert sentence in str(caught.value)
+
+
+def test_taps_left_out_leave_the_digest_of_earlier_artifacts_alone(folder: Path) -> None:
+    assert "taps" not in load(folder).model.mmdet3d.content()
+    assert load(folder, "model.mmdet3d.taps.bev=neck").model.tapped == ("bev",)
 
 
 def test_bevformers_digest_knows_nothing_of_configs() -> None:

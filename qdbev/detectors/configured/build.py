@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from mmdet3d.registry import MODELS
@@ -14,12 +15,14 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from qdbev.detectors.configured.detector import ConfiguredDetector, NoHistory
+from qdbev.detectors.configured.taps import check_taps
 
 
 def build_configured(
     model: Mapping[str, Any],
     *,
     parts: Mapping[str, Sequence[str]],
+    taps: Mapping[str, str | None] = MappingProxyType({}),
     output_layers: Sequence[str] = (),
     class_order: Sequence[int] = tuple(range(10)),
 ) -> ConfiguredDetector:
@@ -28,11 +31,12 @@ def build_configured(
     Args:
         model: the dict `model` of an mmdet3d config.
         parts: part -> paths of modules or parameters.
+        taps: "image" and "bev" -> path of the module that gives these features; none or null: there are none.
         output_layers: paths or patterns of the last layers.
         class_order: for each label of the detector, the class that it means, as the caller counts classes.
 
     Raises:
-        ValueError: mmdet3d cannot build it; a path of the parts is not in it; or parameters are in no part.
+        ValueError: mmdet3d cannot build it; a path of the parts or taps is not in it; or parameters are in no part.
     """
     try:
         with DefaultScope.overwrite_default_scope("mmdet3d"), _without_lists():
@@ -43,9 +47,11 @@ def build_configured(
     if not hasattr(detector, "data_preprocessor"):
         raise ValueError(f"{type(detector).__name__} is no detector of mmdet3d: it has no data_preprocessor")
     check_parts(detector, parts=parts)
+    check_taps(detector, taps=taps)
     detector.__class__ = type(type(detector).__name__, (ConfiguredDetector, type(detector)), {})
     detector.history = NoHistory()
     detector.stated_parts = {name: list(paths) for name, paths in parts.items()}
+    detector.stated_taps = dict(taps)
     detector.stated_outputs = tuple(output_layers)
     detector.class_order = tuple(class_order)
     built: ConfiguredDetector = detector

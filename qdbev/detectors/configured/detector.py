@@ -14,7 +14,9 @@ from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 from torch import nn
 
+from qdbev.detectors.bevformer.detector import Features
 from qdbev.detectors.configured.frames import frame_boxes
+from qdbev.detectors.configured.taps import features, recorded
 
 
 class NoHistory:
@@ -33,6 +35,7 @@ class ConfiguredDetector(nn.Module):
 
     history: NoHistory
     stated_parts: dict[str, list[str]]
+    stated_taps: dict[str, str | None]
     stated_outputs: tuple[str, ...]
     class_order: tuple[int, ...]
     data_preprocessor: nn.Module
@@ -54,11 +57,18 @@ class ConfiguredDetector(nn.Module):
         return ()
 
     def forward(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample], mode: str = "tensor") -> Any:
-        """As mmdet3d's, after the detector's own preprocessing.
+        """As mmdet3d's, after the detector's own preprocessing; for distillation, also with what its taps gave.
+
+        Mode "loss_with_features" gives the losses and the features. Mode "features" gives the features alone, of the
+        same pass with the same preprocessing, so that a teacher sees what its student does.
 
         Raises:
-            ValueError: mode "loss" of a batch that was packed without ground truth; or mmdet3d's code fails on it.
+            ValueError: a mode with losses of a batch that was packed without ground truth; a tap gives something else
+                than features; or mmdet3d's code fails on the batch.
         """
+        if mode in ("features", "loss_with_features"):
+            losses, found = self._tapped(inputs, data_samples)
+            return found if mode == "features" else (losses, found)
         if mode == "loss" and "bboxes_3d" not in data_samples[0].gt_instances_3d:
             raise ValueError("the config's train_pipeline packs no gt_bboxes_3d; add it to the keys of Pack3DDetInputs")
         batch = {"inputs": dict(inputs), "data_samples": list(data_samples)}
@@ -70,6 +80,13 @@ class ConfiguredDetector(nn.Module):
         except Exception as error:  # somebody else's code, on somebody else's config
             name = type(self).__name__
             raise ValueError(f"{name} failed in mode {mode}: {type(error).__name__}: {error}") from error
+
+    def _tapped(
+        self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]
+    ) -> tuple[dict[str, Any], Features]:
+        with recorded(self, taps=self.stated_taps) as kept:
+            losses = ConfiguredDetector.forward(self, inputs, data_samples, mode="loss")
+        return losses, features(kept, tokens=[sample.metainfo["token"] for sample in data_samples])
 
     def detections(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]) -> list[Any]:
         """Token and boxes of each key frame of a batch.
