@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from qdbev.data.geometry import box_corners, lidar_to_image, project_points
 from qdbev.data.nuscenes import CAMERAS, CLASSES
 from qdbev.data.temporal import TemporalDataset
+from qdbev.reporting.projection import box_segments, project_segments
+
+ROOT = Path(__file__).parents[2]
 
 
 class _PlainUnpickler(pickle.Unpickler):
@@ -137,3 +141,75 @@ def test_the_network_input_shows_the_same_points(sample: dict[str, Any], folder:
     ours, depth = project_points(kept[:, :3], lidar2img=frame["lidar2img"][0].numpy().astype(np.float64))
     original, _ = project_points(kept[:, :3], lidar2img=full)
     np.testing.assert_allclose(ours[depth > 1], original[depth > 1] / 2, atol=1e-2)
+
+
+def outlines(boxes: np.ndarray, matrix: np.ndarray) -> list[np.ndarray]:
+    """Ends of the lines (m, 2) that are drawn of each box; none where the camera does not see it."""
+    bottom = boxes - np.array([0, 0, 0.5, 0, 0, 0, 0]) * boxes[:, 5:6]
+    pieces = [
+        project_segments(lines, lidar2img=matrix, width_px=1600, height_px=900, margin_px=0.0)
+        for lines in box_segments(bottom)
+    ]
+    return [each.reshape(-1, 2) for each in pieces]
+
+
+def test_drawn_outlines_fill_the_rectangles_that_mmdet3d_noted(sample: dict[str, Any], info: dict[str, Any]) -> None:
+    """Where a box is whole in the image, its outline ends where the noted rectangle does.
+
+    At the image's border the two are cut by different rules (corners outside are left out, or moved to the border).
+    """
+    boxes, overlaps = sample["instances"]["bbox_3d"], []
+    for camera, matrix in projections(sample).items():
+        pixels, _ = project_points(boxes[:, :3], lidar2img=matrix)
+        drawn = outlines(boxes, matrix)
+        for entry in info["cam_instances"][camera]:
+            noted = np.array(entry["bbox"])
+            if entry["bbox_label_3d"] < 0 or noted.min() < 1 or noted[2] > 1598 or noted[3] > 898:
+                continue
+            ends = drawn[int(np.linalg.norm(pixels - np.array(entry["center_2d"]), axis=1).argmin())]
+            overlaps.append(overlap(np.concatenate([ends.min(axis=0), ends.max(axis=0)]), noted))
+    assert len(overlaps) > 60
+    assert min(overlaps) > 0.9  # not 1: the record keeps of a box's rotation the yaw alone, the rectangle has all of it
+
+
+def overlap(one: np.ndarray, other: np.ndarray) -> float:
+    """Shared area of two rectangles (left, top, right, bottom) over their union."""
+    sides = np.clip(np.minimum(one[2:], other[2:]) - np.maximum(one[:2], other[:2]), 0, None)
+    areas = [(each[2:] - each[:2]).prod() for each in (one, other)]
+    return float(sides.prod() / (sum(areas) - sides.prod()))
+
+
+def test_lidar_points_of_a_box_fall_into_its_drawn_outline(sample: dict[str, Any], folder: Path) -> None:
+    """The points by OpenCV's own projection, the outline by ours; of a box that is whole in the image."""
+    (path,) = folder.glob("*.pcd.bin")
+    points = np.fromfile(path, dtype=np.float32).reshape(-1, 5)[:, :3].astype(np.float64)
+    boxes, checked = sample["instances"]["bbox_3d"], 0
+    for camera, matrix in projections(sample).items():
+        entry = sample["images"][camera]
+        turn, move = entry["lidar2cam"][:3, :3], entry["lidar2cam"][:3, 3]
+        for box, ends in zip(boxes, outlines(boxes, matrix), strict=True):
+            if not visible(box_corners(box[None])[0], matrix).all():
+                continue
+            cos, sin = np.cos(box[6]), np.sin(box[6])
+            local = (points - box[:3]) @ np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+            inside = points[(np.abs(local) <= box[3:6] / 2).all(axis=1)]
+            if len(inside) == 0:
+                continue
+            pixels, _ = cv2.projectPoints(inside, cv2.Rodrigues(turn)[0], move, entry["cam2img"], None)
+            hull = cv2.convexHull(ends.astype(np.float32))
+            assert all(cv2.pointPolygonTest(hull, one, True) > -0.5 for one in pixels[:, 0].astype(float).tolist())
+            checked += len(inside)
+    assert checked > 900
+
+
+def test_the_picture_in_the_docs_is_what_the_script_draws(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pixel for pixel but for letters, whose shapes follow the machine's fonts; and without photographs."""
+    out = tmp_path / "keyframe.png"
+    monkeypatch.setattr("sys.argv", ["draw_keyframe.py", str(folder), "--out", str(out)])
+    runpy.run_path(str(ROOT / "scripts" / "draw_keyframe.py"), run_name="__main__")
+    drawn, kept = (cv2.imread(str(path)) for path in (out, ROOT / "docs" / "images" / "keyframe.png"))
+    assert drawn.shape == kept.shape
+    assert (np.abs(drawn.astype(int) - kept).max(axis=2) > 40).mean() < 0.01
+    assert (kept[50:630] == (250, 248, 246)).all(axis=2).mean() > 0.8  # the sheet, blue first
