@@ -19,6 +19,7 @@ OTHER_TOOLS = {"--no-deps", "--no-build-isolation", "--nproc"}  # of pip and tor
 OTHER_TOOLS |= {"--seeds", "--runs", "--control"}  # of scripts/measure_results.py
 OTHER_TOOLS |= {"--standalone", "--ntasks", "--gpus-per-task"}  # of torchrun and srun
 OTHER_TOOLS |= {"--data", "--weights", "--models", "--gpus", "--recipe", "--synthetic"}  # of reproduce_nuscenes.sh
+OTHER_TOOLS |= {"--photographs"}  # of scripts/draw_keyframe.py
 
 
 def commands():
@@ -43,6 +44,9 @@ def has_field(document, path):
 @pytest.mark.parametrize("page", TEXTS)
 def test_links_lead_to_pages_and_headings(page):
     for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", TEXTS[page]):
+        if target.endswith((".png", ".jpg")):
+            assert (DOCS / target).is_file(), f"{page} shows {target}"
+            continue
         name = target or page
         assert name in TEXTS, f"{page} links to {name}"
         if anchor:
