@@ -18,8 +18,8 @@ from pipelines.checkpoint import Checkpoint, read_checkpoint
 from pipelines.integrity import reading_data
 from pipelines.locations import FLOAT, ZOO, imported_weights, shipped_weights
 from pipelines.store import Artifact, MissingArtifact, Store
-from pipelines.strict_loading import load_strictly
-from profiles import Profile, ProfileError, fingerprint
+from pipelines.strict_loading import Misfit, load_strictly
+from profiles import Profile, ProfileError, builtin_models, fingerprint, load
 from profiles.model import MMDET3D, ModelProfile
 from qdbev.data.mmdet3d_config import class_order, dataset_section, read_config
 from qdbev.data.nuscenes import CLASSES
@@ -34,6 +34,7 @@ OFFICIAL_FILES = {
 _OFFICIAL_PAGE = "the model table of https://github.com/fundamentalvision/BEVFormer"
 VIEW_GUIDED = ("image", "bev", "view mask")  # features that the view-guided loss compares
 Detector = BEVFormer | ConfiguredDetector
+_ENCODER = "pts_bbox_head.transformer.encoder.layers."
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
 
 
@@ -140,8 +141,34 @@ def fitted(profile: Profile, *, path: Path) -> tuple[Detector, Checkpoint]:
     """The detector with the weights of a foreign file, and what was read; raises what ``imported`` raises."""
     checkpoint = read_checkpoint(path)
     detector = build_detector(profile.model)
-    load_strictly(detector, state=checkpoint.state, origin=str(path))
+    _load(detector, state=checkpoint.state, origin=str(path), asked=profile.model.name)
     return detector, checkpoint
+
+
+def _load(detector: nn.Module, *, state: Mapping[str, torch.Tensor], origin: str, asked: str) -> None:
+    """Load strictly; what does not fit the model asked for is told as another built-in model's where it is like it."""
+    try:
+        load_strictly(detector, state=state, origin=origin)
+    except Misfit as error:
+        name = built_in_like(state)
+        if name in (None, asked):
+            raise
+        advice = f"its sizes are those of {name}: --model {name}"
+        raise Misfit(error.problem, details=error.details["tensors"], advice=advice) from error
+
+
+def built_in_like(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Name of the built-in model that has as many cells, channels, queries and encoder layers as a state dict."""
+    table, queries = (state.get(f"pts_bbox_head.{name}.weight") for name in ("bev_embedding", "query_embedding"))
+    if table is None or queries is None:
+        return None
+    layers = {name.partition(_ENCODER)[2].partition(".")[0] for name in state if name.startswith(_ENCODER)}
+    sizes = (tuple(table.shape), len(queries), len(layers))
+    for name in builtin_models():
+        model = load("float", model=name).model
+        if sizes == ((model.bev.rows * model.bev.columns, model.channels), model.head.queries, model.encoder.layers):
+            return name
+    return None
 
 
 def matched(detector: nn.Module) -> dict[str, dict[str, int]]:
@@ -174,7 +201,7 @@ def float_detector(profile: Profile, *, store: Store) -> tuple[Detector, Artifac
     """The float detector in eval mode, and the artifact its weights are from; the loss weighs as the profile says."""
     artifact = float_artifact(profile, store=store)
     detector = build_detector(profile.model)
-    load_strictly(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name)
+    _load(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name, asked=profile.model.name)
     if isinstance(detector, BEVFormer):
         with torch.no_grad():  # a setting of the loss, though the head keeps it among its parameters
             detector.pts_bbox_head.code_weights.copy_(torch.tensor(profile.model.head.code_weights))

@@ -14,7 +14,7 @@ from pipelines.compensation import Rounded, compensate
 from pipelines.data_free import Record, correct, prepared_from_float
 from pipelines.integrity import fetched
 from pipelines.quantized import Bits, Quantized, quantized_cost, quantized_from_float, write_quantized
-from pipelines.samples import Split, load_split, ordered_dataset
+from pipelines.samples import Split, load_split, notes_on_motion, ordered_dataset
 from pipelines.scoring import evaluation_split
 from pipelines.store import Artifact, Store
 from profiles import Profile, fingerprint
@@ -86,6 +86,7 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
         data={"train": split.digest, "calibration_tokens": list(dict.fromkeys([*tokens, *chosen_on]))},
         metrics=cost | {"trainable": trainable},
         packages=package_versions(),
+        notes=notes_on_motion(split),
         replace=force,
     )
     message = f"calibrated on {len(tokens)} samples of the train split"

@@ -12,7 +12,7 @@ from pipelines.assemble import Detector, device_of, float_detector
 from pipelines.bit_plans import with_plan_found
 from pipelines.objectives import Objective, given_by, objectives, refuse_missing, weighed
 from pipelines.quantized import load_quantized, quantized_cost, write_quantized
-from pipelines.samples import load_split
+from pipelines.samples import load_split, notes_on_motion
 from pipelines.stages import learning, settle_trained, training_key
 from pipelines.store import Artifact, Store
 from pipelines.teacher import Teacher, teacher_of
@@ -110,6 +110,7 @@ def distil(
         data={"train": split.digest},
         metrics=metrics | {f"{name}_weight": value for name, value in weights.values.items()},
         packages=dict(parent.manifest.packages),
+        notes=notes_on_motion(split),
         seconds={"training": result.seconds},
         replace=force,
     )

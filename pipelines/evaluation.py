@@ -11,7 +11,7 @@ from pipelines.assemble import float_detector, package_versions
 from pipelines.chain import RESULTS, lineage
 from pipelines.locations import FLOAT
 from pipelines.quantized import float_cost, load_quantized
-from pipelines.samples import Split, sensors
+from pipelines.samples import Split, notes_on_motion, sensors
 from pipelines.scoring import evaluation_split, predict, score_results
 from pipelines.store import Artifact, Store
 from profiles import Profile, fingerprint
@@ -84,6 +84,7 @@ def evaluate_artifact(
         data={**settings, "model_kind": kind, "scenes": len(split.scenes), "samples": len(split.samples)},
         metrics=cost | (scores.flat() if scores is not None else {}),
         packages=package_versions(),
+        notes=notes_on_motion(split),
         replace=force,
     )
 

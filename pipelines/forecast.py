@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.integrity import reading_data
 from pipelines.locations import SYNTHETIC
 from pipelines.memory import memory
 from pipelines.teacher import keeps
@@ -29,10 +30,11 @@ def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
         stages: The parts that each stage of QAT adds.
 
     Raises:
-        ValueError: The data set is damaged.
+        UnusableInput: The data set is damaged, or of another version.
     """
     data = profile.data
-    train, val = (_samples(data, split=split) for split in ("train", "val"))
+    with reading_data():
+        train, val = (_samples(data, split=split) for split in ("train", "val"))
     qat, distillation = profile.qat, profile.distillation.schedule
     steps: dict[str, tuple[int, Optimisation]] = {"QAT": (sum(qat.steps(group) for group in stages), qat)}
     steps |= {"distillation": (distillation.steps, distillation)} if distillation.steps else {}

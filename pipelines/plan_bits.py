@@ -20,7 +20,7 @@ from pipelines.hessian_error import hessian_losses
 from pipelines.outcome import dry, finished, table
 from pipelines.output_error import output_losses
 from pipelines.quantized import detector_plan, folded, layer_macs
-from pipelines.samples import Split, load_split
+from pipelines.samples import Split, load_split, notes_on_motion
 from pipelines.scoring import evaluation_split
 from pipelines.store import Artifact, Store
 from profiles import Profile, fingerprint
@@ -94,6 +94,7 @@ def run(
         data={"train": split.digest, "calibration_tokens": tokens, "measured": measured},
         metrics={name: content[name] for name in ("predicted_loss", "uniform", "share", "mean_bits")},
         packages=package_versions(),
+        notes=notes_on_motion(split),
         replace=force,
     )
     origin = "measured losses" if earlier is None else "losses of an earlier plan"

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipelines.assemble import WEIGHTS, Detector, build_detector, inputs_on
+from pipelines.integrity import fetched
 from pipelines.samples import Split, streaming_dataset
 from pipelines.store import Artifact
 from pipelines.strict_loading import load_strictly
@@ -134,7 +135,7 @@ def example_call(detector: Detector, *, profile: Profile, split: Split, frames: 
     first = Split(split.root, split.version, split.samples[:frames], "")
     detector.eval().history.reset()
     with torch.no_grad():
-        for batch in streaming_batches(streaming_dataset(first, model=profile.model), streams=1, workers=0):
+        for batch in fetched(streaming_batches(streaming_dataset(first, model=profile.model), streams=1, workers=0)):
             detector(inputs_on(batch, device=device), batch["data_samples"], mode="predict")
     detector.history.reset()
 

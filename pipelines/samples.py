@@ -18,6 +18,7 @@ from profiles.schedule import Optimisation
 from qdbev.data.batches import Frames
 from qdbev.data.configured import ConfiguredDataset
 from qdbev.data.mmdet3d_config import dataset_section, read_config
+from qdbev.data.motion import without_messages
 from qdbev.data.nuscenes import Sample, read_samples
 from qdbev.data.sample_cache import scene_digest
 from qdbev.data.synthetic import generate
@@ -85,7 +86,20 @@ def _load_split(data: DataProfile, name: str, progress: bool) -> Split:
     samples = read_samples(
         root, version=data.version, scenes=names, cache=cache_folder(data) / "samples", progress=progress
     )
+    if not samples:
+        raise ValueError(
+            f"the {len(names)} scenes of split {name} in {root} hold no key frame; unpack the tables again, or name "
+            "another folder as data.source."
+        )
     return Split(root, data.version, samples, scene_digest(samples))
+
+
+def notes_on_motion(split: Split) -> tuple[str, ...]:
+    """A sentence for the manifest where the motion of scenes is not from the CAN bus, as BEVFormer's own is."""
+    lacking = sum(without_messages(split.root, scene=scene) for scene in split.scenes)
+    if not lacking:
+        return ()
+    return (f"no CAN bus for {lacking} of {len(split.scenes)} scenes: their motion is from ego poses",)
 
 
 def with_more_seeds(split: Split, *, data: DataProfile, progress: bool = False) -> Split:

@@ -22,7 +22,7 @@ from pipelines.calibration import observe, refuse_evaluation_samples
 from pipelines.comparison import interval, match_results
 from pipelines.outcome import dry, finished
 from pipelines.quantized import Quantized, quantized_from_float
-from pipelines.samples import Split, load_split
+from pipelines.samples import Split, load_split, notes_on_motion
 from pipelines.scoring import (
     ResultCollector,
     Results,
@@ -118,6 +118,7 @@ def run(
         data={"val": split.digest, "scenes": len(split.scenes), "calibration_tokens": tokens, "level": level},
         metrics={"rows": scored, "stages_run": shared.stages_run, "stages_without_sharing": shared.stages_asked},
         packages=package_versions(),
+        notes=notes_on_motion(split),
         seconds={"forward": shared.seconds, "forward_without_sharing": shared.seconds_unshared},
         replace=force,
     )

@@ -15,7 +15,7 @@ from pipelines.bit_plans import with_plan_found
 from pipelines.calibration import calibrated, observe, run_samples
 from pipelines.compensation import compensate
 from pipelines.quantized import Quantized, learn_as, load_quantized, quantized_cost, write_quantized
-from pipelines.samples import Split, load_split
+from pipelines.samples import Split, load_split, notes_on_motion
 from pipelines.store import Artifact, Store
 from pipelines.training import Loss, Run, detection_loss, run_training, write_curve
 from profiles import Profile, fingerprint
@@ -160,6 +160,7 @@ def run_stage(
         data={"train": split.digest, "stage": number, "stages": len(groups), "parts": list(parts)},
         metrics=cost | {"trainable": trainable, "steps": result.steps, "skipped_steps": len(result.skipped)},
         packages=dict(parent.manifest.packages),
+        notes=notes_on_motion(split),
         seconds={"training": result.seconds},
         replace=force,
     )

@@ -10,10 +10,17 @@ _NAMED = 5  # tensors of each kind in a complaint
 
 
 class Misfit(ValueError):
-    """A state dict that is not the model's: the message counts the tensors of each kind and names a few."""
+    """A state dict that is not the model's: the message counts the tensors of each kind and names a few.
 
-    def __init__(self, message: str, *, details: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(message)
+    Args:
+        problem: What does not fit.
+        details: All tensors concerned, by kind.
+        advice: What to do about it.
+    """
+
+    def __init__(self, problem: str, *, details: Mapping[str, Sequence[str]], advice: str = "check --model") -> None:
+        super().__init__(f"{problem}; {advice}")
+        self.problem = problem
         self.details = {"tensors": {kind: list(names) for kind, names in details.items()}}
         """All of them by kind: missing, unknown, of another shape, of another type."""
 
@@ -43,7 +50,7 @@ def load_strictly(model: nn.Module, *, state: Mapping[str, Tensor], origin: str)
     }
     found = [f"{len(names)} {kind} ({_a_few(names)})" for kind, names in problems.items() if names]
     if found:
-        raise Misfit(f"{origin} does not fit this model: tensors {'; '.join(found)}; check --model", details=problems)
+        raise Misfit(f"{origin} does not fit this model: tensors {'; '.join(found)}", details=problems)
     try:
         model.load_state_dict(dict(state), strict=True)
     except RuntimeError as error:

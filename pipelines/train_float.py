@@ -15,7 +15,7 @@ from pipelines.assemble import Detector, build_detector, float_artifact, package
 from pipelines.chain import WEIGHTS
 from pipelines.float_control import control_of
 from pipelines.outcome import dry, finished
-from pipelines.samples import load_split, with_more_seeds
+from pipelines.samples import load_split, notes_on_motion, with_more_seeds
 from pipelines.store import Artifact, Store
 from pipelines.strict_loading import load_strictly
 from pipelines.training import Run, detection_loss, run_training, write_curve
@@ -106,6 +106,7 @@ def run(
         },
         metrics=_metrics(result),
         packages=package_versions(),
+        notes=notes_on_motion(split),
         seconds={"training": result.seconds},
         replace=force,
     )

@@ -22,6 +22,13 @@ GRAVITY_MPS2 = 9.81  # CAN accelerometers report it on the z axis of a level veh
 CAN_BUS_SIZE = 18
 
 
+def without_messages(root: Path, *, scene: str) -> bool:
+    """Whether ``root`` holds no CAN file for a scene of which nuScenes has one; its motion is then from ego poses."""
+    if not (root / "can_bus").is_dir():
+        return True
+    return not _blacklisted(scene, root=root) and not (root / "can_bus" / f"{scene}_pose.json").is_file()
+
+
 def pose_messages(root: Path, *, scene: str) -> list[dict[str, Any]] | None:
     """CAN messages ``pose`` of one scene, oldest first.
 
@@ -29,14 +36,15 @@ def pose_messages(root: Path, *, scene: str) -> list[dict[str, Any]] | None:
         The messages; an empty list where nuScenes itself says that the scene has none (21 scenes are on the
         devkit's blacklist); None where ``root`` holds no CAN file for the scene.
     """
-    if not (root / "can_bus").is_dir():
+    if without_messages(root, scene=scene):
         return None
-    reader = NuScenesCanBus(dataroot=str(root))
-    if scene[6:].isdigit() and int(scene[6:]) in reader.can_blacklist:
+    if _blacklisted(scene, root=root):
         return []
-    if not (root / "can_bus" / f"{scene}_pose.json").is_file():
-        return None
-    return list(reader.get_messages(scene, "pose"))
+    return list(NuScenesCanBus(dataroot=str(root)).get_messages(scene, "pose"))
+
+
+def _blacklisted(scene: str, *, root: Path) -> bool:
+    return scene[6:].isdigit() and int(scene[6:]) in NuScenesCanBus(dataroot=str(root)).can_blacklist
 
 
 def message_motion(messages: Sequence[dict[str, Any]], *, timestamp_us: int) -> NDArray[np.float64]:

@@ -87,6 +87,8 @@ def _scene_samples(tables: NuScenes, *, scene: dict[str, Any], root: Path) -> li
         chain.append(tables.get("sample", token))
         token = chain[-1]["next"]
     samples = [_sample(tables, record=record, scene=scene, index=index) for index, record in enumerate(chain)]
+    if not samples:
+        return []
     messages = pose_messages(root, scene=scene["name"])
     times = [sample["timestamp"] for sample in samples]
     if messages is None:

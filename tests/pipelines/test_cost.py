@@ -160,7 +160,7 @@ def test_a_dry_run_says_what_it_would_need(tmp_path):
     assert "epochs of the training samples, on one process: 2 in QAT, 6 in distillation" in plan
     assert "GB for a step of distillation" in plan[-1]
     missing = CliRunner().invoke(app, [*call, "--set", "data.source=/nowhere"])  # nano takes a part of the scenes
-    assert missing.exit_code == 2 and "no nuScenes version" in missing.output
+    assert missing.exit_code == 3 and "no nuScenes version" in missing.output
     whole = [*call, "--model", "tiny", "--set", "data.source=/nowhere"]
     plan = json.loads(CliRunner().invoke(app, whole).stdout)["plan"]
     assert any("28,130 training and 6,019 validation samples of /nowhere (v1.0-trainval is not" in one for one in plan)
