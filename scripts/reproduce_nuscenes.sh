@@ -4,10 +4,12 @@
 #   scripts/reproduce_nuscenes.sh --data /data/nuscenes --weights /data/bevformer     # eight GPUs
 #   scripts/reproduce_nuscenes.sh --synthetic                                         # today: nano, synthetic scenes
 #
+#   scripts/reproduce_nuscenes.sh --synthetic --quick                                 # in minutes: does every command run?
+#
 # Options: --models "tiny small base", --gpus 8, --recipe paper|ours, --store FOLDER, --dry-run.
 set -euo pipefail
 
-data="" weights="" models="tiny small base" gpus=8 recipe=paper store=runs synthetic=0
+data="" weights="" models="tiny small base" gpus=8 recipe=paper store=runs synthetic=0 quick=0
 dry=()
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -18,6 +20,7 @@ while [ $# -gt 0 ]; do
     --recipe) recipe=$2; shift ;;
     --store) store=$2; shift ;;
     --synthetic) synthetic=1 ;;
+    --quick) quick=1 ;;
     --dry-run) dry=(--dry-run) ;;
     *) echo "unknown option $1; see the first lines of $0" >&2; exit 2 ;;
   esac
@@ -27,6 +30,7 @@ if [ $synthetic = 0 ] && { [ -z "$data" ] || [ -z "$weights" ]; }; then
   echo "give --data FOLDER (nuScenes) and --weights FOLDER (the authors' three .pth files), or --synthetic" >&2
   exit 2
 fi
+if [ $quick = 1 ] && [ $synthetic = 0 ]; then echo "--quick is for --synthetic alone" >&2; exit 2; fi
 case "$recipe" in paper|ours) ;; *) echo "--recipe is $recipe; it must be paper or ours" >&2; exit 2 ;; esac
 
 train_samples=28130           # key frames of the train split of v1.0-trainval
@@ -55,6 +59,12 @@ for model in $models; do
       --set "qat.batch_size=$size" --set "qat.steps_per_stage=$(steps "$model" $epochs_stage "$size")"
       --set "distillation.schedule.batch_size=$size"
       --set "distillation.schedule.steps=$(steps "$model" $epochs_vgd "$size")")
+  fi
+  if [ $quick = 1 ]; then # a handful of scenes, one step a stage: shows that every command runs, and nothing else
+    settings+=(--set data.train_scenes=3 --set data.val_scenes=2 --set data.key_frames=4 --set calibration.samples=4
+      --set evaluation.max_boxes=30 --set evaluation.bootstrap_resamples=4
+      --set qat.batch_size=1 --set qat.steps_per_stage=1
+      --set distillation.schedule.batch_size=1 --set distillation.schedule.steps=1 --set distillation.auto_steps=1)
   fi
   if [ "$recipe" = paper ]; then # the paper's quantizer alone: ranges as calibrated, no better start, nothing learned
     settings+=(--set quantization.training_observer=null --set quantization.training_rounding=nearest

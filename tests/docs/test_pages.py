@@ -18,7 +18,15 @@ COMMAND_PAGES = {"artifacts": "artifacts-command.md"}
 OTHER_TOOLS = {"--no-deps", "--no-build-isolation", "--nproc"}  # of pip and torchrun (--nproc_per_node)
 OTHER_TOOLS |= {"--seeds", "--runs", "--control"}  # of scripts/measure_results.py
 OTHER_TOOLS |= {"--standalone", "--ntasks", "--gpus-per-task"}  # of torchrun and srun
-OTHER_TOOLS |= {"--data", "--weights", "--models", "--gpus", "--recipe", "--synthetic"}  # of reproduce_nuscenes.sh
+OTHER_TOOLS |= {
+    "--data",
+    "--weights",
+    "--models",
+    "--gpus",
+    "--recipe",
+    "--synthetic",
+    "--quick",
+}  # of reproduce_nuscenes.sh
 OTHER_TOOLS |= {"--photographs"}  # of scripts/draw_keyframe.py
 
 
