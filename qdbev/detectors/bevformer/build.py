@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 
 from qdbev.detectors.bevformer.backbone import PatchResNet
 from qdbev.detectors.bevformer.detector import CENTRE_RANGE_M, BEVFormer
+from qdbev.ops.deformable_convolution import DeformableConv
 
 STEMS = {"standard": "mmdet.ResNet", "patch": PatchResNet.__name__}
 OFFICIAL_CODE_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2)
@@ -199,7 +200,7 @@ def _resnet(
 ) -> dict[str, Any]:
     if stem not in STEMS:
         raise ValueError(f"backbone_stem is {stem!r}, expected one of {list(STEMS)}")
-    deformable = {"type": "DCNv2", "deform_groups": 1, "fallback_on_stride": False}
+    deformable = {"type": DeformableConv, "deform_groups": 1, "fallback_on_stride": False}
     return {
         "type": STEMS[stem],
         "depth": depth,

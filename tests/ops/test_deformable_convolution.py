@@ -1,0 +1,46 @@
+"""The deformable convolution against equation 1 of its paper, sampled with grid_sample, in every memory format."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from qdbev.ops.deformable_convolution import DeformableConv
+from qdbev.quantization.layers import deformable_class
+
+
+def written_out(x, layer):
+    """3x3, stride 1, padding 1: each tap looks where its offset says, times its mask."""
+    found = layer.conv_offset(x)
+    height, width = x.shape[2:]
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    total = 0
+    for tap in range(9):
+        y = rows + tap // 3 - 1 + found[:, 2 * tap]
+        x_ = columns + tap % 3 - 1 + found[:, 2 * tap + 1]
+        grid = torch.stack([2 * x_ / (width - 1) - 1, 2 * y / (height - 1) - 1], -1)
+        seen = F.grid_sample(x, grid, align_corners=True) * found[:, 18 + tap, None].sigmoid()
+        total = total + torch.einsum("bchw,oc->bohw", seen, layer.weight[:, :, tap // 3, tap % 3])
+    return total
+
+
+@pytest.mark.parametrize("layer_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("input_format", [torch.contiguous_format, torch.channels_last])
+def test_result_and_gradients_in_every_memory_format(layer_format, input_format):
+    torch.manual_seed(0)
+    layer = DeformableConv(6, 5, kernel_size=3, padding=1, bias=False)
+    torch.nn.init.normal_(layer.conv_offset.weight, std=0.2)
+    torch.nn.init.normal_(layer.conv_offset.bias)
+    layer = layer.to(memory_format=layer_format)
+    x = torch.randn(2, 6, 4, 7).to(memory_format=input_format).requires_grad_()
+    upstream = torch.randn(2, 5, 4, 7).to(memory_format=input_format)
+    wanted, found = written_out(x, layer), layer(x)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    inputs = [x, *layer.parameters()]
+    for one, other in zip(
+        torch.autograd.grad(found, inputs, upstream), torch.autograd.grad(wanted, inputs, upstream), strict=True
+    ):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_its_quantized_form_is_made_of_it():
+    assert issubclass(deformable_class(DeformableConv), DeformableConv)
