@@ -23,10 +23,10 @@ def with_plan_found(profile: Profile, *, store: Store) -> Profile:
         MissingArtifact: There is no such artifact.
         ValueError: It is no bit plan.
     """
-    name = profile.quantization.plan
-    if name is None:
+    plan = _plan_of(profile, store=store)
+    if plan is None:
         return profile
-    section = profile.quantization.model_copy(update={"plan": _open(name, store=store).digest})
+    section = profile.quantization.model_copy(update={"plan": plan.digest})
     return profile.model_copy(update={"quantization": section})
 
 
@@ -37,18 +37,23 @@ def planned_bits(profile: Profile, *, store: Store) -> dict[str, tuple[int, int]
         MissingArtifact: There is no such artifact.
         ValueError: It is no bit plan.
     """
-    name = profile.quantization.plan
-    if name is None:
+    plan = _plan_of(profile, store=store)
+    if plan is None:
         return None
-    document: Any = json.loads(_open(name, store=store).file(FILE).read_text(encoding="utf-8"))
-    return {one["path"]: (int(one["weight_bits"]), int(one["activation_bits"])) for one in document["layers"]}
+    return {one["path"]: (int(one["weight_bits"]), int(one["activation_bits"])) for one in plan_content(plan)["layers"]}
 
 
 def samples_of_plan(profile: Profile, *, store: Store) -> list[str]:
     """Tokens of the samples that a profile's bit plan was chosen on; none without a plan."""
-    name = profile.quantization.plan
-    tokens: Any = [] if name is None else _open(name, store=store).manifest.data.get("calibration_tokens", [])
+    plan = _plan_of(profile, store=store)
+    tokens: Any = [] if plan is None else plan.manifest.data.get("calibration_tokens", [])
     return [str(token) for token in tokens]
+
+
+def plan_content(plan: Artifact) -> dict[str, Any]:
+    """What a bit plan says: the bits of each layer, all measured losses, the front."""
+    document: dict[str, Any] = json.loads(plan.file(FILE).read_text(encoding="utf-8"))
+    return document
 
 
 def bits_label(artifact: Artifact) -> str:
@@ -75,7 +80,11 @@ def mixed_label(weights: float, inputs: float) -> str:
     return f"mixed W{weights:.1f}A{inputs:.1f}"
 
 
-def _open(name: str, *, store: Store) -> Artifact:
+def _plan_of(profile: Profile, *, store: Store) -> Artifact | None:
+    """The plan that a profile names, opened; None where it names none."""
+    name = profile.quantization.plan
+    if name is None:
+        return None
     artifact = store.open(name)
     if artifact.manifest.kind != KIND:
         raise ValueError(

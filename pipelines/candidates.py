@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pipelines.assemble import device_of
 from pipelines.calibration import observe
@@ -13,7 +13,7 @@ from pipelines.samples import Split
 from profiles import Profile
 from qdbev.data.nuscenes import Sample
 from qdbev.detectors.bevformer import BEVFormer
-from qdbev.quantization import Folding, observing
+from qdbev.quantization import Folding, observing, quantized_layers
 
 Tensors = Literal["weights", "inputs"]
 
@@ -27,6 +27,14 @@ class Choice(NamedTuple):
 
 
 Losses = dict[Choice, float]
+
+
+class Measured(NamedTuple):
+    """The losses of all choices, and what they come from."""
+
+    losses: Losses
+    notes: dict[str, Any]
+    """Of a plan's content: ``traces`` of the Hessian by weight, empty where there are none; ``scores`` as measured."""
 
 
 def candidate_detectors(
@@ -44,23 +52,60 @@ def candidate_detectors(
     Args:
         folded: A float detector without batch norms; left as it is.
         folding: How it was folded.
-        profile: Its quantization section says how ranges are chosen.
+        profile: Its quantization section says how ranges are chosen; ``bit_plan.observer`` whether as calibration
+            chooses them or as training does.
         split: Where the samples are from.
         samples: Set the ranges of inputs.
         inputs: Whether those are needed; ranges of weights need no sample.
         progress: Show bars.
     """
+    ranges = training_ranges(profile)
     for bits in profile.bit_plan.candidates:
         section = profile.quantization.model_copy(update={"weight_bits": bits, "activation_bits": bits})
         here = profile.model_copy(update={"quantization": section})
         quantized = with_quantizers(copy.deepcopy(folded), folding, profile=here)
         quantized.detector.eval().to(device_of(profile))
         if inputs:
-            observe(quantized, split=split, samples=samples, profile=here, progress=progress)
+            observe(
+                quantized,
+                split=split,
+                samples=samples,
+                profile=here,
+                observer=ranges.observer,
+                unsigned=ranges.unsigned,
+                progress=progress,
+            )
         else:
-            with observing(quantized.detector):
+            with observing(quantized.detector, observer=ranges.observer):
                 pass  # the weights alone set their ranges
         yield bits, quantized
+
+
+class Ranges(NamedTuple):
+    """What chooses ranges in place of the profile's observers, as ``observe`` takes it; None leaves them."""
+
+    observer: str | None
+    unsigned: bool | None
+
+
+def training_ranges(profile: Profile) -> Ranges:
+    """How training chooses the ranges it starts from, where the profile wants losses measured with those.
+
+    >>> from profiles import load
+    >>> training_ranges(load("w4a6")), training_ranges(load("w4a6", overrides=["bit_plan.observer=training"]))
+    (Ranges(observer=None, unsigned=None), Ranges(observer='mse', unsigned=True))
+    """
+    section = profile.quantization
+    if profile.bit_plan.observer == "calibration" or section.training_observer is None:
+        return Ranges(None, None)
+    return Ranges(section.training_observer, section.training_sign == "auto")
+
+
+def choices_of(detector: BEVFormer, *, tensors: Tensors, bits: int) -> Iterator[tuple[Choice, str]]:
+    """The choice of each layer that has such tensors, and the part it belongs to."""
+    for path, layer in quantized_layers(detector).items():
+        if tensors == "weights" or any(layer.input_quantizers()):
+            yield Choice(path, tensors, bits), layer.site.part
 
 
 def spread(count: int, *, over: int) -> set[int]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipelines.assemble import device_of
-from pipelines.candidates import Choice, Losses
+from pipelines.candidates import Choice, Losses, Measured
 from pipelines.quantized import Quantized
 from pipelines.samples import Split, training_dataset
 from pipelines.training import NumberedBatches, detection_loss
@@ -31,7 +31,7 @@ def hessian_losses(
     profile: Profile,
     split: Split,
     samples: Sequence[Sample],
-) -> tuple[Losses, dict[str, float]]:
+) -> Measured:
     """The second-order loss of every layer's weights at every number of bits.
 
     Args:
@@ -66,7 +66,7 @@ def hessian_losses(
             ]
             losses[Choice(path, "weights", bits)] = sum(parts)
         set_sites(quantized.detector, ())
-    return losses, traces
+    return Measured(losses, {"traces": traces})
 
 
 class _Gradients:

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.assemble import device_of, only_bevformer
-from pipelines.candidates import Choice, Losses, Tensors, spread
+from pipelines.candidates import Choice, Losses, Tensors, choices_of, spread
 from pipelines.integrity import fetched
 from pipelines.quantized import Quantized
 from pipelines.samples import Split, ordered_dataset
@@ -27,7 +27,7 @@ from qdbev.detectors.bevformer import BEVFormer
 from qdbev.detectors.bevformer.detector import current_frames
 from qdbev.detectors.bevformer.history import StreamingHistory
 from qdbev.evaluation.output_distance import output_distance
-from qdbev.quantization import quantized_layers, set_sites
+from qdbev.quantization import set_sites
 
 Decoded = tuple[Tensor, Tensor]
 
@@ -105,10 +105,9 @@ def output_losses(
 
 def _moved(detector: BEVFormer, *, frame: FloatFrame, tensors: Tensors, bits: int) -> Iterator[tuple[Choice, float]]:
     """The distance for every layer that has such tensors."""
-    for path, layer in quantized_layers(detector).items():
-        if tensors == "weights" or any(layer.input_quantizers()):
-            set_sites(detector, [path], tensors=tensors)
-            yield Choice(path, tensors, bits), frame.moved(detector, part=layer.site.part)
+    for choice, part in choices_of(detector, tensors=tensors, bits=bits):
+        set_sites(detector, [choice.path], tensors=tensors)
+        yield choice, frame.moved(detector, part=part)
     set_sites(detector, ())
 
 

@@ -6,29 +6,28 @@ Each layer's loss is measured alone, losses add up, and an integer program finds
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipelines.assemble import float_detector, only_bevformer, package_versions
-from pipelines.bit_plans import FILE, KIND, mixed_label
-from pipelines.bit_problem import layer_rows, make_problem, measured_tensors, point, uniform_points
+from pipelines.bit_costs import packed_costs
+from pipelines.bit_plans import FILE, KIND, mixed_label, plan_content
+from pipelines.bit_problem import budget_shares, layer_rows, make_problem, measured_tensors, point, uniform_points
 from pipelines.calibration import refuse_evaluation_samples
-from pipelines.candidates import Choice, Losses, candidate_detectors
-from pipelines.hessian_error import hessian_losses
+from pipelines.latency_table import LatencyTable, read_latency_table, table_digest
+from pipelines.layer_losses import evaluations, known_losses, losses_key, measured_losses
 from pipelines.outcome import dry, finished, table
-from pipelines.output_error import output_losses
 from pipelines.quantized import detector_plan, folded, layer_macs
-from pipelines.samples import Split, load_split, notes_on_motion
+from pipelines.samples import load_split, notes_on_motion
+from pipelines.score_drop import scored_split
 from pipelines.scoring import evaluation_split
 from pipelines.store import Artifact, Store
 from profiles import Profile, fingerprint
 from qdbev.data.calibration import calibration_samples
-from qdbev.data.nuscenes import Sample
-from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import (
-    Folding,
     MacLine,
     Plan,
     Problem,
@@ -62,6 +61,8 @@ def run(
             ptq, or calibration samples that are evaluated.
     """
     refuse_unplannable(profile)
+    section = profile.bit_plan
+    times = read_latency_table(section.latency_table) if section.latency and section.latency_table else None
     if dry_run:
         return dry(_steps(profile))
     found, source = float_detector(profile, store=store)  # missing weights are said before scenes are made
@@ -70,33 +71,53 @@ def run(
     split = load_split(profile.data, name="train", progress=progress)
     samples = calibration_samples(split.samples, count=profile.calibration.samples, seed=profile.calibration.seed)
     tokens = refuse_evaluation_samples(samples, evaluated=evaluated)
+    scored = scored_split(split, profile=profile).samples if section.criterion == "nds" else []
+    chosen_on = dict.fromkeys([*tokens, *refuse_evaluation_samples(scored, evaluated=evaluated)])
     measured = losses_key(profile, source=source.digest, data=split.digest, tokens=tokens)
-    key = plan_key(measured, profile=profile)
+    key = plan_key(measured, profile=profile, times=times)
     if not force and (known := store.find(KIND, key=key)):
         return _outcome(known, message="already planned; --force does it again")
     trainable = trainable_parameters(detector)
     folding = folded(detector, profile=profile, split=split)
     plan = detector_plan(detector, section=profile.quantization)
-    weights, macs = weights_by_site(detector, plan), layer_macs(detector, profile=profile, split=split)
-    earlier = None if force else known_losses(store, measured=measured)
-    losses, traces = earlier or measured_losses(
-        detector, folding, profile=profile, split=split, samples=samples, progress=progress
+    macs = layer_macs(detector, profile=profile, split=split)
+    problem = partial(
+        make_problem,
+        plan,
+        weights=weights_by_site(detector, plan),
+        macs=macs,
+        trainable=trainable,
+        profile=profile,
+        packed=packed_costs(detector, folding, profile=profile) if section.bytes else None,
+        times=times,
     )
-    problem = make_problem(plan, losses=losses, weights=weights, macs=macs, trainable=trainable, profile=profile)
-    content = chosen_plan(problem, plan=plan, macs=macs, profile=profile)
-    content |= {"losses": [{**choice._asdict(), "loss": loss} for choice, loss in losses.items()], "traces": traces}
+    unmeasured = problem(losses=defaultdict(float))
+    choose_bits(unmeasured, budgets=budget_shares(unmeasured, profile=profile))  # refused before hours of measuring
+    earlier = None if force else known_losses(store, measured=measured)
+    losses, notes = earlier or measured_losses(
+        detector,
+        folding,
+        profile=profile,
+        split=split,
+        samples=samples,
+        scratch=partial(store.scratch, KIND, key=measured),
+        progress=progress,
+    )
+    content = chosen_plan(problem(losses=losses), plan=plan, macs=macs, profile=profile)
+    content |= {"losses": [{**choice._asdict(), "loss": loss} for choice, loss in losses.items()], **notes}
     artifact = store.seal(
         KIND,
         profile=profile,
         key=key,
         write=lambda folder: _write(folder, content=content),
         parents={"float": source.digest},
-        data={"train": split.digest, "calibration_tokens": tokens, "measured": measured},
+        data={"train": split.digest, "calibration_tokens": list(chosen_on), "measured": measured, **_timed(times)},
         metrics={name: content[name] for name in ("predicted_loss", "uniform", "share", "mean_bits")},
         packages=package_versions(),
         notes=notes_on_motion(split),
         replace=force,
     )
+    store.discard_scratch(KIND, key=measured)
     origin = "measured losses" if earlier is None else "losses of an earlier plan"
     return _outcome(artifact, message=f"chosen from {len(losses)} {origin}")
 
@@ -105,7 +126,14 @@ def refuse_unplannable(profile: Profile) -> None:
     """Refuse a profile that no plan can be made with; see :func:`run`."""
     section = profile.quantization
     if not profile.bit_plan.budgets:
-        raise ValueError("a bit plan needs a budget: give --budget size=0.125 (the size of W4), bops=0.02, or both")
+        raise ValueError(
+            "a bit plan needs a budget: give --budget size=0.125 (the size of W4), bytes=700000, bops=0.02 or "
+            "latency=0.6, or several"
+        )
+    if profile.bit_plan.latency is not None and profile.bit_plan.latency_table is None:
+        raise ValueError(
+            "a budget of latency needs measured milliseconds: name a file by --set bit_plan.latency_table=FILE"
+        )
     if section.is_float:
         raise ValueError(f"profile {profile.name} quantizes nothing; choose one such as w4a6")
     if section.plan is not None or section.first_last_bits is not None:
@@ -118,72 +146,13 @@ def refuse_unplannable(profile: Profile) -> None:
         )
 
 
-def plan_key(measured: str, *, profile: Profile) -> str:
+def plan_key(measured: str, *, profile: Profile, times: LatencyTable | None = None) -> str:
     """The fingerprint of all that decides a plan: what was measured, and the budgets it was chosen under."""
-    return fingerprint({"kind": KIND, "measured": measured, "budgets": profile.bit_plan.budgets})
+    return fingerprint({"kind": KIND, "measured": measured, "budgets": profile.bit_plan.budgets, **_timed(times)})
 
 
-def losses_key(profile: Profile, *, source: str, data: str, tokens: Sequence[str]) -> str:
-    """The fingerprint of all that decides the losses; other budgets are met from the same ones.
-
-    Args:
-        profile: Its model, quantization, calibration and bit_plan sections; with Hessian traces those of training too.
-        source: Digest of the float artifact.
-        data: Digest of the train split.
-        tokens: The calibration samples.
-    """
-    section = profile.bit_plan
-    decides: dict[str, Any] = {
-        "parent": source,
-        "model": profile.model.content() | {"weights": None},
-        "quantization": profile.quantization.content(),
-        "calibration": profile.calibration.content(),
-        "criterion": [section.criterion, section.candidates, section.samples, measured_tensors(profile)],
-        "data": data,
-        "tokens": list(tokens),
-    }
-    if section.criterion == "hessian":
-        queue = [profile.data.queue_length, profile.data.drop_one_frame]
-        decides |= {"seed": profile.seed, "probes": section.probes, "qat": profile.qat.content(), "queue": queue}
-    return fingerprint(decides)
-
-
-def measured_losses(
-    detector: BEVFormer,
-    folding: Folding,
-    *,
-    profile: Profile,
-    split: Split,
-    samples: Sequence[Sample],
-    progress: bool = False,
-) -> tuple[Losses, dict[str, float]]:
-    """The losses of every layer's choices by the profile's criterion, and the traces where those are part of it.
-
-    Args:
-        detector: Float, folded.
-        folding: How.
-        profile: See :func:`run`.
-        split: Of training.
-        samples: Calibration samples of it.
-        progress: Show bars.
-    """
-    tensors = measured_tensors(profile)
-    at = partial(candidate_detectors, profile=profile, split=split, samples=samples, progress=progress)
-    copies = dict(at(detector, folding, inputs="inputs" in tensors))
-    if profile.bit_plan.criterion == "hessian":
-        return hessian_losses(copies, profile=profile, split=split, samples=samples)
-    losses = output_losses(copies, profile=profile, split=split, samples=samples, tensors=tensors, progress=progress)
-    return losses, {}
-
-
-def known_losses(store: Store, *, measured: str) -> tuple[Losses, dict[str, float]] | None:
-    """The losses of an earlier plan that were measured in the same way, such as one for another budget; or None."""
-    for artifact in store.list():
-        if artifact.manifest.kind == KIND and artifact.manifest.data.get("measured") == measured:
-            content = _content(store.verify(artifact))
-            found = {Choice(one["path"], one["tensors"], one["bits"]): one["loss"] for one in content["losses"]}
-            return found, content["traces"]
-    return None
+def _timed(times: LatencyTable | None) -> dict[str, str]:
+    return {} if times is None else {"latency_table": table_digest(times)}
 
 
 def chosen_plan(problem: Problem, *, plan: Plan, macs: Sequence[MacLine], profile: Profile) -> dict[str, Any]:
@@ -195,7 +164,7 @@ def chosen_plan(problem: Problem, *, plan: Plan, macs: Sequence[MacLine], profil
         macs: Of every layer.
         profile: Its budgets, and its bits for comparison.
     """
-    budgets = profile.bit_plan.budgets
+    budgets = budget_shares(problem, profile=profile)
     chosen = choose_bits(problem, budgets=budgets)
     curve = front(problem, over=next(iter(budgets)), budgets=budgets)
     layers = layer_rows(plan, chosen=chosen, macs=macs)
@@ -203,7 +172,7 @@ def chosen_plan(problem: Problem, *, plan: Plan, macs: Sequence[MacLine], profil
     weights = {one["path"]: one["weights"] for one in layers}
     return {
         "criterion": profile.bit_plan.criterion,
-        "budgets": dict(budgets),
+        "budgets": profile.bit_plan.budgets,
         "layers": layers,
         **point(problem, chosen),
         "mean_bits": mean_bits(mixed, weights=weights, macs=macs)._asdict(),
@@ -217,13 +186,18 @@ def _steps(profile: Profile) -> list[str]:
     section = profile.bit_plan
     bits = ", ".join(map(str, section.candidates))
     what = "weights and inputs" if len(measured_tensors(profile)) == 2 else "weights"
-    how = {
-        "output": f"compare the outputs on {section.samples} training samples with each layer's {what} alone",
-        "hessian": f"estimate the traces of the Hessian with {section.probes} probes on {section.samples} training "
-        "samples, and the error of each layer's weights",
-    }[section.criterion]
-    limits = " and ".join(f"{name} at most {share:g}" for name, share in section.budgets.items())
-    return [f"{how} at {bits} bits", f"choose bits of every layer: least predicted loss with {limits} of the float one"]
+    alone = f"with each layer's {what} alone at {bits} bits"
+    steps = [f"compare the outputs on {section.samples} training samples {alone}"]
+    if section.criterion == "hessian":
+        steps = [
+            f"estimate the traces of the Hessian with {section.probes} probes on {section.samples} training "
+            f"samples, and the error of each layer's weights at {bits} bits"
+        ]
+    if section.criterion == "nds":
+        count = f"{evaluations(profile)} evaluations on {section.scenes} scenes of the train split"
+        steps.append(f"score {alone}: {count}, less those that an interrupted run has kept")
+    limits = " and ".join(f"{name} at most {value:g}" for name, value in section.budgets.items())
+    return [*steps, f"choose bits of every layer: least predicted loss with {limits} of the float one"]
 
 
 def _write(folder: Path, *, content: Mapping[str, Any]) -> None:
@@ -244,22 +218,27 @@ def _flat(point: Mapping[str, Any], over: str) -> dict[str, float]:
 
 def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
     """The plan part by part, and how to use it."""
-    content = _content(artifact)
+    content = plan_content(artifact)
     rows = [_row(part, content["layers"]) for part in dict.fromkeys(one["part"] for one in content["layers"])]
     rows.append(_row("all", content["layers"]))
-    means, share = content["mean_bits"], content["share"]
-    label = mixed_label(means["weights"], means["inputs"])
-    taken = ", ".join(f"{name} {value:.4f}" for name, value in share.items())
-    notes = [f"{label}: {taken} of the float model; predicted loss {content['predicted_loss']:.4g}"]
-    notes += [
-        f"{name}: size {one['share']['size']:.4f}, bops {one['share']['bops']:.4f}; loss {one['predicted_loss']:.4g}"
-        for name, one in content["uniform"].items()
-    ]
+    means = content["mean_bits"]
+    notes = [_note(mixed_label(means["weights"], means["inputs"]), content)]
+    notes += [_note(name, one) for name, one in content["uniform"].items()]
+    if "scores" in content:
+        notes.append(f"losses are NDS, of {content['scores']['float']:.4f} in float on the scenes that were scored")
     headers = ["part", "layers", "weight bits", "fewest", "most", "input bits", "share of bits", "loss"]
     tables = [table(f"Bit plan, by {content['criterion']}", headers=headers, rows=rows, notes=notes)]
     use = f"use it: qdbev compress --plan {artifact.digest[:12]}, or --set quantization.plan={artifact.path.name}"
     messages = [message, f"picture: {artifact.file(PICTURE)}", use]
     return finished(artifact, tables=tables, metrics=dict(artifact.manifest.metrics), messages=messages)
+
+
+def _note(name: str, point: Mapping[str, Any]) -> str:
+    """What a plan costs and is predicted to lose."""
+    costs = [f"{name} {share:.4f}" for name, share in point["share"].items()]
+    costs += [f"{point['packed_bytes']} packed bytes"] if "packed_bytes" in point else []
+    costs += [f"{point['milliseconds']:.4g} ms"] if "milliseconds" in point else []
+    return f"{name}: {', '.join(costs)}; loss {point['predicted_loss']:.4g}"
 
 
 def _row(part: str, layers: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -278,8 +257,3 @@ def _row(part: str, layers: Sequence[Mapping[str, Any]]) -> list[Any]:
         f"{stored / sum(one['weights'] * one['weight_bits'] for one in layers):.0%}",
         sum(one["loss"] for one in own),
     ]
-
-
-def _content(artifact: Artifact) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(artifact.file(FILE).read_text(encoding="utf-8"))
-    return document

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import ByteSize, Field, field_validator
 
 from .document import Document
 
 CandidateBits = Literal[2, 3, 4, 5, 6, 7, 8]
 Share = float | None
+Budget = Literal["size", "bytes", "bops", "latency"]
+_BUDGETS: tuple[Budget, ...] = ("size", "bytes", "bops", "latency")
 
 
 class BitPlanProfile(Document):
     """What ``sensitivity --plan`` chooses from, by what measure and under which budgets."""
 
-    criterion: Literal["output", "hessian"] = "output"
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"latency_table"})
+    later: ClassVar[frozenset[str]] = frozenset({"bytes", "latency", "observer", "scenes"})
+
+    criterion: Literal["output", "hessian", "nds"] = "output"
     """What a layer's bits cost: output, how far the detector's boxes move with that layer alone quantized; hessian, the
-    weights' error times the mean trace of the detection loss (HAWQ-V2), for weights alone."""
+    weights' error times the mean trace of the detection loss (HAWQ-V2), for weights alone; nds, the measured drop."""
     candidates: tuple[CandidateBits, ...] = Field(default=(2, 3, 4, 6, 8), min_length=1)
-    """Bits to choose from, for weights and, under a budget of bit operations, for activations."""
+    """Bits to choose from, for weights and, under a budget of bit operations or latency, for activations."""
     size: Share = Field(default=None, gt=0, le=1)
     """Nominal size allowed, as a share of the float model's (W4 is 0.125); null does not limit it."""
+    bytes: ByteSize | None = Field(default=None, gt=0)
+    """Packed tensors allowed, in bytes (700000, 36MB, 1.5MiB); null does not limit them."""
     bops: Share = Field(default=None, gt=0, le=1)
     """Bit operations allowed, as a share of the float model's; null leaves activations at the profile's bits."""
+    latency: Share = Field(default=None, gt=0, le=1)
+    """Latency allowed, as a share of that of the widest bits in latency_table; null does not limit it."""
+    latency_table: str | None = None
+    """A CSV or JSON file of measured milliseconds by layer, weight bits and activation bits; latency needs it."""
+    observer: Literal["calibration", "training"] = "calibration"
+    """Ranges that losses are measured with: those of calibration, or those that training starts from."""
     samples: int = Field(default=8, ge=1)
     """Samples that are compared or whose loss is taken, spread over the calibration samples."""
+    scenes: int = Field(default=4, ge=1)
+    """With nds, whole scenes of the train split that each choice is scored on, drawn as calibration draws them."""
     probes: int = Field(default=16, ge=1)
     """With hessian, random vectors of the estimated traces."""
 
@@ -37,11 +52,6 @@ class BitPlanProfile(Document):
         return value
 
     @property
-    def budgets(self) -> dict[Literal["size", "bops"], float]:
-        """The shares that are limited."""
-        limits: dict[Literal["size", "bops"], float] = {}
-        if self.size is not None:
-            limits["size"] = self.size
-        if self.bops is not None:
-            limits["bops"] = self.bops
-        return limits
+    def budgets(self) -> dict[Budget, float]:
+        """What is limited: shares, and a number of bytes."""
+        return {name: value for name in _BUDGETS if (value := getattr(self, name)) is not None}

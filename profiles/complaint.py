@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ByteSize, ValidationError
 from pydantic.fields import FieldInfo
 
 
@@ -44,6 +44,7 @@ def allowed_values(annotation: Any) -> str:
     if annotation is type(None):
         return "null"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+    words[ByteSize] = "a number of bytes, such as 700000 or 36MB,"
     if annotation in words:
         return words[annotation]
     if get_origin(annotation) is tuple:

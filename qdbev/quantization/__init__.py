@@ -44,6 +44,7 @@ from qdbev.quantization.model_ranges import (
 from qdbev.quantization.packing import (
     pack_bits,
     pack_model,
+    packed_bytes,
     packed_size_bytes,
     size_bytes,
     unpack_bits,
@@ -115,6 +116,7 @@ __all__ = [
     "observing",
     "pack_bits",
     "pack_model",
+    "packed_bytes",
     "packed_size_bytes",
     "parameters_by_part",
     "perturbation_loss",

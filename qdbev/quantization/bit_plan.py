@@ -12,13 +12,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from operator import le
 from typing import Literal, get_args
 
 from qdbev.quantization.integer_program import take_one_each
 from qdbev.quantization.plan import FLOAT_BITS, Plan
 
-Resource = Literal["size", "bops"]
+Resource = Literal["size", "bops", "bytes", "latency"]
 RESOURCES: tuple[Resource, ...] = get_args(Resource)
+Budgets = Mapping[Resource, float | Fraction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +33,8 @@ class Option:
         loss: what it is predicted to cost in accuracy; losses of layers add up.
         size: bits of memory for the weights.
         bops: bit operations in one inference (Eq. 7).
+        bytes: bytes of the packed weights.
+        latency: measured nanoseconds.
     """
 
     weight_bits: int
@@ -38,10 +42,12 @@ class Option:
     loss: float
     size: int
     bops: int
+    bytes: int = 0
+    latency: int = 0
 
     def cost(self, resource: Resource) -> int:
-        """Its size or its bit operations."""
-        return self.size if resource == "size" else self.bops
+        """What it takes of a resource."""
+        return int(getattr(self, resource))
 
 
 Chosen = dict[str, Option]
@@ -54,7 +60,7 @@ class Problem:
 
     Attributes:
         options: at least one per layer, by the path of its site.
-        fixed: what the model costs besides, whatever is chosen.
+        fixed: what the model costs besides, whatever is chosen; resources that are not counted are left out.
         whole: the cost of the float model: budgets are shares of it.
     """
 
@@ -62,14 +68,22 @@ class Problem:
     fixed: Mapping[Resource, int]
     whole: Mapping[Resource, int]
 
+    def cost(self, chosen: Mapping[str, Option], *, resource: Resource) -> int:
+        """What the model costs with a choice."""
+        return self._cost(chosen.values(), resource)
+
     def share(self, chosen: Mapping[str, Option], *, resource: Resource) -> float:
         """The cost of a choice as a share of the float model's."""
         return self._cost(chosen.values(), resource) / self.whole[resource]
 
+    def smallest_cost(self, resource: Resource) -> int:
+        """The least cost that any choice reaches."""
+        least = (min(of_layer, key=lambda one: one.cost(resource)) for of_layer in self.options.values())
+        return self._cost(least, resource)
+
     def smallest_share(self, resource: Resource) -> float:
         """The least share that any choice reaches."""
-        least = (min(of_layer, key=lambda one: one.cost(resource)) for of_layer in self.options.values())
-        return self._cost(least, resource) / self.whole[resource]
+        return self.smallest_cost(resource) / self.whole[resource]
 
     def largest_share(self, resource: Resource) -> float:
         """The share of the costliest choice."""
@@ -85,12 +99,13 @@ def total_loss(chosen: Mapping[str, Option]) -> float:
     return float(sum(option.loss for option in chosen.values()))
 
 
-def choose_bits(problem: Problem, *, budgets: Mapping[Resource, float]) -> Chosen:
+def choose_bits(problem: Problem, *, budgets: Budgets) -> Chosen:
     """Choose one option per layer, so that the sum of losses is least and every budget is kept.
 
     Args:
         problem: options and costs.
-        budgets: resource -> share of the float model's cost that may be used; none leaves it free.
+        budgets: resource -> share of the float model's cost that may be used; none leaves it free. A fraction is exact:
+            an amount over the float model's cost.
 
     Returns:
         An optimum; the same one at every call.
@@ -106,20 +121,14 @@ def choose_bits(problem: Problem, *, budgets: Mapping[Resource, float]) -> Chose
     {'a': 4, 'b': 2}
     """
     _refuse_unreachable(problem, budgets=budgets)
-    options = [(path, option) for path, of_layer in problem.options.items() for option in _undominated(of_layer)]
-    taken = take_one_each(
-        [option.loss for _, option in options],
-        owners=[path for path, _ in options],
-        costs={name: [option.cost(name) for _, option in options] for name in budgets},
-        limits={name: _limit(problem, name, share) for name, share in budgets.items()},
-    )
-    if taken is None:
-        shares = " and ".join(f"{name} {share:g}" for name, share in budgets.items())
-        raise ValueError(f"no choice of bits keeps {shares} of the float model together; raise one of them")
-    return {path: option for (path, option), one in zip(options, taken, strict=True) if one}
+    chosen = _best(problem, budgets=budgets)
+    if chosen is None:
+        stated = " and ".join(_stated(problem, name, share) for name, share in budgets.items())
+        raise ValueError(f"no choice of bits keeps {stated} together; raise one of them")
+    return chosen
 
 
-def front(problem: Problem, *, over: Resource, budgets: Mapping[Resource, float], points: int = 25) -> list[Chosen]:
+def front(problem: Problem, *, over: Resource, budgets: Budgets, points: int = 25) -> list[Chosen]:
     """The Pareto front: the best choices for budgets of one resource, from the smallest reachable to the largest.
 
     Args:
@@ -136,8 +145,8 @@ def front(problem: Problem, *, over: Resource, budgets: Mapping[Resource, float]
     steps = [{over: low + (high - low) * step / points} for step in range(1, points)]
     found: list[Chosen] = []
     for limit in [*steps, {}]:
-        chosen = choose_bits(problem, budgets={**others, **limit})
-        if not found or total_loss(chosen) < total_loss(found[-1]):
+        chosen = _best(problem, budgets={**others, **limit})
+        if chosen is not None and (not found or total_loss(chosen) < total_loss(found[-1])):
             found.append(chosen)
     return found
 
@@ -170,20 +179,43 @@ def with_bits(plan: Plan, bits: Mapping[str, tuple[int, int]]) -> Plan:
     return replace(plan, sites=tuple(sites))
 
 
-def _limit(problem: Problem, name: Resource, share: float) -> int:
-    """What the layers may cost together; a share is meant as the decimal number it is written as."""
-    return int(Fraction(str(share)) * problem.whole[name]) - problem.fixed[name]
+def _best(problem: Problem, *, budgets: Budgets) -> Chosen | None:
+    """An optimum, or None where nothing keeps the budgets."""
+    options = [(path, option) for path, of_layer in problem.options.items() for option in _undominated(of_layer)]
+    taken = take_one_each(
+        [option.loss for _, option in options],
+        owners=[path for path, _ in options],
+        costs={name: [option.cost(name) for _, option in options] for name in budgets},
+        limits={name: _limit(problem, name, share) - problem.fixed[name] for name, share in budgets.items()},
+    )
+    if taken is None:
+        return None
+    return {path: option for (path, option), one in zip(options, taken, strict=True) if one}
 
 
-def _refuse_unreachable(problem: Problem, *, budgets: Mapping[Resource, float]) -> None:
+def _limit(problem: Problem, name: Resource, share: float | Fraction) -> int:
+    """What the model may cost; a float is meant as the decimal number it is written as."""
+    return int(Fraction(str(share)) * problem.whole[name])
+
+
+def _refuse_unreachable(problem: Problem, *, budgets: Budgets) -> None:
     for name, share in budgets.items():
-        least = sum(min(option.cost(name) for option in of_layer) for of_layer in problem.options.values())
-        if least > _limit(problem, name, share):
-            smallest = problem.smallest_share(name)
-            raise ValueError(
-                f"a budget of {name}={share:g} cannot be kept: with the fewest bits everywhere this model takes "
-                f"{smallest:.4f} of the float one; give {_rounded_up(smallest):.4f} or more, or smaller candidates"
-            )
+        least = problem.smallest_cost(name)
+        if least <= _limit(problem, name, share):
+            continue
+        smallest = least / problem.whole[name]
+        takes = f"{smallest:.4f} of the float one; give {_rounded_up(smallest):.4f}"
+        if name == "bytes":
+            takes = f"{least}; give that"
+        raise ValueError(
+            f"a budget of {_stated(problem, name, share)} cannot be kept: with the fewest bits everywhere this model "
+            f"takes {takes} or more, or smaller candidates"
+        )
+
+
+def _stated(problem: Problem, name: Resource, share: float | Fraction) -> str:
+    """A budget as its user writes it: bytes as a number, the others as shares."""
+    return f"bytes={_limit(problem, name, share)}" if name == "bytes" else f"{name}={float(share):g}"
 
 
 def _rounded_up(share: float) -> float:
@@ -193,7 +225,11 @@ def _rounded_up(share: float) -> float:
 def _undominated(options: Sequence[Option]) -> list[Option]:
     """Options to which no other is as good in loss and all costs; of equals the first."""
     kept: list[Option] = []
-    for option in sorted(options, key=lambda one: (one.loss, one.size, one.bops)):
-        if not any(one.size <= option.size and one.bops <= option.bops for one in kept):
+    for option in sorted(options, key=lambda one: (one.loss, *_costs(one))):
+        if not any(all(map(le, _costs(one), _costs(option))) for one in kept):
             kept.append(option)
     return kept
+
+
+def _costs(option: Option) -> tuple[int, ...]:
+    return tuple(option.cost(name) for name in RESOURCES)

@@ -51,13 +51,22 @@ def pack_bits(integers: Tensor, *, bits: int) -> Tensor:
     return (padded.view(-1, 8) << torch.arange(8, device=flat.device, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
 
 
+def packed_bytes(count: int, *, bits: int) -> int:
+    """Return the bytes of ``count`` integers of 2 to 8 bits; the last byte may have bits to spare.
+
+    >>> packed_bytes(3, bits=4)
+    2
+    """
+    return -(-count * _check_packed(bits) // 8)
+
+
 def unpack_bits(packed: Tensor, *, bits: int, count: int) -> Tensor:
     """Return the ``count`` integers of :func:`pack_bits`, int8, flat.
 
     >>> unpack_bits(torch.tensor([240, 8], dtype=torch.uint8), bits=4, count=3).tolist()
     [-8, 7, 0]
     """
-    expected = -(-count * _check_packed(bits) // 8)
+    expected = packed_bytes(count, bits=bits)
     if packed.dtype != torch.uint8 or packed.numel() != expected:
         raise ValueError(
             f"{count} integers of {bits} bits are {expected} bytes of uint8, got {packed.numel()} of {packed.dtype}"
@@ -155,8 +164,8 @@ def packed_size_bytes(model: nn.Module) -> int:
         if isinstance(layer, QuantizedLayer):
             for weight in layer.quantized_weights():
                 name = f"{path}.{weight.name}" if path else weight.name
-                bits, shape = _check_packed(weight.quantizer.bits), weight.value.shape
-                sizes[name] = -(-weight.value.numel() * bits // 8) + len(shape) * torch.int32.itemsize
+                integers = packed_bytes(weight.value.numel(), bits=weight.quantizer.bits)
+                sizes[name] = integers + weight.value.ndim * torch.int32.itemsize
     grids = _grids(model)
     for name, value in model.state_dict().items():
         wide = name in grids or value.dtype not in (torch.float32, torch.float64)

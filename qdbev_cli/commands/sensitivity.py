@@ -17,6 +17,7 @@ class Criterion(enum.StrEnum):
 
     output = "output"
     hessian = "hessian"
+    nds = "nds"
 
 
 class Level(enum.StrEnum):
@@ -37,7 +38,7 @@ def measure(
     plan: Annotated[bool, typer.Option("--plan", help="Choose the bits of each layer under a budget.")] = False,
     budget: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=SHARE", help="With --plan: size=0.125, bops=0.02; repeatable."),
+        typer.Option(metavar="NAME=LIMIT", help="With --plan: size=0.125 or size=36MB, bops=0.02; repeatable."),
     ] = None,
     candidates: Annotated[
         str | None, typer.Option(metavar="N,N,...", help="With --plan: bits to choose from, such as 2,3,4,6,8.")
@@ -81,9 +82,11 @@ def _bits(text: str) -> tuple[str, str]:
 
 
 def _budget(text: str) -> str:
-    match = re.fullmatch(r"(size|bops)=([0-9.eE+-]+)", text.strip())
-    if match is None:
+    match = re.fullmatch(r"(size|bytes|bops|latency)=([0-9.eE+-]+)([kKMG]i?B)?", text.strip())
+    if match is None or (match[3] and match[1] not in ("size", "bytes")):
         raise ValueError(
-            f"--budget is {text!r}; it must be size or bops, =, and a share of the float model's, such as size=0.125"
+            f"--budget is {text!r}; it must be size, bops or latency, =, and a share, such as size=0.125; or size or "
+            "bytes, =, and an amount, such as size=36MB or bytes=700000"
         )
-    return f"bit_plan.{match[1]}={match[2]}"
+    name = "bytes" if match[3] else match[1]
+    return f"bit_plan.{name}={match[2]}{match[3] or ''}"

@@ -14,7 +14,8 @@ import profiles
 from pipelines.bit_plans import bits_label, planned_bits, with_plan_found
 from pipelines.bit_problem import make_problem
 from pipelines.candidates import Choice
-from pipelines.plan_bits import losses_key, plan_key
+from pipelines.layer_losses import losses_key
+from pipelines.plan_bits import plan_key
 from pipelines.quantized import load_quantized
 from pipelines.store import Artifact, Store
 from qdbev.quantization import MacLine, Plan, Site, choose_bits, quantized_layers
@@ -193,7 +194,7 @@ def test_a_table_measured_with_a_plan_is_labelled_by_it(tmp_path: Path) -> None:
     ("words", "sentence"),
     [
         (["--plan"], "a bit plan needs a budget: give --budget size=0.125"),
-        (["--plan", "--budget", "latency=5"], "--budget is 'latency=5'; it must be size or bops"),
+        (["--plan", "--budget", "speed=5"], "--budget is 'speed=5'; it must be size, bops or latency"),
         (["--plan", "--budget", "size=1.5"], "bit_plan.size is 1.5"),
         (["--plan", "--budget", "size=0.1", "--candidates", "8,4"], "bit_plan.candidates"),
         (["--plan", "--budget", "size=0.1", "--profile", "float"], "quantizes nothing"),

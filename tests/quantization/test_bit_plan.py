@@ -100,7 +100,7 @@ def test_two_budgets_that_only_exclude_each_other() -> None:
         Option(weight_bits=8, activation_bits=2, loss=1.0, size=9, bops=1),
     ]
     problem = Problem(options={"a": options}, fixed={"size": 0, "bops": 0}, whole={"size": 10, "bops": 10})
-    with pytest.raises(ValueError, match=r"keeps size 0\.5 and bops 0\.5 of the float model together"):
+    with pytest.raises(ValueError, match=r"keeps size=0\.5 and bops=0\.5 together"):
         choose_bits(problem, budgets={"size": 0.5, "bops": 0.5})
 
 
