@@ -1,4 +1,4 @@
-"""The Pareto front of bit plans: predicted loss over the share of the float model's size or bit operations."""
+"""The Pareto front of bit plans: predicted loss over the share of what the float model costs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,8 @@ from qdbev.reporting.figure import BLUE, INK, ORANGE, STYLE, new_figure, picture
 
 Point = Mapping[str, Any]
 
-_NOUNS = {"size": "nominal size", "bops": "bit operations"}
+_NOUNS = {"size": "nominal size", "bytes": "packed bytes", "bops": "bit operations", "latency": "measured latency"}
+_SIZE_PX = {"width_px": 820, "height_px": 460}
 
 
 def pareto_picture(
@@ -19,8 +20,6 @@ def pareto_picture(
     chosen: Point,
     uniform: Sequence[Point] = (),
     resource: str = "size",
-    width_px: int = 820,
-    height_px: int = 460,
     form: str = "png",
 ) -> bytes:
     """Draws the front as a line, uniform bits as circles, the chosen plan as a star.
@@ -29,9 +28,7 @@ def pareto_picture(
         points: entries `share` and `loss`, of rising share.
         chosen: the same of the plan.
         uniform: the same with `name`, such as W4A6.
-        resource: what the share is of: "size" or "bops".
-        width_px: width.
-        height_px: height.
+        resource: what the share is of: size, bytes, bops or latency.
         form: "png" or "svg".
 
     Returns:
@@ -43,22 +40,30 @@ def pareto_picture(
     if not points:
         raise ValueError("no front to draw: expected at least one point with `share` and `loss`")
     with matplotlib.rc_context(STYLE):
-        figure = new_figure(width_px=width_px, height_px=height_px)
+        figure = new_figure(**_SIZE_PX)
         axes = figure.add_axes((0.1, 0.13, 0.86, 0.82))
         quiet_axes(axes)
-        _draw(axes, points=points, chosen=chosen, uniform=uniform)
+        axes.plot(*_places(points), color=BLUE, linewidth=1.6, marker=".", markersize=5, label="mixed bits")
+        _draw_uniform(axes, uniform)
+        axes.plot(*_places([chosen]), color=BLUE, marker="*", markersize=15, linestyle="none", label="chosen")
+        if min(point["loss"] for point in [*points, chosen, *uniform]) > 0:
+            axes.set_yscale("log")
+        axes.legend(frameon=False, labelcolor=INK, loc="upper right")
         axes.set_xlabel(f"{_NOUNS.get(resource, resource)} as a share of the float model's", color=INK)
         axes.set_ylabel("predicted loss", color=INK)
     return picture_bytes(figure, form=form)
 
 
-def _draw(axes: Axes, *, points: Sequence[Point], chosen: Point, uniform: Sequence[Point]) -> None:
-    shares, losses = [point["share"] for point in points], [point["loss"] for point in points]
-    axes.plot(shares, losses, color=BLUE, linewidth=1.6, marker=".", markersize=5, label="mixed bits")
-    same = [point["share"] for point in uniform], [point["loss"] for point in uniform]
+def _places(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    """Shares and losses."""
+    return [point["share"] for point in points], [point["loss"] for point in points]
+
+
+def _draw_uniform(axes: Axes, uniform: Sequence[Point]) -> None:
+    """Circles with their names."""
     if uniform:
-        axes.plot(*same, color=ORANGE, linestyle="none", marker="o", markersize=6, label="the same bits everywhere")
-    axes.plot(chosen["share"], chosen["loss"], color=BLUE, marker="*", markersize=15, linestyle="none", label="chosen")
+        same = "the same bits everywhere"
+        axes.plot(*_places(uniform), color=ORANGE, linestyle="none", marker="o", markersize=6, label=same)
     for point in uniform:
         axes.annotate(
             str(point["name"]),
@@ -68,6 +73,3 @@ def _draw(axes: Axes, *, points: Sequence[Point], chosen: Point, uniform: Sequen
             color=INK,
             fontsize=8.5,
         )
-    if min([*losses, chosen["loss"], *same[1]]) > 0:
-        axes.set_yscale("log")
-    axes.legend(frameon=False, labelcolor=INK, loc="upper right")

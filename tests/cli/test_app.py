@@ -252,6 +252,11 @@ def test_choosing_bits_stands_in_the_profile(monkeypatch: pytest.MonkeyPatch) ->
     section = noted[0].bit_plan
     assert section.budgets == {"size": 0.13, "bops": 0.02}
     assert (section.candidates, section.criterion) == ((2, 4), "hessian")
+    words = ["--budget", "size=1.5MiB", "--budget", "latency=0.6", "--criterion", "nds"]
+    assert RUN.invoke(app, ["sensitivity", "--plan", *words]).exit_code == 0
+    assert noted[1].bit_plan.budgets == {"bytes": 1572864, "latency": 0.6}
+    assert RUN.invoke(app, ["sensitivity", "--plan", "--budget", "bytes=700000"]).exit_code == 0
+    assert noted[2].bit_plan.budgets == {"bytes": 700000}
 
 
 def test_scenes_are_shared_out_and_the_seed_is_the_scenes(calls: Calls) -> None:

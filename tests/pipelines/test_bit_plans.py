@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import profiles
 from pipelines.bit_plans import bits_label, planned_bits, with_plan_found
 from pipelines.bit_problem import make_problem
 from pipelines.candidates import Choice
+from pipelines.latency_table import Timed
 from pipelines.layer_losses import losses_key
 from pipelines.plan_bits import plan_key
 from pipelines.quantized import load_quantized
 from pipelines.store import Artifact, Store
-from qdbev.quantization import MacLine, Plan, Site, choose_bits, quantized_layers
+from qdbev.quantization import MacLine, Plan, Site, choose_bits, quantized_layers, size_bytes
 from qdbev_cli.app import app
 
 Call = Callable[..., dict[str, Any]]
@@ -153,6 +155,27 @@ def test_another_budget_is_met_from_the_same_losses(made: dict[str, Any], conten
     assert second["predicted_loss"] > content["predicted_loss"]
 
 
+def test_packed_bytes_are_those_of_the_sealed_file(call: Call, store: Path, content: dict[str, Any]) -> None:
+    first = planned(call, "--budget", "size=400kB")
+    assert first["losses"] == content["losses"] and first["packed_bytes"] <= 400_000
+    bits = {"predicted_loss", "layers"}
+    again = planned(call, "--budget", f"bytes={first['packed_bytes']}")
+    assert {name: again[name] for name in bits} == {name: first[name] for name in bits}
+    less = planned(call, "--budget", f"bytes={first['packed_bytes'] - 1}")
+    assert less["packed_bytes"] < first["packed_bytes"] and less["predicted_loss"] >= first["predicted_loss"]
+    for plan in (first, less):
+        sealed = call("calibrate", "--set", f'quantization.plan="{plan["digest"]}"')["artifact"]
+        tensors = load_file(Store(store).open(sealed["digest"]).file("model.safetensors"))
+        assert size_bytes(tensors) == plan["packed_bytes"]
+
+
+def planned(call: Call, *words: str) -> dict[str, Any]:
+    """What a plan from the losses of the first one says, and its digest."""
+    made = call("sensitivity", "--plan", "--candidates", "2,4,8", *words)
+    content: dict[str, Any] = json.loads((Path(made["artifact"]["path"]) / "bit-plan.json").read_text())
+    return content | {"digest": made["artifact"]["digest"]}
+
+
 def test_two_budgets_choose_inputs_too(call: Call) -> None:
     made = call("sensitivity", "--plan", "--budget", "size=0.2", "--budget", "bops=0.03", "--candidates", "4,8")
     content = json.loads((Path(made["artifact"]["path"]) / "bit-plan.json").read_text())
@@ -195,7 +218,11 @@ def test_a_table_measured_with_a_plan_is_labelled_by_it(tmp_path: Path) -> None:
     [
         (["--plan"], "a bit plan needs a budget: give --budget size=0.125"),
         (["--plan", "--budget", "speed=5"], "--budget is 'speed=5'; it must be size, bops or latency"),
+        (["--plan", "--budget", "bops=5MB"], "--budget is 'bops=5MB'"),
         (["--plan", "--budget", "size=1.5"], "bit_plan.size is 1.5"),
+        (["--plan", "--budget", "bytes=0"], "bit_plan.bytes is 0"),
+        (["--plan", "--budget", "size=0.1", "--set", "bit_plan.bytes=many"], "allowed: a number of bytes, such as"),
+        (["--plan", "--budget", "latency=0.5"], "name a file by --set bit_plan.latency_table=FILE"),
         (["--plan", "--budget", "size=0.1", "--candidates", "8,4"], "bit_plan.candidates"),
         (["--plan", "--budget", "size=0.1", "--profile", "float"], "quantizes nothing"),
         (["--plan", "--budget", "size=0.1", "--set", "quantization.plan=abcd"], "quantization.plan decides bits"),
@@ -212,12 +239,23 @@ def test_what_no_plan_can_be_made_of(call: Call, words: list[str], sentence: str
 def test_a_budget_that_no_bits_reach_says_which_they_reach(call: Call) -> None:
     refused = call("sensitivity", "--plan", "--budget", "size=0.05", "--candidates", "4,8", code=2)["error"]
     assert "size=0.05 cannot be kept" in refused and "takes 0.1250 of the float one" in refused
+    refused = call("sensitivity", "--plan", "--budget", "bytes=300kB", "--candidates", "2,8", code=2)["error"]
+    assert "bytes=300000 cannot be kept" in refused and "give that or more" in refused
 
 
 def test_a_dry_run_says_what_would_be_measured(call: Call) -> None:
     steps = call("sensitivity", "--plan", "--budget", "size=0.13", "--budget", "bops=0.02", "--dry-run")["plan"]
     assert "each layer's weights and inputs alone at 2, 3, 4, 6, 8 bits" in steps[0]
     assert "size at most 0.13 and bops at most 0.02" in steps[1]
+
+
+def test_a_dry_run_counts_the_evaluations(call: Call, content: dict[str, Any]) -> None:
+    words = ("--plan", "--budget", "size=0.13", "--criterion", "nds", "--candidates", "2,4,8", "--dry-run")
+    layers, read = len(content["layers"]), sum(one["activation_bits"] < 32 for one in content["layers"])
+    step = call("sensitivity", *words)["plan"][1]
+    assert f"{1 + 3 * layers} evaluations on 4 scenes of the train split" in step
+    step = call("sensitivity", *words, "--budget", "bops=0.02")["plan"][1]
+    assert f"{1 + 3 * (layers + read)} evaluations" in step
 
 
 def sealed(store: Store, *, layers: list[dict[str, Any]], key: int, kind: str = "bit-plan") -> Artifact:
@@ -287,6 +325,9 @@ def key(*words: str) -> str:
     [
         "bit_plan.size=0.2",
         "bit_plan.bops=0.1",
+        "bit_plan.bytes=700000",
+        "bit_plan.latency=0.5",
+        "bit_plan.observer=training",
         "bit_plan.candidates=[2,8]",
         "bit_plan.criterion=hessian",
         "bit_plan.samples=3",
@@ -296,6 +337,19 @@ def key(*words: str) -> str:
 )
 def test_what_decides_a_plan_is_in_its_key(word: str) -> None:
     assert key(word) != key()
+
+
+@pytest.mark.parametrize("word", ["bit_plan.scenes=3", "evaluation.max_boxes=7"])
+def test_what_is_scored_decides_drops_of_nds_alone(word: str) -> None:
+    assert key(word) == key()
+    assert key(word, "bit_plan.criterion=nds") != key("bit_plan.criterion=nds")
+
+
+def test_what_a_latency_table_says_decides_a_plan_wherever_it_lies() -> None:
+    profile = profiles.load("w4a6", overrides=["bit_plan.latency=0.5"])
+    keys = [plan_key("", profile=profile, times={Timed("a", 8, 8): time}) for time in (1, 2)]
+    assert len({*keys, plan_key("", profile=profile)}) == 3
+    assert key("bit_plan.latency_table=here.csv") == key()
 
 
 @pytest.mark.parametrize("word", ["seed=1", "bit_plan.probes=3"])

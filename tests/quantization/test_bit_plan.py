@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from fractions import Fraction
 from itertools import product
 from math import inf, isclose
 
@@ -10,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from qdbev.quantization import make_plan
+from qdbev.quantization import make_plan, packed_bytes
 from qdbev.quantization.bit_plan import RESOURCES, Chosen, Option, Problem, choose_bits, front, total_loss, with_bits
 
 losses = st.floats(min_value=0.0, max_value=1e3, allow_nan=False, width=32)
@@ -27,11 +29,19 @@ def problems(draw: st.DrawFn) -> Problem:
             st.lists(st.tuples(st.sampled_from([2, 3, 4, 8]), st.sampled_from([4, 8])), min_size=1, max_size=5)
         )
         options[f"layer{number}"] = [
-            Option(weight_bits=w, activation_bits=a, loss=draw(losses), size=w * weights, bops=w * a * macs)
+            Option(
+                weight_bits=w,
+                activation_bits=a,
+                loss=draw(losses),
+                size=w * weights,
+                bops=w * a * macs,
+                bytes=packed_bytes(weights, bits=w),
+                latency=draw(counts),  # measured: more bits need not take longer
+            )
             for w, a in pairs
         ]
     whole = {name: 4 * sum(max(one.cost(name) for one in each) for each in options.values()) for name in RESOURCES}
-    return Problem(options=options, fixed={"size": draw(counts), "bops": 0}, whole=whole)
+    return Problem(options=options, fixed=dict.fromkeys(RESOURCES, 0) | {"size": draw(counts)}, whole=whole)
 
 
 def tried(problem: Problem, budgets: dict) -> float:
@@ -57,6 +67,43 @@ def test_the_program_finds_the_best_of_all_combinations(problem: Problem, size: 
     assert all(problem.share(chosen, resource=name) <= share for name, share in budgets.items())
     assert isclose(total_loss(chosen), expected, rel_tol=1e-6, abs_tol=1e-6)
     assert choose_bits(problem, budgets=budgets) == chosen
+
+
+@settings(max_examples=100)
+@given(problems(), st.floats(0.05, 0.6), st.floats(0.05, 0.3))
+def test_bytes_are_kept_to_the_byte_beside_a_latency(problem: Problem, amount: float, latency: float) -> None:
+    limit = round(amount * problem.whole["bytes"])
+    budgets: dict = {"bytes": Fraction(limit, problem.whole["bytes"]), "latency": round(latency, 4)}
+    expected = tried(problem, budgets)
+    if expected == inf:
+        with pytest.raises(ValueError, match=f"bytes={limit}|latency="):
+            choose_bits(problem, budgets=budgets)
+        return
+    chosen = choose_bits(problem, budgets=budgets)
+    assert problem.cost(chosen, resource="bytes") <= limit
+    assert problem.share(chosen, resource="latency") <= budgets["latency"]
+    assert isclose(total_loss(chosen), expected, rel_tol=1e-6, abs_tol=1e-6)
+
+
+def test_a_budget_of_bytes_that_cannot_be_kept_says_which_can() -> None:
+    sizes = {"sensitive": 50, "robust": 25}
+    options = {path: [replace(one, bytes=sizes[path]) for one in each] for path, each in PROBLEM.options.items()}
+    problem = Problem(options=options, fixed={"bytes": 10}, whole={"bytes": 800})
+    with pytest.raises(ValueError, match=r"bytes=84 cannot be kept.*takes 85; give that or more"):
+        choose_bits(problem, budgets={"bytes": Fraction(84, 800)})
+    assert choose_bits(problem, budgets={"bytes": Fraction(85, 800)})
+
+
+def test_a_front_leaves_out_what_another_budget_forbids() -> None:
+    """Two bits are slow here: the smallest sizes keep no latency."""
+    options = [
+        Option(weight_bits=2, activation_bits=8, loss=4.0, size=2, bops=0, latency=9),
+        Option(weight_bits=4, activation_bits=8, loss=1.0, size=4, bops=0, latency=3),
+        Option(weight_bits=8, activation_bits=8, loss=0.0, size=8, bops=0, latency=5),
+    ]
+    problem = Problem(options={"a": options}, fixed={"size": 0, "latency": 0}, whole={"size": 32, "latency": 10})
+    points = front(problem, over="size", budgets={"size": 0.25, "latency": 0.5})
+    assert [bits_of(one)["a"] for one in points] == [4, 8]
 
 
 def ladder(*, loss: float, weights: int = 100) -> list[Option]:
