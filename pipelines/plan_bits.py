@@ -38,6 +38,7 @@ from qdbev.quantization import (
     weights_by_site,
     with_bits,
 )
+from qdbev.quantization.bit_plan import RESOURCES
 from qdbev.reporting.pareto_chart import pareto_picture
 
 PICTURE = "pareto.png"
@@ -222,8 +223,9 @@ def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
     rows = [_row(part, content["layers"]) for part in dict.fromkeys(one["part"] for one in content["layers"])]
     rows.append(_row("all", content["layers"]))
     means = content["mean_bits"]
-    notes = [_note(mixed_label(means["weights"], means["inputs"]), content)]
-    notes += [_note(name, one) for name, one in content["uniform"].items()]
+    label = mixed_label(means["weights"], means["inputs"])
+    notes = [f"{label}: {_costs(content)} of the float model; predicted loss {content['predicted_loss']:.4g}"]
+    notes += [f"{name}: {_costs(one)}; loss {one['predicted_loss']:.4g}" for name, one in content["uniform"].items()]
     if "scores" in content:
         notes.append(f"losses are NDS, of {content['scores']['float']:.4f} in float on the scenes that were scored")
     headers = ["part", "layers", "weight bits", "fewest", "most", "input bits", "share of bits", "loss"]
@@ -233,12 +235,11 @@ def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
     return finished(artifact, tables=tables, metrics=dict(artifact.manifest.metrics), messages=messages)
 
 
-def _note(name: str, point: Mapping[str, Any]) -> str:
-    """What a plan costs and is predicted to lose."""
-    costs = [f"{name} {share:.4f}" for name, share in point["share"].items()]
-    costs += [f"{point['packed_bytes']} packed bytes"] if "packed_bytes" in point else []
-    costs += [f"{point['milliseconds']:.4g} ms"] if "milliseconds" in point else []
-    return f"{name}: {', '.join(costs)}; loss {point['predicted_loss']:.4g}"
+def _costs(point: Mapping[str, Any]) -> str:
+    """What a plan costs: shares of the float model, with the amount where it has a unit."""
+    amounts = {"bytes": f" ({point.get('packed_bytes')})", "latency": f" ({point.get('milliseconds', 0):.4g} ms)"}
+    share = point["share"]
+    return ", ".join(f"{name} {share[name]:.4f}{amounts.get(name, '')}" for name in RESOURCES if name in share)
 
 
 def _row(part: str, layers: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -184,6 +184,36 @@ def test_two_budgets_choose_inputs_too(call: Call) -> None:
     assert {one["activation_bits"] for one in content["layers"]} == {4, 8, 32}
 
 
+def test_a_budget_of_latency_is_met_from_a_table(call: Call, content: dict[str, Any], tmp_path: Path) -> None:
+    file, running = tmp_path / "table.csv", [one for one in content["layers"] if one["macs"]]
+    pairs = [(32, 32), (4, 4), (4, 8), (8, 4), (8, 8)]
+    lines = [f"{one['path']},{w},{a},{one['macs'] * w * a / 1e10}" for one in running for w, a in pairs]
+    lines += [f"sampling,32,32,{sum(one['macs'] for one in running) * 1024e-11}"]  # a tenth of the layers
+    words = ["sensitivity", "--plan", "--budget", "latency=0.12", "--candidates", "4,8"]
+    words += ["--set", f"bit_plan.latency_table={file}"]
+    assert "cannot be read" in call(*words, code=3)["error"]
+    file.write_text("\n".join(["path,weight_bits,activation_bits,milliseconds", *lines[5:]]))
+    assert (
+        f"lacks 5 of {5 * len(running)} rows that this plan needs: {running[0]['path']} at"
+        in call(*words, code=2)["error"]
+    )
+    file.write_text("\n".join(["path,weight_bits,activation_bits,milliseconds", *lines]))
+    made = call(*words)
+    plan = json.loads((Path(made["artifact"]["path"]) / "bit-plan.json").read_text())
+    table = {tuple(line.split(",")[:3]): float(line.split(",")[3]) for line in lines}
+    taken = sum(
+        table[one["path"], str(one["weight_bits"]), str(one["activation_bits"])]
+        for one in plan["layers"]
+        if one["macs"]
+    )
+    taken += table["sampling", "32", "32"]
+    assert plan["milliseconds"] == pytest.approx(taken) and plan["share"]["latency"] <= 0.12
+    assert taken <= 0.12 * sum(table[path, w, a] for path, w, a in table if w == "32") * (1 + 1e-9)
+    assert {one["activation_bits"] for one in plan["layers"]} == {4, 8, 32}
+    file.write_text(file.read_text() + "\n")
+    assert call(*words)["artifact"] == made["artifact"]  # what it says decides, not its bytes
+
+
 def test_traces_of_the_hessian_weigh_weights_alone(call: Call) -> None:
     words = ("--plan", "--budget", "bops=0.02", "--candidates", "2,8", "--criterion", "hessian")
     made, other = call("sensitivity", *words), call("sensitivity", *words, "--set", "bit_plan.probes=2")

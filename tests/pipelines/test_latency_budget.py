@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import profiles
+from pipelines.assemble import build_detector
 from pipelines.bit_costs import timed_costs
 from pipelines.bit_problem import bit_pairs, make_problem
 from pipelines.candidates import Choice
 from pipelines.integrity import UnusableInput
 from pipelines.latency_table import Timed, read_latency_table, table_digest
+from pipelines.quantized import detector_plan
 from qdbev.quantization import MacLine, Plan, Site, choose_bits
 
 HEADER = "path,weight_bits,activation_bits,milliseconds\n"
@@ -145,3 +149,20 @@ def test_pairs_of_bits_are_those_of_the_options() -> None:
     assert bit_pairs(plan, profile=free)["a"] == [(4, 4), (4, 8), (8, 4), (8, 8)]
     fixed = profiles.load("w4a6", overrides=["bit_plan.candidates=[4,8]", "bit_plan.bytes=5"])
     assert bit_pairs(plan, profile=fixed)["a"] == [(4, 6), (8, 6)]
+
+
+@pytest.mark.slow
+def test_a_table_of_this_machine_holds_every_layer_that_runs(tmp_path: Path) -> None:
+    file = tmp_path / "latency.csv"
+    script = Path(__file__).parents[2] / "scripts" / "measure_layer_latency.py"
+    done = subprocess.run(
+        [sys.executable, str(script), str(file), "--repeats", "1"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "float32" in done.stdout and "int8" in done.stdout
+    table, profile = read_latency_table(file), profiles.load("w4a6", overrides=["bit_plan.latency=0.9"])
+    plan = detector_plan(build_detector(profile.model), section=profile.quantization)
+    running = {site.path for site in plan.quantized if site.kind != "embedding"}
+    pairs = {path: of_layer for path, of_layer in bit_pairs(plan, profile=profile).items() if path in running}
+    found = timed_costs(table, pairs=pairs)
+    assert found.whole == sum(time for timed, time in table.items() if timed.bits == (32, 32)) and found.rest == 0
