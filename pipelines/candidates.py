@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-from pipelines.assemble import device_of
+from pipelines.assemble import Detector, device_of
 from pipelines.calibration import observe
 from pipelines.quantized import Quantized, with_quantizers
 from pipelines.samples import Split
@@ -101,7 +101,7 @@ def training_ranges(profile: Profile) -> Ranges:
     return Ranges(section.training_observer, section.training_sign == "auto")
 
 
-def choices_of(detector: BEVFormer, *, tensors: Tensors, bits: int) -> Iterator[tuple[Choice, str]]:
+def choices_of(detector: Detector, *, tensors: Tensors, bits: int) -> Iterator[tuple[Choice, str]]:
     """The choice of each layer that has such tensors, and the part it belongs to."""
     for path, layer in quantized_layers(detector).items():
         if tensors == "weights" or any(layer.input_quantizers()):

@@ -77,7 +77,7 @@ def score_losses(
         choice: part
         for bits, one in candidates.items()
         for kind in tensors
-        for choice, part in choices_of(one.detector, tensors=kind, bits=bits)  # type: ignore[arg-type]
+        for choice, part in choices_of(one.detector, tensors=kind, bits=bits)
     }
     with tqdm(total=len(choices) + 1, desc="NDS of each choice", unit="evaluation", disable=not progress) as bar:
         bar.update(len(scores.found))
