@@ -24,7 +24,7 @@ def run(
     Args:
         profile: What is wanted.
         store: Where the artifact goes.
-        method: ``ptq``, ``dfq`` or ``gptq``, in place of the profile's.
+        method: ``ptq``, ``dfq``, ``gptq``, ``adaround``, ``brecq`` or ``qdrop``, in place of the profile's.
         force: Calibrate again even if it is sealed.
         dry_run: Say what would be done.
         progress: Show bars.
@@ -44,16 +44,31 @@ def _steps(profile: Profile) -> list[str]:
     """What would be done, a sentence a step."""
     section, name = profile.calibration, profile.model.name
     ranges = f"calibrate {name} to {profile.quantization.label} on {section.samples} samples of the train split"
-    if section.method == "ptq":
-        return [ranges]
-    if section.method == "gptq":
-        return [ranges, "round the weights so that each layer's output on these samples changes least"]
+    first = []
+    if section.smoothing is not None:
+        first = [
+            f"move scales of layer norm channels into the linear layers that read them (alpha {section.smoothing})"
+        ]
+    learned = f"learn the rounding of the weights, {section.iterations} steps for each"
+    done = {
+        "ptq": [],
+        "gptq": ["round the weights so that each layer's output on these samples changes least"],
+        "adaround": [f"{learned} layer, so that its output on these samples changes least"],
+        "brecq": [f"{learned} block, and its activation ranges, so that its output on these samples changes least"],
+        "qdrop": [
+            f"{learned} block, and its activation ranges, so that its output on these samples changes least, half of "
+            "the activations at random in float"
+        ],
+    }
+    if section.method != "dfq":
+        return [*first, ranges, *done[section.method]]
     how = {
         "none": "leave the biases as they are",
         "analytic": "correct the biases of the layers whose mean input a batch norm tells, without data",
         "empirical": f"correct the biases of all layers, running the {section.samples} samples once for each",
     }
     return [
+        *first,
         f"fold the batch norms of {name}, equalise the ranges of consecutive layers, absorb large biases",
         ranges,
         how[section.bias_correction],

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from pipelines.assemble import Detector, device_of, float_artifact, float_detector, inputs_on, package_versions
 from pipelines.bit_plans import planned_bits, samples_of_plan, with_plan_found
-from pipelines.compensation import Rounded, compensate
-from pipelines.data_free import Record, correct, prepared_from_float
+from pipelines.compensation import compensate, learn_rounding
+from pipelines.data_free import correct, prepared_from_float
 from pipelines.integrity import fetched
 from pipelines.quantized import Bits, Quantized, quantized_cost, quantized_from_float, write_quantized
+from pipelines.reconstruction import reconstruct_blocks
 from pipelines.samples import Split, load_split, notes_on_motion, ordered_dataset
 from pipelines.scoring import evaluation_split
+from pipelines.smoothing import smoothed
 from pipelines.store import Artifact, Store
 from profiles import Profile, fingerprint
+from profiles.calibration import CalibrationProfile
 from profiles.schedule import PARTS
 from qdbev.data.batches import streaming_batches
 from qdbev.data.calibration import calibration_samples
@@ -25,6 +31,16 @@ from qdbev.data.nuscenes import Sample
 from qdbev.quantization import observing, ranges_missing, trainable_parameters
 
 KIND = "calibration"
+
+
+class Record(Protocol):
+    """What a method says of its work."""
+
+    def sentence(self) -> str:
+        """In a sentence, for the terminal."""
+
+    def write(self, folder: Path) -> None:
+        """In a file of the artifact."""
 
 
 def calibrated(profile: Profile, *, store: Store, force: bool = False, progress: bool = False) -> tuple[Artifact, str]:
@@ -66,7 +82,7 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
         return known, "already calibrated; --force does it again"
     trainable = trainable_parameters(detector)
     bits, chosen_on = planned_bits(profile, store=store), samples_of_plan(profile, store=store)
-    quantized, record = _with_ranges(
+    quantized, records = _with_ranges(
         detector, profile=profile, split=split, samples=samples, bits=bits, progress=progress
     )
     complete = quantized.switched(PARTS)
@@ -74,7 +90,7 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
 
     def write(folder: Path) -> None:
         write_quantized(folder, quantized=complete, profile=profile)
-        if record is not None:
+        for record in records:
             record.write(folder)
 
     artifact = store.seal(
@@ -90,7 +106,7 @@ def calibrated(profile: Profile, *, store: Store, force: bool = False, progress:
         replace=force,
     )
     message = f"calibrated on {len(tokens)} samples of the train split"
-    return artifact, message if record is None else f"{record.sentence()}; {message}"
+    return artifact, "; ".join([*(record.sentence() for record in records), message])
 
 
 def _with_ranges(
@@ -101,21 +117,37 @@ def _with_ranges(
     samples: Sequence[Sample],
     bits: Bits | None,
     progress: bool,
-) -> tuple[Quantized, Record | Rounded | None]:
-    """Quantize a float detector and set its ranges by the profile's method; with a record where that did more."""
-    method = profile.calibration.method
-
-    def run() -> None:
-        run_samples(detector, split=split, samples=samples, profile=profile)
-
-    if method == "dfq":
+) -> tuple[Quantized, list[Record]]:
+    """Quantize a float detector and set its ranges by the profile's method; with records of what did more."""
+    section = profile.calibration
+    records: list[Record] = []
+    run_of = partial(run_samples, split=split, samples=samples, profile=profile)
+    run = partial(run_of, detector)
+    if section.smoothing is not None:
+        records.append(smoothed(detector, profile=profile, split=split, run=run, alpha=section.smoothing))
+    if section.method == "dfq":
         prepared = prepared_from_float(detector, profile=profile, split=split, bits=bits)
         observe(prepared.quantized, split=split, samples=samples, profile=profile, progress=progress)
-        record = correct(prepared, how=profile.calibration.bias_correction, run=run, progress=progress)
-        return prepared.quantized, record
+        return prepared.quantized, [
+            *records,
+            correct(prepared, how=section.bias_correction, run=run, progress=progress),
+        ]
     quantized = quantized_from_float(detector, profile=profile, split=split, bits=bits)
     observe(quantized, split=split, samples=samples, profile=profile, progress=progress)
-    return quantized, compensate(detector, run=run, parts=PARTS) if method == "gptq" else None
+    return quantized, [*records, *_rounded(detector, run=run_of, section=section, progress=progress)]
+
+
+def _rounded(
+    detector: Detector, *, run: Callable[[nn.Module], object], section: CalibrationProfile, progress: bool
+) -> list[Record]:
+    """Round the weights of a calibrated detector by the method; the record of it, none where it stays as it is."""
+    if section.method == "gptq":
+        return [compensate(detector, run=partial(run, detector), parts=PARTS)]
+    if section.method == "adaround":
+        return [learn_rounding(detector, run=run, parts=PARTS, section=section, progress=progress)]
+    if section.method in ("brecq", "qdrop"):
+        return [reconstruct_blocks(detector, run=run, parts=PARTS, section=section, progress=progress)]
+    return []
 
 
 def refuse_evaluation_samples(samples: Sequence[Sample], *, evaluated: Split) -> list[str]:

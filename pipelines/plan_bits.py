@@ -140,9 +140,9 @@ def refuse_unplannable(profile: Profile) -> None:
     if section.plan is not None or section.first_last_bits is not None:
         name = "plan" if section.plan is not None else "first_last_bits"
         raise ValueError(f"quantization.{name} decides bits already; set it to null to have a plan made")
-    if profile.calibration.method != "ptq":
+    if profile.calibration.label != "ptq":
         raise ValueError(
-            f"losses are measured with method ptq alone, not {profile.calibration.method}; set calibration.method to "
+            f"losses are measured with method ptq alone, not {profile.calibration.label}; set calibration.method to "
             "ptq (default), and give the other to the command that takes the plan"
         )
 

@@ -55,9 +55,9 @@ def run(
         raise ValueError(f"level is {level!r}, expected part or module")
     if profile.quantization.is_float:
         raise ValueError(f"profile {profile.name} quantizes nothing; choose one such as w4a6, or give --bits")
-    if profile.calibration.method != "ptq":
+    if profile.calibration.label != "ptq":
         raise ValueError(
-            f"the table is measured with method ptq alone, not {profile.calibration.method}: what that changes in "
+            f"the table is measured with method ptq alone, not {profile.calibration.label}: what that changes in "
             "weights and biases would shift the rows that leave them in float; set calibration.method to ptq (default)"
         )
     if dry_run:

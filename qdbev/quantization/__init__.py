@@ -2,12 +2,13 @@
 
 In pure PyTorch. The usual order: ``fold_batchnorm`` -> ``make_plan`` -> ``quantize`` -> ``with observing(model): ...``
 -> ``set_parts(model, {...})`` -> train or evaluate -> ``pack_model``. Data-free quantization comes in between: after
-folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observing ``correct_analytically``. So does
-``compensate_rounding``, after observing. ``choose_bits`` gives each layer its own bits, ``with_bits`` puts them into a
-plan.
+folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observing ``correct_analytically``. So do
+``smooth``, before folding, and ``compensate_rounding``, ``adaptive_rounding`` or ``reconstruct``, after observing.
+``choose_bits`` gives each layer its own bits, ``with_bits`` puts them into a plan.
 """
 
 from qdbev.quantization.activation_memory import ActivationMemory, activation_memory
+from qdbev.quantization.adaround import adaptive_rounding
 from qdbev.quantization.bias_absorption import Absorption, absorb_biases
 from qdbev.quantization.bias_correction import Correction, correct_analytically, correct_empirically
 from qdbev.quantization.bit_plan import Option, Problem, choose_bits, front, total_loss, with_bits
@@ -53,6 +54,8 @@ from qdbev.quantization.packing import (
 from qdbev.quantization.plan import FLOAT_BITS, FLOAT_OPERATIONS, Plan, Site
 from qdbev.quantization.planning import make_plan
 from qdbev.quantization.quantizer import Quantizer
+from qdbev.quantization.reconstruction import Reconstruction, reconstruct
+from qdbev.quantization.smoothing import Smoothing, smooth
 from qdbev.quantization.swap import (
     active_parts,
     finish_observing,
@@ -84,10 +87,13 @@ __all__ = [
     "Plan",
     "Problem",
     "Quantizer",
+    "Reconstruction",
     "Site",
+    "Smoothing",
     "absorb_biases",
     "activation_memory",
     "active_parts",
+    "adaptive_rounding",
     "apply_folding",
     "bops",
     "choose_bits",
@@ -125,12 +131,14 @@ __all__ = [
     "quantized_layers",
     "range_penalty",
     "ranges_missing",
+    "reconstruct",
     "rescaled",
     "scale_of_range",
     "set_parts",
     "set_sites",
     "settle_ranges",
     "size_bytes",
+    "smooth",
     "start_observing",
     "thaw_norms",
     "total_loss",

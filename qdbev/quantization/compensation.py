@@ -10,7 +10,7 @@ Shapes: N samples, I inputs of one output (channels times kernel), O output chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -127,30 +127,12 @@ def compensate_rounding(
     Raises:
         ValueError: weight ranges that follow the weights, which would move under the rounded ones.
     """
-    layers = _layers_of(model, parts)
-    blocks: list[Block] = []
-    refused: dict[str, str] = {}
-    for path, layer in layers.items():
-        if any(weight.quantizer.follows for weight in layer.quantized_weights()):
-            raise ValueError(
-                f"the weight range of {path} follows its weights and would move as they are rounded; "
-                "set quantization.weight_range to frozen or learned"
-            )
-        found, reason = _blocks(path, layer)
-        blocks += found
-        if reason:
-            refused |= {f"{path}.{weight.name}": reason for weight in layer.quantized_weights()}
-    for layer in layers.values():
-        for weight in layer.quantized_weights():
-            weight.quantizer.state = "off"
-        for quantizer in layer.input_quantizers():
-            quantizer.state = "observing"  # passes through and is called: with all off, attention calls none of them
+    layers = layers_of(model, parts)
+    blocks, refused = roundable(layers)
+    pass_through(layers)
     reference = input_moments(layers, run, blocks)
     refused |= {f"{block.layer}.{block.weight}": "it did not run" for block in blocks if block not in reference}
-    rounded = {block.layer for block in reference}
-    for path, layer in layers.items():  # weights that keep nearest rounding run as they will be
-        for quantizer in layer.input_quantizers() if path in rounded else layer.quantizers():
-            quantizer.state = "on"
+    quantize_inputs(layers, rounded={block.layer for block in reference})
     errors = {}
     order = list(reference)
     for chunk in torch.arange(len(order)).chunk(rounds):
@@ -164,6 +146,49 @@ def compensate_rounding(
         for quantizer in layer.quantizers():
             quantizer.state = "off"
     return Compensation(errors=errors, refused=refused)
+
+
+def roundable(layers: Mapping[str, QuantizedLayer]) -> tuple[list[Block], dict[str, str]]:
+    """Return the blocks of layers, and path of a quantized weight that is in none -> why.
+
+    Raises:
+        ValueError: weight ranges that follow the weights, which would move under the rounded ones.
+    """
+    refuse_following(layers)
+    blocks: list[Block] = []
+    refused: dict[str, str] = {}
+    for path, layer in layers.items():
+        found, reason = blocks_of(path, layer)
+        blocks += found
+        if reason:
+            refused |= {f"{path}.{weight.name}": reason for weight in layer.quantized_weights()}
+    return blocks, refused
+
+
+def refuse_following(layers: Mapping[str, QuantizedLayer]) -> None:
+    """Raise ValueError where a weight range follows the weights, which would move under the rounded ones."""
+    for path, layer in layers.items():
+        if any(weight.quantizer.follows for weight in layer.quantized_weights()):
+            raise ValueError(
+                f"the weight range of {path} follows its weights and would move as they are rounded; "
+                "set quantization.weight_range to frozen or learned"
+            )
+
+
+def pass_through(layers: Mapping[str, QuantizedLayer]) -> None:
+    """Let layers run in float, with input quantizers that are called: with all off, attention calls none of them."""
+    for layer in layers.values():
+        for weight in layer.quantized_weights():
+            weight.quantizer.state = "off"
+        for quantizer in layer.input_quantizers():
+            quantizer.state = "observing"
+
+
+def quantize_inputs(layers: Mapping[str, QuantizedLayer], *, rounded: Collection[str]) -> None:
+    """Quantize the inputs of layers, and the weights of those that are not rounded: they run as they will be."""
+    for path, layer in layers.items():
+        for quantizer in layer.input_quantizers() if path in rounded else layer.quantizers():
+            quantizer.state = "on"
 
 
 def input_moments(
@@ -188,7 +213,7 @@ def input_moments(
             gathered = moments.setdefault(block, InputMoments())
             if isinstance(layer, nn.Conv2d):
                 for image in output:
-                    gathered.add(_patches(image[None], layer))
+                    gathered.add(patches(image[None], layer))
             else:
                 gathered.add(output.flatten(0, -2))
 
@@ -283,12 +308,13 @@ def _errors(change_OI: Tensor, moment_II: Tensor) -> Tensor:
     return ((change_OI @ moment_II) * change_OI).sum(1)
 
 
-def _layers_of(model: nn.Module, parts: Iterable[str]) -> dict[str, QuantizedLayer]:
+def layers_of(model: nn.Module, parts: Iterable[str]) -> dict[str, QuantizedLayer]:
+    """The quantized layers of some parts, by path."""
     wanted = set(parts)
     return {path: layer for path, layer in quantized_layers(model).items() if layer.site.part in wanted}
 
 
-def _blocks(path: str, layer: QuantizedLayer) -> tuple[list[Block], str]:
+def blocks_of(path: str, layer: QuantizedLayer) -> tuple[list[Block], str]:
     """The blocks of a layer, or none and why."""
     if len(list(layer.input_quantizers())) < len(layer.input_names):
         return [], "its input is in float, and not watched"
@@ -309,7 +335,7 @@ def _blocks(path: str, layer: QuantizedLayer) -> tuple[list[Block], str]:
     return [block for block in blocks if block.weight in quantized], ""
 
 
-def _patches(image_1CHW: Tensor, conv: nn.Conv2d) -> Tensor:
+def patches(image_1CHW: Tensor, conv: nn.Conv2d) -> Tensor:
     """What a convolution's weights are multiplied with at evenly spaced places of an image, (N, I)."""
     padding = conv.padding if not isinstance(conv.padding, str) else None
     if padding is None or conv.padding_mode != "zeros":

@@ -20,7 +20,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from qdbev.quantization.layers import QuantizedLayer
-from qdbev.quantization.plan import SiteKind
 from qdbev.quantization.planning import classify
 
 # Positively homogeneous per channel -> the name of the function; cloning is none.
@@ -77,7 +76,11 @@ class Connections:
 
 
 def find_connections(
-    model: nn.Module, example_call: Callable[[], object], *, stated: Iterable[tuple[str, str]] = ()
+    model: nn.Module,
+    example_call: Callable[[], object],
+    *,
+    stated: Iterable[tuple[str, str]] = (),
+    norms: bool = False,
 ) -> Connections:
     """Find the pairs of a model, changing nothing.
 
@@ -87,13 +90,14 @@ def find_connections(
             returns counts as read by the outside.
         stated: (first, second) that the model vouches for: each channel goes from the output of the one to the input
             of the other by weighted sums alone, and nowhere else.
+        norms: whether a LayerNorm with weights may be first in a pair: its output can be divided as a layer's can.
 
     Raises:
         ValueError: the model is quantized already, or a stated pair does not fit it.
     """
     if any(isinstance(module, QuantizedLayer) for module in model.modules()):
         raise ValueError("the model is quantized already; connections are those of the float model")
-    watch = _watch(model, example_call)
+    watch = _watch(model, example_call, norms=norms)
     vouched = _checked(stated, watch=watch)
     by_path = dict(vouched)
     pairs, refused = [], {}
@@ -115,7 +119,7 @@ class _Watch:
     """The record of a forward pass.
 
     Attributes:
-        kinds: path of a layer -> what it is.
+        axes: path of a layer -> the axis of its channels.
         shared: paths of the layers whose weight is another's too.
         origin: tensor -> the link a layer that reads it has; weakly held.
         produced: paths of the layers that returned something, in order.
@@ -126,7 +130,7 @@ class _Watch:
         depth: how many layers are running now, one inside the other.
     """
 
-    kinds: dict[str, SiteKind] = field(default_factory=dict)
+    axes: dict[str, int] = field(default_factory=dict)
     shared: set[str] = field(default_factory=set)
     origin: WeakTensorKeyDictionary = field(default_factory=WeakTensorKeyDictionary)
     produced: dict[str, None] = field(default_factory=dict)
@@ -153,6 +157,13 @@ class _Watch:
             elif link is not None:
                 self.strangers[link.first][f"{path} (not as its input)"] = None
 
+    def enter_norm(self, inputs: list[object]) -> None:
+        """A norm starts: what comes in does not come out, as it does of a layer."""
+        self.depth += 1
+        for tensor in inputs:
+            if (link := self.link(tensor)) is not None:
+                self.strangers[link.first]["native_layer_norm"] = None
+
     def leave(self, path: str, output: object) -> None:
         """A layer ends."""
         self.depth -= 1
@@ -166,7 +177,7 @@ class _Watch:
         """The link of a layer, if all its calls have the same one and the channels are on the same axis."""
         links = set(self.received[path])
         link = links.pop()
-        if links or link is None or _CHANNEL_AXES[self.kinds[path]] != _CHANNEL_AXES[self.kinds[link.first]]:
+        if links or link is None or self.axes[path] != self.axes[link.first]:
             return None
         return link
 
@@ -186,7 +197,7 @@ class _Watch:
                 return f"{second} is stated to read another layer"
             if {link and link.first for link in self.received[second]} != {path}:
                 return f"{second} also reads something else"
-            if _CHANNEL_AXES[self.kinds[second]] != _CHANNEL_AXES[self.kinds[path]]:
+            if self.axes[second] != self.axes[path]:
                 return f"{second} has its channels on another axis"
         return ""
 
@@ -216,7 +227,7 @@ class _FollowTensors(TorchDispatchMode):
         return result
 
 
-def _watch(model: nn.Module, example_call: Callable[[], object]) -> _Watch:
+def _watch(model: nn.Module, example_call: Callable[[], object], *, norms: bool) -> _Watch:
     """Run the example in eval mode with hooks on every layer; modes and hooks are restored."""
     watch, handles = _Watch(), []
     was_training = {module: module.training for module in model.modules()}
@@ -228,19 +239,28 @@ def _watch(model: nn.Module, example_call: Callable[[], object]) -> _Watch:
     def leaves(path: str) -> Callable[..., None]:
         return lambda module, args, output: watch.leave(path, output)
 
+    def enters_norm(module: nn.Module, args: Any, kwargs: Any) -> None:
+        watch.enter_norm(tree_leaves((args, kwargs)))
+
     def attends(path: str) -> Callable[..., None]:
         return lambda module, args: watch.attention.update({path: None})
 
     for path, module in model.named_modules():
         kind = classify(module)[0]
         if kind in _CHANNEL_AXES:
-            watch.kinds[path] = kind
+            watch.axes[path] = _CHANNEL_AXES[kind]
             if owners[id(module._parameters["weight"])] > 1:
                 watch.shared.add(path)
             handles.append(module.register_forward_pre_hook(enters(path), with_kwargs=True))
             handles.append(module.register_forward_hook(leaves(path)))
         elif kind == "attention":
             handles.append(module.register_forward_pre_hook(attends(path)))
+        elif norms and _is_scaling_norm(module):
+            watch.axes[path] = -1
+            if owners[id(module._parameters["weight"])] > 1:
+                watch.shared.add(path)
+            handles.append(module.register_forward_pre_hook(enters_norm, with_kwargs=True))
+            handles.append(module.register_forward_hook(leaves(path)))
     try:
         model.eval()
         with torch.no_grad(), _FollowTensors(watch):
@@ -256,11 +276,18 @@ def _watch(model: nn.Module, example_call: Callable[[], object]) -> _Watch:
     return watch
 
 
+def _is_scaling_norm(module: nn.Module) -> bool:
+    """Whether it is a LayerNorm over the last axis with a weight per channel."""
+    if not isinstance(module, nn.LayerNorm) or type(module).forward is not nn.LayerNorm.forward:
+        return False
+    return module._parameters["weight"] is not None and len(module.normalized_shape) == 1
+
+
 def _checked(stated: Iterable[tuple[str, str]], *, watch: _Watch) -> list[tuple[str, str]]:
     """Return the stated pairs whose layers ran; ValueError where one is no layer or is stated twice."""
     pairs = list(stated)
     for path in (path for pair in pairs for path in pair):
-        if path not in watch.kinds:
+        if path not in watch.axes:
             raise ValueError(f"a stated pair names {path}, which is no convolution or linear layer of the model")
     for members in zip(*pairs, strict=True):
         if twice := [path for path, count in Counter(members).items() if count > 1]:

@@ -17,6 +17,9 @@ class Method(enum.StrEnum):
     ptq = "ptq"
     dfq = "dfq"
     gptq = "gptq"
+    adaround = "adaround"
+    brecq = "brecq"
+    qdrop = "qdrop"
 
 
 @command()
@@ -25,7 +28,7 @@ def calibrate(
     *,
     method: Annotated[
         Method | None,
-        typer.Option(help="ptq observes samples; dfq equalises weights, gptq rounds them by what comes out."),
+        typer.Option(help="ptq sets ranges; the others change or round weights too."),
     ] = None,
 ) -> Result:
     """Set the quantizers' ranges on training samples (PTQ).
