@@ -34,6 +34,8 @@ class Rounded:
 
     def sentence(self) -> str:
         """How many, and what it changed in the middle one."""
+        if not self._errors():
+            return f"rounded no weights ({self.method}.json says why)"
         nearest, now = (sorted(errors)[len(errors) // 2] for errors in zip(*self._errors(), strict=True))
         return (
             f"rounded {len(self._errors())} weights so that outputs change least: a median of {now:.2%} of an output's "

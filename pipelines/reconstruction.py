@@ -32,6 +32,8 @@ class Reconstructed:
     def sentence(self) -> str:
         """How many, and what it changed in the middle one."""
         errors = list(self.reconstruction.errors.values())
+        if not errors:
+            return f"reconstructed no blocks ({self.method}.json says why)"
         before, now = (sorted(each)[len(each) // 2] for each in zip(*errors, strict=True))
         return (
             f"reconstructed {len(errors) - len(self.reconstruction.kept)} of {len(errors)} blocks: a median error of "

@@ -142,6 +142,9 @@ def adaptive_rounding(
     parts = tuple(parts)
     layers, floats = layers_of(model, parts), layers_of(reference, parts)
     blocks, refused = roundable(layers)
+    for layer in floats.values():
+        for quantizer in layer.input_quantizers():
+            quantizer.choose_by("minmax")  # the quickest: what the copy observes is not used
     pass_through(floats)
     order: dict[Block, None] = {}
     _watch(floats, blocks, lambda block, x: order.update({block: None}), run=partial(run, reference))
@@ -153,6 +156,7 @@ def adaptive_rounding(
         targets = _targets(floats, wanted, run=partial(run, reference))
         moments, unlike = _moments(layers, targets, run=partial(run, model))
         refused |= {f"{block.layer}.{block.weight}": "it runs on other shapes in float" for block in unlike}
+        quantize_inputs({block.layer: layers[block.layer] for block in unlike}, rounded=())  # nearest from now on
         for block, gathered in moments.items():
             errors[block] = _round_block(
                 layers[block.layer], block, gathered, iterations=iterations, learning_rate=learning_rate
