@@ -138,7 +138,7 @@ class _Learner:
             for weight in weights
         ]
         floats = [weight.value.clone() for weight in weights]
-        scales = [quantizer.scale.clone() for quantizer in inputs]
+        grids = [[buffer.clone() for buffer in quantizer.buffers()] for quantizer in inputs]
         self._descend(weights, inputs, roundings, iterations=iterations, learning_rate=learning_rate, before=before)
         for weight, rounding in zip(weights, roundings, strict=True):
             weight.value.copy_(rounding.rounded())
@@ -147,8 +147,9 @@ class _Learner:
             return (before, after), True
         for weight, value in zip(weights, floats, strict=True):
             weight.value.copy_(value)
-        for quantizer, scale in zip(inputs, scales, strict=True):
-            quantizer.scale.copy_(scale)
+        for quantizer, grid in zip(inputs, grids, strict=True):
+            for buffer, value in zip(quantizer.buffers(), grid, strict=True):
+                buffer.copy_(value)
         return (before, before), False
 
     @torch.no_grad()
@@ -171,7 +172,8 @@ class _Learner:
         count = sum(weight.value.numel() for weight in weights)
         for quantizer in inputs:
             quantizer.learn()
-        ranges = [quantizer.log_scale for quantizer in inputs if quantizer.log_scale is not None]
+        trained = [quantizer.trained for quantizer in inputs if quantizer.trained is not None]
+        ranges = [parameter for one in trained for parameter in one.parameters()]
         optimiser = torch.optim.Adam(
             [
                 {"params": [rounding.logit for rounding in roundings], "lr": learning_rate},
