@@ -32,7 +32,6 @@ OFFICIAL_FILES = {
     "base": "bevformer_r101_dcn_24ep.pth",
 }
 _OFFICIAL_PAGE = "the model table of https://github.com/fundamentalvision/BEVFormer"
-VIEW_GUIDED = ("image", "bev", "view mask")  # features that the view-guided loss compares
 Detector = BEVFormer | ConfiguredDetector
 _ENCODER = "pts_bbox_head.transformer.encoder.layers."
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
@@ -206,27 +205,6 @@ def float_detector(profile: Profile, *, store: Store) -> tuple[Detector, Artifac
         with torch.no_grad():  # a setting of the loss, though the head keeps it among its parameters
             detector.pts_bbox_head.code_weights.copy_(torch.tensor(profile.model.head.code_weights))
     return detector.eval(), artifact
-
-
-def with_taps(profile: Profile) -> None:
-    """Refuse a detector that has no taps on the features of its distillation, before anything is trained for it.
-
-    Raises:
-        ValueError: Naming the features that are not tapped.
-    """
-    model = profile.model
-    untapped = [name for name in VIEW_GUIDED if name not in model.tapped]
-    if untapped and not model.tapped:
-        raise ValueError(
-            f"distillation compares features, and {model.name} is known by its mmdet3d config alone, which names no "
-            "taps on them: state mmdet3d.taps, or run qat-progressive, which needs none"
-        )
-    if untapped:
-        raise ValueError(
-            f"view-guided distillation needs {', '.join(VIEW_GUIDED)}, and the taps of {model.name} give no "
-            f"{' and no '.join(untapped)}; run qat-progressive, which needs none (compress with --set "
-            "distillation.schedule.steps=0)"
-        )
 
 
 def missing_weights(model: str, *, problem: str) -> MissingArtifact:

@@ -75,7 +75,7 @@ def without_distillation(profile: Profile) -> tuple[Profile, list[str]]:
     if not section.schedule.steps or profile.model.detector == BEVFORMER:
         return profile, []
     if profile.model.tapped:
-        from pipelines.assemble import with_taps
+        from pipelines.objectives import with_taps
 
         with_taps(profile)
         return profile, []

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.assemble import with_taps
 from pipelines.distillation import distil
 from pipelines.forecast import distillation_forecast
+from pipelines.objectives import with_taps
 from pipelines.outcome import dry, finished
 from pipelines.stages import trained_stages
 from pipelines.store import Store

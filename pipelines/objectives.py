@@ -15,6 +15,7 @@ from torch import Tensor
 from profiles import Profile
 from profiles.distillation import DistillationProfile, Weighed
 from profiles.distillation import Objective as Name
+from profiles.model import BEVFORMER
 from qdbev.detectors.bevformer.detector import Features
 from qdbev.distillation import (
     AutoWeight,
@@ -111,6 +112,24 @@ def refuse_missing(section: DistillationProfile, *, given: Collection[str], whos
                 f"distillation.objectives can be {', '.join(possible)}" if possible else "no other objective can run"
             )
             raise ValueError(f"objective {name} needs {' and '.join(lacking)}, which {whose} does not give; {other}")
+
+
+def with_taps(profile: Profile) -> None:
+    """Refuse a detector that has no taps on what its distillation compares, before anything is trained for it.
+
+    Raises:
+        ValueError: It has none at all, or an objective needs others.
+    """
+    model = profile.model
+    if model.detector == BEVFORMER:
+        return
+    if not model.tapped:
+        raise ValueError(
+            f"distillation compares features, and {model.name} is known by its mmdet3d config alone, which names no "
+            "taps on them: state mmdet3d.taps, or run qat-progressive, which needs none"
+        )
+    given = [{"image": IMAGE, "bev": BEV}[name] for name in model.tapped]
+    refuse_missing(profile.distillation, given=given, whose=f"the tapped {model.name}")
 
 
 def given_by(features: Features) -> frozenset[str]:

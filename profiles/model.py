@@ -170,9 +170,7 @@ class ModelProfile(Document):
 
     @property
     def tapped(self) -> tuple[str, ...]:
-        """Features that distillation can have of the detector: image, bev, view mask."""
-        if self.detector == BEVFORMER:
-            return ("image", "bev", "view mask")
+        """Features that taps give of a detector of mmdet3d: image, bev."""
         return tuple(name for name, path in self.mmdet3d.taps if path is not None)
 
     @property
