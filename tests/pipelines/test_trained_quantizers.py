@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import profiles
 from pipelines import stages
+from pipelines.distillation import distil
 from pipelines.quantized import Quantized, load_quantized
 from pipelines.samples import Split, load_split, streaming_dataset
 from pipelines.store import Artifact, Store
@@ -165,6 +166,22 @@ def test_pacts_penalty_is_a_term_of_the_loss(load: Callable[..., Profile], folde
     artifact, _ = stages.trained_stages(load(*PACT), store=Store(folder), stages=1)
     rows = json.loads(artifact.file("curve.json").read_text())
     assert all(0 < row["pact_penalty"] < row["loss"] for row in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["pact", "lsq+"])
+def test_distillation_goes_on_with_the_quantizers_of_the_stages(
+    method: str, load: Callable[..., Profile], folder: Path
+) -> None:
+    words = ["distillation.schedule.steps=2", "distillation.schedule.log_every=1", "distillation.auto_steps=1"]
+    profile, store = load(*METHODS[method], *words), Store(folder)
+    parent, _ = stages.trained_stages(profile, store=store, stages=1)
+    artifact, _ = distil(profile, store=store, parent=parent)
+    first, second = grids(parent), grids(artifact)
+    inputs = [name for name in first if "input_quantizer" in name]
+    assert first.keys() == second.keys() and any(not torch.equal(first[name], second[name]) for name in inputs)
+    row = json.loads(artifact.file("curve.json").read_text())[-1]
+    assert ("pact_penalty" in row) is (method == "pact")
 
 
 class Spy:
