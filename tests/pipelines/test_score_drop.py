@@ -167,14 +167,30 @@ def few_layers(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "detector_plan", cut)
 
 
-def test_a_plan_by_nds_through_the_command(few_layers: None, tiny_synthetic: Path, tmp_path: Path) -> None:
-    words = ["sensitivity", "--plan", "--budget", "size=0.13", "--budget", "bops=0.999", "--criterion", "nds"]
+def test_an_interrupted_command_goes_on_to_a_plan_by_nds(
+    few_layers: None, tiny_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[int] = []
+
+    class Interrupted(SharedRun):
+        def run(self, *, progress: bool = False) -> Any:
+            if len(rows) == 3:
+                rows.append(0)
+                raise KeyboardInterrupt
+            rows.append(len(self.rows))
+            return super().run(progress=progress)
+
+    monkeypatch.setattr(score_drop, "SharedRun", Interrupted)
+    words = ["sensitivity", "--plan", "--budget", "bops=0.999", "--criterion", "nds"]
     words += ["--candidates", "2,8", "--store", str(tmp_path), "--device", "cpu", "--json"]
     settings = [f"data.source={tiny_synthetic}", "data.train_scenes=3", "data.val_scenes=1", "calibration.samples=4"]
     settings += ["bit_plan.scenes=2", "bit_plan.samples=1", "bit_plan.observer=training", "evaluation.max_boxes=30"]
     words += [word for setting in settings for word in ("--set", setting)]
-    result = CliRunner().invoke(app, words)
+    stopped = CliRunner().invoke(app, [*words, "--budget", "size=0.2"])
+    assert stopped.exit_code == 130 and len(list((tmp_path / ".scratch").glob("bit-plan-*/scores.json"))) == 1
+    result = CliRunner().invoke(app, [*words, "--budget", "size=0.13"])  # another budget, the same measurement
     assert result.exit_code == 0, result.output
+    assert sum(rows) == 4 * len(LAYERS) + 1  # each network once, the float one too
     artifact = Store(tmp_path).open(json.loads(result.stdout)["artifact"]["digest"])
     content = json.loads(artifact.file("bit-plan.json").read_text())
     assert [one["tensors"] for one in content["scores"]["layers"]].count("inputs") == 2 * len(LAYERS)
