@@ -197,8 +197,10 @@ def _steps(profile: Profile) -> list[str]:
     if section.criterion == "nds":
         count = f"{evaluations(profile)} evaluations on {section.scenes} scenes of the train split"
         steps.append(f"score {alone}: {count}, less those that an interrupted run has kept")
-    limits = " and ".join(f"{name} at most {value:g}" for name, value in section.budgets.items())
-    return [*steps, f"choose bits of every layer: least predicted loss with {limits} of the float one"]
+    limits = [f"{name} at most {value:g}" for name, value in section.budgets.items() if name != "bytes"]
+    limits = [f"{' and '.join(limits)} of the float one"] if limits else []
+    limits += [f"at most {section.bytes:d} packed bytes"] if section.bytes else []
+    return [*steps, f"choose bits of every layer: least predicted loss with {' and '.join(limits)}"]
 
 
 def _write(folder: Path, *, content: Mapping[str, Any]) -> None:

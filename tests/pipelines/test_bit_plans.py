@@ -277,6 +277,8 @@ def test_a_dry_run_says_what_would_be_measured(call: Call) -> None:
     steps = call("sensitivity", "--plan", "--budget", "size=0.13", "--budget", "bops=0.02", "--dry-run")["plan"]
     assert "each layer's weights and inputs alone at 2, 3, 4, 6, 8 bits" in steps[0]
     assert "size at most 0.13 and bops at most 0.02" in steps[1]
+    steps = call("sensitivity", "--plan", "--budget", "size=0.13", "--budget", "size=36MB", "--dry-run")["plan"]
+    assert steps[1].endswith("with size at most 0.13 of the float one and at most 36000000 packed bytes")
 
 
 def test_a_dry_run_counts_the_evaluations(call: Call, content: dict[str, Any]) -> None:
