@@ -5,22 +5,31 @@ clamp and stops it where it did, as ``torch.fake_quantize_per_tensor_affine`` do
 LSQ (Esser et al., ICLR 2020, Eq. 3) in the logarithm of the scale (as TQT, Jain et al., MLSys 2020): one step of Adam
 is then the same share of every scale, and no scale turns negative.
 
-Speed is memory here: the forward pass writes one new tensor and works in it, and what backward keeps is one byte per
-element. ``scripts/bench_fake_quantize.py`` measures it.
+Speed is memory here: the forward pass writes one new tensor and works in it, and backward keeps nothing but the real
+values, which a float network keeps too; what else it needs is made from them again (see
+:mod:`qdbev.quantization.recomputation`). ``scripts/bench_training_step.py`` measures both.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from qdbev.quantization.integers import align_scale, integer_limits, round_steps
+from qdbev.quantization.recomputation import remember
 
 
 def fake_quantize(
-    x: Tensor, *, scale: Tensor, bits: int, axis: int | None = None, narrow_range: bool = False
+    x: Tensor,
+    *,
+    scale: Tensor,
+    bits: int,
+    axis: int | None = None,
+    narrow_range: bool = False,
+    unsigned: bool = False,
 ) -> Tensor:
     """Return ``S clamp(round(x / S))`` in the type of ``x``.
 
@@ -32,16 +41,21 @@ def fake_quantize(
         bits: width of the integers.
         axis: the channel axis of a per-channel scale.
         narrow_range: leave out the most negative integer.
+        unsigned: leave out all negative integers; no gradient then passes to a negative value.
 
     >>> fake_quantize(torch.tensor([15.0, -15.0, 4.9, -1.1, 0.9]), scale=torch.tensor(2.0), bits=4).tolist()
     [14.0, -16.0, 4.0, -2.0, 0.0]
     """
-    low, high = integer_limits(bits, narrow_range=narrow_range)
+    low, high = _limits(bits, narrow_range=narrow_range, unsigned=unsigned)
     aligned = align_scale(scale.detach(), ndim=x.ndim, axis=axis)
-    if torch.is_grad_enabled() and x.requires_grad:
-        result: Tensor = _StraightThrough.apply(x, aligned, low, high)
+    if not torch.is_grad_enabled():
+        return _on_grid(x, scale=aligned, low=low, high=high)
+    fixed = aligned.clone()  # a range that moves is written in place
+    if x.requires_grad:
+        result: Tensor = _StraightThrough.apply(x, fixed, low, high)
         return result
-    return _to_grid(round_steps(x, scale=aligned), scale=aligned, low=low, high=high, dtype=x.dtype)
+    again = partial(_on_grid, scale=fixed, low=low, high=high)
+    return remember(again(x), source=x, remake=again)
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -49,20 +63,25 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-        steps = round_steps(x, scale=scale)
-        ctx.save_for_backward(_within(steps, low=low, high=high))
-        return _to_grid(steps, scale=scale, low=low, high=high, dtype=x.dtype)
+        ctx.save_for_backward(x, scale)
+        ctx.low, ctx.high, ctx.remake = low, high, _remake
+        return _on_grid(x, scale=scale, low=low, high=high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (within,) = ctx.saved_tensors
-        (gradient,) = gradients
-        # A bool seen as uint8 converts several times faster than a bool, and far faster than torch.where on a CPU.
-        return within.view(torch.uint8).to(gradient.dtype).mul_(gradient), None, None, None
+        x, scale = ctx.saved_tensors
+        steps = round_steps(x, scale=scale)
+        return _passed(gradients[0], steps=steps, x=x, low=ctx.low, high=ctx.high), None, None, None
 
 
 def fake_quantize_learned(
-    x: Tensor, *, log_scale: Tensor, bits: int, axis: int | None = None, narrow_range: bool = False
+    x: Tensor,
+    *,
+    log_scale: Tensor,
+    bits: int,
+    axis: int | None = None,
+    narrow_range: bool = False,
+    unsigned: bool = False,
 ) -> Tensor:
     """Return ``fake_quantize(x)`` at the scale ``exp(log_scale)``, with gradients to both.
 
@@ -75,6 +94,7 @@ def fake_quantize_learned(
         bits: width of the integers.
         axis: the channel axis of a per-channel scale.
         narrow_range: leave out the most negative integer.
+        unsigned: leave out all negative integers; negative values give and get no gradient then.
 
     >>> log_scale = torch.tensor(2.0).log().requires_grad_()
     >>> y = fake_quantize_learned(torch.tensor([4.9, 40.0]), log_scale=log_scale, bits=4)
@@ -82,7 +102,7 @@ def fake_quantize_learned(
     >>> [round(value, 4) for value in (*y.tolist(), log_scale.grad.item())]  # (4 - 4.9 + 14) / sqrt(2 * 7)
     [4.0, 14.0, 3.5011]
     """
-    low, high = integer_limits(bits, narrow_range=narrow_range)
+    low, high = _limits(bits, narrow_range=narrow_range, unsigned=unsigned)
     result: Tensor = _LearnedStep.apply(x, log_scale, axis, low, high)
     return result
 
@@ -93,24 +113,33 @@ class _LearnedStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
         scale = align_scale(log_scale.exp(), ndim=x.ndim, axis=axis)
-        steps = round_steps(x, scale=scale)
-        within = _within(steps, low=low, high=high)
-        y = _to_grid(steps, scale=scale, low=low, high=high, dtype=x.dtype)
-        ctx.save_for_backward(x, y, within)
-        ctx.axis, ctx.high, ctx.scales = axis, high, log_scale.numel()
-        return y
+        ctx.save_for_backward(x, scale)
+        ctx.axis, ctx.low, ctx.high, ctx.remake = axis, low, high, _remake
+        return _on_grid(x, scale=scale, low=low, high=high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, within = ctx.saved_tensors
+        x, scale = ctx.saved_tensors
         (gradient,) = gradients
-        passed = within.view(torch.uint8).to(gradient.dtype).mul_(gradient)
+        steps = round_steps(x, scale=scale)
+        passed = _passed(gradient, steps=steps, x=x, low=ctx.low, high=ctx.high)
+        y = _to_grid(steps, scale=scale, low=ctx.low, high=ctx.high, dtype=x.dtype)
         # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
-        terms = torch.mul(gradient, y).addcmul_(passed, x, value=-1.0)
+        terms = y.mul_(gradient).addcmul_(passed, x, value=-1.0)
         others = [place for place in range(x.ndim) if place != ctx.axis]
         total = terms.sum(others if ctx.axis is not None else None, dtype=torch.float32)
-        share = (x.numel() / ctx.scales * ctx.high) ** -0.5
+        share = (max(x.numel(), 1) / scale.numel() * ctx.high) ** -0.5
         return passed, total.mul_(share), None, None, None
+
+
+def _limits(bits: int, *, narrow_range: bool, unsigned: bool) -> tuple[int, int]:
+    """Smallest and largest integer; the smallest is 0 where they are unsigned, and below it where not."""
+    low, high = integer_limits(bits, narrow_range=narrow_range)
+    return 0 if unsigned else low, high
+
+
+def _on_grid(x: Tensor, *, scale: Tensor, low: int, high: int) -> Tensor:
+    return _to_grid(round_steps(x, scale=scale), scale=scale, low=low, high=high, dtype=x.dtype)
 
 
 def _to_grid(steps: Tensor, *, scale: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:
@@ -118,13 +147,19 @@ def _to_grid(steps: Tensor, *, scale: Tensor, low: int, high: int, dtype: torch.
     return steps.clamp_(low, high).mul_(scale).to(dtype)
 
 
-def _within(steps: Tensor, *, low: int, high: int) -> Tensor:
-    """Return a bool mask of ``low <= steps <= high``; may clamp ``steps`` to one beyond the limits.
+def _remake(ctx: Any) -> Tensor:
+    """The output of either function once more, for :mod:`qdbev.quantization.recomputation`."""
+    x, scale = ctx.saved_tensors
+    return _on_grid(x, scale=scale, low=ctx.low, high=ctx.high)
 
-    Comparisons of floats into bools are slow on a CPU (0.4 ns per element each), arithmetic on bytes is not: where
-    ``low - 1 .. high + 1`` fits a byte the mask is made of bytes.
+
+def _passed(gradient: Tensor, *, steps: Tensor, x: Tensor, low: int, high: int) -> Tensor:
+    """The gradient where the integer needed no clamp, zero where it did.
+
+    Done by the backward pass of a clamp of ``steps`` halfway between integers: it makes no mask, and on a CPU it is
+    several times faster than comparisons.
     """
-    if steps.device.type != "cpu" or high + 1 > 127:
-        return steps.ge(low).logical_and_(steps.le(high))
-    byte = steps.clamp_(low - 1, high + 1).to(torch.int8)
-    return byte.bitwise_xor_(byte.clamp(low, high)).bool().bitwise_not_()
+    passed: Tensor = torch.ops.aten.hardtanh_backward(gradient.to(steps.dtype), steps, low - 0.5, high + 0.5)
+    if low == 0:  # a negative value is clamped also where it rounds to zero
+        passed = torch.ops.aten.threshold_backward(passed, x.to(steps.dtype), -torch.finfo(steps.dtype).tiny)
+    return passed.to(gradient.dtype)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qdbev.quantization.plan import Site
 from qdbev.quantization.quantizer import Quantizer
+from qdbev.quantization.recomputation import recomputing
 
 
 def quantizer_of(weight: str) -> str:
@@ -104,8 +105,9 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Conv2d``."""
-        x = through(self.input_quantizer, input)
-        return self._conv_forward(x, through(self.weight_quantizer, self.weight), self.bias)
+        x, weight = through(self.input_quantizer, input), through(self.weight_quantizer, self.weight)
+        with recomputing():
+            return self._conv_forward(x, weight, self.bias)
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):
@@ -116,8 +118,9 @@ class QuantLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Linear``."""
-        x = through(self.input_quantizer, input)
-        return F.linear(x, through(self.weight_quantizer, self.weight), self.bias)
+        x, weight = through(self.input_quantizer, input), through(self.weight_quantizer, self.weight)
+        with recomputing():
+            return F.linear(x, weight, self.bias)
 
 
 class _WeightReadQuantized(QuantizedLayer):
@@ -150,7 +153,9 @@ class QuantDeformableConv(_WeightReadQuantized):
     def forward(self, x: Tensor, *offset_and_mask: Tensor) -> Tensor:
         """As the float layer: ``x`` alone for the packs that make their own offsets, else with offset and mask."""
         quantizer: Any = self._modules.get("input_quantizer")
-        result: Tensor = super().forward(through(quantizer, x), *offset_and_mask)
+        quantized = through(quantizer, x)
+        with recomputing():
+            result: Tensor = super().forward(quantized, *offset_and_mask)
         return result
 
 

@@ -168,20 +168,27 @@ class Quantizer(nn.Module):
         if self._state == "observing":
             self._observe(x)
             return x
-        if self._unsigned:
-            x = x.clamp_min(0)
         if self.trained is not None and not self.held:
-            result: Tensor = self.trained(x, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range)
+            result: Tensor = self.trained(
+                x, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range, unsigned=self._unsigned
+            )
             return result
         self._follow_or_require(x)
         if self.ema_momentum is not None and self.training and not self._follows and not self.held:
-            self._move(x)
+            self._move(x.clamp_min(0) if self._unsigned else x)
         scale, offset = self._grid()
         if offset is not None:
             return fake_quantize_stepped(
                 x, scale=scale, offset=offset, bits=self.grid_bits, narrow_range=self.narrow_range
             )
-        return fake_quantize(x, scale=scale, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range)
+        return fake_quantize(
+            x,
+            scale=scale,
+            bits=self.grid_bits,
+            axis=self.axis,
+            narrow_range=self.narrow_range,
+            unsigned=self._unsigned,
+        )
 
     def integers(self, x: Tensor) -> Tensor:
         """Return the integers of ``x`` (int8 up to 8 bits); ``dequantize(integers(x)) == forward(x)`` when on."""

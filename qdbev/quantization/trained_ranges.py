@@ -52,8 +52,10 @@ class TrainedRange(nn.Module):
         """The trained offset, without a gradient; None without one."""
         return None if self.lsq_beta is None else self.lsq_beta.detach()
 
-    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool) -> Tensor:
-        """Return ``x`` on the grid, with gradients to the parameters."""
+    def forward(
+        self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False
+    ) -> Tensor:
+        """Return ``x`` on the grid, with gradients to the parameters; ``unsigned`` leaves out negative integers."""
         raise NotImplementedError
 
     def penalty(self) -> Tensor | None:
@@ -73,10 +75,14 @@ class LogScale(TrainedRange):
         """See :class:`TrainedRange`."""
         return self.log_scale.detach().exp()
 
-    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool) -> Tensor:
+    def forward(
+        self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False
+    ) -> Tensor:
         """See :class:`TrainedRange`; with an offset the gradient is LSQ+'s."""
         if self.lsq_beta is None:
-            return fake_quantize_learned(x, log_scale=self.log_scale, bits=bits, axis=axis, narrow_range=narrow_range)
+            return fake_quantize_learned(
+                x, log_scale=self.log_scale, bits=bits, axis=axis, narrow_range=narrow_range, unsigned=unsigned
+            )
         return fake_quantize_stepped(
             x, scale=self.log_scale.exp(), offset=self.lsq_beta, bits=bits, axis=axis, narrow_range=narrow_range
         )
@@ -94,9 +100,11 @@ class StepSize(TrainedRange):
         """See :class:`TrainedRange`."""
         return self.step_size.detach().clamp_min(SMALLEST)
 
-    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool) -> Tensor:
+    def forward(
+        self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False
+    ) -> Tensor:
         """See :class:`TrainedRange`."""
-        scale = above_zero(self.step_size)
+        scale, x = above_zero(self.step_size), x.clamp_min(0) if unsigned else x
         return fake_quantize_stepped(
             x, scale=scale, offset=self.lsq_beta, bits=bits, axis=axis, narrow_range=narrow_range
         )
@@ -119,9 +127,11 @@ class ClippingLevel(TrainedRange):
         """See :class:`TrainedRange`."""
         return self.pact_alpha.detach().clamp_min(SMALLEST) / self.steps_per_range
 
-    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool) -> Tensor:
+    def forward(
+        self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False
+    ) -> Tensor:
         """See :class:`TrainedRange`."""
-        alpha, steps = above_zero(self.pact_alpha), self.steps_per_range
+        alpha, steps, x = above_zero(self.pact_alpha), self.steps_per_range, x.clamp_min(0) if unsigned else x
         return fake_quantize_clipped(x, alpha=alpha, steps_per_range=steps, bits=bits, narrow_range=narrow_range)
 
     def penalty(self) -> Tensor:

@@ -1,0 +1,107 @@
+"""What backward needs of a quantized tensor is made again from the real values instead of being kept.
+
+A layer on quantized tensors would keep them for its backward pass, beside the real values that the quantizer's own
+backward pass needs. These real values a float layer keeps as well; quantizing them once more, a few element-wise
+operations before a convolution, leaves nothing else to be kept.
+
+An autograd function takes part by setting ``ctx.remake``, which is called with ``ctx`` and makes the output again from
+``ctx.saved_tensors``. So it is autograd that keeps the real values: it checks their versions, and activation
+checkpointing around the layer finds them where it looks. A result without gradient has no ``ctx``: see
+:func:`remember`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+Remake = Callable[[], Tensor]
+
+
+def recomputing() -> AbstractContextManager[object]:
+    """Let operations inside keep no quantized tensors for their backward pass.
+
+    A compiled graph is left alone: its compiler decides itself what to keep and what to make again.
+
+    >>> class Twice(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(x)
+    ...         ctx.remake = lambda ctx: ctx.saved_tensors[0] * 2
+    ...         return x * 2
+    ...
+    ...     @staticmethod
+    ...     def backward(ctx, gradient):
+    ...         return gradient * 2
+    >>> x = torch.tensor([3.0], requires_grad=True)
+    >>> y = Twice.apply(x)
+    >>> with recomputing():
+    ...     square = y * y  # keeps how y was made, not y
+    >>> square.backward()
+    >>> x.grad.tolist()
+    [24.0]
+    """
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return nullcontext()
+    return saved_tensors_hooks(_pack, lambda packed: packed.unpack())
+
+
+def remember(result: Tensor, *, source: Tensor, remake: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return ``result``, having noted that it is ``remake(source)``; for a result that no gradient flows through."""
+    kept = _Kept(source, source._version)
+    result.remake = lambda: remake(kept.unpack())  # type: ignore[attr-defined]
+    return result
+
+
+class _Kept(NamedTuple):
+    """A tensor that is kept as it is. Autograd does not watch the versions of what hooks keep, so it is done here."""
+
+    value: Tensor
+    version: int
+
+    def unpack(self) -> Tensor:
+        if self.value._version != self.version:
+            raise RuntimeError(
+                f"a tensor of shape {tuple(self.value.shape)} that backward needs was modified in place: it is at "
+                f"version {self.value._version}, expected version {self.version}"
+            )
+        return self.value
+
+
+class _Remade(NamedTuple):
+    """A quantized tensor, or a view of one, that is made again."""
+
+    remake: Remake
+    dtype: torch.dtype
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+    @torch.no_grad()
+    def unpack(self) -> Tensor:
+        return self.remake().to(self.dtype).as_strided(self.size, self.stride, self.offset)
+
+
+def _pack(tensor: Tensor) -> _Kept | _Remade:
+    remake = _origin(tensor if tensor._base is None else tensor._base)
+    if remake is None:
+        return _Kept(tensor.detach(), tensor._version)
+    return _Remade(remake, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
+
+
+def _origin(tensor: Tensor) -> Remake | None:
+    """Return how a tensor is made again, up to its type, or None for a tensor that no quantizer made."""
+    noted: Remake | None = getattr(tensor, "remake", None)
+    node = tensor.grad_fn
+    if noted is not None or node is None:
+        return noted
+    if node.name() == "ToCopyBackward0":  # autocast
+        node = node.next_functions[0][0]
+    remake = getattr(node, "remake", None)
+    return None if remake is None else partial(remake, node)
