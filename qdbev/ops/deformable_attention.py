@@ -7,6 +7,7 @@ Shapes: E images, S tokens of all levels, J queries, R rows, M heads, L levels, 
 H W of one level.
 """
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ def has_cuda_kernel() -> bool:
     return str(get_compiling_cuda_version()).lower() not in {"not available", "none", ""}
 
 
+@functools.cache
 def has_cpu_kernel() -> bool:
     """Whether numba is here to compile the CPU kernel."""
     return importlib.util.find_spec("numba") is not None

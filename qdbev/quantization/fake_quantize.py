@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdbev.quantization.integers import align_scale, integer_limits, round_steps
+from qdbev.quantization.integers import align_scale, clamped_steps, cpu_kernel, integer_limits, round_steps
 from qdbev.quantization.recomputation import remember
 
 
@@ -47,14 +47,13 @@ def fake_quantize(
     [14.0, -16.0, 4.0, -2.0, 0.0]
     """
     low, high = _limits(bits, narrow_range=narrow_range, unsigned=unsigned)
-    aligned = align_scale(scale.detach(), ndim=x.ndim, axis=axis)
     if not torch.is_grad_enabled():
-        return _on_grid(x, scale=aligned, low=low, high=high)
-    fixed = aligned.clone()  # a range that moves is written in place
+        return _onto_grid(x, scale=scale, axis=axis, low=low, high=high)
+    fixed = scale.detach().clone()  # a range that moves is written in place
     if x.requires_grad:
-        result: Tensor = _StraightThrough.apply(x, fixed, low, high)
+        result: Tensor = _StraightThrough.apply(x, fixed, axis, low, high)
         return result
-    again = partial(_on_grid, scale=fixed, low=low, high=high)
+    again = partial(_onto_grid, scale=fixed, axis=axis, low=low, high=high)
     return remember(again(x), source=x, remake=again)
 
 
@@ -62,16 +61,21 @@ class _StraightThrough(torch.autograd.Function):
     """Forward onto the grid; backward is the identity inside the clamp and zero outside."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
         ctx.save_for_backward(x, scale)
-        ctx.low, ctx.high, ctx.remake = low, high, _remake
-        return _on_grid(x, scale=scale, low=low, high=high)
+        ctx.axis, ctx.low, ctx.high, ctx.remake = axis, low, high, _remake
+        return _onto_grid(x, scale=scale, axis=axis, low=low, high=high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
-        steps = round_steps(x, scale=scale)
-        return _passed(gradients[0], steps=steps, x=x, low=ctx.low, high=ctx.high), None, None, None
+        (gradient,) = gradients
+        kernel = cpu_kernel(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
+        if kernel is not None:
+            passed: Tensor = kernel.passed(gradient, x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high)
+            return passed, None, None, None, None
+        steps = round_steps(x, scale=align_scale(scale, ndim=x.ndim, axis=ctx.axis))
+        return _passed(gradient, steps=steps, x=x, low=ctx.low, high=ctx.high), None, None, None, None
 
 
 def fake_quantize_learned(
@@ -112,24 +116,31 @@ class _LearnedStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
-        scale = align_scale(log_scale.exp(), ndim=x.ndim, axis=axis)
+        scale = log_scale.exp()
         ctx.save_for_backward(x, scale)
         ctx.axis, ctx.low, ctx.high, ctx.remake = axis, low, high, _remake
-        return _on_grid(x, scale=scale, low=low, high=high)
+        return _onto_grid(x, scale=scale, axis=axis, low=low, high=high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = ctx.saved_tensors
         (gradient,) = gradients
-        steps = round_steps(x, scale=scale)
+        share = (max(x.numel(), 1) / scale.numel() * ctx.high) ** -0.5
+        kernel = cpu_kernel(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
+        if kernel is not None:
+            passed, total = kernel.passed_and_slope(
+                gradient, x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high
+            )
+            return passed, total.mul_(share), None, None, None
+        aligned = align_scale(scale, ndim=x.ndim, axis=ctx.axis)
+        steps = round_steps(x, scale=aligned)
         passed = _passed(gradient, steps=steps, x=x, low=ctx.low, high=ctx.high)
-        y = _to_grid(steps, scale=scale, low=ctx.low, high=ctx.high, dtype=x.dtype)
+        y = steps.clamp(ctx.low, ctx.high).mul_(aligned).to(x.dtype)
         # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
-        terms = y.mul_(gradient).addcmul_(passed, x, value=-1.0)
+        terms = torch.mul(gradient, y).addcmul_(passed, x, value=-1.0)
         others = [place for place in range(x.ndim) if place != ctx.axis]
         total = terms.sum(others if ctx.axis is not None else None, dtype=torch.float32)
-        share = (max(x.numel(), 1) / scale.numel() * ctx.high) ** -0.5
-        return passed, total.mul_(share), None, None, None
+        return passed, total.mul_(share).view(scale.shape), None, None, None
 
 
 def _limits(bits: int, *, narrow_range: bool, unsigned: bool) -> tuple[int, int]:
@@ -138,26 +149,20 @@ def _limits(bits: int, *, narrow_range: bool, unsigned: bool) -> tuple[int, int]
     return 0 if unsigned else low, high
 
 
-def _on_grid(x: Tensor, *, scale: Tensor, low: int, high: int) -> Tensor:
-    return _to_grid(round_steps(x, scale=scale), scale=scale, low=low, high=high, dtype=x.dtype)
-
-
-def _to_grid(steps: Tensor, *, scale: Tensor, low: int, high: int, dtype: torch.dtype) -> Tensor:
-    """Clamp and multiply in place; ``steps`` is ours and is used up."""
-    return steps.clamp_(low, high).mul_(scale).to(dtype)
+def _onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
+    return clamped_steps(x, scale=scale, axis=axis, low=low, high=high, rescale=True).to(x.dtype)
 
 
 def _remake(ctx: Any) -> Tensor:
     """The output of either function once more, for :mod:`qdbev.quantization.recomputation`."""
     x, scale = ctx.saved_tensors
-    return _on_grid(x, scale=scale, low=ctx.low, high=ctx.high)
+    return _onto_grid(x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high)
 
 
 def _passed(gradient: Tensor, *, steps: Tensor, x: Tensor, low: int, high: int) -> Tensor:
     """The gradient where the integer needed no clamp, zero where it did.
 
-    Done by the backward pass of a clamp of ``steps`` halfway between integers: it makes no mask, and on a CPU it is
-    several times faster than comparisons.
+    Done by the backward pass of a clamp of ``steps`` halfway between integers, which is faster than a mask.
     """
     passed: Tensor = torch.ops.aten.hardtanh_backward(gradient.to(steps.dtype), steps, low - 0.5, high + 0.5)
     if low == 0:  # a negative value is clamped also where it rounds to zero

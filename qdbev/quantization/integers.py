@@ -17,10 +17,13 @@ back ``q S + beta``.
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from qdbev.ops import has_cpu_kernel
 
 ScaleRule = Literal["qdbev", "hawq"]
 
@@ -148,6 +151,51 @@ def shift(x: Tensor, *, offset: Tensor | None) -> Tensor:
     return (x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)) - offset
 
 
+def clamped_steps(
+    x: Tensor, *, scale: Tensor, low: int, high: int, axis: int | None = None, rescale: bool = False
+) -> Tensor:
+    """Return ``clamp(round(x / S), low, high)`` as a new float tensor (float32 for half types).
+
+    Training, packing and export all round here. On a CPU a compiled kernel does the same in one pass.
+
+    Args:
+        x: real values.
+        scale: one scale, or one per channel of ``axis``, float32.
+        low: smallest integer.
+        high: largest integer.
+        axis: the channel axis of a per-channel scale.
+        rescale: multiply by ``S`` again.
+
+    >>> clamped_steps(torch.tensor([1.0, 3.0, 50.0]), scale=torch.tensor(2.0), low=-8, high=7).tolist()
+    [0.0, 2.0, 7.0]
+    """
+    aligned = align_scale(scale, ndim=x.ndim, axis=axis)
+    values = x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
+    kernel = cpu_kernel(values, axis=axis)
+    if kernel is None:
+        steps = round_steps(values, scale=aligned).clamp_(low, high)
+        return steps.mul_(aligned) if rescale else steps
+    unit = scale if rescale else torch.ones_like(scale)
+    result: Tensor = kernel.onto_grid(values, scale=scale, unit=unit, axis=axis, low=low, high=high)
+    return result
+
+
+def cpu_kernel(x: Tensor, *, axis: int | None) -> ModuleType | None:
+    """Return :mod:`qdbev.quantization.grid_cpu` where it can work on ``x``, else None: torch operations do it then.
+
+    Args:
+        x: plain values, not what a compiler, exporter or fake mode puts in their place.
+        axis: the channel axis of a per-channel scale.
+    """
+    if x.device.type != "cpu" or type(x) not in (Tensor, nn.Parameter) or not has_cpu_kernel():
+        return None
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
+        return None
+    from qdbev.quantization import grid_cpu
+
+    return grid_cpu if grid_cpu.lies_in_rows(x, axis=axis) else None
+
+
 def quantize_int(
     x: Tensor,
     *,
@@ -173,8 +221,8 @@ def quantize_int(
     [7, -8, 2, -1, 0]
     """
     low, high = integer_limits(bits, narrow_range=narrow_range)
-    steps = round_steps(shift(x.detach(), offset=offset), scale=align_scale(scale, ndim=x.ndim, axis=axis))
-    return steps.clamp_(low, high).to(torch.int8 if bits <= 8 else torch.int16)
+    steps = clamped_steps(shift(x.detach(), offset=offset), scale=scale, axis=axis, low=low, high=high)
+    return steps.to(torch.int8 if bits <= 8 else torch.int16)
 
 
 def dequantize(integers: Tensor, *, scale: Tensor, axis: int | None = None, offset: Tensor | None = None) -> Tensor:

@@ -1,0 +1,105 @@
+"""The compiled kernels against torch operations: the same bits, over layouts, axes and threads."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from qdbev.quantization import fake_quantize as module
+from qdbev.quantization import integers
+from qdbev.quantization.fake_quantize import fake_quantize, fake_quantize_learned
+from qdbev.quantization.integers import cpu_kernel, dequantize, quantize_int
+
+Outcome = tuple[torch.Tensor, ...]
+
+LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "contiguous": lambda x: x,
+    "channels last": lambda x: x.to(memory_format=torch.channels_last),
+    "first two exchanged": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "with gaps": lambda x: x.repeat(1, 1, 1, 2)[..., ::2],
+}
+
+
+@contextmanager
+def torch_operations() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for owner in (integers, module):
+            patch.setattr(owner, "cpu_kernel", lambda x, axis: None)
+        yield
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def normal(*shape: int, seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def outcome(x: torch.Tensor, *, axis: int | None, bits: int, unsigned: bool, learned: bool) -> Outcome:
+    """Result, gradient to the values, gradient to the logarithm of the scale."""
+    leaf = x.detach().requires_grad_()
+    log_scale = torch.full((1 if axis is None else x.shape[axis],), 3.0 / 2**bits).log()
+    log_scale = log_scale.add(torch.arange(len(log_scale)) / 7).requires_grad_(learned)
+    options = {"bits": bits, "axis": axis, "unsigned": unsigned}
+    if learned:
+        y = fake_quantize_learned(leaf, log_scale=log_scale, **options)  # type: ignore[arg-type]
+    else:
+        y = fake_quantize(leaf, scale=log_scale.exp(), **options)  # type: ignore[arg-type]
+    y.backward(normal(*x.shape, seed=1))
+    assert leaf.grad is not None
+    return (y.detach(), leaf.grad) if log_scale.grad is None else (y.detach(), leaf.grad, log_scale.grad)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_kernels_and_torch_operations_agree(layout: str, axis: int | None, unsigned: bool, learned: bool) -> None:
+    x = LAYOUTS[layout](normal(5, 4, 6, 7, seed=0))
+    taken = cpu_kernel(x, axis=axis) is not None
+    assert taken == {"contiguous": True, "channels last": axis != 1, "first two exchanged": axis is None}.get(layout, False)
+    ours = outcome(x, axis=axis, bits=4, unsigned=unsigned, learned=learned)
+    with torch_operations():
+        theirs = outcome(x, axis=axis, bits=4, unsigned=unsigned, learned=learned)
+    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1]) and ours[0].stride() == theirs[0].stride()
+    torch.testing.assert_close(ours[2:], theirs[2:], rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_threads_share_a_large_tensor(axis: int | None) -> None:
+    x = normal(3, 500_000, seed=0)
+    alone = outcome(x, axis=axis, bits=6, unsigned=False, learned=True)
+    with threads(3):
+        shared = outcome(x, axis=axis, bits=6, unsigned=False, learned=True)
+    assert torch.equal(alone[0], shared[0]) and torch.equal(alone[1], shared[1])
+    torch.testing.assert_close(alone[2], shared[2], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8, 16])
+@pytest.mark.parametrize("axis", [None, 0, -1])
+def test_what_is_packed_is_what_is_trained_on(bits: int, axis: int | None) -> None:
+    """Integers by the kernel, by torch operations, and behind the training forward are the same."""
+    x = normal(40, 50, seed=bits)
+    x[0] = torch.arange(50) * 0.05  # ties among them
+    scale = torch.full((1,) if axis is None else (x.shape[axis],), 0.1)
+    packed = quantize_int(x, scale=scale, bits=bits, axis=axis)
+    with torch_operations():
+        assert torch.equal(packed, quantize_int(x, scale=scale, bits=bits, axis=axis))
+    for leaf in (x, x.clone().requires_grad_()):
+        trained = fake_quantize(leaf, scale=scale, bits=bits, axis=axis)
+        assert torch.equal(dequantize(packed, scale=scale, axis=axis), trained)
+    learned = fake_quantize_learned(x, log_scale=scale.log(), bits=bits, axis=axis)
+    assert torch.equal(learned, fake_quantize(x, scale=scale.log().exp(), bits=bits, axis=axis))
+
+
+def test_other_types_and_empty_tensors_are_left_to_torch() -> None:
+    for x in (torch.zeros(0, 3), torch.ones(2).double(), torch.ones(2).bfloat16(), torch.ones(2, device="meta")):
+        assert cpu_kernel(x, axis=None) is None
