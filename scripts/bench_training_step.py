@@ -1,4 +1,4 @@
-"""Measures what fake quantization adds to a training step, in time and in memory, beside other tools on the same layers.
+"""Measures what fake quantization adds to a training step, in time and memory, beside other tools on the same layers.
 
     pip install -e '.[bench]'   # the other tools; what cannot be imported is left out of the table
     python scripts/bench_training_step.py [--model tiny | nano] [--images 2] [--repeats 9] [--threads 1]
@@ -172,7 +172,9 @@ class Subject:
 
 def resnet(images: int) -> Subject:
     """Tiny's backbone with every parameter trained."""
-    backbone: Any = only_bevformer(build_detector(profiles.load("float", model="tiny").model), what="a bench").img_backbone
+    backbone: Any = only_bevformer(
+        build_detector(profiles.load("float", model="tiny").model), what="a bench"
+    ).img_backbone
     x = torch.randn(images, 3, 256, 448)
     backbone.frozen_stages = -1
     fold_batchnorm(backbone, lambda: backbone(x))
@@ -277,9 +279,13 @@ def table(subject: Subject, *, repeats: int) -> list[list[object]]:
     elements = quantized_elements(models["qdbev, ranges frozen"], subject.run)
     kept = {name: activation_memory(model, lambda m=model: subject.run(m)).kept_bytes for name, model in models.items()}  # type: ignore[misc]
     rows: list[list[object]] = []
-    for name in ("float", *[each for each in models if each != "float"], *[each for each in OTHERS if each not in models]):
+    for name in (
+        "float",
+        *[each for each in models if each != "float"],
+        *[each for each in OTHERS if each not in models],
+    ):
         if name not in models:
-            rows.append([name] + ["-"] * 6)
+            rows.append([name, *["-"] * 6])
             continue
         ratios = [one / base for one, base in zip(times[name], times["float"], strict=True)]
         bits = 8 * (kept[name] - kept["float"]) / elements

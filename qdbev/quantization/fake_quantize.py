@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from qdbev.quantization.integers import align_scale, clamped_steps, cpu_kernel, integer_limits, round_steps
-from qdbev.quantization.recomputation import remember
+from qdbev.quantization.recomputation import close_saved, open_saved, remember
 
 
 def fake_quantize(
@@ -68,7 +68,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = ctx.saved_tensors
+        x, scale = close_saved(ctx)
         (gradient,) = gradients
         kernel = cpu_kernel(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
         if kernel is not None:
@@ -123,14 +123,12 @@ class _LearnedStep(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = ctx.saved_tensors
+        x, scale = close_saved(ctx)
         (gradient,) = gradients
         share = (max(x.numel(), 1) / scale.numel() * ctx.high) ** -0.5
         kernel = cpu_kernel(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
         if kernel is not None:
-            passed, total = kernel.passed_and_slope(
-                gradient, x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high
-            )
+            passed, total = kernel.passed_and_slope(gradient, x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high)
             return passed, total.mul_(share), None, None, None
         aligned = align_scale(scale, ndim=x.ndim, axis=ctx.axis)
         steps = round_steps(x, scale=aligned)
@@ -155,7 +153,7 @@ def _onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: in
 
 def _remake(ctx: Any) -> Tensor:
     """The output of either function once more, for :mod:`qdbev.quantization.recomputation`."""
-    x, scale = ctx.saved_tensors
+    x, scale = open_saved(ctx)
     return _onto_grid(x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high)
 
 

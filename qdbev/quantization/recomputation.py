@@ -5,9 +5,8 @@ backward pass needs. These real values a float layer keeps as well; quantizing t
 operations before a convolution, leaves nothing else to be kept.
 
 An autograd function takes part by setting ``ctx.remake``, which is called with ``ctx`` and makes the output again from
-``ctx.saved_tensors``. So it is autograd that keeps the real values: it checks their versions, and activation
-checkpointing around the layer finds them where it looks. A result without gradient has no ``ctx``: see
-:func:`remember`.
+:func:`open_saved`. So it is autograd that keeps the real values: it checks their versions, and activation checkpointing
+around the layer finds them where it looks. A result without gradient has no ``ctx``: see :func:`remember`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ def recomputing() -> AbstractContextManager[object]:
     ...     @staticmethod
     ...     def forward(ctx, x):
     ...         ctx.save_for_backward(x)
-    ...         ctx.remake = lambda ctx: ctx.saved_tensors[0] * 2
+    ...         ctx.remake = lambda ctx: open_saved(ctx)[0] * 2
     ...         return x * 2
     ...
     ...     @staticmethod
@@ -57,6 +56,20 @@ def remember(result: Tensor, *, source: Tensor, remake: Callable[[Tensor], Tenso
     kept = _Kept(source, source._version)
     result.remake = lambda: remake(kept.unpack())  # type: ignore[attr-defined]
     return result
+
+
+def open_saved(ctx: Any) -> tuple[Tensor, ...]:
+    """Return ``ctx.saved_tensors``, opened once for a whole backward pass: activation checkpointing asks for that."""
+    if getattr(ctx, "opened", None) is None:
+        ctx.opened = ctx.saved_tensors
+    opened: tuple[Tensor, ...] = ctx.opened
+    return opened
+
+
+def close_saved(ctx: Any) -> tuple[Tensor, ...]:
+    """Return :func:`open_saved` for the last time in a backward pass: the function's own backward."""
+    opened, ctx.opened = open_saved(ctx), None
+    return opened
 
 
 class _Kept(NamedTuple):

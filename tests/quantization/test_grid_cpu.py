@@ -65,12 +65,19 @@ def outcome(x: torch.Tensor, *, axis: int | None, bits: int, unsigned: bool, lea
 def test_kernels_and_torch_operations_agree(layout: str, axis: int | None, unsigned: bool, learned: bool) -> None:
     x = LAYOUTS[layout](normal(5, 4, 6, 7, seed=0))
     taken = cpu_kernel(x, axis=axis) is not None
-    by_kernel = {"contiguous": True, "channels last": axis != 1, "first two exchanged": axis is None, "with gaps": False}
+    by_kernel = {
+        "contiguous": True,
+        "channels last": axis != 1,
+        "first two exchanged": axis is None,
+        "with gaps": False,
+    }
     assert taken == by_kernel[layout]
     ours = outcome(x, axis=axis, bits=4, unsigned=unsigned, learned=learned)
     with torch_operations():
         theirs = outcome(x, axis=axis, bits=4, unsigned=unsigned, learned=learned)
-    assert torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1]) and ours[0].stride() == theirs[0].stride()
+    assert (
+        torch.equal(ours[0], theirs[0]) and torch.equal(ours[1], theirs[1]) and ours[0].stride() == theirs[0].stride()
+    )
     torch.testing.assert_close(ours[2:], theirs[2:], rtol=2e-5, atol=2e-6)
 
 
