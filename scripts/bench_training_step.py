@@ -84,14 +84,14 @@ def of_torch(quantizer: Quantizer) -> Form:
 
 
 def of_torchao(quantizer: Quantizer) -> Form:
-    from torchao.quantization.quant_primitives import fake_quantize_affine
+    from torchao.quantization.quant_primitives import _fake_quantize_affine  # what its fake quantizers call
 
     low, high = limits_of(quantizer)
     zero = torch.zeros(quantizer.scale.shape, dtype=torch.int32)
 
     def run(x: Tensor) -> Tensor:
         block = tuple(x.shape) if quantizer.axis is None else (1, *x.shape[1:])
-        result: Tensor = fake_quantize_affine(x, block, quantizer.scale, zero, torch.int8, low, high)
+        result: Tensor = _fake_quantize_affine(x, block, quantizer.scale, zero, torch.int8, low, high)
         return result
 
     return run
@@ -118,27 +118,21 @@ def of_modelopt(quantizer: Quantizer) -> Form:
 
 
 def of_brevitas(quantizer: Quantizer) -> Form:
-    from brevitas.core.bit_width import BitWidthConst
-    from brevitas.core.function_wrapper import RoundSte, TensorClamp
-    from brevitas.core.quant import IntQuant, RescalingIntQuant
-    from brevitas.core.scaling import ConstScaling, IntScaling
-    from brevitas.core.zero_point import ZeroZeroPoint
+    from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
+    from brevitas.core.quant import IntQuant
 
-    signed = not quantizer.unsigned
-    made: Any = RescalingIntQuant(
-        int_quant=IntQuant(
-            narrow_range=False, signed=signed, float_to_int_impl=RoundSte(), tensor_clamp_impl=TensorClamp()
-        ),
-        scaling_impl=ConstScaling(1.0),
-        int_scaling_impl=IntScaling(signed=signed, narrow_range=False),
-        zero_point_impl=ZeroZeroPoint(),
-        bit_width_impl=BitWidthConst(quantizer.bits),
+    made: Any = IntQuant(
+        narrow_range=False,
+        signed=not quantizer.unsigned,
+        input_view_impl=Identity(),
+        float_to_int_impl=RoundSte(),
+        tensor_clamp_impl=TensorClamp(),
     )
     bits = torch.tensor(float(quantizer.bits))
 
     def run(x: Tensor) -> Tensor:
         scale = align_scale(quantizer.scale, ndim=x.ndim, axis=quantizer.axis)
-        result: Tensor = made.int_quant(scale, torch.zeros(()), bits, x)
+        result: Tensor = made(scale, torch.zeros(()), bits, x)
         return result
 
     return run
