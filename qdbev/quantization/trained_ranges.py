@@ -52,9 +52,7 @@ class TrainedRange(nn.Module):
         """The trained offset, without a gradient; None without one."""
         return None if self.lsq_beta is None else self.lsq_beta.detach()
 
-    def forward(
-        self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False) -> Tensor:
         """Return ``x`` on the grid, with gradients to the parameters; ``unsigned`` leaves out negative integers."""
         raise NotImplementedError
 
@@ -75,9 +73,7 @@ class LogScale(TrainedRange):
         """See :class:`TrainedRange`."""
         return self.log_scale.detach().exp()
 
-    def forward(
-        self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False) -> Tensor:
         """See :class:`TrainedRange`; with an offset the gradient is LSQ+'s."""
         if self.lsq_beta is None:
             return fake_quantize_learned(
@@ -100,9 +96,7 @@ class StepSize(TrainedRange):
         """See :class:`TrainedRange`."""
         return self.step_size.detach().clamp_min(SMALLEST)
 
-    def forward(
-        self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False) -> Tensor:
         """See :class:`TrainedRange`."""
         scale, x = above_zero(self.step_size), x.clamp_min(0) if unsigned else x
         return fake_quantize_stepped(
@@ -127,9 +121,7 @@ class ClippingLevel(TrainedRange):
         """See :class:`TrainedRange`."""
         return self.pact_alpha.detach().clamp_min(SMALLEST) / self.steps_per_range
 
-    def forward(
-        self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False
-    ) -> Tensor:
+    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False) -> Tensor:
         """See :class:`TrainedRange`."""
         alpha, steps, x = above_zero(self.pact_alpha), self.steps_per_range, x.clamp_min(0) if unsigned else x
         return fake_quantize_clipped(x, alpha=alpha, steps_per_range=steps, bits=bits, narrow_range=narrow_range)
