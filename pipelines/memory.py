@@ -47,7 +47,7 @@ def memory(profile: Profile) -> Memory:
     detector = only_bevformer(build_detector(profile.model), what="a memory estimate")
     weights, trainable = _weight_bytes(detector), trainable_parameters(detector) * _FLOAT_BYTES
     frame = activation_memory(detector, shape_run(detector, scene)).peak_bytes
-    student = _quantized(profile, scene=scene)
+    student = _quantized(detector, profile=profile, scene=scene)
     kept = activation_memory(student, shape_run(student, scene, training=True)).peak_bytes
 
     def step(schedule: Optimisation) -> int:
@@ -59,9 +59,8 @@ def memory(profile: Profile) -> Memory:
     return Memory(weights + frame, step(profile.qat), step(profile.distillation.schedule) + teacher)
 
 
-def _quantized(profile: Profile, *, scene: Scene) -> BEVFormer:
-    """The model as QAT trains it, every part on, with ranges of no meaning."""
-    detector = only_bevformer(build_detector(profile.model), what="a memory estimate")
+def _quantized(detector: BEVFormer, *, profile: Profile, scene: Scene) -> BEVFormer:
+    """The detector as QAT trains it, in place, every part on, with ranges of no meaning."""
     folding = fold_batchnorm(detector, shape_run(detector, scene))
     detector.to_empty(device="cpu")
     with_quantizers(detector, folding, profile=profile)

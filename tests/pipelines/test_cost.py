@@ -1,6 +1,7 @@
 """A detector's cost by its numbers: the official counts to the last MAC, the paper's rule, and the report of it."""
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -164,6 +165,23 @@ def test_a_dry_run_says_what_it_would_need(tmp_path):
     whole = [*call, "--model", "tiny", "--set", "data.source=/nowhere"]
     plan = json.loads(CliRunner().invoke(app, whole).stdout)["plan"]
     assert any("28,130 training and 6,019 validation samples of /nowhere (v1.0-trainval is not" in one for one in plan)
+
+
+@pytest.mark.slow
+def test_a_dry_run_of_base_needs_nothing_on_the_machine(tmp_path, monkeypatch):
+    """No weights, no scenes, no data set, an empty store; nothing is there afterwards either."""
+    monkeypatch.setenv("QDBEV_CACHE", str(tmp_path / "cache"))
+    call = ["compress", "--dry-run", "--model", "base", "--json", "--store", str(tmp_path / "runs")]
+    started = time.process_time()
+    result = CliRunner().invoke(app, [*call, "--set", f"data.source={tmp_path / 'nuscenes'}"])
+    assert time.process_time() - started < 60  # about ten on an idle core
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)["plan"]
+    assert [line.partition(":")[0] for line in plan if line.startswith("stage")] == [f"stage {n}" for n in range(1, 5)]
+    assert any("28,130 training and 6,019 validation samples" in line for line in plan)
+    assert any(line.startswith("epochs of the training samples") for line in plan)
+    assert "GB for a step of distillation" in plan[-1]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dry_run_counts_the_samples_of_real_tables(tiny_synthetic, tmp_path):
