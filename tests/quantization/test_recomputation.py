@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from qdbev.quantization.activation_memory import activation_memory
+from qdbev.quantization.model_ranges import learn_ranges
 from qdbev.quantization.planning import make_plan
-from qdbev.quantization.swap import learn_ranges, observing, quantize, set_parts
+from qdbev.quantization.swap import observing, quantize, set_parts
 
 
 class Small(nn.Module):
