@@ -15,7 +15,13 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 TEXTS = {page.name: page.read_text(encoding="utf-8") for page in PAGES}
 COMMAND_PAGES = {"artifacts": "artifacts-command.md"}
-OTHER_TOOLS = {"--no-deps", "--no-build-isolation", "--nproc"}  # of pip and torchrun (--nproc_per_node)
+OTHER_TOOLS = {
+    "--images",
+    "--repeats",
+    "--no-deps",
+    "--no-build-isolation",
+    "--nproc",
+}  # of pip and torchrun (--nproc_per_node)
 OTHER_TOOLS |= {"--seeds", "--runs", "--control"}  # of scripts/measure_results.py
 OTHER_TOOLS |= {"--standalone", "--ntasks", "--gpus-per-task"}  # of torchrun and srun
 OTHER_TOOLS |= {
