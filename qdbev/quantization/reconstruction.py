@@ -169,7 +169,7 @@ class _Learner:
         before: float,
     ) -> None:
         """The gradient steps; what was learned of the input ranges is in the quantizers afterwards."""
-        count = sum(weight.value.numel() for weight in weights)
+        count = max(1, sum(weight.value.numel() for weight in weights))
         for quantizer in inputs:
             quantizer.learn()
         trained = [quantizer.trained for quantizer in inputs if quantizer.trained is not None]
