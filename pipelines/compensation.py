@@ -103,6 +103,7 @@ def learn_rounding(
             parts,
             iterations=section.iterations,
             learning_rate=section.learning_rate,
+            asymmetric=section.adaround_target == "float",
             on_block=on_block,
         )
     return Rounded(done, method="adaround")

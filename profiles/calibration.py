@@ -12,7 +12,7 @@ from .document import Document
 class CalibrationProfile(Document):
     """Post-training calibration on samples of the train split, in scene order."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"iterations", "learning_rate", "smoothing"})
+    later: ClassVar[frozenset[str]] = frozenset({"adaround_target", "iterations", "learning_rate", "smoothing"})
 
     method: Literal["ptq", "dfq", "gptq", "adaround", "brecq", "qdrop"] = "ptq"
     """ptq observes ranges on calibration samples; dfq (Nagel et al., ICCV 2019) equalises weights before it does; gptq
@@ -28,6 +28,9 @@ class CalibrationProfile(Document):
     """Gradient steps of adaround for each layer, of brecq and qdrop for each block."""
     learning_rate: float = Field(default=0.03, gt=0)
     """Of the roundings that adaround, brecq and qdrop learn; brecq's and qdrop's activation ranges have a tenth."""
+    adaround_target: Literal["same_inputs", "float"] = "same_inputs"
+    """What adaround brings a layer's output near to: what float weights make of the same quantized inputs, or what the
+    float network has there (the paper's asymmetric form)."""
     samples: int = Field(default=32, ge=1)
     """Calibration samples; whole scenes are taken in order until there are enough."""
     seed: int = Field(default=0, ge=0)

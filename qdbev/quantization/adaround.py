@@ -1,17 +1,19 @@
 """Adaptive rounding: whether a weight goes up or down is learned, so that its layer's output changes least.
 
 AdaRound (Nagel et al., *Up or Down? Adaptive Rounding for Post-Training Quantization*, ICML 2020, arXiv 2004.10568).
-Layer by layer ``|| (W x + b) - (W_q x_q + b) ||^2`` falls by gradient steps on the shares of
-:mod:`qdbev.quantization.learned_rounding`; ``x`` is what the layer gets in the float network and ``x_q`` what it gets
-behind layers that are quantized already (the paper's asymmetric reconstruction, section 3.5).
+Layer by layer ``|| (W x_q + b) - (W_q x_q + b) ||^2`` falls by gradient steps on the shares of
+:mod:`qdbev.quantization.learned_rounding`; ``x_q`` is what the layer gets, quantized, behind layers that are rounded
+already. The paper's asymmetric form (section 3.5) has ``W x`` there, ``x`` from the float network, and so makes up for
+errors before the layer. Its inputs were not quantized; where they are, coarsely, the best fit to noisy inputs is a
+smaller weight, which the layers behind do not expect. So it is an option here.
 
 The paper draws batches of samples. A layer being linear, the error over all samples is a quadratic form of its weights,
 
-    E = v - 2 W_q c + W_q H W_q^T        H = Cov[x_q]    c = Cov[x_q, y]    v = Var[y]    y = W x + b
+    E = v - 2 W_q c + W_q H W_q^T        H = Cov[x_q]    c = Cov[x_q, y]    v = Var[y]    y = W x_q + b or W x + b
 
-so the samples are run once, and every step sees all of them. The bias takes the mean of what is left, which is what
-turns moments into covariances; without one they are moments. The activation function behind a layer, which the paper
-may include, is not.
+so the samples are run once, and every step sees all of them. The bias takes the mean of what is left, towards that of
+the float network, which is what turns moments into covariances; without one they are moments. The activation function
+behind a layer, which the paper may include, is not.
 
 Shapes: N samples, I inputs of one output (channels times kernel), O output channels.
 """
@@ -62,6 +64,11 @@ class Quadratic(NamedTuple):
     moment_II: Tensor
     cross_OI: Tensor
     power_O: Tensor
+
+    def of_same_inputs(self, weight_OI: Tensor) -> Quadratic:
+        """The form with what ``weight_OI`` makes of the same inputs as the output that is wanted."""
+        cross_OI = weight_OI.double() @ self.moment_II
+        return Quadratic(self.moment_II, cross_OI, (cross_OI * weight_OI).sum(1))
 
     def errors(self, weight_OI: Tensor) -> Tensor:
         """``E`` of each output, (O,), float64."""
@@ -115,6 +122,7 @@ def adaptive_rounding(
     *,
     iterations: int,
     learning_rate: float,
+    asymmetric: bool = False,
     rounds: int = ROUNDS,
     on_block: Callable[[int], object] | None = None,
 ) -> Compensation:
@@ -130,6 +138,7 @@ def adaptive_rounding(
         parts: round the weights of these.
         iterations: gradient steps for each layer.
         learning_rate: Adam's, for the parameters behind the shares.
+        asymmetric: whether an output should be that of the float network, not that of the same inputs.
         rounds: as many groups of layers.
         on_block: told how many blocks there are, as each is done.
 
@@ -159,7 +168,12 @@ def adaptive_rounding(
         quantize_inputs({block.layer: layers[block.layer] for block in unlike}, rounded=())  # nearest from now on
         for block, gathered in moments.items():
             errors[block] = _round_block(
-                layers[block.layer], block, gathered, iterations=iterations, learning_rate=learning_rate
+                layers[block.layer],
+                block,
+                gathered,
+                asymmetric=asymmetric,
+                iterations=iterations,
+                learning_rate=learning_rate,
             )
             if on_block is not None:
                 on_block(len(order))
@@ -279,12 +293,20 @@ def _moments(
 
 
 def _round_block(
-    layer: QuantizedLayer, block: Block, moments: ReconstructionMoments, *, iterations: int, learning_rate: float
+    layer: QuantizedLayer,
+    block: Block,
+    moments: ReconstructionMoments,
+    *,
+    asymmetric: bool,
+    iterations: int,
+    learning_rate: float,
 ) -> tuple[float, float]:
     """Round one block; its bias takes the mean of what is left."""
     weight = next(each for each in layer.quantized_weights() if each.name == block.weight)
     quantizer, rows, bias = weight.quantizer, slice(block.start, block.stop), layer.bias_of(block.weight)
     quadratic = moments.quadratic(centred=bias is not None)
+    if not asymmetric:
+        quadratic = quadratic.of_same_inputs(weight.value[rows].flatten(1))
     after, before_O, now_O = learned(
         weight.value[rows].flatten(1),
         quantizer=quantizer,

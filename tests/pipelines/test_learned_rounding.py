@@ -94,7 +94,12 @@ def test_adaround_stores_what_it_learned(made: Made, wanted: Callable[..., Profi
 
 
 @pytest.mark.parametrize(
-    "word", ["calibration.iterations=1", pytest.param("calibration.learning_rate=0.0001", marks=pytest.mark.slow)]
+    "word",
+    [
+        "calibration.iterations=1",
+        pytest.param("calibration.learning_rate=0.0001", marks=pytest.mark.slow),
+        pytest.param("calibration.adaround_target=float", marks=pytest.mark.slow),
+    ],
 )
 def test_steps_and_rate_change_what_is_learned(made: Made, word: str) -> None:
     usual, other = (_latent(made("adaround", *words)[0]) for words in (ADAROUND, (*ADAROUND, word)))

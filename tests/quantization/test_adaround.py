@@ -54,6 +54,14 @@ def test_the_form_is_the_mean_squared_error_of_the_outputs(centred):
     torch.testing.assert_close(made, left.square().mean(0), rtol=1e-4, atol=1e-6)
 
 
+def test_the_form_of_the_same_inputs_is_the_error_of_rounding_alone():
+    weight, x, y = _layer(0, outputs=3, inputs=5)
+    form = _quadratic(x, y * 5 - 3).of_same_inputs(weight)
+    change = (x @ (weight + 0.1).T - x @ weight.T).double()
+    expected = (change - change.mean(0)).square().mean(0)
+    torch.testing.assert_close(form.errors(weight + 0.1), expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_comes_near_the_best_of_all_roundings(seed):
     weight, x, y = _layer(seed, outputs=8, inputs=9)
@@ -147,14 +155,15 @@ def _rounded(model, images, parts=("all",), iterations=200, **others):
     )
 
 
-def test_the_output_of_a_network_comes_nearer_also_on_inputs_it_never_saw():
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_the_output_of_a_network_comes_nearer_also_on_inputs_it_never_saw(asymmetric):
     model, images = _network()
     others = _images(1)
     expected = [model(each) for each in (images, others)]
     set_parts(model, ["all"])
     before = [(model(each) - want).square().mean() for each, want in zip((images, others), expected, strict=True)]
     seen = []
-    done = _rounded(model, images, rounds=3, on_block=seen.append)
+    done = _rounded(model, images, rounds=3, asymmetric=asymmetric, on_block=seen.append)
     set_parts(model, ["all"])
     for each, want, was in zip((images, others), expected, before, strict=True):
         assert (model(each) - want).square().mean() < 0.8 * was
