@@ -25,7 +25,6 @@ from pipelines.evaluation import evaluate_artifact
 from pipelines.stages import trained_stages
 from pipelines.store import Artifact, Store
 from profiles import Profile
-from profiles.schedule import PARTS
 from qdbev.reporting.results import accuracy_table
 from qdbev.reporting.tables import render
 
@@ -43,7 +42,7 @@ min-max calibration on {calibration} training samples, with or without rounding 
 the calibration samples (`sensitivity --plan`). `progressive, no steps` are the four stages without training: what each
 begins with, part by part. Each QAT run takes {steps} steps; `longer` and `+ VGD` take {more} steps more from the
 progressive run, without and with the view-guided loss. `float, longer` is the control: the float detector trained on
-for all these steps in the same way. A dash stands for a run that was not made.
+for all these steps (`train-float --continue`). A dash stands for a run that was not made.
 """
 
 
@@ -151,22 +150,9 @@ def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Score
 
 
 def control(seed: int, options: argparse.Namespace, *, store: Store) -> Scored:
-    """The float detector trained on for as many steps as QAT and distillation take, in the way of standard QAT."""
+    """The float detector trained on for as many steps as QAT and distillation take (``train-float --continue``)."""
     profile = profiles.load(options.profile, model=options.model, overrides=options.overrides, seed=seed)
-    taken = ("batch_size", "learning_rate", "backbone_multiplier", "warmup_steps", "clip_norm", "precision")
-    same = {name: getattr(profile.qat.of_stage(PARTS), name) for name in (*taken, "ema_decay")}
-    steps = profile.qat.steps() + profile.distillation.schedule.steps
-    own: dict[str, Any] = {
-        "steps": steps,
-        "start_from": profile.model.weights,
-        "freeze_batchnorm": True,
-        "auxiliary": False,
-    }
-    own |= {"single_frame_share": 0} | same
-    words = [f"float_training.{name}={'null' if value is None else value}" for name, value in own.items()]
-    words += ["data.more_seeds=[]", f"data.train_scenes={profile.data.train_scenes}"]
-    longer = profiles.load("float", model=options.model, overrides=[*options.overrides, *words], seed=seed)
-    outcome = train_float.run(longer, store=store)
+    outcome = train_float.run(profile, store=store, further=True)
     model = store.open(outcome["artifact"]["digest"])
     return Scored("float, longer", "W32A32", seed, score(model, profile=profile, store=store))
 
