@@ -114,19 +114,34 @@ def controls_of(last: Artifact, *, store: Store) -> list[Artifact]:
         last: The end of a chain.
         store: Holds them, or not.
     """
-    models = lineage(last, store=store)
-    steps = sum(int(str(model.manifest.metrics.get("steps", 0))) for model in models[1:])
+    first, *others = lineage(last, store=store)
+    steps = [int(str(model.manifest.metrics.get("steps", 0))) for model in others]
+    sealed = store.list()
+    trained = {one.digest: one for one in sealed if one.manifest.kind == FLOAT and "start" in one.manifest.parents}
     start = last.manifest.parents.get("start")
     found = {}
-    for one in store.list():
-        kind, parents = one.manifest.kind, one.manifest.parents
-        if kind == FLOAT and parents.get("start") == models[0].digest and one.manifest.metrics["steps"] == steps:
-            stated: Any = one.manifest.profile["float_training"]
-            if stated["freeze_batchnorm"]:
-                found["float"] = one
-        if kind == "qat-longer" and last.manifest.kind == "vgd" and parents["start"] == start:
+    for one in sealed:
+        if one.digest in trained and _trained_on(one, first=first, trained=trained) == [step for step in steps if step]:
+            found["float"] = one
+        if one.manifest.kind == "qat-longer" and last.manifest.kind == "vgd" and one.manifest.parents["start"] == start:
             found["qat"] = one
     return [found[name] for name in ("float", "qat") if name in found]
+
+
+def _trained_on(last: Artifact, *, first: Artifact, trained: Mapping[str, Artifact]) -> list[int]:
+    """Steps of each training of a float control that led from ``first`` to ``last``; empty where it is none."""
+    steps: list[int] = []
+    digest = last.digest
+    while digest != first.digest:
+        if digest not in trained:
+            return []
+        manifest = trained[digest].manifest
+        stated: Any = manifest.profile["float_training"]
+        if not stated["freeze_batchnorm"]:
+            return []
+        steps.insert(0, int(str(manifest.metrics["steps"])))
+        digest = manifest.parents["start"]
+    return steps
 
 
 def sealed_chain(compression: Artifact, *, store: Store) -> list[Link]:

@@ -9,7 +9,6 @@ from typing import Any
 from pipelines import report
 from pipelines.bit_plans import with_plan_found
 from pipelines.chain import Link, chain_of, sealed_chain
-from pipelines.float_control import control_of
 from pipelines.locations import stated_data, stated_weights
 from pipelines.outcome import dry, finished
 from pipelines.store import Artifact, MissingArtifact, Store
@@ -118,7 +117,9 @@ def _compress(
         last, _ = distil(profile, store=store, parent=artifact, force=force, progress=progress)
         score(last)
     if controls:
-        made = train_float.run(control_of(profile), store=store, force=force, progress=progress)
+        qat = profile.qat.model_copy(update={"stages": stages or profile.qat.stages})
+        wanted = profile.model_copy(update={"qat": qat})
+        made = train_float.run(wanted, store=store, further=True, force=force, progress=progress)
         held = [store.open(made["artifact"]["digest"])]
         if last is not artifact:
             longer, _ = distil(profile, store=store, parent=artifact, distilled=False, force=force, progress=progress)

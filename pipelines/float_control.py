@@ -1,32 +1,54 @@
-"""The float control: the float detector trained on for as long as quantization-aware training and distillation take.
+"""The float control: the float detector trained on as quantization-aware training and distillation train it.
 
-Further training may help by itself; what bits cost is only seen against a float detector that had as much of it.
+Further training may help by itself, or harm; what bits cost is only seen against a float detector that had the same.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from profiles import Profile
-from profiles.schedule import PARTS, FloatSchedule, Optimisation
+from profiles.schedule import FloatSchedule, Optimisation
 
 
-def control_of(profile: Profile) -> Profile:
-    """The profile whose float training is the control of this one's QAT and distillation.
+def controls_of_stages(profile: Profile, *, groups: Sequence[tuple[str, ...]]) -> list[Profile]:
+    """One profile for each training of the control, the next to start from what the one before made.
 
-    It starts from the same weights and sees the same batches in the same order, at the rate of the last stage with
-    every part training, batch norms held, for all their steps in one go.
+    Stage by stage the same steps at the same rates on the same batches in the same order, then those of distillation
+    on the detection loss alone; batch norms are held.
 
     Args:
         profile: Of the compressed detector.
+        groups: The parts that each stage adds.
 
     >>> import profiles
-    >>> control = control_of(profiles.load("w4a6"))
-    >>> control.float_training.steps, control.float_training.start_from, control.name
-    (530, 'zoo', 'w4a6-control')
+    >>> first, last = controls_of_stages(profiles.load("w4a6"), groups=[("backbone", "neck", "encoder", "decoder")])
+    >>> first.float_training.steps, first.float_training.start_from, last.float_training.steps
+    (470, 'zoo', 60)
     """
-    schedule = profile.qat.of_stage(PARTS)
-    own: dict[str, Any] = {name: getattr(schedule, name) for name in Optimisation.model_fields}
-    own |= {"steps": profile.qat.steps() + profile.distillation.schedule.steps, "freeze_batchnorm": True}
-    training = FloatSchedule(**own, start_from=profile.model.weights)
-    return profile.model_copy(update={"name": f"{profile.name}-control", "float_training": training})
+    stages = [
+        _training(
+            profile.qat.of_stage(group),
+            steps=profile.qat.steps(group),
+            parts=group,
+            other_multiplier=profile.qat.other_multiplier,
+        )
+        for group in groups
+    ]
+    distillation = profile.distillation.schedule
+    trainings = [*stages, _training(distillation, steps=distillation.steps)]
+    trainings = [one for one in trainings if one.steps]
+    if trainings:
+        trainings[0] = trainings[0].model_copy(update={"start_from": profile.model.weights})
+    name = f"{profile.name}-control"
+    return [profile.model_copy(update={"name": name, "float_training": training}) for training in trainings]
+
+
+def _training(
+    schedule: Optimisation, *, steps: int, parts: tuple[str, ...] | None = None, other_multiplier: float = 1.0
+) -> FloatSchedule:
+    if parts is not None and other_multiplier == 1:
+        parts = None
+    same = {name: getattr(schedule, name) for name in Optimisation.model_fields}
+    own = {"steps": steps, "freeze_batchnorm": True, "parts": parts, "other_multiplier": other_multiplier}
+    return FloatSchedule.model_validate(same | own)

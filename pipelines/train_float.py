@@ -13,13 +13,15 @@ from torch import Tensor
 from pipelines import processes
 from pipelines.assemble import Detector, build_detector, float_artifact, package_versions
 from pipelines.chain import WEIGHTS
-from pipelines.float_control import control_of
+from pipelines.float_control import controls_of_stages
 from pipelines.outcome import dry, finished
 from pipelines.samples import load_split, notes_on_motion, with_more_seeds
+from pipelines.stages import stage_parts
 from pipelines.store import Artifact, Store
 from pipelines.strict_loading import load_strictly
 from pipelines.training import Run, detection_loss, run_training, write_curve
 from profiles import Profile, fingerprint
+from profiles.schedule import PARTS
 from qdbev.engine.moment import TrainResult
 
 KIND = "float"
@@ -39,7 +41,8 @@ def run(
     Args:
         profile: Its sections ``model``, ``data`` and ``float_training`` and its seed decide the result.
         store: Where the artifact goes; an equal one there is taken as it is.
-        further: Train the profile's weights on, as its QAT and distillation do: their float control.
+        further: Train the profile's weights on, as its QAT and distillation do: their float control, an artifact for
+            each stage.
         force: Train again even so.
         dry_run: Say what would be done.
         progress: Show bars.
@@ -47,12 +50,36 @@ def run(
     Returns:
         The command's outcome (``pipelines.outcome``).
     """
+    wanted = [profile]
     if further:
-        profile = control_of(profile)
-    schedule = profile.float_training
+        groups = stage_parts(profile.qat.stages, without=profile.model.empty_parts)
+        wanted = controls_of_stages(profile, groups=groups)
+    if not wanted:
+        raise ValueError("the profile's stages and distillation have no steps, so there is nothing to train on for")
     if dry_run:
-        origin, size = schedule.start_from or "scratch", schedule.batch_size
-        return dry([f"train {profile.model.name} from {origin}: {schedule.steps} steps of {size} samples"])
+        return dry([_plan(one) for one in wanted])
+    made: Artifact | None = None
+    for number, one in enumerate(wanted, start=1):
+        if made is not None:
+            training = one.float_training.model_copy(update={"start_from": made.digest})
+            one = one.model_copy(update={"float_training": training})
+        label = f"train-float {number}/{len(wanted)}" if len(wanted) > 1 else "train-float"
+        made, message = _trained(one, store=store, label=label, force=force, progress=progress)
+    assert made is not None
+    return finished(made, metrics=dict(made.manifest.metrics), messages=[message])
+
+
+def _plan(profile: Profile) -> str:
+    schedule = profile.float_training
+    parts = "" if schedule.parts is None else f" ({', '.join(schedule.parts)})"
+    origin = "what that made" if schedule.freeze_batchnorm and not schedule.start_from else schedule.start_from
+    size = schedule.batch_size
+    return f"train {profile.model.name}{parts} from {origin or 'scratch'}: {schedule.steps} steps of {size} samples"
+
+
+def _trained(profile: Profile, *, store: Store, label: str, force: bool, progress: bool) -> tuple[Artifact, str]:
+    """One training, sealed, and a sentence about it."""
+    schedule = profile.float_training
     split = load_split(profile.data, name="train", progress=progress)
     split = with_more_seeds(split, data=profile.data, progress=progress)
     start = _start(profile, store=store)
@@ -68,12 +95,21 @@ def run(
         }
     )
     if not force and (known := store.find(KIND, key=key)):
-        return _outcome(known, message="already trained; --force trains again")
+        return known, "already trained; --force trains again"
     torch.manual_seed(profile.seed)
     detector = build_detector(profile.model, auxiliary=schedule.auxiliary)
     if start is not None:
         load_start(detector, state=load_file(start.file(WEIGHTS)), origin=start.path.name)
-    plan = Run(profile=profile, schedule=schedule, steps=schedule.steps, key=key, scratch=store.scratch(KIND, key=key))
+    owned = detector.parts()
+    others = [path for part in PARTS if part not in (schedule.parts or PARTS) for path in owned[part]]
+    plan = Run(
+        profile=profile,
+        schedule=schedule,
+        steps=schedule.steps,
+        key=key,
+        scratch=store.scratch(KIND, key=key),
+        part_multipliers=dict.fromkeys(others, schedule.other_multiplier),
+    )
     result = run_training(
         detector,
         loss=detection_loss(
@@ -81,7 +117,7 @@ def run(
         ),
         split=split,
         plan=plan,
-        label="train-float",
+        label=label,
         progress=progress,
         freeze_batchnorm=schedule.freeze_batchnorm,
     )
@@ -110,7 +146,7 @@ def run(
         seconds={"training": result.seconds},
         replace=force,
     )
-    return _outcome(artifact, message=f"trained in {result.seconds / 60:.1f} minutes")
+    return artifact, f"trained in {result.seconds / 60:.1f} minutes"
 
 
 def load_start(detector: Detector, *, state: Mapping[str, Tensor], origin: str) -> None:
@@ -134,7 +170,3 @@ def _start(profile: Profile, *, store: Store) -> Artifact | None:
 def _metrics(result: TrainResult) -> dict[str, Any]:
     last = result.curve[-1] if result.curve else {}
     return {"steps": result.steps, "skipped_steps": len(result.skipped), "final_loss": last.get("loss")}
-
-
-def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
-    return finished(artifact, metrics=dict(artifact.manifest.metrics), messages=[message])

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from .document import Document
 
@@ -65,6 +65,8 @@ class Schedule(Optimisation):
 class FloatSchedule(Schedule):
     """The training of float weights."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"parts", "other_multiplier"})
+
     auxiliary: bool = False
     """Train dense heads beside the detector (heat, heading, velocity, depth); they are dropped afterwards."""
     start_from: str | None = None
@@ -73,6 +75,16 @@ class FloatSchedule(Schedule):
     """Hold batch norms in evaluation mode, as quantization-aware training does: for its float control."""
     single_frame_share: float = Field(default=0.0, ge=0, le=1)
     """Share of the steps, at the start, on the current frame alone: quicker, and history is learned after."""
+    parts: tuple[Literal["backbone", "neck", "encoder", "decoder"], ...] | None = None
+    """Parts that train at the full rate, as in a stage of quantization-aware training; null: all."""
+    other_multiplier: float = Field(default=1.0, ge=0)
+    """Factor on the learning rate of the other parts; 0 freezes them."""
+
+    @model_validator(mode="after")
+    def _others_need_parts(self) -> FloatSchedule:
+        if self.parts is None and self.other_multiplier != 1:
+            raise ValueError(f"other_multiplier is {self.other_multiplier}; it must be 1 where parts is null: all")
+        return self
 
 
 class ProgressiveSchedule(Optimisation):

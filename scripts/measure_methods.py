@@ -85,7 +85,7 @@ UNSIGNED = "quantization.activation_sign=auto"
 
 METHODS: dict[str, Method] = {
     "float": Method("float", "", FLOAT),
-    "float-longer": Method("float, trained on for as many steps", "", "train-float --continue"),
+    "float-longer": Method("float, trained on in the same stages", "", "train-float --continue"),
     "min-max": Method("PTQ, min-max", "QD-BEV, Eq. 1", CALIBRATE),
     "mse": Method("PTQ, least squared error", "", CALIBRATE, words=(*MSE, UNSIGNED)),
     "dfq": Method("DFQ", "Nagel et al., ICCV 2019", CALIBRATE, words=("calibration.method=dfq",)),
@@ -249,8 +249,8 @@ A cell is the mean NDS, its standard deviation over seeds, and the number of see
 `calibrate` draw the {calibration} calibration samples, those of training the order of the batches. QAT takes {steps}
 steps in all, whatever the method, distillation and its control {more} more; rates are those of the recipe.
 """
-CONTROL_IS = "Trained on for as many steps as QAT and distillation take (`train-float --continue`) it has {cell}."
-NO_CONTROL = "The float control, trained on for as many steps, was not made."
+CONTROL_IS = "Trained on in the same stages without bits (`train-float --continue`) it has {cell}."
+NO_CONTROL = "The float control, trained on in the same stages, was not made."
 
 
 def page(store: Store) -> str:

@@ -42,7 +42,7 @@ min-max calibration on {calibration} training samples, with or without rounding 
 the calibration samples (`sensitivity --plan`). `progressive, no steps` are the four stages without training: what each
 begins with, part by part. Each QAT run takes {steps} steps; `longer` and `+ VGD` take {more} steps more from the
 progressive run, without and with the view-guided loss. `float, longer` is the control: the float detector trained on
-for all these steps (`train-float --continue`). A dash stands for a run that was not made.
+in the same stages (`train-float --continue`). A dash stands for a run that was not made.
 """
 
 
@@ -150,7 +150,7 @@ def train(seed: int, options: argparse.Namespace, *, store: Store) -> list[Score
 
 
 def control(seed: int, options: argparse.Namespace, *, store: Store) -> Scored:
-    """The float detector trained on for as many steps as QAT and distillation take (``train-float --continue``)."""
+    """The float detector trained on as QAT and distillation train it (``train-float --continue``)."""
     profile = profiles.load(options.profile, model=options.model, overrides=options.overrides, seed=seed)
     outcome = train_float.run(profile, store=store, further=True)
     model = store.open(outcome["artifact"]["digest"])
