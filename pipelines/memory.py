@@ -67,8 +67,8 @@ def _quantized(detector: BEVFormer, *, profile: Profile, scene: Scene) -> BEVFor
     for module in detector.modules():
         if isinstance(module, Quantizer):
             module.set_range(torch.ones_like(module.scale))
-    learn_as(profile.quantization, detector)
     set_parts(detector, PARTS)
+    learn_as(profile.quantization, detector)  # those that are on
     return detector
 
 
