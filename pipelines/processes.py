@@ -52,9 +52,10 @@ def join(*, device: str) -> None:
         device: The profile's word; ``cpu`` keeps to the CPU where there are GPUs.
     """
     if count() > 1:
+        import torch
         from accelerate import PartialState
 
-        PartialState(cpu=device == "cpu", timeout=_PATIENCE)
+        PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
 
 
 def launched_by_slurm() -> None:

@@ -95,7 +95,7 @@ def test_two_processes_compress_like_one_with_twice_the_batch(tiny_synthetic: Pa
 def test_evaluation_shared_out_scene_by_scene_is_the_same(tiny_synthetic: Path, tmp_path: Path) -> None:
     settings = [f"data.source={tiny_synthetic}", "data.val_scenes=2", "evaluation.max_boxes=50"]
     alone, shared_out = (
-        _scores(_run(launcher, "evaluate", store=tmp_path / name, settings=settings))
+        _scores(_run(launcher, "evaluate", store=tmp_path / name, settings=settings, device="auto"))
         for name, launcher in (("one", [sys.executable]), ("two", _torchrun(2)))
     )
     assert alone["NDS"] > 0
@@ -110,11 +110,12 @@ def _torchrun(count: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
 
 
-def _run(launcher: list[str], command: str, *, store: Path, settings: list[str]) -> dict[str, Any]:
-    """What a command prints, which is one document, though several processes run it."""
+def _run(launcher: list[str], command: str, *, store: Path, settings: list[str], device: str = "cpu") -> dict[str, Any]:
+    """What a command prints, which is one document, though several processes run it; no GPU is seen."""
     options = [word for setting in settings for word in ("--set", setting)]
-    words = [*launcher, "-m", "qdbev_cli", command, "--device", "cpu", "--json", "--store", str(store), *options]
-    made = subprocess.run(words, capture_output=True, text=True, timeout=900)
+    words = [*launcher, "-m", "qdbev_cli", command, "--device", device, "--json", "--store", str(store), *options]
+    blind = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    made = subprocess.run(words, capture_output=True, text=True, timeout=900, env=blind)
     assert made.returncode == 0, made.stderr[-3000:]
     document: dict[str, Any] = json.loads(made.stdout)
     return document
