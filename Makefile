@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check format lint types contracts clean
+.PHONY: help setup demo test test-all check format lint types contracts clean
 
 # The first Python 3.11 or 3.12 that really starts (a name on the PATH may be a shim without an interpreter behind it).
 PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
@@ -18,7 +18,7 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m py
 section = @printf '\n==== %s\n' "$(1)"
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1|\2/' | awk -F'|' '{printf "  %-16s%s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{printf "  %-16s%s\n", $$1, $$2}'
 
 setup: ## make .venv with everything in it; a second time it is instant
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or 3.12 was found: install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi
@@ -29,12 +29,16 @@ demo: setup ## compress the shipped detector to W4A6 on synthetic scenes, then r
 	$(BIN)/qdbev report
 
 test: setup format lint types contracts ## every check: formatting, lint, types, import contracts, doctests, tests
+	$(call section,doctests and tests but the three that take minutes)
+	@$(PYTEST) -m "not long"
+
+test-all: setup format lint types contracts ## the same with the three that take minutes: killed runs, two processes
 	$(call section,doctests and tests)
 	@$(PYTEST)
 
 check: setup format lint types contracts ## the same without the slow tests
 	$(call section,doctests and tests but the slow ones)
-	@$(PYTEST) -m "not slow"
+	@$(PYTEST) -m "not slow and not long"
 
 format: setup ## formatting, only looked at (to mend: .venv/bin/ruff format)
 	$(call section,formatting)

@@ -38,7 +38,7 @@ def command(tiny_synthetic: Path) -> list[str]:
     return [sys.executable, "-m", "qdbev_cli", "compress", "--profile", "w4a6", "--device", "cpu", *options]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_in_each_training_stage_ends_the_same(command: list[str], tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, "--store", str(whole)], check=True, capture_output=True, timeout=600)

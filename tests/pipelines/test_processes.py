@@ -75,7 +75,7 @@ def test_two_processes_train_float_weights_like_one_with_twice_the_batch(tiny_sy
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_compress_like_one_with_twice_the_batch(tiny_synthetic: Path, tmp_path: Path) -> None:
     """Sums in another order: a weight at the edge of a step of its grid may fall on its other side, and stays there."""
     one = _compress(tmp_path / "one", data=tiny_synthetic, batch=2, launcher=[sys.executable])

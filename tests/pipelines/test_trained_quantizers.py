@@ -269,7 +269,7 @@ def two_processes(settings: list[str], *, store: Path) -> list[subprocess.Popen[
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_killed_between_delay_and_stop_end_the_same(tiny_synthetic: Path, tmp_path: Path) -> None:
     words = [
         "qat.steps_per_stage=[4,0,0,0]",
