@@ -28,11 +28,11 @@ demo: setup ## compress the shipped detector to W4A6 on synthetic scenes, then r
 	$(BIN)/qdbev compress --profile $(PROFILE) --stages $(STAGES)
 	$(BIN)/qdbev report
 
-test: setup format lint types contracts ## every check: formatting, lint, types, import contracts, doctests, tests
+test: setup format lint types contracts ## formatting, lint, types, import contracts, doctests, tests but three that take minutes
 	$(call section,doctests and tests but the three that take minutes)
 	@$(PYTEST) -m "not long"
 
-test-all: setup format lint types contracts ## the same with the three that take minutes: killed runs, two processes
+test-all: setup format lint types contracts ## the same with those three: killed runs, two processes
 	$(call section,doctests and tests)
 	@$(PYTEST)
 
