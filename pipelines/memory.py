@@ -63,12 +63,12 @@ def _quantized(detector: BEVFormer, *, profile: Profile, scene: Scene) -> BEVFor
     """The detector as QAT trains it, in place, every part on, with ranges of no meaning."""
     folding = fold_batchnorm(detector, shape_run(detector, scene))
     detector.to_empty(device="cpu")
-    with_quantizers(detector, folding, profile=profile)
+    quantized = with_quantizers(detector, folding, profile=profile)
     for module in detector.modules():
         if isinstance(module, Quantizer):
             module.set_range(torch.ones_like(module.scale))
     set_parts(detector, PARTS)
-    learn_as(profile.quantization, detector)  # those that are on
+    learn_as(profile.quantization, quantized)  # those that are on
     return detector
 
 

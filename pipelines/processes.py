@@ -5,6 +5,7 @@ One process alone pays nothing for it: torch is imported only where there are mo
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from typing import TypeVar, cast
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=12)  # the others wait while the first one generates scenes or scores
 _PORT = "29500"
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # what mallopt(3) calls M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+_LARGE, _LARGE_BEFORE = 1 << 30, 32 << 20  # bytes; the second is what old versions of glibc allow at most
 
 
 def count() -> int:
@@ -56,6 +59,21 @@ def join(*, device: str) -> None:
         from accelerate import PartialState
 
         PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what it frees instead of handing it back to the system, which every step asks for again.
+
+    Each page handed out again must be cleared first. In a training step of nano on a CPU a tenth of the time went into
+    that. The memory taken at most is the same. Where the C library is not glibc, nothing is done.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(_TRIM_THRESHOLD, -1)
+    if not mallopt(_MMAP_THRESHOLD, _LARGE):
+        mallopt(_MMAP_THRESHOLD, _LARGE_BEFORE)
 
 
 def launched_by_slurm() -> None:

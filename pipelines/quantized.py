@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 from pipelines.assemble import WEIGHTS, Detector, build_detector, inputs_on
 from pipelines.integrity import fetched
@@ -140,12 +139,17 @@ def example_call(detector: Detector, *, profile: Profile, split: Split, frames: 
     detector.history.reset()
 
 
-def learn_as(section: QuantizationProfile, detector: nn.Module) -> None:
-    """Make the ranges of the quantizers that are on parameters, where the section wants them learned; in place."""
+def learn_as(section: QuantizationProfile, quantized: Quantized) -> None:
+    """Make the ranges of the quantizers that are on parameters, where the section wants them learned; in place.
+
+    That of the images stays: its gradient needs that of the first convolution to its input, the dearest of all.
+    """
+    first = quantized.plan.first_layer
     learn_ranges(
-        detector,
+        quantized.detector,
         weights=section.weight_range == "learned",
-        inputs=section.activation_range in ("learned", "pact"),
+        inputs=section.learns_activations,
+        fixed_inputs=() if first is None else (first,),
         form=section.learned_scale,
         clip=section.activation_range == "pact",
     )

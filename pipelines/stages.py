@@ -188,7 +188,7 @@ def _starting(
 
 def learning(quantized: Quantized, *, profile: Profile) -> Quantized:
     """The same detector, the ranges that the profile wants learned being parameters now."""
-    learn_as(profile.quantization, quantized.detector)
+    learn_as(profile.quantization, quantized)
     return quantized
 
 
@@ -265,6 +265,7 @@ def training_key(
             "data": split.digest,
             "seed": profile.seed,
             **processes.in_key(),
+            **({"range of the images": "frozen"} if steps and profile.quantization.learns_activations else {}),
             **extra,
         }
     )

@@ -69,6 +69,11 @@ class QuantizationProfile(Document):
         return self.weight_bits == 32 and self.activation_bits == 32
 
     @property
+    def learns_activations(self) -> bool:
+        """Whether training learns the ranges of activations, in one form or another."""
+        return self.activation_range in ("learned", "pact")
+
+    @property
     def label(self) -> str:
         """Bits as tables write them, such as ``W4A6``; a plan by the start of its name."""
         if self.plan is not None:

@@ -121,6 +121,7 @@ class RunOptions(StoreOptions, ProfileOptions):
         profile = self.load(self.profile, *words)
         if self.launcher is Launcher.slurm:
             processes.launched_by_slurm()
+        processes.keep_freed_memory()
         processes.join(device=profile.device)
         return profile
 

@@ -1,14 +1,15 @@
 """Measures what fake quantization adds to a training step, in time and memory, beside other tools on the same layers.
 
     pip install -e '.[bench]'   # the other tools; what cannot be imported is left out of the table
-    python scripts/bench_training_step.py [--model tiny | nano] [--images 2] [--repeats 9] [--threads 1]
+    python scripts/bench_training_step.py [--model tiny | nano] [--images 6] [--repeats 9] [--threads 1]
 
-`tiny` is its ResNet-50 on images of 256 x 448, every parameter trained; `nano` the whole detector on one frame of six
-cameras. Batch norm is folded in all forms alike, the float one too. The other tools stand in the places of our own
-quantizers, with the same ranges and bits. A step is forward, backward and AdamW. All forms take turns inside each
-repeat, so that a change of the machine's load meets them all; times are process time, a ratio is that to the float step
-of the same repeat. Memory is what a forward pass leaves for the backward pass, per element that a layer reads
-quantized; copies of quantized weights count too. The second float form shows how far apart equal things are measured.
+`nano` is a step of its training: a batch of the profile `w4a6` from synthetic scenes, its frame of history, the
+detection losses. `tiny` is its ResNet-50 on images of 256 x 448, as many as a frame has cameras, every parameter
+trained. Batch norm is folded in all forms alike, the float one too. The other tools stand in the places of our own
+quantizers, with the same ranges and bits. A step is forward, backward and AdamW. The forms take turns inside each
+repeat, each right after a float step, to which its ratio is; times are process time, and the row `float` shows how far
+apart equal things are measured. Memory is what a forward pass leaves for the backward pass, per element that a layer
+reads quantized; copies of quantized weights count too.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import argparse
 import copy
 import importlib.util
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,9 +32,12 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 import profiles
-from pipelines.assemble import build_detector, only_bevformer
-from pipelines.scene import scene_of
-from qdbev.detectors.bevformer.counting import one_frame
+from pipelines.assemble import build_detector, float_detector, only_bevformer
+from pipelines.processes import keep_freed_memory
+from pipelines.quantized import folded
+from pipelines.samples import load_split, training_dataset
+from pipelines.store import Store
+from pipelines.training import NumberedBatches, detection_loss
 from qdbev.quantization import (
     Quantizer,
     activation_memory,
@@ -46,6 +53,7 @@ from qdbev.quantization.swap import quantized_layers
 
 Form = Callable[[Tensor], Tensor]
 WEIGHT_BITS, ACTIVATION_BITS = 4, 6
+FLOAT, FROZEN = "float", "qdbev, ranges frozen"
 
 
 class _RoundStraightThrough(torch.autograd.Function):
@@ -158,10 +166,11 @@ class _Replaced(Quantizer):
 
 @dataclass
 class Subject:
-    """A float model and how it is trained."""
+    """A float model, and a forward pass of it in training up to the loss."""
 
     model: nn.Module
-    run: Callable[[nn.Module], Tensor]
+    loss: Callable[[nn.Module], Tensor]
+    what: str
 
 
 def resnet(images: int) -> Subject:
@@ -175,40 +184,40 @@ def resnet(images: int) -> Subject:
     backbone.train()
     backbone.requires_grad_(True)
 
-    def run(model: nn.Module) -> Tensor:
+    def loss(model: nn.Module) -> Tensor:
         result: Tensor = model(x.clone())[-1]  # made in the pass, so that what keeps it counts
-        return result
+        return result.square().mean()
 
-    return Subject(backbone, run)
-
-
-def nano() -> Subject:
-    """The whole detector up to the decoder's outputs, one frame of six cameras with a history."""
-    profile = profiles.load("float", model="nano")
-    detector = only_bevformer(build_detector(profile.model), what="a bench")
-    images, frames, history = one_frame(detector, scene_of(profile), device="cpu")
-    images.normal_()
-    history.bev_BQC.normal_()
-
-    def run(model: Any) -> Tensor:
-        encoded = model.encode(model.extract_feat(images.clone()), frames=frames, history=history)
-        outputs = model.decode(encoded.bev_BQC)
-        return torch.cat([outputs.logits_LBKC.flatten(), outputs.code_LBK10.flatten()])
-
-    fold_batchnorm(detector, lambda: run(detector))
-    detector.train()
-    return Subject(detector, run)
+    return Subject(backbone, loss, f"ResNet-50, {images} x 256 x 448")
 
 
-def quantized(subject: Subject, *, learned: bool = False) -> nn.Module:
+def nano(images: int | None) -> Subject:
+    """A step of its training; ``images`` is the batch, six cameras each."""
+    profile = profiles.load("w4a6", overrides=["data.train_scenes=2", "data.val_scenes=1"], device="cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        detector, _ = float_detector(profile, store=Store(Path(folder)))
+    split = load_split(profile.data, name="train")
+    folded(detector, profile=profile, split=split)
+    dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=profile.qat)
+    size = images or profile.qat.batch_size
+    batch = next(NumberedBatches(dataset, batch_size=size, seed=0, workers=0)(0, stride=1))
+    detector.train().requires_grad_(True)
+
+    def loss(model: nn.Module) -> Tensor:
+        return detection_loss(model, profile=profile)(batch, 0)[0]
+
+    return Subject(detector, loss, f"nano, batch {size}, with a frame of history")
+
+
+def quantized(subject: Subject, *, weights: bool = False, inputs: bool = False) -> nn.Module:
+    """The model with our quantizers, ranges of weights or inputs learned where wanted, but not that of the images."""
     model = copy.deepcopy(subject.model)
     plan = make_plan(model, parts={"all": [""]}, weight_bits=WEIGHT_BITS, activation_bits=ACTIVATION_BITS)
     quantize(model, plan, follow_weights=False, unsigned_inputs=True)
     with observing(model), torch.no_grad():
-        subject.run(model)
+        subject.loss(model)
     set_parts(model, {"all"})
-    if learned:
-        learn_ranges(model, weights=True, inputs=True)
+    learn_ranges(model, weights=weights, inputs=inputs, fixed_inputs=[str(plan.first_layer)])
     return model
 
 
@@ -224,10 +233,10 @@ def replaced(subject: Subject, other: Callable[[Quantizer], Form]) -> nn.Module:
 
 def forms(subject: Subject) -> dict[str, nn.Module]:
     models = {
-        "float": subject.model,
-        "float, once more": copy.deepcopy(subject.model),
-        "qdbev, ranges frozen": quantized(subject),
-        "qdbev, ranges learned": quantized(subject, learned=True),
+        FLOAT: subject.model,
+        FROZEN: quantized(subject),
+        "qdbev, input ranges learned": quantized(subject, inputs=True),
+        "qdbev, all ranges learned": quantized(subject, weights=True, inputs=True),
     }
     for name, (package, other) in OTHERS.items():
         if package is None or importlib.util.find_spec(package) is not None:
@@ -235,24 +244,25 @@ def forms(subject: Subject) -> dict[str, nn.Module]:
     return models
 
 
-def step_ms(model: nn.Module, run: Callable[[nn.Module], Tensor], *, optimiser: torch.optim.Optimizer) -> float:
+def step_ms(subject: Subject, model: nn.Module, *, optimiser: torch.optim.Optimizer) -> float:
     start = time.process_time()
-    run(model).square().mean().backward()
+    subject.loss(model).backward()
     optimiser.step()
     optimiser.zero_grad()
     return 1e3 * (time.process_time() - start)
 
 
-def quantized_elements(model: nn.Module, run: Callable[[nn.Module], Tensor]) -> int:
-    """Elements that pass the input quantizers in one forward pass."""
+def quantized_elements(subject: Subject, model: nn.Module) -> int:
+    """Elements that pass the input quantizers with a gradient, or beside one, in one forward pass."""
     seen: list[int] = []
     handles = [
-        quantizer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].numel()))
+        quantizer.register_forward_pre_hook(
+            lambda module, inputs: seen.append(inputs[0].numel() if torch.is_grad_enabled() else 0)
+        )
         for layer in quantized_layers(model).values()
         for quantizer in layer.input_quantizers()
     ]
-    with torch.no_grad():
-        run(model)
+    subject.loss(model)
     for handle in handles:
         handle.remove()
     return sum(seen)
@@ -265,48 +275,42 @@ def table(subject: Subject, *, repeats: int) -> list[list[object]]:
         for name, model in models.items()
     }
     times: dict[str, list[float]] = {name: [] for name in models}
+    bases: dict[str, list[float]] = {name: [] for name in models}
     for repeat in range(repeats + 1):
         for name, model in models.items():
-            taken = step_ms(model, subject.run, optimiser=optimisers[name])
+            base = step_ms(subject, subject.model, optimiser=optimisers[FLOAT])
+            taken = step_ms(subject, model, optimiser=optimisers[name])
             if repeat:  # the first warms up
+                bases[name].append(base)
                 times[name].append(taken)
-    elements = quantized_elements(models["qdbev, ranges frozen"], subject.run)
-    kept = {name: activation_memory(model, lambda m=model: subject.run(m)).kept_bytes for name, model in models.items()}  # type: ignore[misc]
+    elements = quantized_elements(subject, models[FROZEN])
+    kept = {name: activation_memory(model, partial(subject.loss, model)).kept_bytes for name, model in models.items()}
     rows: list[list[object]] = []
-    for name in (
-        "float",
-        *[each for each in models if each != "float"],
-        *[each for each in OTHERS if each not in models],
-    ):
-        if name not in models:
-            rows.append([name, *["-"] * 6])
-            continue
-        ratios = [one / base for one, base in zip(times[name], times["float"], strict=True)]
-        bits = 8 * (kept[name] - kept["float"]) / elements
-        fastest = min(times[name])
-        rows.append(
-            [name, fastest, statistics.median(ratios), min(ratios), max(ratios), fastest / min(times["float"]), bits]
-        )
-    return rows
+    for name in models:
+        ratios = [one / base for one, base in zip(times[name], bases[name], strict=True)]
+        bits = 8 * (kept[name] - kept[FLOAT]) / elements
+        rows.append([name, min(times[name]), statistics.median(ratios), min(ratios), max(ratios), bits])
+    return rows + [[name, *[None] * 5] for name in OTHERS if name not in models]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=("tiny", "nano"), default="tiny")
-    parser.add_argument("--images", type=int, default=2, help="images of a step, for tiny")
+    parser.add_argument("--images", type=int, help="images of a step of tiny (6), or batch of nano (its profile's)")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
-    subject = nano() if chosen.model == "nano" else resnet(chosen.images)
+    keep_freed_memory()  # as every command does
+    subject = nano(chosen.images) if chosen.model == "nano" else resnet(chosen.images or 6)
     names = {"torch": "torch", "torchao": "torchao", "modelopt": "nvidia-modelopt", "brevitas": "brevitas"}
     there = [f"{name} {version(name)}" for module, name in names.items() if importlib.util.find_spec(module)]
-    what = "nano, one frame" if chosen.model == "nano" else f"ResNet-50, {chosen.images} x 256 x 448"
-    print(f"{what}; W{WEIGHT_BITS}A{ACTIVATION_BITS}; {chosen.threads} thread(s); {', '.join(there)}\n")
-    headers = ["form", "best ms", "median ratio", "least", "most", "ratio of bests", "bits per activation"]
+    print(f"{subject.what}; W{WEIGHT_BITS}A{ACTIVATION_BITS}; {chosen.threads} thread(s); {', '.join(there)}\n")
+    headers = ["form", "best ms", "median ratio", "least", "most", "bits per activation"]
     rows = table(subject, repeats=chosen.repeats)
-    print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=("", ".0f", ".2f", ".2f", ".2f", ".2f", ".2f")))
+    floats = ("", ".0f", ".2f", ".2f", ".2f", ".2f")
+    print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=floats, missingval="-"))
 
 
 if __name__ == "__main__":

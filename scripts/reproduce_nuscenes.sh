@@ -66,15 +66,12 @@ for model in $models; do
       --set qat.batch_size=1 --set qat.steps_per_stage=1
       --set distillation.schedule.batch_size=1 --set distillation.schedule.steps=1 --set distillation.auto_steps=1)
   fi
-  if [ "$recipe" = paper ]; then # the paper's quantizer alone: ranges as calibrated, no better start, nothing learned
-    settings+=(--set quantization.training_observer=null --set quantization.training_rounding=nearest
-      --set quantization.weight_range=follow --set quantization.activation_range=frozen)
-  fi
   together evaluate --profile float "${settings[@]}"                      # is the float score the known one?
+  if [ "$recipe" = paper ]; then settings+=(--recipe paper); fi
   together sensitivity --profile w4a6 "${settings[@]}"                    # table 1
   for bits in w8a8 w6a6 w4a6 w4a4; do                                     # table 2
     together calibrate --profile "$bits" "${settings[@]}"
-    made=("calibration:$bits-$model")
+    made=("calibration:$bits$([ "$recipe" = ours ] || echo "-$recipe")-$model")
     [ ${#dry[@]} = 0 ] || made=() # nothing was made
     together evaluate ${made[@]+"${made[@]}"} --profile "$bits" "${settings[@]}"
   done

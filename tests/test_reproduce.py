@@ -68,16 +68,16 @@ def test_every_line_is_a_command_with_options_and_fields_that_exist(
         if line[0] not in ("doctor", "data"):
             name = line[line.index("--profile") + 1] if "--profile" in line else "float"
             model = line[line.index("--model") + 1] if "--model" in line else None
-            profiles.load(name, model=model, overrides=_settings(line))
+            profiles.load(name, model=model, recipes=_all(line, "--recipe"), overrides=_all(line, "--set"))
 
 
-def _settings(line: list[str]) -> list[str]:
-    return [value for word, value in pairwise(line) if word == "--set"]
+def _all(line: list[str], option: str) -> list[str]:
+    return [value for word, value in pairwise(line) if word == option]
 
 
 def test_steps_are_the_epochs_of_the_paper_on_eight_cards(tmp_path: Path) -> None:
     lines = command_lines(tmp_path / "bin", *REAL)
-    compress = {line[line.index("--model") + 1]: _settings(line) for line in lines if line[0] == "compress"}
+    compress = {line[line.index("--model") + 1]: _all(line, "--set") for line in lines if line[0] == "compress"}
     assert "qat.steps_per_stage=8791" in compress["tiny"]  # 15 epochs of 28130 samples in batches of 6 on 8 cards
     assert "qat.steps_per_stage=52744" in compress["base"]
     assert "distillation.schedule.steps=70325" in compress["small"]

@@ -12,6 +12,7 @@ values, which a float network keeps too; what else it needs is made from them ag
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 from typing import Any
 
@@ -49,7 +50,7 @@ def fake_quantize(
     low, high = _limits(bits, narrow_range=narrow_range, unsigned=unsigned)
     if not torch.is_grad_enabled():
         return _onto_grid(x, scale=scale, axis=axis, low=low, high=high)
-    fixed = scale.detach().clone()  # a range that moves is written in place
+    fixed = scale.detach()
     if x.requires_grad:
         result: Tensor = _StraightThrough.apply(x, fixed, axis, low, high)
         return result
@@ -141,6 +142,7 @@ class _LearnedStep(torch.autograd.Function):
         return passed, total.mul_(share).view(scale.shape), None, None, None
 
 
+@functools.cache
 def _limits(bits: int, *, narrow_range: bool, unsigned: bool) -> tuple[int, int]:
     """Smallest and largest integer; the smallest is 0 where they are unsigned, and below it where not."""
     low, high = integer_limits(bits, narrow_range=narrow_range)

@@ -2,7 +2,7 @@
 
 The same numbers, bit for bit, as the torch operations of :mod:`qdbev.quantization.integers` and
 :mod:`qdbev.quantization.fake_quantize`; the gradient of a scale up to the order of summation. Threads share a large
-tensor.
+tensor. The kernels are called by address, which for the many small tensors of a network is most of the time.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba import types
 from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 
 _SHARE = 1 << 19  # elements that are worth a thread
 _BLOCK = 2048  # elements that are summed in float32
+_FLOAT, _DOUBLE = 4, 8  # bytes
 
 
 def lies_in_rows(x: Tensor, *, axis: int | None) -> bool:
@@ -35,19 +37,17 @@ def lies_in_rows(x: Tensor, *, axis: int | None) -> bool:
     return axis is None and x.ndim > 1 and x.transpose(0, 1).is_contiguous()
 
 
-def onto_grid(x: Tensor, *, scale: Tensor, unit: Tensor, axis: int | None, low: int, high: int) -> Tensor:
-    """Return ``clamp(round(x / scale), low, high) * unit``."""
+def onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, rescale: bool) -> Tensor:
+    """Return ``clamp(round(x / scale), low, high)``, times ``scale`` again if ``rescale``."""
     out = torch.empty_like(x)
-    rows, steps, units = _rows(x, axis=axis), _per_row(scale, x=x, axis=axis), _per_row(unit, x=x, axis=axis)
-    _run(_onto_grid, [rows, _rows(out, axis=axis)], [steps, units], low=low, high=high)
+    _run(_onto_grid, x, x, out, scale=scale, axis=axis, limits=(low, high, float(rescale)))
     return out
 
 
 def passed(gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
     """Return the gradient where ``x`` was not clamped, else zero; negative ``x`` were where ``low`` is 0."""
-    out, like_x = torch.empty_like(x), _laid_out_as(x, gradient)
-    tensors = [_rows(each, axis=axis) for each in (like_x, x, out)]
-    _run(_passed, tensors, [_per_row(scale, x=x, axis=axis)], low=low, high=high)
+    out = torch.empty_like(x)
+    _run(_passed, _laid_out_as(x, gradient), x, out, scale=scale, axis=axis, limits=(low, high, _floor(low)))
     return out
 
 
@@ -55,88 +55,137 @@ def passed_and_slope(
     gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`passed`, and per scale the sum of the gradient times ``S q`` less what passed times ``x``."""
-    out, like_x = torch.empty_like(x), _laid_out_as(x, gradient)
-    tensors = [_rows(each, axis=axis) for each in (like_x, x, out)]
-    sums = _run(_passed_and_slope, tensors, [_per_row(scale, x=x, axis=axis)], low=low, high=high)
-    return out, torch.from_numpy(sums).view(-1, scale.numel()).sum(0).to(torch.float32).view(scale.shape)
+    out, gradient, limits = torch.empty_like(x), _laid_out_as(x, gradient), (low, high, _floor(low))
+    sums = _run(_passed_and_slope, gradient, x, out, scale=scale, axis=axis, limits=limits)
+    if sums.numel() > scale.numel():
+        sums = sums.view(-1, scale.numel()).sum(0)
+    return out, sums.to(torch.float32).view(scale.shape)
 
 
-def _rows(x: Tensor, *, axis: int | None) -> Array:
-    """View as (rows, columns), a row for each channel of each index before it; without an axis one row."""
-    rows = 1 if axis is None else _before(x, axis=axis) * x.shape[axis]
-    columns = x.numel() // rows
-    return x.detach().as_strided((rows, columns), (columns, 1)).numpy()
-
-
-def _per_row(scale: Tensor, *, x: Tensor, axis: int | None) -> Array:
-    flat = scale.detach().reshape(-1)
-    before = 1 if axis is None else _before(x, axis=axis)
-    return (flat if before == 1 else flat.repeat(before)).numpy()
-
-
-def _before(x: Tensor, *, axis: int) -> int:
-    return math.prod(x.shape[: axis % x.ndim])
+def _floor(low: int) -> float:
+    """Where integers are unsigned, below this a value is clamped even where it rounds to zero."""
+    return 0.0 if low == 0 else -math.inf
 
 
 def _laid_out_as(x: Tensor, gradient: Tensor) -> Tensor:
     return gradient if gradient.stride() == x.stride() else torch.empty_like(x).copy_(gradient)
 
 
-def _run(kernel: Callable[..., None], tensors: list[Array], per_row: list[Array], *, low: int, high: int) -> Array:
-    """Run a kernel on every row, shared out over torch's threads; returns the sum that it makes for each row."""
-    rows, columns = tensors[0].shape
-    limits = np.float32(low), np.float32(high), np.float32(0 if low == 0 else -np.inf)
-    parts = min(torch.get_num_threads(), rows * columns // _SHARE)
+def _run(
+    kernel: Callable[..., None],
+    gradient: Tensor,
+    x: Tensor,
+    out: Tensor,
+    *,
+    scale: Tensor,
+    axis: int | None,
+    limits: tuple[float, float, float],
+) -> Tensor:
+    """Run a kernel on every row, shared out over torch's threads; returns the sums that it makes of each row, float64.
+
+    A row is a channel of each index before the axis; without an axis all is one row.
+    """
+    elements, channels = x.numel(), scale.numel()
+    if channels != (1 if axis is None else x.shape[axis]):
+        raise ValueError(f"{channels} scales do not fit a tensor of shape {tuple(x.shape)} along axis {axis}")
+    rows = channels if not axis else math.prod(x.shape[: axis % x.ndim]) * channels
+    columns, steps = elements // rows, scale.contiguous()
+    addresses = gradient.data_ptr(), x.data_ptr(), out.data_ptr()
+    parts = min(torch.get_num_threads(), elements // _SHARE)
     if parts < 2:
-        sums = np.zeros(rows)
-        kernel(*tensors, *per_row, sums, *limits)
+        sums = torch.empty(rows, dtype=torch.float64)
+        kernel(*addresses, steps.data_ptr(), sums.data_ptr(), rows, columns, channels, 0, *limits)
         return sums
-    if rows == 1:
-        split = [np.array_split(tensor, parts, axis=1) for tensor in tensors] + [[each] * parts for each in per_row]
-        sums = np.zeros(parts)
-    else:
-        parts, sums = min(parts, rows), np.zeros(rows)
-        split = [np.array_split(each, parts) for each in (*tensors, *per_row)]
+    sums = torch.empty(max(rows, parts), dtype=torch.float64)
+    edges = [(columns if rows == 1 else rows) * part // parts for part in range(parts + 1)]
+
+    def run(part: int) -> None:
+        first, last = edges[part], edges[part + 1]
+        skipped, shape = (first, (1, last - first)) if rows == 1 else (first * columns, (last - first, columns))
+        moved = [address + _FLOAT * skipped for address in addresses]
+        place, row = (part, 0) if rows == 1 else (first, first)
+        kernel(*moved, steps.data_ptr(), sums.data_ptr() + _DOUBLE * place, *shape, channels, row, *limits)
+
     with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(lambda *piece: kernel(*piece, *limits), *split, np.array_split(sums, parts)))
-    return sums.sum(keepdims=True) if rows == 1 else sums
+        list(pool.map(run, range(parts)))
+    return sums[:parts].sum(0, keepdim=True) if rows == 1 else sums[:rows]
 
 
-def _compiled(function: Callable[..., Any], *, reorder: bool = False) -> Callable[..., Any]:
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"reassoc"} if reorder else False}
+def _or_without_cache(compile: Callable[..., Any], function: Callable[..., Any], **options: Any) -> Any:
     try:
-        return numba.njit(cache=True, **options)(function)
+        return compile(cache=True, **options)(function)
     except RuntimeError:  # no folder to keep the compiled code in
-        return numba.njit(**options)(function)
+        return compile(**options)(function)
 
 
-# `floor` is 0 where integers are unsigned: below it a value is clamped even where it rounds to zero.
+_SIGNATURE = types.void(*[types.voidptr] * 5, *[types.intp] * 4, *[types.float32] * 3)
 
 
-@_compiled
+def _by_address(function: Callable[..., Any]) -> Callable[..., None]:
+    """Compile for a call by address, which drops the interpreter's lock; see the kernels for the arguments."""
+    compiled = _or_without_cache(partial(numba.cfunc, _SIGNATURE), function, error_model="numpy")
+    entry: Callable[..., None] = compiled.ctypes
+    return entry
+
+
+# The kernels read `gradient` and `x` and write `out`, all float32 of (rows, columns), and may write `sums`, float64 of
+# (rows,). Row r has the scale (first + r) % channels. Clamped are integers below `low` or above `high`, and values
+# below `floor`.
+
+
+@_by_address
 def _onto_grid(
-    x: Array, out: Array, scale: Array, unit: Array, sums: Array, low: float, high: float, floor: float
+    gradient: Any,
+    x: Any,
+    out: Any,
+    scale: Any,
+    sums: Any,
+    rows: int,
+    columns: int,
+    channels: int,
+    first: int,
+    low: float,
+    high: float,
+    rescale: float,
 ) -> None:
-    for row in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            step = np.rint(x[row, i] / scale[row])
+    source, made = numba.carray(x, (rows, columns), np.float32), numba.carray(out, (rows, columns), np.float32)
+    scales = numba.carray(scale, (channels,), np.float32)
+    for row in range(rows):
+        own = scales[(first + row) % channels]
+        unit = own if rescale else np.float32(1)
+        for i in range(columns):
+            step = np.rint(source[row, i] / own)
             step = low if step < low else step
             step = high if step > high else step
-            out[row, i] = step * unit[row]
+            made[row, i] = step * unit
 
 
-@_compiled
+@_by_address
 def _passed(
-    gradient: Array, x: Array, out: Array, scale: Array, sums: Array, low: float, high: float, floor: float
+    gradient: Any,
+    x: Any,
+    out: Any,
+    scale: Any,
+    sums: Any,
+    rows: int,
+    columns: int,
+    channels: int,
+    first: int,
+    low: float,
+    high: float,
+    floor: float,
 ) -> None:
-    for row in range(x.shape[0]):
-        for i in range(x.shape[1]):
-            step = np.rint(x[row, i] / scale[row])
-            clamped = (step < low) | (step > high) | (x[row, i] < floor)
-            out[row, i] = x.dtype.type(0) if clamped else gradient[row, i]
+    source, made = numba.carray(x, (rows, columns), np.float32), numba.carray(out, (rows, columns), np.float32)
+    scales, given = numba.carray(scale, (channels,), np.float32), numba.carray(gradient, (rows, columns), np.float32)
+    for row in range(rows):
+        own = scales[(first + row) % channels]
+        for i in range(columns):
+            step = np.rint(source[row, i] / own)
+            clamped = (step < low) | (step > high) | (source[row, i] < floor)
+            made[row, i] = np.float32(0) if clamped else given[row, i]
 
 
-@partial(_compiled, reorder=True)
+@partial(_or_without_cache, numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc"})
 def _block(gradient: Array, x: Array, out: Array, scale: float, low: float, high: float, floor: float) -> float:
     total = x.dtype.type(0)
     for i in range(len(x)):
@@ -150,11 +199,28 @@ def _block(gradient: Array, x: Array, out: Array, scale: float, low: float, high
     return total
 
 
-@_compiled
+@_by_address
 def _passed_and_slope(
-    gradient: Array, x: Array, out: Array, scale: Array, sums: Array, low: float, high: float, floor: float
+    gradient: Any,
+    x: Any,
+    out: Any,
+    scale: Any,
+    sums: Any,
+    rows: int,
+    columns: int,
+    channels: int,
+    first: int,
+    low: float,
+    high: float,
+    floor: float,
 ) -> None:
-    for row in range(x.shape[0]):
-        for start in range(0, x.shape[1], _BLOCK):
-            block = slice(start, start + _BLOCK)
-            sums[row] += _block(gradient[row, block], x[row, block], out[row, block], scale[row], low, high, floor)
+    source, made = numba.carray(x, (rows, columns), np.float32), numba.carray(out, (rows, columns), np.float32)
+    scales, given = numba.carray(scale, (channels,), np.float32), numba.carray(gradient, (rows, columns), np.float32)
+    total = numba.carray(sums, (rows,), np.float64)
+    for row in range(rows):
+        total[row], own = 0, scales[(first + row) % channels]
+        for start in range(0, columns, _BLOCK):
+            stop = min(start + _BLOCK, columns)
+            total[row] += _block(
+                given[row, start:stop], source[row, start:stop], made[row, start:stop], own, low, high, floor
+            )

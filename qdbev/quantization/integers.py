@@ -17,6 +17,8 @@ back ``q S + beta``.
 
 from __future__ import annotations
 
+import functools
+from importlib import import_module
 from types import ModuleType
 from typing import Literal, get_args
 
@@ -27,6 +29,7 @@ from qdbev.ops import has_cpu_kernel
 
 ScaleRule = Literal["qdbev", "hawq"]
 
+_PLAIN = (Tensor, nn.Parameter)
 MIN_BITS = 2
 MAX_BITS = 16
 
@@ -169,14 +172,13 @@ def clamped_steps(
     >>> clamped_steps(torch.tensor([1.0, 3.0, 50.0]), scale=torch.tensor(2.0), low=-8, high=7).tolist()
     [0.0, 2.0, 7.0]
     """
-    aligned = align_scale(scale, ndim=x.ndim, axis=axis)
     values = x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
     kernel = cpu_kernel(values, axis=axis)
     if kernel is None:
+        aligned = align_scale(scale, ndim=x.ndim, axis=axis)
         steps = round_steps(values, scale=aligned).clamp_(low, high)
         return steps.mul_(aligned) if rescale else steps
-    unit = scale if rescale else torch.ones_like(scale)
-    result: Tensor = kernel.onto_grid(values, scale=scale, unit=unit, axis=axis, low=low, high=high)
+    result: Tensor = kernel.onto_grid(values, scale=scale, axis=axis, low=low, high=high, rescale=rescale)
     return result
 
 
@@ -187,13 +189,15 @@ def cpu_kernel(x: Tensor, *, axis: int | None) -> ModuleType | None:
         x: plain values, not what a compiler, exporter or fake mode puts in their place.
         axis: the channel axis of a per-channel scale.
     """
-    if x.device.type != "cpu" or type(x) not in (Tensor, nn.Parameter) or not has_cpu_kernel():
+    if not x.is_cpu or type(x) not in _PLAIN or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export():
-        return None
-    from qdbev.quantization import grid_cpu
+    kernel = _compiled_kernel()
+    return kernel if kernel is not None and kernel.lies_in_rows(x, axis=axis) else None
 
-    return grid_cpu if grid_cpu.lies_in_rows(x, axis=axis) else None
+
+@functools.cache
+def _compiled_kernel() -> ModuleType | None:
+    return import_module("qdbev.quantization.grid_cpu") if has_cpu_kernel() else None
 
 
 def quantize_int(

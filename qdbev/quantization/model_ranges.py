@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 import torch
@@ -13,7 +13,13 @@ from qdbev.quantization.swap import quantized_layers
 
 
 def learn_ranges(
-    model: nn.Module, *, weights: bool, inputs: bool, form: Literal["log", "linear"] = "log", clip: bool = False
+    model: nn.Module,
+    *,
+    weights: bool,
+    inputs: bool,
+    fixed_inputs: Collection[str] = (),
+    form: Literal["log", "linear"] = "log",
+    clip: bool = False,
 ) -> None:
     """Make the ranges of the quantizers that are on parameters, from the present ones.
 
@@ -21,14 +27,15 @@ def learn_ranges(
         model: a calibrated model.
         weights: those of weights.
         inputs: those of inputs.
+        fixed_inputs: paths of layers whose input range stays as it is all the same.
         form: what is the parameter, the logarithm of a step or the step itself (LSQ).
         clip: for inputs, a clipping level instead (PACT).
     """
-    for layer in quantized_layers(model).values():
+    for path, layer in quantized_layers(model).items():
         for weight in layer.quantized_weights() if weights else ():
             if weight.quantizer.state == "on":
                 weight.quantizer.learn(form)
-        for quantizer in layer.input_quantizers() if inputs else ():
+        for quantizer in layer.input_quantizers() if inputs and path not in fixed_inputs else ():
             if quantizer.state == "on":
                 quantizer.learn("clip" if clip else form)
 

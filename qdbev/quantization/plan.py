@@ -73,6 +73,12 @@ class Plan:
         """The sites where something is quantized."""
         return tuple(site for site in self.sites if site.quantized)
 
+    @property
+    def first_layer(self) -> str | None:
+        """Path of the first layer, which reads the images; None where there is no layer."""
+        kinds = ("conv2d", "linear", "deformable_conv")
+        return next((site.path for site in self.sites if site.kind in kinds), None)
+
     def site(self, path: str) -> Site:
         """Return the site at ``path``, or raise ValueError."""
         for site in self.sites:

@@ -12,6 +12,8 @@ the tensor it is given: the range is that tensor's own ``max|w|`` each time. Min
 range can also be *learned*: from :meth:`Quantizer.learn` to :meth:`Quantizer.settle` it is a parameter, in one of the
 forms of :mod:`qdbev.quantization.trained_ranges`. While it is ``held``, a range that moves or is learned stays.
 
+A range that follows or moves is a new tensor each time: a backward pass that is still to come keeps the old one.
+
 A quantizer that ``may_be_unsigned`` and saw nothing negative in calibration, such as behind a ReLU, spends all its
 integers on ``0 ... 2^k - 1``: the upper half of a signed grid of one bit more.
 """
@@ -256,7 +258,7 @@ class Quantizer(nn.Module):
         """Take the range of ``x`` if following; otherwise leave it."""
         if self._follows:
             largest = largest_magnitude(x, axis=self.axis)
-            self.scale.copy_(scale_of_range(largest, bits=self.bits, rule=self.scale_rule))
+            self.scale = scale_of_range(largest, bits=self.bits, rule=self.scale_rule)
             if not self._has_range:
                 self._mark(HAS_RANGE, 1)
 
@@ -361,7 +363,7 @@ class Quantizer(nn.Module):
         if x.numel():
             largest = largest_magnitude(x, axis=self.axis)
             batch = scale_of_range(largest, bits=self.grid_bits, rule=self.scale_rule)
-            self.scale.lerp_(torch.where(largest > 0, batch, self.scale), 1.0 - self.ema_momentum)
+            self.scale = self.scale.lerp(torch.where(largest > 0, batch, self.scale), 1.0 - self.ema_momentum)
 
     def _mark(self, place: int, value: int) -> None:
         """Set a flag in the buffer and in its mirror: reading the buffer in forward would wait for the device."""

@@ -48,7 +48,7 @@ def recomputing() -> AbstractContextManager[object]:
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return nullcontext()
-    return saved_tensors_hooks(_pack, lambda packed: packed.unpack())
+    return saved_tensors_hooks(_pack, _unpack)
 
 
 def remember(result: Tensor, *, source: Tensor, remake: Callable[[Tensor], Tensor]) -> Tensor:
@@ -96,8 +96,10 @@ class _Remade(NamedTuple):
     stride: tuple[int, ...]
     offset: int
 
-    @torch.no_grad()
     def unpack(self) -> Tensor:
+        if torch.is_grad_enabled():  # a backward pass that is differentiated itself
+            with torch.no_grad():
+                return self.unpack()
         return self.remake().to(self.dtype).as_strided(self.size, self.stride, self.offset)
 
 
@@ -106,6 +108,10 @@ def _pack(tensor: Tensor) -> _Kept | _Remade:
     if remake is None:
         return _Kept(tensor.detach(), tensor._version)
     return _Remade(remake, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
+
+
+def _unpack(packed: _Kept | _Remade) -> Tensor:
+    return packed.unpack()
 
 
 def _origin(tensor: Tensor) -> Remake | None:

@@ -162,6 +162,19 @@ def test_each_field_changes_what_is_learned(
     assert any(not torch.equal(first[name], second[name]) for name in first if name.endswith(moved))
 
 
+@pytest.mark.parametrize("method", [PACT, LSQ_PLUS])
+def test_the_range_of_the_images_stays(method: list[str], load: Callable[..., Profile], folder: Path) -> None:
+    made = [
+        stages.trained_stages(load(*method, f"qat.steps_per_stage=[{steps},0,0,0]"), store=Store(folder), stages=1)[0]
+        for steps in (2, 0)
+    ]
+    trained, start = (grids(artifact) for artifact in made)
+    inputs = {name for name in start if "input_quantizer" in name}
+    stayed = {name for name in inputs if torch.equal(trained[name], start[name])}
+    first = "img_backbone.conv1.input_quantizer.scale"
+    assert first in stayed and inputs - stayed
+
+
 def test_pacts_penalty_is_a_term_of_the_loss(load: Callable[..., Profile], folder: Path) -> None:
     artifact, _ = stages.trained_stages(load(*PACT), store=Store(folder), stages=1)
     rows = json.loads(artifact.file("curve.json").read_text())

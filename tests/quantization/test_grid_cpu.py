@@ -108,6 +108,12 @@ def test_what_is_packed_is_what_is_trained_on(bits: int, axis: int | None) -> No
     assert torch.equal(learned, fake_quantize(x, scale=scale.log().exp(), bits=bits, axis=axis))
 
 
+@pytest.mark.parametrize(("axis", "scales"), [(None, 2), (0, 2), (1, 3)])
+def test_scales_that_do_not_fit_are_refused(axis: int | None, scales: int) -> None:
+    with pytest.raises(ValueError, match=rf"{scales} scales do not fit a tensor of shape \(3, 2\) along axis {axis}"):
+        fake_quantize(torch.ones(3, 2), scale=torch.ones(scales), bits=4, axis=axis)
+
+
 def test_other_types_and_empty_tensors_are_left_to_torch() -> None:
     for x in (torch.zeros(0, 3), torch.ones(2).double(), torch.ones(2).bfloat16(), torch.ones(2, device="meta")):
         assert cpu_kernel(x, axis=None) is None

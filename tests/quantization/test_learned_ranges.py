@@ -128,6 +128,15 @@ def test_only_what_is_on_learns_and_settling_gives_the_model_its_parameters_back
     assert torch.allclose(model(IMAGE), trained)
 
 
+def test_inputs_that_are_fixed_are_not_learned() -> None:
+    model = calibrated(follow_weights=False)
+    set_parts(model, ["backbone", "decoder"])
+    learn_ranges(model, weights=False, inputs=True, fixed_inputs=["backbone.0"])
+    learned = {name for name, _ in model.named_parameters() if "trained" in name}
+    assert "backbone.2.input_quantizer.trained.log_scale" in learned
+    assert not any(name.startswith("backbone.0.") for name in learned)
+
+
 def test_ranges_of_one_part_are_chosen_anew_while_the_others_stay_on() -> None:
     model = calibrated(follow_weights=False)
     layers = quantized_layers(model)
