@@ -13,7 +13,7 @@ PROFILE ?= w4a6
 STAGES ?= 4
 # Each test process computes on one thread; pytest-xdist starts one process per core, four at most.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q \
-	--numprocesses=auto --maxprocesses=4 --dist=loadfile
+	--numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 section = @printf '\n==== %s\n' "$(1)"
 
