@@ -73,7 +73,8 @@ class _StraightThrough(torch.autograd.Function):
         (gradient,) = gradients
         kernel = cpu_kernel(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
         if kernel is not None:
-            passed: Tensor = kernel.passed(gradient, x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high)
+            limits = {"axis": ctx.axis, "low": ctx.low, "high": ctx.high}
+            passed: Tensor = kernel.passed(gradient, x, scale=scale, in_place=_is_fresh(ctx), **limits)
             return passed, None, None, None, None
         steps = round_steps(x, scale=align_scale(scale, ndim=x.ndim, axis=ctx.axis))
         return _passed(gradient, steps=steps, x=x, low=ctx.low, high=ctx.high), None, None, None, None
@@ -129,7 +130,8 @@ class _LearnedStep(torch.autograd.Function):
         share = (max(x.numel(), 1) / scale.numel() * ctx.high) ** -0.5
         kernel = cpu_kernel(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
         if kernel is not None:
-            passed, total = kernel.passed_and_slope(gradient, x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high)
+            limits = {"axis": ctx.axis, "low": ctx.low, "high": ctx.high}
+            passed, total = kernel.passed_and_slope(gradient, x, scale=scale, in_place=_is_fresh(ctx), **limits)
             return passed, total.mul_(share), None, None, None
         aligned = align_scale(scale, ndim=x.ndim, axis=ctx.axis)
         steps = round_steps(x, scale=aligned)
@@ -156,7 +158,13 @@ def _onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: in
 def _remake(ctx: Any) -> Tensor:
     """The output of either function once more, for :mod:`qdbev.quantization.recomputation`."""
     x, scale = open_saved(ctx)
+    ctx.remade = True
     return _onto_grid(x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high)
+
+
+def _is_fresh(ctx: Any) -> bool:
+    """Whether nobody else holds the gradient: the layer that had the output made again has just computed it."""
+    return getattr(ctx, "remade", False)
 
 
 def _passed(gradient: Tensor, *, steps: Tensor, x: Tensor, low: int, high: int) -> Tensor:

@@ -40,23 +40,28 @@ def lies_in_rows(x: Tensor, *, axis: int | None) -> bool:
 def onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, rescale: bool) -> Tensor:
     """Return ``clamp(round(x / scale), low, high)``, times ``scale`` again if ``rescale``."""
     out = torch.empty_like(x)
-    _run(_onto_grid, x, x, out, scale=scale, axis=axis, limits=(low, high, float(rescale)))
+    _run(_onto_grid, x, out, scale=scale, axis=axis, limits=(low, high, float(rescale)))
     return out
 
 
-def passed(gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
-    """Return the gradient where ``x`` was not clamped, else zero; negative ``x`` were where ``low`` is 0."""
-    out = torch.empty_like(x)
-    _run(_passed, _laid_out_as(x, gradient), x, out, scale=scale, axis=axis, limits=(low, high, _floor(low)))
+def passed(
+    gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
+) -> Tensor:
+    """Return the gradient where ``x`` was not clamped, else zero; negative ``x`` were where ``low`` is 0.
+
+    ``in_place`` lets it write into the gradient.
+    """
+    out = _own(gradient, x=x, in_place=in_place)
+    _run(_passed, x, out, scale=scale, axis=axis, limits=(low, high, _floor(low)))
     return out
 
 
 def passed_and_slope(
-    gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int
+    gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`passed`, and per scale the sum of the gradient times ``S q`` less what passed times ``x``."""
-    out, gradient, limits = torch.empty_like(x), _laid_out_as(x, gradient), (low, high, _floor(low))
-    sums = _run(_passed_and_slope, gradient, x, out, scale=scale, axis=axis, limits=limits)
+    out = _own(gradient, x=x, in_place=in_place)
+    sums = _run(_passed_and_slope, x, out, scale=scale, axis=axis, limits=(low, high, _floor(low)))
     if sums.numel() > scale.numel():
         sums = sums.view(-1, scale.numel()).sum(0)
     return out, sums.to(torch.float32).view(scale.shape)
@@ -67,13 +72,13 @@ def _floor(low: int) -> float:
     return 0.0 if low == 0 else -math.inf
 
 
-def _laid_out_as(x: Tensor, gradient: Tensor) -> Tensor:
-    return gradient if gradient.stride() == x.stride() else torch.empty_like(x).copy_(gradient)
+def _own(gradient: Tensor, *, x: Tensor, in_place: bool) -> Tensor:
+    """The gradient in the layout of ``x``: a copy, unless it may be written and lies so already."""
+    return gradient if in_place and gradient.stride() == x.stride() else torch.empty_like(x).copy_(gradient)
 
 
 def _run(
     kernel: Callable[..., None],
-    gradient: Tensor,
     x: Tensor,
     out: Tensor,
     *,
@@ -90,7 +95,7 @@ def _run(
         raise ValueError(f"{channels} scales do not fit a tensor of shape {tuple(x.shape)} along axis {axis}")
     rows = channels if not axis else math.prod(x.shape[: axis % x.ndim]) * channels
     columns, steps = elements // rows, scale.contiguous()
-    addresses = gradient.data_ptr(), x.data_ptr(), out.data_ptr()
+    addresses = x.data_ptr(), out.data_ptr()
     parts = min(torch.get_num_threads(), elements // _SHARE)
     if parts < 2:
         sums = torch.empty(rows, dtype=torch.float64)
@@ -118,7 +123,7 @@ def _or_without_cache(compile: Callable[..., Any], function: Callable[..., Any],
         return compile(**options)(function)
 
 
-_SIGNATURE = types.void(*[types.voidptr] * 5, *[types.intp] * 4, *[types.float32] * 3)
+_SIGNATURE = types.void(*[types.voidptr] * 4, *[types.intp] * 4, *[types.float32] * 3)
 
 
 def _by_address(function: Callable[..., Any]) -> Callable[..., None]:
@@ -128,14 +133,14 @@ def _by_address(function: Callable[..., Any]) -> Callable[..., None]:
     return entry
 
 
-# The kernels read `gradient` and `x` and write `out`, all float32 of (rows, columns), and may write `sums`, float64 of
-# (rows,). Row r has the scale (first + r) % channels. Clamped are integers below `low` or above `high`, and values
-# below `floor`.
+# The kernels read `x` and write `out`, which for a backward pass holds the gradient, both float32 of (rows, columns);
+# they may write `sums`, float64 of (rows,). Row r has the scale (first + r) % channels. Clamped are integers below
+# `low` or above `high`, and values below `floor`. The gradient and what passes share one array: of two that might
+# overlap the compiler would make a loop without vectors.
 
 
 @_by_address
 def _onto_grid(
-    gradient: Any,
     x: Any,
     out: Any,
     scale: Any,
@@ -162,7 +167,6 @@ def _onto_grid(
 
 @_by_address
 def _passed(
-    gradient: Any,
     x: Any,
     out: Any,
     scale: Any,
@@ -176,32 +180,32 @@ def _passed(
     floor: float,
 ) -> None:
     source, made = numba.carray(x, (rows, columns), np.float32), numba.carray(out, (rows, columns), np.float32)
-    scales, given = numba.carray(scale, (channels,), np.float32), numba.carray(gradient, (rows, columns), np.float32)
+    scales = numba.carray(scale, (channels,), np.float32)
     for row in range(rows):
         own = scales[(first + row) % channels]
         for i in range(columns):
             step = np.rint(source[row, i] / own)
             clamped = (step < low) | (step > high) | (source[row, i] < floor)
-            made[row, i] = np.float32(0) if clamped else given[row, i]
+            made[row, i] = np.float32(0) if clamped else made[row, i]
 
 
 @partial(_or_without_cache, numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc"})
-def _block(gradient: Array, x: Array, out: Array, scale: float, low: float, high: float, floor: float) -> float:
+def _block(x: Array, out: Array, scale: float, low: float, high: float, floor: float) -> float:
     total = x.dtype.type(0)
     for i in range(len(x)):
         step = np.rint(x[i] / scale)
         clamped = (step < low) | (step > high) | (x[i] < floor)
         step = low if step < low else step
         step = high if step > high else step
-        through = x.dtype.type(0) if clamped else gradient[i]
+        gradient = out[i]
+        through = x.dtype.type(0) if clamped else gradient
         out[i] = through
-        total += gradient[i] * (step * scale) - through * x[i]
+        total += gradient * (step * scale) - through * x[i]
     return total
 
 
 @_by_address
 def _passed_and_slope(
-    gradient: Any,
     x: Any,
     out: Any,
     scale: Any,
@@ -215,12 +219,10 @@ def _passed_and_slope(
     floor: float,
 ) -> None:
     source, made = numba.carray(x, (rows, columns), np.float32), numba.carray(out, (rows, columns), np.float32)
-    scales, given = numba.carray(scale, (channels,), np.float32), numba.carray(gradient, (rows, columns), np.float32)
+    scales = numba.carray(scale, (channels,), np.float32)
     total = numba.carray(sums, (rows,), np.float64)
     for row in range(rows):
         total[row], own = 0, scales[(first + row) % channels]
         for start in range(0, columns, _BLOCK):
             stop = min(start + _BLOCK, columns)
-            total[row] += _block(
-                given[row, start:stop], source[row, start:stop], made[row, start:stop], own, low, high, floor
-            )
+            total[row] += _block(source[row, start:stop], made[row, start:stop], own, low, high, floor)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdbev.quantization.fake_quantize import fake_quantize
+from qdbev.quantization.fake_quantize import fake_quantize, fake_quantize_learned
 from qdbev.quantization.integers import dequantize, integer_limits, quantize_int, scale_of_range
 
 SHAPES = st.lists(st.integers(1, 6), min_size=1, max_size=4)
@@ -145,3 +145,18 @@ def test_memory_format_survives() -> None:
 def test_infinite_gradients_and_values() -> None:
     out = fake_quantize(torch.tensor([float("inf"), -float("inf"), float("nan")]), scale=torch.tensor(1.0), bits=4)
     assert out[:2].tolist() == [7.0, -8.0] and out[2].isnan()
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_gradient_that_others_hold_is_not_written(learned: bool) -> None:
+    """The sum hands one gradient to both its terms; only a layer's own gradient may be worked on in place."""
+    x, other = torch.tensor([0.3, 40.0], requires_grad=True), torch.zeros(2, requires_grad=True)
+    log_scale = torch.tensor(0.0, requires_grad=learned)
+    if learned:
+        y = fake_quantize_learned(x, log_scale=log_scale, bits=4)
+    else:
+        y = fake_quantize(x, scale=torch.tensor(1.0), bits=4)
+    upstream = torch.tensor([2.0, 3.0])
+    (y + other).backward(upstream)
+    assert x.grad is not None and other.grad is not None
+    assert x.grad.tolist() == [2.0, 0.0] and other.grad.tolist() == upstream.tolist() == [2.0, 3.0]
