@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
@@ -270,11 +269,22 @@ def page(store: Store) -> str:
         steps=profile.qat.steps(),
         more=profile.distillation.schedule.steps,
     )
-    lines = [header, *_table("methods", runs=runs), ""]
+    lines = [header, *_table("methods", runs=runs), "", *_best(runs), ""]
     lines += ["## What training starts from", "", "Four stages without a single step, one thing changed at a time:", ""]
     lines += [*_table(BEFORE_TRAINING, runs=runs), "", "## Against float", ""]
-    lines += ["Paired differences in NDS with their 95 % intervals over scenes, seed by seed:", ""]
-    lines += [*_against(runs, profile=profile), "", "## Commands", "", "| method | command | source |", "|---|---|---|"]
+    lines += [
+        "Paired differences in NDS of what is trained, and of what training starts from, with 95 % intervals over",
+        "scenes, seed by seed:",
+        "",
+    ]
+    lines += [
+        *_against(runs, store=store, profile=profile),
+        "",
+        "## Commands",
+        "",
+        "| method | command | source |",
+        "|---|---|---|",
+    ]
     for method in METHODS.values():
         if method.command != FLOAT:
             lines.append(f"| {method.title} | `{method.shell('w4a6')}` | {method.source} |")
@@ -290,6 +300,20 @@ def _table(group: str, *, runs: dict[tuple[str, str], dict[int, Artifact]]) -> l
     return lines
 
 
+def _best(runs: dict[tuple[str, str], dict[int, Artifact]]) -> list[str]:
+    """A sentence for each bits: the highest mean of this page."""
+    lines = ["The best of the page, this table and the next:", ""]
+    for bits in BITS:
+        made = {
+            name: list(seeds.values()) for (name, at), seeds in runs.items() if at == bits and METHODS[name].compressed
+        }
+        if made:
+            name = max(made, key=lambda one: mean(map(_nds, made[one])))
+            before = "four stages without a step, " if METHODS[name].group == BEFORE_TRAINING else ""
+            lines.append(f"- {bits.upper()}: {before}{METHODS[name].title}, {_cell(made[name])}")
+    return lines
+
+
 def _cell(evaluations: Any) -> str:
     values = [_nds(one) for one in evaluations]
     if not values:
@@ -298,24 +322,39 @@ def _cell(evaluations: Any) -> str:
     return f"{mean(values):.4f}{spread} ({len(values)})"
 
 
-def _against(runs: dict[tuple[str, str], dict[int, Artifact]], *, profile: Profile) -> list[str]:
-    lines = ["| method | bits | against | difference |", "|---|---|---|---|"]
-    base = matches_of(runs["float", BITS[0]][0], profile=profile)
-    for (name, bits), seeds in runs.items():
-        if METHODS[name].command in (FLOAT, CALIBRATE) or METHODS[name].group != "methods":
+def _against(runs: dict[tuple[str, str], dict[int, Artifact]], *, store: Store, profile: Profile) -> list[str]:
+    control = runs.get(("float-longer", BITS[0]), {})
+    lines = ["| method | bits | less float | less float, longer |", "|---|---|---|---|"]
+    for name, method in METHODS.items():
+        if method.command in (FLOAT, CALIBRATE):
             continue
-        rivals: dict[str, Sequence[Any]] = {"float": [(seed, base) for seed in seeds]}
-        control = runs.get(("float-longer", BITS[0]), {})
-        if METHODS[name].compressed and (shared := [seed for seed in seeds if seed in control]):
-            rivals["float, longer"] = [(seed, matches_of(control[seed], profile=profile)) for seed in shared]
-        for rival, pairs in rivals.items():
-            cells = []
-            for seed, other in pairs:
-                found = interval(other, matches_of(seeds[seed], profile=profile), profile=profile)
-                cells.append(f"{found['value']:+.4f} [{found['low']:+.4f}, {found['high']:+.4f}]")
-            shown = bits.upper() if METHODS[name].compressed else "float"
-            lines.append(f"| {METHODS[name].title} | {shown} | {rival} | {'; '.join(cells)} |")
+        for bits in BITS:
+            seeds = runs.get((name, bits), {})
+            if not seeds:
+                continue
+            rivals = [dict.fromkeys(seeds, runs["float", BITS[0]][0]), control if method.compressed else {}]
+            cells = [_differences(seeds, rival, store=store, profile=profile) for rival in rivals]
+            shown = bits.upper() if method.compressed else "float"
+            lines.append(f"| {method.title} | {shown} | {' | '.join(cells)} |")
     return lines
+
+
+def _differences(seeds: dict[int, Artifact], rivals: dict[int, Artifact], *, store: Store, profile: Profile) -> str:
+    found = [
+        difference(rivals[seed], one, store=store, profile=profile) for seed, one in seeds.items() if seed in rivals
+    ]
+    return "; ".join(f"{one['value']:+.4f} [{one['low']:+.4f}, {one['high']:+.4f}]" for one in found) or "-"
+
+
+def difference(base: Artifact, other: Artifact, *, store: Store, profile: Profile) -> dict[str, float]:
+    """NDS of ``other`` less that of ``base`` with its interval; computed once, then kept beside the notes."""
+    path = store.root / "_methods" / "differences" / f"{base.digest[:16]}.{other.digest[:16]}.json"
+    if not path.exists():
+        found = interval(matches_of(base, profile=profile), matches_of(other, profile=profile), profile=profile)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+    kept: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
 
 
 def _nds(evaluation: Artifact) -> float:
