@@ -62,7 +62,7 @@ class Method:
         return self.command != FLOAT and not self.command.startswith(CONTROL)
 
     def profile(self, bits: str, *, seed: int, plan: str | None = None) -> Profile:
-        """The profile of one run; the seed draws calibration samples, or what training sees."""
+        """The profile of one run; the seed draws what training sees, or where nothing trains calibration samples."""
         return profiles.load(bits, recipes=self.recipes, overrides=self._words(seed, plan=plan), seed=self._seed(seed))
 
     def shell(self, bits: str) -> str:
@@ -72,11 +72,16 @@ class Method:
         return " ".join(["qdbev", self.command, "--profile", bits, *options])
 
     def _words(self, seed: int, *, plan: str | None) -> list[str]:
-        own = [f"calibration.seed={seed}"] if self.command == CALIBRATE else []
+        own = [f"calibration.seed={seed}"] if self.draws_samples else []
         return [*self.words, *own, *([f"quantization.plan={plan}"] if plan else [])]
 
     def _seed(self, seed: int) -> int | None:
-        return None if self.command in (CALIBRATE, FLOAT) else seed
+        return None if self.draws_samples or self.command == FLOAT else seed
+
+    @property
+    def draws_samples(self) -> bool:
+        """Whether its seed draws calibration samples."""
+        return self.command == CALIBRATE or self.group == BEFORE_TRAINING
 
 
 MSE = ("quantization.weight_observer=mse", "quantization.activation_observer=mse")
@@ -186,7 +191,8 @@ def main() -> None:
 
 def make(method: Method, *, bits: str, seed: int, store: Store) -> Artifact:
     """The sealed evaluation of one run; made where it is missing."""
-    plan = plan_of(bits, store=store) if method.mixed else None
+    drawn = seed if method.draws_samples else 0
+    plan = plan_of(bits, seed=drawn, store=store) if method.mixed else None
     profile = method.profile(bits, seed=seed, plan=plan)
     return evaluate_artifact(profile, store=store, model=_model(method, profile=profile, store=store), progress=True)
 
@@ -205,13 +211,14 @@ def _model(method: Method, *, profile: Profile, store: Store) -> Artifact:
     return distil(profile, store=store, parent=stages, distilled=method.command == DISTIL, progress=True)[0]
 
 
-def plan_of(bits: str, *, store: Store) -> str:
-    """Digest of the bit plan with no more size and bit operations than the uniform profile."""
-    profile = profiles.load(bits)
+def plan_of(bits: str, *, seed: int, store: Store) -> str:
+    """Digest of the bit plan with no more size and bit operations than the uniform profile, on drawn samples."""
+    samples = f"calibration.seed={seed}"
+    profile = profiles.load(bits, overrides=[samples])
     whole = evaluate_artifact(profile, store=store, model=float_artifact(profile, store=store))
     uniform, _ = calibrated(profile, store=store, progress=True)
     share = _gbops(uniform) / _gbops(whole)
-    words = [f"bit_plan.size={profile.quantization.weight_bits / 32}", f"bit_plan.bops={share}"]
+    words = [samples, f"bit_plan.size={profile.quantization.weight_bits / 32}", f"bit_plan.bops={share}"]
     made = plan_bits.run(profiles.load(bits, overrides=words), store=store)
     return str(made["artifact"]["digest"])
 
@@ -244,8 +251,8 @@ Every method of the pipeline on `{model}`: {samples} samples of {scenes} held-ou
 nuscenes-devkit. `python scripts/measure_methods.py make` makes the runs and `page` prints this page; the float weights
 are `{weights}`, their NDS is {nds:.4f}. {control}
 
-A cell is the mean NDS, its standard deviation over seeds, and the number of seeds; a dash was not made. Seeds of
-`calibrate` draw the {calibration} calibration samples, those of training the order of the batches. QAT takes {steps}
+A cell is the mean NDS, its standard deviation over seeds, and the number of seeds; a dash was not made. Seeds
+draw the order of the batches, and where nothing is trained the {calibration} calibration samples. QAT takes {steps}
 steps in all, whatever the method, distillation and its control {more} more; rates are those of the recipe.
 """
 CONTROL_IS = "Trained on in the same stages without bits (`train-float --continue`) it has {cell}."
@@ -277,14 +284,8 @@ def page(store: Store) -> str:
         "scenes, seed by seed:",
         "",
     ]
-    lines += [
-        *_against(runs, store=store, profile=profile),
-        "",
-        "## Commands",
-        "",
-        "| method | command | source |",
-        "|---|---|---|",
-    ]
+    lines += [*_against(runs, store=store, profile=profile), "", "## Commands", ""]
+    lines += [*_plans(runs, store=store), "| method | command | source |", "|---|---|---|"]
     for method in METHODS.values():
         if method.command != FLOAT:
             lines.append(f"| {method.title} | `{method.shell('w4a6')}` | {method.source} |")
@@ -355,6 +356,20 @@ def difference(base: Artifact, other: Artifact, *, store: Store, profile: Profil
         path.write_text(json.dumps(found) + "\n", encoding="utf-8")
     kept: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))
     return kept
+
+
+def _plans(runs: dict[tuple[str, str], dict[int, Artifact]], *, store: Store) -> list[str]:
+    """The commands that make the bit plans."""
+    lines = []
+    for bits in BITS:
+        if made := runs.get(("start-mixed", bits)):
+            quantization: Any = made[min(made)].manifest.profile["quantization"]
+            budget: Any = store.open(quantization["plan"]).manifest.profile["bit_plan"]
+            shares = " ".join(f"--budget {name}={budget[name]:.3g}" for name in ("size", "bops"))
+            lines.append(f"- `qdbev sensitivity --profile {bits} --plan {shares}`")
+    return (
+        ["`PLAN` is what these make, the size and the bit operations of uniform bits:", "", *lines, ""] if lines else []
+    )
 
 
 def _nds(evaluation: Artifact) -> float:
