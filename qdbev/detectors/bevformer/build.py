@@ -1,15 +1,13 @@
 """A BEVFormer from flat numbers: every published variant, and nano, is one set of arguments."""
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.logging import MMLogger
 
 from qdbev.detectors.bevformer.backbone import PatchResNet
 from qdbev.detectors.bevformer.detector import CENTRE_RANGE_M, BEVFormer
+from qdbev.detectors.quiet import without_lists
 from qdbev.ops.deformable_convolution import DeformableConv
 
 STEMS = {"standard": "mmdet.ResNet", "patch": PatchResNet.__name__}
@@ -164,25 +162,13 @@ def build_bevformer(
         max_boxes=max_boxes,
         centre_range_m=centre_range_m,
     )
-    with _quiet():
+    with without_lists():
         model.img_backbone.init_weights()
         model.img_neck.init_weights()
     # convolutions run about twice as fast on a CPU with the channels last
     model.img_backbone.to(memory_format=torch.channels_last)
     model.img_neck.to(memory_format=torch.channels_last)
     return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    # mmengine reports every initialised parameter on the console
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _resnet(

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from mmdet3d.registry import MODELS
 from mmengine.config import ConfigDict
-from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from qdbev.detectors.configured.detector import ConfiguredDetector, NoHistory
 from qdbev.detectors.configured.taps import check_taps
+from qdbev.detectors.quiet import without_lists
 
 
 def build_configured(
@@ -39,7 +37,7 @@ def build_configured(
         ValueError: mmdet3d cannot build it; a path of the parts or taps is not in it; or parameters are in no part.
     """
     try:
-        with DefaultScope.overwrite_default_scope("mmdet3d"), _without_lists():
+        with DefaultScope.overwrite_default_scope("mmdet3d"), without_lists():
             detector: Any = MODELS.build(ConfigDict(without_pretrained(model)))
             detector.init_weights()
     except Exception as error:  # a config may fail in any way
@@ -101,15 +99,3 @@ def check_parts(detector: nn.Module, *, parts: Mapping[str, Sequence[str]]) -> N
             f"{len(left)} parameters of {type(detector).__name__} are in no part, those of {tops} (first {left[0]}); "
             "add their paths to backbone, neck, encoder or decoder of mmdet3d.parts"
         )
-
-
-@contextmanager
-def _without_lists() -> Iterator[None]:
-    """Keep mmengine from printing how it set each parameter."""
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
