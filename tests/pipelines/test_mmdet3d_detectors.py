@@ -185,7 +185,7 @@ def test_a_quantized_student_learns_from_the_taps_of_its_float_self(
     optimiser = torch.optim.Adam([one for one in student.parameters() if one.requires_grad], lr=1e-3)
     student.train()
     curve = []
-    for _ in range(4):
+    for _ in range(8):
         losses, learned = student(**batch, mode="loss_with_features")
         assert any("loss" in name for name in losses)
         apart = difference(learned, taught)
