@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from pipelines.store import Store
+from qdbev_cli.app import app
 
 STAGES = ("qat", "vgd")
 
@@ -35,7 +37,7 @@ def command(tiny_synthetic: Path) -> list[str]:
         "evaluation.max_boxes=20",
     ]
     options = [word for setting in settings for word in ("--set", setting)]
-    return [sys.executable, "-m", "qdbev_cli", "compress", "--profile", "w4a6", "--device", "cpu", *options]
+    return ["compress", "--profile", "w4a6", "--device", "cpu", *options]
 
 
 @pytest.mark.parametrize("stages", [2, pytest.param(4, marks=pytest.mark.long)])
@@ -43,16 +45,18 @@ def test_killed_while_it_trains_it_ends_the_same(stages: int, command: list[str]
     """Killed in the first stage of QAT and in distillation; of four stages, in every one."""
     words = [*command, "--stages", str(stages)]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run([*words, "--store", str(whole)], check=True, capture_output=True, timeout=600)
+    assert CliRunner().invoke(app, [*words, "--store", str(whole)]).exit_code == 0
     for stage in range(0, stages + 1, stages if stages == 2 else 1):
         _run_and_kill([*words, "--store", str(broken)], store=broken, sealed_before=stage)
-    subprocess.run([*words, "--store", str(broken)], check=True, capture_output=True, timeout=600)
+    assert CliRunner().invoke(app, [*words, "--store", str(broken)]).exit_code == 0
     assert _digests(broken) == _digests(whole)
 
 
 def _run_and_kill(words: list[str], *, store: Path, sealed_before: int) -> None:
     """Start the command, and SIGKILL it once a stage is under way that has so many sealed before it."""
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qdbev_cli", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if len(_sealed(store)) == sealed_before and list(store.glob(".scratch/*/state-0000000[12]-*")):

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from pipelines import processes
 from pipelines.store import Store
+from qdbev_cli.app import app
 
 SETTINGS = (
     "data.train_scenes=3",
@@ -67,7 +69,7 @@ def test_two_processes_train_float_weights_like_one_with_twice_the_batch(tiny_sy
     settings += ["float_training.auxiliary=false", "float_training.freeze_batchnorm=true"]
     settings += ["float_training.start_from=zoo", "float_training.learning_rate=1e-4"]
     curves = []
-    for launcher, batch in (([sys.executable], 2), (_torchrun(2), 1)):
+    for launcher, batch in (([], 2), (_torchrun(2), 1)):
         store = tmp_path / f"batch{batch}"
         _run(launcher, "train-float", store=store, settings=[*settings, f"float_training.batch_size={batch}"])
         (trained,) = [one for one in Store(store).list() if "start" in one.manifest.parents]
@@ -79,7 +81,7 @@ def test_two_processes_train_float_weights_like_one_with_twice_the_batch(tiny_sy
 @pytest.mark.long
 def test_two_processes_compress_like_one_with_twice_the_batch(tiny_synthetic: Path, tmp_path: Path) -> None:
     """Sums in another order: a weight at the edge of a step of its grid may fall on its other side, and stays there."""
-    one = _compress(tmp_path / "one", data=tiny_synthetic, batch=2, launcher=[sys.executable])
+    one = _compress(tmp_path / "one", data=tiny_synthetic, batch=2, launcher=[])
     two = _compress(tmp_path / "two", data=tiny_synthetic, batch=1, launcher=_torchrun(2))
     assert two.keys() == one.keys()
     first, first_of_two = ([row["loss"] for row in found["stage 1"][0]] for found in (one, two))
@@ -97,7 +99,7 @@ def test_evaluation_shared_out_scene_by_scene_is_the_same(tiny_synthetic: Path, 
     settings = [f"data.source={tiny_synthetic}", "data.val_scenes=2", "evaluation.max_boxes=50"]
     alone, shared_out = (
         _scores(_run(launcher, "evaluate", store=tmp_path / name, settings=settings, device="auto"))
-        for name, launcher in (("one", [sys.executable]), ("two", _torchrun(2)))
+        for name, launcher in (("one", []), ("two", _torchrun(2)))
     )
     assert alone["NDS"] > 0
     assert shared_out == pytest.approx(alone, abs=1e-6, nan_ok=True)
@@ -112,11 +114,17 @@ def _torchrun(count: int) -> list[str]:
 
 
 def _run(launcher: list[str], command: str, *, store: Path, settings: list[str], device: str = "cpu") -> dict[str, Any]:
-    """What a command prints, which is one document, though several processes run it; no GPU is seen."""
+    """What a command prints, which is one document, though several processes run it; no launcher means right here."""
     options = [word for setting in settings for word in ("--set", setting)]
-    words = [*launcher, "-m", "qdbev_cli", command, "--device", device, "--json", "--store", str(store), *options]
+    words = [command, "--json", "--store", str(store), *options]
+    if not launcher:
+        result = CliRunner().invoke(app, [*words, "--device", "cpu"])
+        assert result.exit_code == 0, result.output[-3000:]
+        alone: dict[str, Any] = json.loads(result.stdout)
+        return alone
     blind = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    made = subprocess.run(words, capture_output=True, text=True, timeout=900, env=blind)
+    words = [*launcher, "-m", "qdbev_cli", *words, "--device", device]
+    made = subprocess.run(words, capture_output=True, text=True, timeout=900, env=blind, check=False)
     assert made.returncode == 0, made.stderr[-3000:]
     document: dict[str, Any] = json.loads(made.stdout)
     return document
