@@ -38,7 +38,7 @@ def settings(tiny_synthetic: Path) -> list[str]:
         "distillation.schedule.steps=2",
         "distillation.schedule.batch_size=1",
         "distillation.auto_steps=1",
-        "evaluation.bootstrap_resamples=4",
+        "evaluation.bootstrap_resamples=16",
         "evaluation.max_boxes=30",
         "float_training.steps=1",
         "float_training.batch_size=2",
@@ -141,8 +141,7 @@ def test_controls_stand_beside_the_claim(
         ("QAT+VGD", "float longer"),
         ("QAT+VGD", "QAT longer"),
     ]
-    # of four resamples not every one need lie on the other side of the value
-    assert all(row["NDS_low"] <= row["NDS_high"] and abs(row["NDS_change"]) < 1 for row in against.rows)
+    assert all(row["NDS_low"] <= row["NDS_change"] <= row["NDS_high"] for row in against.rows)
     again = call("compress", *words, at=copy)  # scored by now, so shown, though without intervals to the end
     assert again["artifact"]["digest"] == compressed["artifact"]["digest"]
     assert list(again["metrics"]) == list(held["metrics"])
