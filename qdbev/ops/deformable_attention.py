@@ -99,7 +99,6 @@ def has_cuda_kernel() -> bool:
 
 
 @functools.cache
-@functools.cache
 def has_cpu_kernel() -> bool:
     """Whether numba is here to compile the CPU kernel."""
     return importlib.util.find_spec("numba") is not None

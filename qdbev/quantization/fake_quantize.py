@@ -163,7 +163,10 @@ def _remake(ctx: Any) -> Tensor:
 
 
 def _is_fresh(ctx: Any) -> bool:
-    """Whether nobody else holds the gradient: the layer that had the output made again has just computed it."""
+    """Whether nobody else holds the gradient: the layer that had the output made again has just computed it.
+
+    A hook that keeps the gradient of a quantizer's output keeps what passed instead; it had better copy it.
+    """
     return getattr(ctx, "remade", False)
 
 
