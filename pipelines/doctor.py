@@ -114,7 +114,10 @@ def _cuda() -> tuple[bool, str, str]:
     torch: Any = importlib.import_module("torch")
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return True, f"CUDA {torch.version.cuda}: {', '.join(names)}", ""
+        found = f"CUDA {torch.version.cuda}: {', '.join(names)}"
+        if importlib.util.find_spec("triton") is not None:
+            return True, found, ""
+        return True, f"{found}, without Triton: our kernels are torch operations", "quicker with `pip install triton`"
     if not _driver_sees_gpu():
         return True, "no GPU: everything runs on the CPU", ""
     if torch.version.cuda is None:

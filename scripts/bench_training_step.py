@@ -1,15 +1,15 @@
 """Measures what fake quantization adds to a training step, in time and memory, beside other tools on the same layers.
 
     pip install -e '.[bench]'   # the other tools; what cannot be imported is left out of the table
-    python scripts/bench_training_step.py [--model tiny | nano] [--images 6] [--repeats 9] [--threads 1]
+    python scripts/bench_training_step.py [--model tiny | nano] [--images 6] [--repeats 9] [--threads 1] [--device cuda]
 
 `nano` is a step of its training: a batch of the profile `w4a6` from synthetic scenes, its frame of history, the
 detection losses. `tiny` is its ResNet-50 on images of 256 x 448, as many as a frame has cameras, every parameter
 trained. Batch norm is folded in all forms alike, the float one too. The other tools stand in the places of our own
 quantizers, with the same ranges and bits. A step is forward, backward and AdamW. The forms take turns inside each
-repeat, each right after a float step, to which its ratio is; times are process time, and the row `float` shows how far
-apart equal things are measured. Memory is what a forward pass leaves for the backward pass, per element that a layer
-reads quantized; copies of quantized weights count too.
+repeat, each right after a float step, to which its ratio is; times are process time on a CPU, elsewhere wall time with
+synchronisation, and the row `float` shows how far apart equal things are measured. Memory is what a forward pass leaves
+for the backward pass, per element that a layer reads quantized; copies of quantized weights count too.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 
 import profiles
 from pipelines.assemble import build_detector, float_detector, only_bevformer
+from pipelines.latency import device_name
 from pipelines.processes import keep_freed_memory
 from pipelines.quantized import folded
 from pipelines.samples import load_split, training_dataset
@@ -84,7 +85,7 @@ def naive(quantizer: Quantizer) -> Form:
 
 def of_torch(quantizer: Quantizer) -> Form:
     low, high = limits_of(quantizer)
-    zero = torch.zeros(quantizer.scale.shape, dtype=torch.int32)
+    zero = torch.zeros_like(quantizer.scale, dtype=torch.int32)
     if quantizer.axis is None:
         return lambda x: torch.fake_quantize_per_tensor_affine(x, quantizer.scale, zero, low, high)
     axis = quantizer.axis
@@ -95,7 +96,7 @@ def of_torchao(quantizer: Quantizer) -> Form:
     from torchao.quantization.quant_primitives import _fake_quantize_affine  # what its fake quantizers call
 
     low, high = limits_of(quantizer)
-    zero = torch.zeros(quantizer.scale.shape, dtype=torch.int32)
+    zero = torch.zeros_like(quantizer.scale, dtype=torch.int32)
 
     def run(x: Tensor) -> Tensor:
         block = tuple(x.shape) if quantizer.axis is None else (1, *x.shape[1:])
@@ -136,11 +137,11 @@ def of_brevitas(quantizer: Quantizer) -> Form:
         float_to_int_impl=RoundSte(),
         tensor_clamp_impl=TensorClamp(),
     )
-    bits = torch.tensor(float(quantizer.bits))
+    bits, zero = torch.tensor(float(quantizer.bits)), torch.zeros((), device=quantizer.scale.device)
 
     def run(x: Tensor) -> Tensor:
         scale = align_scale(quantizer.scale, ndim=x.ndim, axis=quantizer.axis)
-        result: Tensor = made(scale, torch.zeros(()), bits, x)
+        result: Tensor = made(scale, zero, bits, x)
         return result
 
     return run
@@ -173,12 +174,12 @@ class Subject:
     what: str
 
 
-def resnet(images: int) -> Subject:
+def resnet(images: int, *, device: str) -> Subject:
     """Tiny's backbone with every parameter trained."""
     backbone: Any = only_bevformer(
         build_detector(profiles.load("float", model="tiny").model), what="a bench"
-    ).img_backbone
-    x = torch.randn(images, 3, 256, 448)
+    ).img_backbone.to(device)
+    x = torch.randn(images, 3, 256, 448, device=device)
     backbone.frozen_stages = -1
     fold_batchnorm(backbone, lambda: backbone(x))
     backbone.train()
@@ -191,13 +192,13 @@ def resnet(images: int) -> Subject:
     return Subject(backbone, loss, f"ResNet-50, {images} x 256 x 448")
 
 
-def nano(images: int | None) -> Subject:
+def nano(images: int | None, *, device: str) -> Subject:
     """A step of its training; ``images`` is the batch, six cameras each."""
-    profile = profiles.load("w4a6", overrides=["data.train_scenes=2", "data.val_scenes=1"], device="cpu")
+    profile = profiles.load("w4a6", overrides=["data.train_scenes=2", "data.val_scenes=1"], device=device)
     with tempfile.TemporaryDirectory() as folder:
         detector, _ = float_detector(profile, store=Store(Path(folder)))
     split = load_split(profile.data, name="train")
-    folded(detector, profile=profile, split=split)
+    folded(detector.to(device), profile=profile, split=split)
     dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=profile.qat)
     size = images or profile.qat.batch_size
     batch = next(NumberedBatches(dataset, batch_size=size, seed=0, workers=0)(0, stride=1))
@@ -245,11 +246,16 @@ def forms(subject: Subject) -> dict[str, nn.Module]:
 
 
 def step_ms(subject: Subject, model: nn.Module, *, optimiser: torch.optim.Optimizer) -> float:
-    start = time.process_time()
+    on_gpu = next(model.parameters()).is_cuda
+    clock = time.perf_counter if on_gpu else time.process_time
+    wait = torch.cuda.synchronize if on_gpu else lambda: None
+    wait()
+    start = clock()
     subject.loss(model).backward()
     optimiser.step()
     optimiser.zero_grad()
-    return 1e3 * (time.process_time() - start)
+    wait()
+    return 1e3 * (clock() - start)
 
 
 def quantized_elements(subject: Subject, model: nn.Module) -> int:
@@ -299,17 +305,23 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="images of a step of tiny (6), or batch of nano (its profile's)")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     torch.manual_seed(0)
     keep_freed_memory()  # as every command does
-    subject = nano(chosen.images) if chosen.model == "nano" else resnet(chosen.images or 6)
-    names = {"torch": "torch", "torchao": "torchao", "modelopt": "nvidia-modelopt", "brevitas": "brevitas"}
+    device = chosen.device
+    subject = (
+        nano(chosen.images, device=device) if chosen.model == "nano" else resnet(chosen.images or 6, device=device)
+    )
+    names = {"torch": "torch", "triton": "triton", "torchao": "torchao", "modelopt": "nvidia-modelopt"}
+    names |= {"brevitas": "brevitas"}
     there = [f"{name} {version(name)}" for module, name in names.items() if importlib.util.find_spec(module)]
-    print(f"{subject.what}; W{WEIGHT_BITS}A{ACTIVATION_BITS}; {chosen.threads} thread(s); {', '.join(there)}\n")
+    where = f"{device_name(torch.device(device))}, {chosen.threads} thread(s)"
+    print(f"{subject.what}; W{WEIGHT_BITS}A{ACTIVATION_BITS}; {where}; {', '.join(there)}\n")
     headers = ["form", "best ms", "median ratio", "least", "most", "bits per activation"]
     rows = table(subject, repeats=chosen.repeats)
-    floats = ("", ".0f", ".2f", ".2f", ".2f", ".2f")
+    floats = ("", ".1f" if device != "cpu" else ".0f", ".2f", ".2f", ".2f", ".2f")
     print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=floats, missingval="-"))
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
@@ -13,6 +17,12 @@ from filelock import FileLock
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Where torch sees no GPU, Triton's interpreter runs the GPU kernels, on the CPU. Triton asks when a kernel is imported.
+import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY_VERSION = "v1.0-trainval"
@@ -29,7 +39,6 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 def one_thread() -> None:
     """Torch and OpenCV compute on one thread: faster beside other processes, and sums have one order."""
     import cv2
-    import torch
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -42,6 +51,26 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(exist_ok=True)
     os.environ["QDBEV_CACHE"] = str(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def triton_device() -> torch.device:
+    """Where Triton kernels run; a test that needs them is skipped where Triton is absent."""
+    pytest.importorskip("triton", reason="Triton, which torch's CUDA builds bring, is not here")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(scope="session")
+def compile_for_gpus(triton_device: torch.device) -> Callable[..., str]:
+    """Compile a kernel for GPUs that need not be here, and give what that printed."""
+
+    def run(module: str, kernel: str, *, types: str, **constants: object) -> str:
+        command = [sys.executable, str(ROOT / "tests" / "compile_kernel.py"), module, kernel, types]
+        outside = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+        command.append(json.dumps(constants))
+        return subprocess.run(command, env=outside, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ H W of one level.
 
 import functools
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 from qdbev.ops.shape_only import shape_only
 
 LevelShapes = Sequence[tuple[int, int]]
+Form = Callable[[Tensor, LevelShapes, "Rows", Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Rows:
     Attributes:
         image_R: image of each row, in rising order.
         query_R: query of each row.
+        one_each: whether it is known that each query has exactly one row.
     """
 
     image_R: Tensor
     query_R: Tensor
+    one_each: bool = False
 
     @classmethod
     def own_image(cls, *, images: int, queries: int, device: torch.device) -> "Rows":
@@ -41,7 +44,7 @@ class Rows:
         [0, 0, 1, 1]
         """
         query_R = torch.arange(images * queries, device=device)
-        return cls(query_R // max(queries, 1), query_R)
+        return cls(query_R // max(queries, 1), query_R, one_each=True)
 
 
 def deformable_attention(
@@ -56,7 +59,8 @@ def deformable_attention(
     """Samples the images bilinearly at reference + offset and sums the samples with the attention weights.
 
     Zero padding outside the image; pixel centres lie at (i + 0.5) / size (`align_corners=False`). The result is the
-    same in every form: mmcv's kernel on CUDA where it was compiled, our own on a CPU, torch operations elsewhere.
+    same in every form: our own kernels on a GPU with Triton and on a CPU with numba, mmcv's kernel on CUDA without
+    Triton where it was compiled, torch operations elsewhere.
 
     Args:
         value_ESMC: levels flattened row by row and concatenated, S = sum of H * W.
@@ -85,8 +89,7 @@ def deformable_attention(
     precise = torch.promote_types(value_ESMC.dtype, torch.float32)
     floats = (value_ESMC, references_RLP2, offsets_JMLP2, weights_JMLP)
     value, references, offsets, weights = (each.to(precise) for each in floats)
-    form = cpu_form if _suits_cpu_kernel(value) else dense_form
-    return form(value, level_shapes, rows, references, offsets, weights).to(value_ESMC.dtype)
+    return _form(value)(value, level_shapes, rows, references, offsets, weights).to(value_ESMC.dtype)
 
 
 def has_cuda_kernel() -> bool:
@@ -104,12 +107,26 @@ def has_cpu_kernel() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton is here to compile the GPU kernels; torch's CUDA builds bring it."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def _exporting() -> bool:
     return bool(torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or torch.compiler.is_compiling())
 
 
-def _suits_cpu_kernel(value: Tensor) -> bool:
-    return value.device.type == "cpu" and has_cpu_kernel() and not _exporting()
+def _form(value: Tensor) -> Form:
+    """What computes it for values of this device."""
+    if not _exporting():
+        if value.is_cpu and has_cpu_kernel():
+            return cpu_form
+        if value.is_cuda and has_triton():
+            return triton_form
+        if value.is_cuda and has_cuda_kernel():
+            return mmcv_form
+    return dense_form
 
 
 def cpu_form(
@@ -123,10 +140,43 @@ def cpu_form(
     return out.flatten(1)
 
 
-def dense_form(
+def triton_form(
     value: Tensor, level_shapes: LevelShapes, rows: Rows, references: Tensor, offsets: Tensor, weights: Tensor
 ) -> Tensor:
-    """Rows brought into one list per image, padded to the longest, for the forms that want a regular batch."""
+    """The kernels of `deformable_attention_triton.py`."""
+    from qdbev.ops.deformable_attention_triton import DeformableAttentionTriton
+
+    shapes = _sizes(tuple(tuple(shape) for shape in level_shapes), value.device)
+    out: Tensor = DeformableAttentionTriton.apply(
+        value, shapes, rows.image_R, rows.query_R, references, offsets, weights, rows.one_each
+    )
+    return out.flatten(1)
+
+
+@functools.lru_cache(maxsize=64)
+def _sizes(level_shapes: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
+    """(L, 2) on the device; kept, because to bring it there waits for what runs there."""
+    return torch.tensor(level_shapes, dtype=torch.int32, device=device)
+
+
+def mmcv_form(
+    value: Tensor, level_shapes: LevelShapes, rows: Rows, references: Tensor, offsets: Tensor, weights: Tensor
+) -> Tensor:
+    """mmcv's CUDA kernel."""
+    return dense_form(value, level_shapes, rows, references, offsets, weights, regular=cuda_form)
+
+
+def dense_form(
+    value: Tensor,
+    level_shapes: LevelShapes,
+    rows: Rows,
+    references: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    *,
+    regular: Callable[[Tensor, LevelShapes, Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Rows in one list per image, padded to the longest, for forms of a regular batch such as `torch_form`."""
     counts_E = torch.bincount(rows.image_R, minlength=len(value))
     slot_R = torch.arange(len(rows.image_R), device=value.device) - (counts_E.cumsum(0) - counts_E)[rows.image_R]
     longest = int(counts_E.max()) if counts_E.numel() else 0
@@ -137,8 +187,7 @@ def dense_form(
     place = (rows.image_R, slot_R)
     padded_locations = padded_locations.index_put(place, locations_RMLP2)
     padded_weights = padded_weights.index_put(place, weights[rows.query_R])
-    regular = cuda_form if value.is_cuda and has_cuda_kernel() and not _exporting() else torch_form
-    looks_R = regular(value, level_shapes, padded_locations, padded_weights)[place]
+    looks_R = (regular or torch_form)(value, level_shapes, padded_locations, padded_weights)[place]
     return looks_R.new_zeros(len(weights), looks_R.shape[1]).index_add(0, rows.query_R, looks_R)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdbev.quantization.integers import align_scale, clamped_steps, cpu_kernel, integer_limits, round_steps
+from qdbev.quantization.integers import align_scale, clamped_steps, integer_limits, kernel_for, round_steps
 from qdbev.quantization.recomputation import close_saved, open_saved, remember
 
 
@@ -71,7 +71,7 @@ class _StraightThrough(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, scale = close_saved(ctx)
         (gradient,) = gradients
-        kernel = cpu_kernel(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
+        kernel = kernel_for(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
         if kernel is not None:
             limits = {"axis": ctx.axis, "low": ctx.low, "high": ctx.high}
             passed: Tensor = kernel.passed(gradient, x, scale=scale, in_place=_is_fresh(ctx), **limits)
@@ -128,7 +128,7 @@ class _LearnedStep(torch.autograd.Function):
         x, scale = close_saved(ctx)
         (gradient,) = gradients
         share = (max(x.numel(), 1) / scale.numel() * ctx.high) ** -0.5
-        kernel = cpu_kernel(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
+        kernel = kernel_for(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
         if kernel is not None:
             limits = {"axis": ctx.axis, "low": ctx.low, "high": ctx.high}
             passed, total = kernel.passed_and_slope(gradient, x, scale=scale, in_place=_is_fresh(ctx), **limits)

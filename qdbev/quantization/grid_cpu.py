@@ -21,20 +21,11 @@ from torch import Tensor
 
 Array = np.ndarray[Any, Any]
 
+TYPES = (torch.float32,)
+
 _SHARE = 1 << 19  # elements that are worth a thread
 _BLOCK = 2048  # elements that are summed in float32
 _FLOAT, _DOUBLE = 4, 8  # bytes
-
-
-def lies_in_rows(x: Tensor, *, axis: int | None) -> bool:
-    """Whether ``x`` is float32, fills its memory without gaps, and where there is an axis each channel lies in one."""
-    if x.dtype != torch.float32 or not x.numel():
-        return False
-    if x.is_contiguous():
-        return True
-    if x.ndim == 4 and axis in (None, 0) and x.is_contiguous(memory_format=torch.channels_last):
-        return True
-    return axis is None and x.ndim > 1 and x.transpose(0, 1).is_contiguous()
 
 
 def onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, rescale: bool) -> Tensor:

@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from qdbev.ops import has_cpu_kernel
+from qdbev.ops import has_cpu_kernel, has_triton
 
 ScaleRule = Literal["qdbev", "hawq"]
 
@@ -159,7 +159,7 @@ def clamped_steps(
 ) -> Tensor:
     """Return ``clamp(round(x / S), low, high)`` as a new float tensor (float32 for half types).
 
-    Training, packing and export all round here. On a CPU a compiled kernel does the same in one pass.
+    Training, packing and export all round here. A compiled kernel does the same in one pass, where there is one.
 
     Args:
         x: real values.
@@ -172,8 +172,8 @@ def clamped_steps(
     >>> clamped_steps(torch.tensor([1.0, 3.0, 50.0]), scale=torch.tensor(2.0), low=-8, high=7).tolist()
     [0.0, 2.0, 7.0]
     """
-    values = x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
-    kernel = cpu_kernel(values, axis=axis)
+    values = x if x.is_cuda or x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
+    kernel = kernel_for(values, axis=axis)
     if kernel is None:
         aligned = align_scale(scale, ndim=x.ndim, axis=axis)
         steps = round_steps(values, scale=aligned).clamp_(low, high)
@@ -182,22 +182,41 @@ def clamped_steps(
     return result
 
 
-def cpu_kernel(x: Tensor, *, axis: int | None) -> ModuleType | None:
-    """Return :mod:`qdbev.quantization.grid_cpu` where it can work on ``x``, else None: torch operations do it then.
+def kernel_for(x: Tensor, *, axis: int | None) -> ModuleType | None:
+    """Return the compiled kernels that can work on ``x``, else None: torch operations do it then.
 
     Args:
         x: plain values, not what a compiler, exporter or fake mode puts in their place.
         axis: the channel axis of a per-channel scale.
+
+    Returns:
+        :mod:`qdbev.quantization.grid_cpu` or :mod:`qdbev.quantization.grid_triton`, which have the same functions.
     """
-    if not x.is_cpu or type(x) not in _PLAIN or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if type(x) not in _PLAIN or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
-    kernel = _compiled_kernel()
-    return kernel if kernel is not None and kernel.lies_in_rows(x, axis=axis) else None
+    kernel = _compiled_kernels(x.device.type)
+    fits = kernel is not None and x.dtype in kernel.TYPES and _lies_in_rows(x, axis=axis)
+    return kernel if fits else None
 
 
 @functools.cache
-def _compiled_kernel() -> ModuleType | None:
-    return import_module("qdbev.quantization.grid_cpu") if has_cpu_kernel() else None
+def _compiled_kernels(device: str) -> ModuleType | None:
+    if device == "cpu" and has_cpu_kernel():
+        return import_module("qdbev.quantization.grid_cpu")
+    if device == "cuda" and has_triton():
+        return import_module("qdbev.quantization.grid_triton")
+    return None
+
+
+def _lies_in_rows(x: Tensor, *, axis: int | None) -> bool:
+    """Whether ``x`` fills its memory without gaps, and where there is an axis each channel lies in one."""
+    if not x.numel():
+        return False
+    if x.is_contiguous():
+        return True
+    if x.ndim == 4 and axis in (None, 0) and x.is_contiguous(memory_format=torch.channels_last):
+        return True
+    return axis is None and x.ndim > 1 and x.transpose(0, 1).is_contiguous()
 
 
 def quantize_int(

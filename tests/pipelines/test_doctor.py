@@ -173,10 +173,22 @@ def test_gpu_and_torch_fit_each_other(
     )
     monkeypatch.setattr(importlib, "import_module", lambda name: torch)
     monkeypatch.setattr(doctor, "_driver_sees_gpu", lambda: gpu_there)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     answer = doctor._cuda()
     assert answer[0] is ok
     assert words in answer[1]
     assert (answer[2] == "") is ok
+
+
+def test_a_gpu_without_triton_is_told_what_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1, get_device_name=lambda _index: "Some GPU")
+    torch = SimpleNamespace(version=SimpleNamespace(cuda="13.0"), cuda=cuda)
+    monkeypatch.setattr(importlib, "import_module", lambda name: torch)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    ok, found, do = doctor._cuda()
+    assert ok
+    assert "without Triton" in found
+    assert "pip install triton" in do
 
 
 def test_a_full_disk_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qdbev.quantization.fake_quantize import fake_quantize, fake_quantize_learned
-from qdbev.quantization.integers import cpu_kernel, dequantize, quantize_int
+from qdbev.quantization.integers import dequantize, kernel_for, quantize_int
 
 Outcome = tuple[torch.Tensor, ...]
 
@@ -25,7 +25,7 @@ def torch_operations() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("integers", "fake_quantize"):  # the package has a function of the second name
             owner = import_module(f"qdbev.quantization.{name}")
-            patch.setattr(owner, "cpu_kernel", lambda x, axis: None)
+            patch.setattr(owner, "kernel_for", lambda x, axis: None)
         yield
 
 
@@ -64,7 +64,7 @@ def outcome(x: torch.Tensor, *, axis: int | None, bits: int, unsigned: bool, lea
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_kernels_and_torch_operations_agree(layout: str, axis: int | None, unsigned: bool, learned: bool) -> None:
     x = LAYOUTS[layout](normal(5, 4, 6, 7, seed=0))
-    taken = cpu_kernel(x, axis=axis) is not None
+    taken = kernel_for(x, axis=axis) is not None
     by_kernel = {
         "contiguous": True,
         "channels last": axis != 1,
@@ -116,4 +116,4 @@ def test_scales_that_do_not_fit_are_refused(axis: int | None, scales: int) -> No
 
 def test_other_types_and_empty_tensors_are_left_to_torch() -> None:
     for x in (torch.zeros(0, 3), torch.ones(2).double(), torch.ones(2).bfloat16(), torch.ones(2, device="meta")):
-        assert cpu_kernel(x, axis=None) is None
+        assert kernel_for(x, axis=None) is None

@@ -1,0 +1,143 @@
+"""Print docs/methods.md from docs/methods.json, which `scripts/measure_methods.py` writes.
+
+python scripts/methods_page.py > docs/methods.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from method_rows import BEFORE_TRAINING, BITS, CALIBRATE, FLOAT, FLOAT_LONGER, METHODS
+
+import profiles
+
+LEDGER = Path(__file__).parents[1] / "docs" / "methods.json"
+Runs = dict[tuple[str, str], list[dict[str, Any]]]
+
+HEADER = """# Methods
+
+Every method of the pipeline on `nano`: {samples} samples of {scenes} held-out synthetic scenes, scored by
+nuscenes-devkit. `python scripts/measure_methods.py` makes the runs and writes them into `docs/methods.json`,
+from which `python scripts/methods_page.py` prints this page. The float detector has an NDS of {nds:.4f}; trained on in
+the same stages without bits (`train-float --continue`) it has {control}: that is the control.
+
+A cell is the mean NDS, its standard deviation over seeds, and the number of seeds; a dash was not made. Seeds draw the
+order of the batches, and where nothing is trained the {calibration} calibration samples. QAT takes {steps} steps in
+all, whatever the method, distillation and its control {more} more; rates are those of the recipe. {places}
+"""
+
+
+def main() -> None:
+    """Print the page."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    runs: Runs = {}
+    for run in json.loads(LEDGER.read_text(encoding="utf-8")):
+        runs.setdefault((run["method"], run["bits"]), []).append(run)
+    print(page(runs))
+
+
+def page(runs: Runs) -> str:
+    """The page in Markdown."""
+    profile = profiles.load("w4a6")
+    scenes = profile.data.val_scenes or 150
+    header = HEADER.format(
+        samples=scenes * profile.data.key_frames,
+        scenes=scenes,
+        nds=runs[FLOAT, BITS[0]][0]["NDS"],
+        control=_cell(runs.get((FLOAT_LONGER, BITS[0]), [])),
+        calibration=profile.calibration.samples,
+        steps=profile.qat.steps(),
+        more=profile.distillation.schedule.steps,
+        places=_places(runs),
+    )
+    lines = [header, *_table("methods", runs=runs), "", *_notes(runs), *_best(runs), ""]
+    lines += ["## What training starts from", "", "Four stages without a single step, one thing changed at a time:", ""]
+    lines += [*_table(BEFORE_TRAINING, runs=runs), "", "## Against float", ""]
+    lines += [
+        "Paired differences in NDS of what is trained, and of what training starts from, with 95 % intervals over",
+        "scenes, seed by seed; to the control of the same seed:",
+        "",
+    ]
+    lines += [*_against(runs), "", "## Commands", "", *PLANS, "", "| method | command | source |", "|---|---|---|"]
+    for method in METHODS.values():
+        if method.command != FLOAT:
+            lines.append(f"| {method.title} | `{method.shell('w4a6')}` | {method.source} |")
+    return "\n".join(lines)
+
+
+PLANS = (
+    "`PLAN` is what these make, the size and the bit operations of uniform bits:",
+    "",
+    "- `qdbev sensitivity --profile w4a6 --plan --budget size=0.125 --budget bops=0.0235`",
+    "- `qdbev sensitivity --profile w4a4 --plan --budget size=0.125 --budget bops=0.0157`",
+)
+
+
+def _places(runs: Runs) -> str:
+    """A sentence: how many runs were made where."""
+    where = Counter(f"{run['device']} (torch {run['torch']})" for made in runs.values() for run in made)
+    return "Made on: " + "; ".join(f"{place}, {count} runs" for place, count in where.most_common()) + "."
+
+
+def _table(group: str, *, runs: Runs) -> list[str]:
+    lines = [f"| method | {' | '.join(bits.upper() for bits in BITS)} |", "|---" * (len(BITS) + 1) + "|"]
+    for name, method in METHODS.items():
+        if method.group == group and method.compressed:
+            cells = [_cell(runs.get((name, bits), [])) for bits in BITS]
+            lines.append(f"| {method.title} | {' | '.join(cells)} |")
+    return lines
+
+
+def _notes(runs: Runs) -> list[str]:
+    """A line for each note that runs carry, and an empty one."""
+    noted: dict[str, list[str]] = {}
+    for (name, bits), made in runs.items():
+        for note in {run["note"] for run in made if "note" in run}:
+            seeds = ", ".join(str(run["seed"]) for run in made if run.get("note") == note)
+            noted.setdefault(note, []).append(f"{METHODS[name].title}, {bits.upper()}, seeds {seeds}")
+    lines = [f"- {note[0].upper()}{note[1:]}: {'; '.join(those)}." for note, those in noted.items()]
+    return [*lines, ""] if lines else []
+
+
+def _best(runs: Runs) -> list[str]:
+    """A line for each bits: the highest mean of this page."""
+    lines = ["The best of the page, this table and the next:", ""]
+    for bits in BITS:
+        made = {name: seeds for (name, at), seeds in runs.items() if at == bits and METHODS[name].compressed}
+        if made:
+            name = max(made, key=lambda one: mean(run["NDS"] for run in made[one]))
+            before = "four stages without a step, " if METHODS[name].group == BEFORE_TRAINING else ""
+            lines.append(f"- {bits.upper()}: {before}{METHODS[name].title}, {_cell(made[name])}")
+    return lines
+
+
+def _cell(made: list[dict[str, Any]]) -> str:
+    values = [run["NDS"] for run in made]
+    if not values:
+        return "-"
+    spread = f" ± {stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{mean(values):.4f}{spread} ({len(values)})"
+
+
+def _against(runs: Runs) -> list[str]:
+    lines = ["| method | bits | less float | less the control |", "|---|---|---|---|"]
+    for (name, bits), made in runs.items():
+        method = METHODS[name]
+        if method.command not in (FLOAT, CALIBRATE):
+            cells = [_differences(made, key=f"less {rival}") for rival in (FLOAT, "control")]
+            lines.append(f"| {method.title} | {bits.upper() if method.compressed else 'float'} | {' | '.join(cells)} |")
+    return lines
+
+
+def _differences(made: list[dict[str, Any]], *, key: str) -> str:
+    found = [run[key] for run in made if run.get(key)]
+    return "; ".join(f"{value:+.4f} [{low:+.4f}, {high:+.4f}]" for value, low, high in found) or "-"
+
+
+if __name__ == "__main__":
+    main()
