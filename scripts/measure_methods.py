@@ -6,8 +6,9 @@
 What is scored is sealed in the store, so this may be called in pieces, by several processes and on other days; what is
 sealed already is not made again. A run is written into the file as soon as it is scored, in the place of an older one
 of the same method, bits and seed: the file may come from several machines, and says of each run where it was made.
-Differences are to the float detector, and to the float control of the same seed (`float-longer`) where that was made in
-the same store before; the same command once more adds them to runs from before it.
+Differences are to the float detector, to the float control of the same seed (`float-longer`) and, of distillation, to
+the same steps without a teacher (`ours-longer`), where those were made in the same store before; the same command once
+more adds them to runs from before.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from method_rows import BITS, CALIBRATE, CONTROL, DISTIL, FLOAT, METHODS, Method
+from method_rows import BITS, CALIBRATE, CONTROL, DISTIL, FLOAT, FLOAT_LONGER, METHODS, NO_TEACHER, Method
 
 import profiles
 from pipelines import plan_bits, train_float
@@ -34,6 +35,7 @@ from pipelines.stages import trained_stages
 from pipelines.store import Artifact, Store
 from profiles import Profile
 
+SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 LEDGER = Path(__file__).parents[1] / "docs" / "methods.json"
 
 
@@ -50,12 +52,27 @@ def main() -> None:
     for name in options.methods:
         for bits in options.bits if METHODS[name].compressed else BITS[:1]:
             for seed in options.seeds:
-                profile, evaluation = make(METHODS[name], bits=bits, seed=seed, store=store)
-                if METHODS[name].command.startswith(CONTROL):
-                    _note_of_control(store, seed=seed).write_text(evaluation.digest, encoding="utf-8")
-                run = {"method": name, "bits": bits, "seed": seed, **outcome(evaluation, profile=profile, store=store)}
+                run = measured(name, bits=bits, seed=seed, store=store)
                 write(run, ledger=options.ledger)
                 print(f"{name} {bits} seed {seed}: NDS {run['NDS']:.4f}", flush=True)
+
+
+def measured(name: str, *, bits: str, seed: int, store: Store) -> dict[str, Any]:
+    """What the page needs of a run: scores, differences with their intervals, and where it was made."""
+    profile, evaluation = make(METHODS[name], bits=bits, seed=seed, store=store)
+    note = _note(store, name=name, bits=bits, seed=seed)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(evaluation.digest, encoding="utf-8")
+    metrics = evaluation.manifest.metrics
+    return {
+        "method": name,
+        "bits": bits,
+        "seed": seed,
+        **{score: round(float(str(metrics[score])), 5) for score in SCORES},
+        **_differences(evaluation, name=name, bits=bits, seed=seed, profile=profile, store=store),
+        "device": device_name(device_of(profile)),
+        "torch": evaluation.manifest.packages["torch"],
+    }
 
 
 def make(method: Method, *, bits: str, seed: int, store: Store) -> tuple[Profile, Artifact]:
@@ -104,34 +121,27 @@ def _gbops(artifact: Artifact) -> float:
     return float(parts["total"])
 
 
-def outcome(evaluation: Artifact, *, profile: Profile, store: Store) -> dict[str, Any]:
-    """What the page needs of a run: scores, differences with their intervals, and where it was made."""
-    metrics, found = evaluation.manifest.metrics, {}
-    for name, rival in _rivals(seed=profile.seed, store=store).items():
-        if rival.digest != evaluation.digest:
-            other, own = (matches_of(one, profile=profile) for one in (rival, evaluation))
-            between = interval(other, own, profile=profile)
-            found[name] = [round(between[key], 5) for key in ("value", "low", "high")]
-    return {
-        "NDS": round(float(str(metrics["NDS"])), 5),
-        "mAP": round(float(str(metrics["mAP"])), 5),
-        **{f"less {name}": values for name, values in found.items()},
-        "device": device_name(device_of(profile)),
-        "torch": evaluation.manifest.packages["torch"],
-    }
+def _differences(
+    evaluation: Artifact, *, name: str, bits: str, seed: int, profile: Profile, store: Store
+) -> dict[str, list[float]]:
+    """NDS less that of each rival that was made, with its interval, by ``less RIVAL``."""
+    rivals = {FLOAT: (BITS[0], 0), FLOAT_LONGER: (BITS[0], seed)}
+    if METHODS[name].command == DISTIL:
+        rivals[NO_TEACHER] = (bits, seed)
+    found = {}
+    for rival, (its_bits, its_seed) in rivals.items():
+        note = _note(store, name=rival, bits=its_bits, seed=its_seed)
+        if rival == name or not note.exists():
+            continue
+        base = store.open(note.read_text(encoding="utf-8"))
+        between = interval(matches_of(base, profile=profile), matches_of(evaluation, profile=profile), profile=profile)
+        found[f"less {rival}"] = [round(between[key], 5) for key in ("value", "low", "high")]
+    return found
 
 
-def _rivals(*, seed: int, store: Store) -> dict[str, Artifact]:
-    """Evaluations of the float detector, and of the float control of the same seed where it was made."""
-    rivals = {FLOAT: make(METHODS[FLOAT], bits=BITS[0], seed=seed, store=store)[1]}
-    note = _note_of_control(store, seed=seed)
-    return rivals | ({"control": store.open(note.read_text(encoding="utf-8"))} if note.exists() else {})
-
-
-def _note_of_control(store: Store, *, seed: int) -> Path:
-    folder = store.root / "_methods"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"control.{seed}"
+def _note(store: Store, *, name: str, bits: str, seed: int) -> Path:
+    """The file that keeps which evaluation a run ended with."""
+    return store.root / "_methods" / f"{name}.{bits}.{seed}"
 
 
 def write(run: dict[str, Any], *, ledger: Path) -> None:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import profiles
 from profiles import Profile
 
-BITS = ("w8a8", "w4a6", "w4a4")
+BITS = ("w8a8", "w6a6", "w4a6", "w4a4")
 CALIBRATE, STAGES, DISTIL, CONTROL = "calibrate", "qat-progressive", "distill-vgd", "train-float"
-FLOAT, FLOAT_LONGER = "float", "float-longer"
+FLOAT, FLOAT_LONGER, NO_TEACHER = "float", "float-longer", "ours-longer"
 ALL_AT_ONCE = "qat.stages=1"
 NO_STEPS = "qat.steps_per_stage=0"
 BEFORE_TRAINING = "what training starts from"
@@ -111,7 +111,7 @@ METHODS: dict[str, Method] = {
     "ours-cwd-bev": Method("ours, then CWD on BEV features", "Shu et al., ICCV 2021", DISTIL, ("cwd-bev",)),
     "ours-fitnet": Method("ours, then hints", "Romero et al., ICLR 2015", DISTIL, ("fitnet",)),
     "ours-outputs": Method("ours, then class scores and boxes", "Hinton et al., 2015", DISTIL, ("outputs",)),
-    "ours-longer": Method("ours, progressive, then no teacher", "", "distill-vgd --control"),
+    NO_TEACHER: Method("ours, progressive, then no teacher", "", "distill-vgd --control"),
     "ours-mixed": Method("ours, progressive, mixed bits", "", STAGES, mixed=True),
     "start": Method("all of it", "", STAGES, words=(NO_STEPS,), group=BEFORE_TRAINING),
     "start-minmax": Method(

@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from method_rows import BEFORE_TRAINING, BITS, CALIBRATE, FLOAT, FLOAT_LONGER, METHODS
+from method_rows import BEFORE_TRAINING, BITS, CALIBRATE, DISTIL, FLOAT, FLOAT_LONGER, METHODS, NO_TEACHER
 
 import profiles
 
 LEDGER = Path(__file__).parents[1] / "docs" / "methods.json"
+SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 Runs = dict[tuple[str, str], list[dict[str, Any]]]
 
 HEADER = """# Methods
@@ -57,13 +58,17 @@ def page(runs: Runs) -> str:
     )
     lines = [header, *_table("methods", runs=runs), "", *_notes(runs), *_best(runs), ""]
     lines += ["## What training starts from", "", "Four stages without a single step, one thing changed at a time:", ""]
-    lines += [*_table(BEFORE_TRAINING, runs=runs), "", "## Against float", ""]
+    lines += [*_table(BEFORE_TRAINING, runs=runs), "", "## What the scores are made of", ""]
+    lines += ["mAP and the five errors of true positives, the mean over seeds:", "", *_scores(runs), ""]
+    lines += ["## Against float", ""]
     lines += [
-        "Paired differences in NDS of what is trained, and of what training starts from, with 95 % intervals over",
-        "scenes, seed by seed; to the control of the same seed:",
+        "Paired differences in NDS of what is trained, and of what training starts from, seed by seed; to the control",
+        "of the same seed. The 95 % intervals of the paired bootstrap say how far other scenes would move a",
+        "difference, not how far another training would, which is what the seeds are for:",
         "",
     ]
-    lines += [*_against(runs), "", "## Commands", "", *PLANS, "", "| method | command | source |", "|---|---|---|"]
+    lines += [*_against(runs), "", "## Distillation against the same steps without a teacher", ""]
+    lines += [*_distilled(runs), "", "## Commands", "", *PLANS, "", "| method | command | source |", "|---|---|---|"]
     for method in METHODS.values():
         if method.command != FLOAT:
             lines.append(f"| {method.title} | `{method.shell('w4a6')}` | {method.source} |")
@@ -129,13 +134,32 @@ def _against(runs: Runs) -> list[str]:
     for (name, bits), made in runs.items():
         method = METHODS[name]
         if method.command not in (FLOAT, CALIBRATE):
-            cells = [_differences(made, key=f"less {rival}") for rival in (FLOAT, "control")]
+            cells = [_differences(made, rival=rival) for rival in (FLOAT, FLOAT_LONGER)]
             lines.append(f"| {method.title} | {bits.upper() if method.compressed else 'float'} | {' | '.join(cells)} |")
     return lines
 
 
-def _differences(made: list[dict[str, Any]], *, key: str) -> str:
-    found = [run[key] for run in made if run.get(key)]
+def _distilled(runs: Runs) -> list[str]:
+    lines = ["| method | bits | less no teacher |", "|---|---|---|"]
+    for (name, bits), made in runs.items():
+        if METHODS[name].command == DISTIL:
+            lines.append(f"| {METHODS[name].title} | {bits.upper()} | {_differences(made, rival=NO_TEACHER)} |")
+    return lines
+
+
+def _scores(runs: Runs) -> list[str]:
+    lines = [f"| method | bits | seeds | {' | '.join(SCORES)} |", "|---" * (len(SCORES) + 3) + "|"]
+    for (name, bits), made in runs.items():
+        complete = [run for run in made if all(score in run for score in SCORES)]
+        if complete:
+            means = [f"{mean(run[score] for run in complete):.3f}" for score in SCORES]
+            shown = bits.upper() if METHODS[name].compressed else "float"
+            lines.append(f"| {METHODS[name].title} | {shown} | {len(complete)} | {' | '.join(means)} |")
+    return lines
+
+
+def _differences(made: list[dict[str, Any]], *, rival: str) -> str:
+    found = [run[f"less {rival}"] for run in made if f"less {rival}" in run]
     return "; ".join(f"{value:+.4f} [{low:+.4f}, {high:+.4f}]" for value, low, high in found) or "-"
 
 

@@ -22,7 +22,6 @@ OTHER_TOOLS = {
     "--no-build-isolation",
     "--nproc",
 }  # of pip and torchrun (--nproc_per_node)
-OTHER_TOOLS |= {"--seeds", "--runs", "--control"}  # of scripts/measure_results.py
 OTHER_TOOLS |= {"--standalone", "--ntasks", "--gpus-per-task"}  # of torchrun and srun
 OTHER_TOOLS |= {
     "--data",
