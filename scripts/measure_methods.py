@@ -134,9 +134,18 @@ def _differences(
         if rival == name or not note.exists():
             continue
         base = store.open(note.read_text(encoding="utf-8"))
-        between = interval(matches_of(base, profile=profile), matches_of(evaluation, profile=profile), profile=profile)
-        found[f"less {rival}"] = [round(between[key], 5) for key in ("value", "low", "high")]
+        found[f"less {rival}"] = difference(base, evaluation, profile=profile, store=store)
     return found
+
+
+def difference(base: Artifact, other: Artifact, *, profile: Profile, store: Store) -> list[float]:
+    """NDS of ``other`` less that of ``base``, and the ends of its interval; computed once, then kept in the store."""
+    kept = store.root / "_methods" / f"{other.digest[:16]}.less.{base.digest[:16]}"
+    if not kept.exists():
+        between = interval(matches_of(base, profile=profile), matches_of(other, profile=profile), profile=profile)
+        kept.write_text(json.dumps([round(between[key], 5) for key in ("value", "low", "high")]), encoding="utf-8")
+    values: list[float] = json.loads(kept.read_text(encoding="utf-8"))
+    return values
 
 
 def _note(store: Store, *, name: str, bits: str, seed: int) -> Path:

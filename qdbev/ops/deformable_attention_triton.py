@@ -224,7 +224,8 @@ def _launch(
     rows = max(1, min(_TILE // padded, 64))
     blocks: Callable[..., Any] = kernel[(triton.cdiv(len(image), rows), heads)]
     sizes = (len(image), value.shape[1], references.shape[1], references.shape[2])
-    blocks(
-        *(before or []), *inputs, *outputs, *sizes, HEADS=heads, LEVELS=levels, POINTS=points, CHANNELS=channels,
-        PADDED=padded, ROWS=rows, num_warps=4, **flags,
-    )  # fmt: skip
+    with torch.cuda.device_of(value):
+        blocks(
+            *(before or []), *inputs, *outputs, *sizes, HEADS=heads, LEVELS=levels, POINTS=points, CHANNELS=channels,
+            PADDED=padded, ROWS=rows, num_warps=4, **flags,
+        )  # fmt: skip

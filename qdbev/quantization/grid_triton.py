@@ -8,6 +8,7 @@ written as they are and computed in float32.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import triton
@@ -22,8 +23,7 @@ _BLOCK = 1024  # elements that a program does at a time
 def onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, rescale: bool) -> Tensor:
     """Return ``clamp(round(x / scale), low, high)`` in float32, or times ``scale`` again in the type of ``x``."""
     out = torch.empty_like(x, dtype=x.dtype if rescale else torch.float32)
-    rows, columns, channels = _rows(x, scale=scale, axis=axis)
-    _onto_grid[(rows,)](x, out, scale, x.numel(), columns, channels, float(low), float(high), rescale, _BLOCK)
+    _run(_onto_grid, [x, out, scale], scale=scale, axis=axis, limits=(low, high), flag=rescale)
     return out
 
 
@@ -35,9 +35,8 @@ def passed(
     ``in_place`` lets it write into the gradient.
     """
     gradient, out = _laid_as(x, gradient=gradient, in_place=in_place)
-    rows, columns, channels = _rows(x, scale=scale, axis=axis)
-    limits = (float(low), float(high), _floor(low))
-    _passed[(rows,)](x, gradient, out, scale, scale, x.numel(), columns, channels, *limits, False, _BLOCK)
+    limits = (low, high, _floor(low))
+    _run(_passed, [x, gradient, out, scale, scale], scale=scale, axis=axis, limits=limits, flag=False)
     return out
 
 
@@ -46,13 +45,22 @@ def passed_and_slope(
 ) -> tuple[Tensor, Tensor]:
     """Return :func:`passed`, and per scale the sum of the gradient times ``S q`` less what passed times ``x``."""
     gradient, out = _laid_as(x, gradient=gradient, in_place=in_place)
-    rows, columns, channels = _rows(x, scale=scale, axis=axis)
-    sums = torch.empty(rows, dtype=torch.float32, device=x.device)
-    limits = (float(low), float(high), _floor(low))
-    _passed[(rows,)](x, gradient, out, scale, sums, x.numel(), columns, channels, *limits, True, _BLOCK)
-    if rows > channels:
-        sums = sums.view(-1, channels).sum(0)
+    sums = torch.empty(_rows(x, scale=scale, axis=axis)[0], dtype=torch.float32, device=x.device)
+    limits = (low, high, _floor(low))
+    _run(_passed, [x, gradient, out, scale, sums], scale=scale, axis=axis, limits=limits, flag=True)
+    if sums.numel() > scale.numel():
+        sums = sums.view(-1, scale.numel()).sum(0)
     return out, sums.view(scale.shape)
+
+
+def _run(
+    kernel: Any, tensors: list[Tensor], *, scale: Tensor, axis: int | None, limits: tuple[float, ...], flag: bool
+) -> None:
+    """Run a kernel, a program for each row of the first tensor, on the device that it lies on."""
+    x = tensors[0]
+    rows, columns, channels = _rows(x, scale=scale, axis=axis)
+    with torch.cuda.device_of(x):
+        kernel[(rows,)](*tensors, x.numel(), columns, channels, *map(float, limits), flag, _BLOCK)
 
 
 def _rows(x: Tensor, *, scale: Tensor, axis: int | None) -> tuple[int, int, int]:
