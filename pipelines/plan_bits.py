@@ -41,6 +41,7 @@ from qdbev.quantization import (
 from qdbev.quantization.bit_plan import RESOURCES
 from qdbev.reporting.pareto_chart import pareto_picture
 
+WIDEST = "that of the widest bits in the table"
 PICTURE = "pareto.png"
 
 
@@ -197,8 +198,9 @@ def _steps(profile: Profile) -> list[str]:
     if section.criterion == "nds":
         count = f"{evaluations(profile)} evaluations on {section.scenes} scenes of the train split"
         steps.append(f"score {alone}: {count}, less those that an interrupted run has kept")
-    limits = [f"{name} at most {value:g}" for name, value in section.budgets.items() if name != "bytes"]
+    limits = [f"{name} at most {value:g}" for name, value in section.budgets.items() if name in ("size", "bops")]
     limits = [f"{' and '.join(limits)} of the float one"] if limits else []
+    limits += [f"latency at most {section.latency:g} of {WIDEST}"] if section.latency else []
     limits += [f"at most {section.bytes:d} packed bytes"] if section.bytes else []
     return [*steps, f"choose bits of every layer: least predicted loss with {' and '.join(limits)}"]
 
@@ -226,10 +228,12 @@ def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
     rows.append(_row("all", content["layers"]))
     means = content["mean_bits"]
     label = mixed_label(means["weights"], means["inputs"])
-    notes = [f"{label}: {_costs(content)} of the float model; predicted loss {content['predicted_loss']:.4g}"]
+    notes = [f"{label}: {_costs(content)}; predicted loss {content['predicted_loss']:.4g}"]
     notes += [f"{name}: {_costs(one)}; loss {one['predicted_loss']:.4g}" for name, one in content["uniform"].items()]
     if "scores" in content:
         notes.append(f"losses are NDS, of {content['scores']['float']:.4f} in float on the scenes that were scored")
+    if content["criterion"] == "hessian" and {"bops", "latency"} & set(content["budgets"]):
+        notes.append("traces are of weights, so inputs keep the bits of the profile")
     headers = ["part", "layers", "weight bits", "fewest", "most", "input bits", "share of bits", "loss"]
     tables = [table(f"Bit plan, by {content['criterion']}", headers=headers, rows=rows, notes=notes)]
     use = f"use it: qdbev compress --plan {artifact.digest[:12]}, or --set quantization.plan={artifact.path.name}"
@@ -238,10 +242,16 @@ def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
 
 
 def _costs(point: Mapping[str, Any]) -> str:
-    """What a plan costs: shares of the float model, with the amount where it has a unit."""
-    amounts = {"bytes": f" ({point.get('packed_bytes')})", "latency": f" ({point.get('milliseconds', 0):.4g} ms)"}
+    """What a plan costs: shares, with the amount where it has a unit."""
     share = point["share"]
-    return ", ".join(f"{name} {share[name]:.4f}{amounts.get(name, '')}" for name in RESOURCES if name in share)
+    packed = f" ({point.get('packed_bytes')})"
+    shares = [f"{name} {share[name]:.4f}{packed if name == 'bytes' else ''}" for name in RESOURCES if name in share]
+    shares = [one for one in shares if not one.startswith("latency")]
+    costs = [f"{', '.join(shares)} of the float model"] if shares else []
+    costs += (
+        [f"latency {share['latency']:.4f} of {WIDEST} ({point['milliseconds']:.4g} ms)"] if "latency" in share else []
+    )
+    return ", ".join(costs)
 
 
 def _row(part: str, layers: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -243,6 +243,7 @@ def _insert(detector: Detector, *, plan: Plan, section: QuantizationProfile) -> 
         plan,
         scale_rule=section.scale_rule,
         weight_observer=section.weight_observer,
+        weight_granularity=section.weight_granularity,
         activation_observer=section.activation_observer,
         percentile=section.percentile,
         follow_weights=section.weight_range == "follow",

@@ -75,7 +75,7 @@ def trained_stages(
     _refuse_delay_without_end(profile.qat, groups=groups)
     profile = with_plan_found(profile, store=store)
     artifact, message = calibrated(profile, store=store, progress=progress)
-    messages = [message]
+    messages = [message, *left_behind(profile)]
     if on_stage is not None:
         on_stage(artifact)
     for number in range(1, len(groups) + 1):
@@ -86,6 +86,18 @@ def trained_stages(
         if on_stage is not None:
             on_stage(artifact)
     return artifact, messages
+
+
+def left_behind(profile: Profile) -> list[str]:
+    """A sentence where the stages choose anew what calibration has learned."""
+    section, method = profile.quantization, profile.calibration.method
+    anew = section.training_observer is not None or section.training_rounding == "compensated"
+    if not anew or method in ("ptq", "dfq"):
+        return []
+    keep = "--set quantization.training_observer=null --set quantization.training_rounding=nearest"
+    return [
+        f"each stage chooses ranges and roundings anew, so those of {method} are not trained from: {keep} keeps them"
+    ]
 
 
 def run_stage(

@@ -14,10 +14,10 @@ WeightObserver = Literal["minmax", "moving_average", "percentile", "mse"]  # ent
 
 
 class QuantizationProfile(Document):
-    """How weights (per output channel) and activations (per tensor) become integers."""
+    """How weights and activations (one range per tensor) become integers."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"moving_momentum", "learned_scale", "activation_offset", "pact_penalty"}
+        {"moving_momentum", "learned_scale", "activation_offset", "pact_penalty", "weight_granularity"}
     )
 
     weight_bits: Bits = 4
@@ -28,6 +28,8 @@ class QuantizationProfile(Document):
     """A bit plan (folder name, start of a digest, kind:name): each layer has its bits; null: all have the same."""
     scale_rule: Literal["qdbev", "hawq"] = "qdbev"
     """Step from the largest magnitude r over k bits: qdbev 2r/(2^k-1) (the paper's Eq. 1), hawq r/(2^(k-1)-1)."""
+    weight_granularity: Literal["channel", "tensor"] = "channel"
+    """One range per output channel of a weight (the paper), or one for the tensor, which dfq was made for."""
     weight_observer: WeightObserver = "minmax"
     """How the range of a weight is chosen; ranges that follow are minmax ones."""
     activation_observer: Observer = "minmax"

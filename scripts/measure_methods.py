@@ -6,9 +6,9 @@
 What is scored is sealed in the store, so this may be called in pieces, by several processes and on other days; what is
 sealed already is not made again. A run is written into the file as soon as it is scored, in the place of an older one
 of the same method, bits and seed: the file may come from several machines, and says of each run where it was made.
-Differences are to the float detector, to the float control of the same seed (`float-longer`) and, of distillation, to
-the same steps without a teacher (`ours-longer`), where those were made in the same store before; the same command once
-more adds them to runs from before.
+Differences are to the float detector, to the float control of the same seed, stages and rates (`float-longer...`) and,
+of distillation, to the same steps without a teacher (`ours-longer`), where those were made in the same store before;
+the same command once more adds them to runs from before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from method_rows import BITS, CALIBRATE, CONTROL, DISTIL, FLOAT, FLOAT_LONGER, METHODS, NO_TEACHER, Method
+from method_rows import BITS, CALIBRATE, CONTROL, DISTIL, FLOAT, METHODS, NO_TEACHER, Method
 
 import profiles
 from pipelines import plan_bits, train_float
@@ -125,16 +125,19 @@ def _differences(
     evaluation: Artifact, *, name: str, bits: str, seed: int, profile: Profile, store: Store
 ) -> dict[str, list[float]]:
     """NDS less that of each rival that was made, with its interval, by ``less RIVAL``."""
-    rivals = {FLOAT: (BITS[0], 0), FLOAT_LONGER: (BITS[0], seed)}
-    if METHODS[name].command == DISTIL:
-        rivals[NO_TEACHER] = (bits, seed)
+    method = METHODS[name]
+    rivals = {"float": (FLOAT, BITS[0], 0)}
+    if method.compressed and method.command != CALIBRATE:
+        rivals["control"] = (method.control, BITS[0], seed)
+    if method.command == DISTIL:
+        rivals["no teacher"] = (NO_TEACHER, bits, seed)
     found = {}
-    for rival, (its_bits, its_seed) in rivals.items():
+    for title, (rival, its_bits, its_seed) in rivals.items():
         note = _note(store, name=rival, bits=its_bits, seed=its_seed)
         if rival == name or not note.exists():
             continue
         base = store.open(note.read_text(encoding="utf-8"))
-        found[f"less {rival}"] = difference(base, evaluation, profile=profile, store=store)
+        found[f"less {title}"] = difference(base, evaluation, profile=profile, store=store)
     return found
 
 

@@ -9,9 +9,11 @@ from profiles import Profile
 
 BITS = ("w8a8", "w6a6", "w4a6", "w4a4")
 CALIBRATE, STAGES, DISTIL, CONTROL = "calibrate", "qat-progressive", "distill-vgd", "train-float"
-FLOAT, FLOAT_LONGER, NO_TEACHER = "float", "float-longer", "ours-longer"
+FLOAT, NO_TEACHER = "float", "ours-longer"
+OF_RECIPES, OF_DISTILLATION = "float-longer-recipes", "float-longer-distillation"
 ALL_AT_ONCE = "qat.stages=1"
 NO_STEPS = "qat.steps_per_stage=0"
+NO_DISTILLATION = "distillation.schedule.steps=0"
 BEFORE_TRAINING = "what training starts from"
 
 
@@ -27,6 +29,7 @@ class Method:
         words: Overrides over them.
         mixed: Bits of its own for every layer, at the size and bit operations of the uniform profile.
         group: Table of the page it belongs to.
+        control: Row of the float detector that was trained as long at the same rates.
     """
 
     title: str
@@ -36,6 +39,7 @@ class Method:
     words: tuple[str, ...] = ()
     mixed: bool = False
     group: str = "methods"
+    control: str = "float-longer"
 
     @property
     def compressed(self) -> bool:
@@ -65,15 +69,31 @@ class Method:
         return self.command == CALIBRATE or self.group == BEFORE_TRAINING
 
 
+PER_TENSOR = "quantization.weight_granularity=tensor"
 MSE = ("quantization.weight_observer=mse", "quantization.activation_observer=mse")
 UNSIGNED = "quantization.activation_sign=auto"
 
 METHODS: dict[str, Method] = {
     FLOAT: Method("float", "", FLOAT),
-    FLOAT_LONGER: Method("float, trained on in the same stages", "", "train-float --continue"),
+    "float-longer": Method(
+        "float, trained on in the stages of ours", "", "train-float --continue", words=(NO_DISTILLATION,)
+    ),
+    OF_RECIPES: Method(
+        "float, trained on in the stages of the recipes", "", "train-float --continue", ("paper",), (NO_DISTILLATION,)
+    ),
+    OF_DISTILLATION: Method(
+        "float, trained on in the stages of ours and as distillation", "", "train-float --continue"
+    ),
     "min-max": Method("PTQ, min-max", "QD-BEV, Eq. 1", CALIBRATE),
     "mse": Method("PTQ, least squared error", "", CALIBRATE, words=(*MSE, UNSIGNED)),
     "dfq": Method("DFQ", "Nagel et al., ICCV 2019", CALIBRATE, words=("calibration.method=dfq",)),
+    "min-max-tensor": Method("PTQ, min-max, one range per weight tensor", "", CALIBRATE, words=(PER_TENSOR,)),
+    "dfq-tensor": Method(
+        "DFQ, one range per weight tensor",
+        "Nagel et al., ICCV 2019",
+        CALIBRATE,
+        words=("calibration.method=dfq", PER_TENSOR),
+    ),
     "gptq": Method(
         "GPTQ, ranges of least squared error",
         "Frantar et al., ICLR 2023",
@@ -99,19 +119,25 @@ METHODS: dict[str, Method] = {
         words=("calibration.method=qdrop", *MSE, UNSIGNED),
     ),
     "mixed": Method("PTQ, min-max, mixed bits", "HAWQ-V3's program, output error", CALIBRATE, mixed=True),
-    "paper-standard": Method("QAT, all at once", "QD-BEV", STAGES, ("paper",), (ALL_AT_ONCE,)),
-    "paper": Method("QAT, progressive", "QD-BEV, Algorithm 1", STAGES, ("paper",)),
-    "hawq-v3": Method("HAWQ-V3, progressive", "Yao et al., ICML 2021", STAGES, ("hawq-v3",)),
-    "pact": Method("PACT, progressive", "Choi et al., 2018", STAGES, ("pact",)),
-    "lsq": Method("LSQ, progressive", "Esser et al., ICLR 2020", STAGES, ("lsq",)),
-    "lsq-plus": Method("LSQ+, progressive", "Bhalgat et al., CVPRW 2020", STAGES, ("lsq-plus",)),
+    "paper-standard": Method("QAT, all at once", "QD-BEV", STAGES, ("paper",), (ALL_AT_ONCE,), control=OF_RECIPES),
+    "paper": Method("QAT, progressive", "QD-BEV, Algorithm 1", STAGES, ("paper",), control=OF_RECIPES),
+    "hawq-v3": Method("HAWQ-V3, progressive", "Yao et al., ICML 2021", STAGES, ("hawq-v3",), control=OF_RECIPES),
+    "pact": Method("PACT, progressive", "Choi et al., 2018", STAGES, ("pact",), control=OF_RECIPES),
+    "lsq": Method("LSQ, progressive", "Esser et al., ICLR 2020", STAGES, ("lsq",), control=OF_RECIPES),
+    "lsq-plus": Method("LSQ+, progressive", "Bhalgat et al., CVPRW 2020", STAGES, ("lsq-plus",), control=OF_RECIPES),
     "ours": Method("ours, progressive", "docs/qat-progressive.md", STAGES),
-    "ours-vgd": Method("ours, progressive, then VGD", "QD-BEV, Algorithm 1", DISTIL),
-    "ours-cwd-image": Method("ours, then CWD on image features", "Shu et al., ICCV 2021", DISTIL, ("cwd-image",)),
-    "ours-cwd-bev": Method("ours, then CWD on BEV features", "Shu et al., ICCV 2021", DISTIL, ("cwd-bev",)),
-    "ours-fitnet": Method("ours, then hints", "Romero et al., ICLR 2015", DISTIL, ("fitnet",)),
-    "ours-outputs": Method("ours, then class scores and boxes", "Hinton et al., 2015", DISTIL, ("outputs",)),
-    NO_TEACHER: Method("ours, progressive, then no teacher", "", "distill-vgd --control"),
+    "ours-vgd": Method("ours, progressive, then VGD", "QD-BEV, Algorithm 1", DISTIL, control=OF_DISTILLATION),
+    "ours-cwd-image": Method(
+        "ours, then CWD on image features", "Shu et al., ICCV 2021", DISTIL, ("cwd-image",), control=OF_DISTILLATION
+    ),
+    "ours-cwd-bev": Method(
+        "ours, then CWD on BEV features", "Shu et al., ICCV 2021", DISTIL, ("cwd-bev",), control=OF_DISTILLATION
+    ),
+    "ours-fitnet": Method("ours, then hints", "Romero et al., ICLR 2015", DISTIL, ("fitnet",), control=OF_DISTILLATION),
+    "ours-outputs": Method(
+        "ours, then class scores and boxes", "Hinton et al., 2015", DISTIL, ("outputs",), control=OF_DISTILLATION
+    ),
+    NO_TEACHER: Method("ours, progressive, then no teacher", "", "distill-vgd --control", control=OF_DISTILLATION),
     "ours-mixed": Method("ours, progressive, mixed bits", "", STAGES, mixed=True),
     "start": Method("all of it", "", STAGES, words=(NO_STEPS,), group=BEFORE_TRAINING),
     "start-minmax": Method(

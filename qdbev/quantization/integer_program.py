@@ -12,7 +12,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 
 _LOSS_SCALE, _COST_SCALE = 1e4, 1e3  # far above the solver's tolerances, which are absolute
 _OPTIMAL, _INFEASIBLE = 0, 2
-_STDOUT, _STDERR = 1, 2
+_STDOUT = 1
 
 
 def take_one_each(
@@ -53,7 +53,7 @@ def take_one_each(
 
 
 def _solved(objective: np.ndarray, *, rules: Sequence[LinearConstraint]) -> np.ndarray | None:
-    with _stdout_on_stderr():
+    with _silenced():
         found = milp(
             objective,
             integrality=np.ones(len(objective)),
@@ -78,13 +78,14 @@ def _scaled(losses: Sequence[float], *, owner: np.ndarray) -> np.ndarray:
 
 
 @contextmanager
-def _stdout_on_stderr() -> Iterator[None]:
-    """Send what the solver's C++ prints (HiGHS does, now and then) to stderr: stdout holds results alone."""
-    kept = os.dup(_STDOUT)
-    os.dup2(_STDERR, _STDOUT)
+def _silenced() -> Iterator[None]:
+    """Drop what the solver's C++ prints on stdout, now and then, whatever it is told: results alone belong there."""
+    kept, nothing = os.dup(_STDOUT), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, _STDOUT)
     try:
         yield
     finally:
         ctypes.CDLL(None).fflush(None)
         os.dup2(kept, _STDOUT)
         os.close(kept)
+        os.close(nothing)

@@ -49,7 +49,8 @@ def pareto_picture(
         if min(point["loss"] for point in [*points, chosen, *uniform]) > 0:
             axes.set_yscale("log")
         axes.legend(frameon=False, labelcolor=INK, loc="upper right")
-        axes.set_xlabel(f"{_NOUNS.get(resource, resource)} as a share of the float model's", color=INK)
+        whose = "that of the widest bits" if resource == "latency" else "the float model's"
+        axes.set_xlabel(f"{_NOUNS.get(resource, resource)} as a share of {whose}", color=INK)
         axes.set_ylabel("predicted loss", color=INK)
     return picture_bytes(figure, form=form)
 

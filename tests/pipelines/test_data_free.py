@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
 import profiles
 from pipelines.assemble import float_detector
-from pipelines.quantized import example_call, folded
+from pipelines.calibration import calibrated
+from pipelines.quantized import example_call, folded, load_quantized
 from pipelines.samples import Split, load_split, streaming_dataset
 from pipelines.store import Store
 from profiles import Profile
 from qdbev.data.batches import streaming_batches
 from qdbev.detectors.bevformer import BEVFormer
-from qdbev.quantization import equalise, find_connections
+from qdbev.quantization import equalise, find_connections, quantized_layers
 from qdbev.quantization.equalisation import incoming_range, outgoing_range
 
 
@@ -50,3 +52,18 @@ def test_equalised_nano_detects_the_same(tiny_synthetic: Path, tmp_path: Path) -
         )
     for made, want in zip(outputs(detector, profile=profile, split=split), expected, strict=True):
         torch.testing.assert_close(made, want, rtol=1e-5, atol=1e-5 * float(want.abs().max()))
+
+
+@pytest.mark.parametrize("method", ["ptq", "dfq"])
+def test_weights_may_have_one_range_for_a_whole_tensor(method: str, tiny_synthetic: Path, tmp_path: Path) -> None:
+    sizes = ["data.train_scenes=3", "data.val_scenes=2", "calibration.samples=2"]
+    words = [f"data.source={tiny_synthetic}", *sizes, f"calibration.method={method}"]
+    store, outcomes = Store(tmp_path), {}
+    for granularity in ("channel", "tensor"):
+        profile = profiles.load("w4a6", overrides=[*words, f"quantization.weight_granularity={granularity}"])
+        artifact, _ = calibrated(profile, store=store)
+        detector = load_quantized(artifact, profile=profile).detector  # from packed weights
+        weights = [weight for layer in quantized_layers(detector).values() for weight in layer.quantized_weights()]
+        assert {weight.quantizer.scale.ndim for weight in weights} == {0 if granularity == "tensor" else 1}
+        outcomes[granularity] = artifact.digest
+    assert outcomes["channel"] != outcomes["tensor"]

@@ -20,7 +20,7 @@ from pipelines.quantized import load_quantized
 from pipelines.reconstruction import Reconstructed
 from pipelines.samples import Split, load_split, streaming_dataset
 from pipelines.smoothing import smoothed
-from pipelines.stages import trained_stages
+from pipelines.stages import left_behind, trained_stages
 from pipelines.store import Artifact, Store
 from profiles import Profile
 from profiles.schedule import PARTS
@@ -131,7 +131,8 @@ def test_training_starts_from_what_was_learned(made: Made, wanted: Callable[...,
     words = ("quantization.training_observer=null", "quantization.training_rounding=nearest", "qat.batch_size=1")
     method = ("calibration.method=adaround", *ADAROUND)
     still = wanted(*method, *words, "qat.steps_per_stage=0")
-    start, _ = trained_stages(still, store=store, stages=1)
+    start, messages = trained_stages(still, store=store, stages=1)
+    assert not [message for message in messages if "are not trained from" in message]
     before, after = _latent(store.open(start.manifest.parents["start"])), _latent(start)
     assert start.manifest.parents["start"] != calibration.digest  # the quantization section is another
     assert all(torch.equal(value, _latent(calibration)[name]) for name, value in before.items())
@@ -142,6 +143,16 @@ def test_training_starts_from_what_was_learned(made: Made, wanted: Callable[...,
     trained, _ = trained_stages(wanted(*method, *words, "qat.steps_per_stage=1"), store=store, stages=1)
     assert trained.manifest.metrics["steps"] == len(PARTS) and trained.manifest.data["parts"] == list(PARTS)
     assert any(not torch.equal(value, after[name]) for name, value in _latent(trained).items())
+
+
+def test_what_stages_choose_anew_is_said(wanted: Callable[..., Profile]) -> None:
+    rounded, keeps = "calibration.method=adaround", "quantization.training_observer=null"
+    (said,) = left_behind(wanted(rounded, "quantization.training_rounding=nearest"))
+    assert said.startswith("each stage chooses ranges and roundings anew, so those of adaround are not trained from: ")
+    assert keeps in said
+    assert left_behind(wanted(rounded, keeps))
+    assert left_behind(wanted(rounded, keeps, "quantization.training_rounding=nearest")) == []
+    assert left_behind(wanted("calibration.method=dfq")) == left_behind(wanted()) == []
 
 
 def test_smoothing_goes_before_any_method(made: Made) -> None:

@@ -19,7 +19,7 @@ def test_uniform_bits_are_named_and_the_axes_say_what_is_shared():
     assert {"W4A6", "W8A6", "mixed bits", "chosen"} <= set(texts)
     assert "bit operations as a share of the float model's" in texts
     texts = texts_of(pareto_picture(POINTS, chosen=POINTS[1], resource="latency", form="svg"))
-    assert "measured latency as a share of the float model's" in texts
+    assert "measured latency as a share of that of the widest bits" in texts
 
 
 def test_the_line_falls_from_left_to_right():
