@@ -1,6 +1,6 @@
 """Measures what fake quantization adds to a training step, in time and memory, beside other tools on the same layers.
 
-    pip install -e '.[bench]'   # the other tools; what cannot be imported is left out of the table
+    pip install -e '.[bench]'   # other tools than brevitas; what cannot be imported is left out of the table
     python scripts/bench_training_step.py [--model tiny | nano] [--images 6] [--repeats 9] [--threads 1] [--device cuda]
 
 `nano` is a step of its training: a batch of the profile `w4a6` from synthetic scenes, its frame of history, the

@@ -98,9 +98,14 @@ class StepSize(TrainedRange):
 
     def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False) -> Tensor:
         """See :class:`TrainedRange`."""
-        scale, x = above_zero(self.step_size), x.clamp_min(0) if unsigned else x
         return fake_quantize_stepped(
-            x, scale=scale, offset=self.lsq_beta, bits=bits, axis=axis, narrow_range=narrow_range
+            x,
+            scale=above_zero(self.step_size),
+            offset=self.lsq_beta,
+            bits=bits,
+            axis=axis,
+            narrow_range=narrow_range,
+            unsigned=unsigned,
         )
 
 
@@ -123,8 +128,14 @@ class ClippingLevel(TrainedRange):
 
     def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False) -> Tensor:
         """See :class:`TrainedRange`."""
-        alpha, steps, x = above_zero(self.pact_alpha), self.steps_per_range, x.clamp_min(0) if unsigned else x
-        return fake_quantize_clipped(x, alpha=alpha, steps_per_range=steps, bits=bits, narrow_range=narrow_range)
+        return fake_quantize_clipped(
+            x,
+            alpha=above_zero(self.pact_alpha),
+            steps_per_range=self.steps_per_range,
+            bits=bits,
+            narrow_range=narrow_range,
+            unsigned=unsigned,
+        )
 
     def penalty(self) -> Tensor:
         """The square of the clipping level."""

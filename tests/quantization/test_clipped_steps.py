@@ -1,15 +1,24 @@
-"""Gradients of LSQ, LSQ+ and PACT against the printed formulas in float64, autograd of them, and torch's own kernel."""
+"""Gradients of LSQ, LSQ+ and PACT against the printed formulas in float64, autograd of them, and torch's own kernel.
+
+What a backward pass keeps is measured, and that recomputing it changes no number. Brevitas: ``test_against_brevitas``.
+"""
 
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
+from qdbev.quantization.activation_memory import activation_memory
 from qdbev.quantization.clipped_steps import fake_quantize_clipped, fake_quantize_stepped
 from qdbev.quantization.fake_quantize import fake_quantize, fake_quantize_learned
 from qdbev.quantization.integers import dequantize, integer_limits, quantize_int, steps_per_range
+from qdbev.quantization.model_ranges import learn_ranges
+from qdbev.quantization.planning import make_plan
+from qdbev.quantization.swap import observing, quantize, set_parts
 
 BITS = st.integers(2, 8)
 SEEDS = st.integers(0, 1000)
@@ -191,6 +200,141 @@ def test_inside_and_far_outside_both_readings_of_the_clip_agree(bits: int, seed:
     logged.backward(upstream)
     assert scale.grad is not None and log_scale.grad is not None
     assert log_scale.grad.item() == pytest.approx(scale.grad.item() * step, abs=2e-4)
+
+
+def masked_step(
+    x: Tensor, upstream: Tensor, *, scale: Tensor, beta: Tensor | None, bits: int, axis: int | None
+) -> list[Tensor]:
+    """Values and gradients of LSQ and LSQ+ from masks that a forward pass would keep, in float32."""
+    low, high = integer_limits(bits)
+    aligned = scale if axis is None else scale.view([-1 if place == axis else 1 for place in range(x.ndim)])
+    steps = (x if beta is None else x - beta) / aligned
+    within, integers = (steps > low) & (steps < high), steps.round().clamp(low, high)
+    passed, share = within.to(x.dtype) * upstream, (x.numel() / scale.numel() * high) ** -0.5
+    others = None if axis is None else [place for place in range(x.ndim) if place != axis]
+    of_scale = ((integers - steps * within) * upstream).sum(others) * share
+    if beta is None:
+        return [integers * aligned, passed, of_scale]
+    return [integers * aligned + beta, passed, of_scale, (upstream - passed).sum() * share]
+
+
+def masked_level(x: Tensor, upstream: Tensor, *, alpha: Tensor, steps: float, bits: int) -> list[Tensor]:
+    """Values and gradients of PACT from a mask that a forward pass would keep, in float32."""
+    side, scale = x.ge(alpha).to(torch.int8) - x.le(-alpha).to(torch.int8), alpha / steps
+    y = (x / scale).round().clamp(*integer_limits(bits)) * scale
+    return [y, upstream * side.eq(0), (upstream * side).sum()]
+
+
+def tied(seed: int, *, step: float) -> tuple[Tensor, Tensor]:
+    """Values of which half lie on the grid, its limits and halfway between, and upstream gradients."""
+    generator = torch.Generator().manual_seed(seed)
+    x, upstream = (torch.randn(2, 3, 5, 4, generator=generator) for _ in range(2))
+    x[0] = (x[0] * 2 / step).round() * step / 2
+    return x * 1.5, upstream
+
+
+def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+@given(bits=BITS, seed=SEEDS, unsigned=st.booleans(), axis=st.sampled_from([None, 0, 1]), with_offset=st.booleans())
+def test_recomputed_steps_give_the_numbers_of_masks_that_are_kept(
+    bits: int, seed: int, unsigned: bool, axis: int | None, with_offset: bool
+) -> None:
+    step, grid = 2.0 / 2**bits, bits + unsigned
+    x, upstream = tied(seed, step=step)
+    scale = torch.tensor(step) if axis is None else torch.linspace(step, 2 * step, x.shape[axis])
+    beta = torch.tensor(0.25) if with_offset and axis is None and not unsigned else None
+    learned = [one.clone().requires_grad_() for one in (x, scale, beta) if one is not None]
+    y = fake_quantize_stepped(
+        learned[0],
+        scale=learned[1],
+        offset=None if beta is None else learned[2],
+        bits=grid,
+        axis=axis,
+        unsigned=unsigned,
+    )
+    ours = [y, *torch.autograd.grad(y, learned, upstream)]
+    theirs = masked_step(x.clamp_min(0) if unsigned else x, upstream, scale=scale, beta=beta, bits=grid, axis=axis)
+    if unsigned:
+        theirs[1] = torch.where(x >= 0, theirs[1], 0)
+    assert same(ours, theirs)
+
+
+@given(bits=BITS, seed=SEEDS, unsigned=st.booleans())
+def test_recomputed_levels_give_the_numbers_of_masks_that_are_kept(bits: int, seed: int, unsigned: bool) -> None:
+    grid = bits + unsigned
+    steps = steps_per_range(grid)
+    x, upstream = tied(seed, step=2.0 / 2**bits)
+    alpha, values = torch.tensor(1.5, requires_grad=True), x.clone().requires_grad_()
+    y = fake_quantize_clipped(values, alpha=alpha, steps_per_range=steps, bits=grid, unsigned=unsigned)
+    ours = [y, *torch.autograd.grad(y, [values, alpha], upstream)]
+    seen = x.clamp_min(0) if unsigned else x
+    theirs = masked_level(seen, upstream, alpha=alpha.detach(), steps=steps, bits=grid)
+    if unsigned:
+        theirs[1] = torch.where(x >= 0, theirs[1], 0)
+    assert same(ours, theirs)
+
+
+def test_an_unsigned_grid_takes_no_offset() -> None:
+    with pytest.raises(ValueError, match="takes no offset"):
+        fake_quantize_stepped(torch.ones(2), scale=torch.ones(()), bits=4, offset=torch.ones(()), unsigned=True)
+
+
+FORMS = {
+    "lsq": {"form": "linear"},
+    "lsq+": {"form": "linear", "offset": True},
+    "lsq+ log": {"form": "log", "offset": True},
+    "pact": {"form": "linear", "clip": True},
+    "lsq+ held": {"offset": True},
+}
+
+
+def chain() -> nn.Module:
+    layers = [nn.Conv2d(4, 4, 3, padding=1) if place % 2 else nn.ReLU(inplace=True) for place in range(8)]
+    return nn.Sequential(nn.Conv2d(3, 4, 1), *layers)
+
+
+def quantized(
+    model: nn.Module, x: Tensor, *, unsigned: bool, form: str = "", offset: bool = False, clip: bool = False
+) -> nn.Module:
+    """Calibrated at four bits and on, the ranges learned in a form, or held without one."""
+    plan = make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4)
+    quantize(model, plan, follow_weights=False, unsigned_inputs=unsigned, offset_inputs=offset)
+    with observing(model), torch.no_grad():
+        model(x)
+    set_parts(model, {"all"})
+    if form:
+        learn_ranges(model, weights=True, inputs=True, form=form, clip=clip)  # type: ignore[arg-type]
+    return model
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("kind", FORMS)
+def test_at_most_one_bit_per_activation_is_kept_beyond_float(kind: str, unsigned: bool) -> None:
+    model, x = chain(), torch.rand(1, 3, 64, 64)
+
+    def kept() -> int:
+        return activation_memory(model, lambda: model(torch.ones(1, 3, 64, 64))).kept_bytes
+
+    plain = kept()
+    quantized(model, x, unsigned=unsigned, **FORMS[kind])  # type: ignore[arg-type]
+    read = 64 * 64 * (3 + 4 * 4)  # elements that pass an input quantizer
+    assert 8 * (kept() - plain) / read < 0.1
+
+
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("kind", FORMS)
+def test_layers_that_make_their_input_again_have_the_same_gradients(
+    kind: str, unsigned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    model = quantized(chain(), x * 0.8, unsigned=unsigned, **FORMS[kind])  # type: ignore[arg-type]
+    ours = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    monkeypatch.setattr("qdbev.quantization.layers.recomputing", nullcontext)
+    theirs = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    assert same(list(ours), list(theirs)) and any(gradient.any() for gradient in ours)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
