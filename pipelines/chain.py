@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from pipelines.bit_plans import bits_label
+from pipelines.float_control import float_key, training_of_control
 from pipelines.locations import FLOAT, ZOO
 from pipelines.store import Artifact, MissingArtifact, Store
+from profiles.schedule import FloatSchedule
 
 WEIGHTS = "model.safetensors"
 RESULTS = "results_nusc.json"
 _SCORE = "evaluation"
+_SETTINGS_OF_SCORE = ("split", "max_boxes", "data")
 _START = {"calibration": "float", "qat": "start", "vgd": "start", "qat-longer": "start"}
 _OBJECTIVES = {
     "vgd": "VGD",
@@ -108,46 +112,79 @@ def lineage(last: Artifact, *, store: Store) -> list[Artifact]:
 
 
 def controls_of(last: Artifact, *, store: Store) -> list[Artifact]:
-    """What a claim about ``last`` is to be held against: float and QAT, trained as long without bits or teacher.
+    """What a claim about ``last`` is to be held against: float and QAT, trained as it was without bits or teacher.
+
+    A control counts only where all that decides its training is that of the chain: start weights, schedules, steps,
+    samples, seed. One with other settings is no control of this chain.
 
     Args:
         last: The end of a chain.
         store: Holds them, or not.
     """
-    first, *others = lineage(last, store=store)
-    steps = [int(str(model.manifest.metrics.get("steps", 0))) for model in others]
     sealed = store.list()
-    trained = {one.digest: one for one in sealed if one.manifest.kind == FLOAT and "start" in one.manifest.parents}
-    start = last.manifest.parents.get("start")
-    found = {}
-    for one in sealed:
-        if one.digest in trained and _trained_on(one, first=first, trained=trained) == [step for step in steps if step]:
-            found["float"] = one
-        if one.manifest.kind == "qat-longer" and last.manifest.kind == "vgd" and one.manifest.parents["start"] == start:
-            found["qat"] = one
-    return [found[name] for name in ("float", "qat") if name in found]
+    found = (_float_control(lineage(last, store=store), sealed=sealed), _qat_control(last, sealed=sealed))
+    return [one for one in found if one is not None]
 
 
-def _trained_on(last: Artifact, *, first: Artifact, trained: Mapping[str, Artifact]) -> list[int]:
-    """Steps of each training of a float control that led from ``first`` to ``last``; empty where it is none."""
-    steps: list[int] = []
-    digest = last.digest
-    while digest != first.digest:
-        if digest not in trained:
-            return []
-        manifest = trained[digest].manifest
-        stated: Any = manifest.profile["float_training"]
-        if not stated["freeze_batchnorm"]:
-            return []
-        steps.insert(0, int(str(manifest.metrics["steps"])))
-        digest = manifest.parents["start"]
-    return steps
+def _float_control(models: Sequence[Artifact], *, sealed: Iterable[Artifact]) -> Artifact | None:
+    """The float detector trained on in every step of a chain as its models were; None where one is not sealed."""
+    by_key = {one.manifest.key: one for one in sealed if one.manifest.kind == FLOAT}
+    found: Artifact | None = models[0]
+    for before, model in pairwise(models):
+        try:
+            training = training_of_control(model.manifest, before=before.manifest)
+        except ValueError:  # recorded when schedules had other fields, which no control of today has
+            return None
+        if training is not None and found is not None:
+            found = by_key.get(_key_of_control(model, training=training, start=found))
+    return None if found is models[0] else found
+
+
+def _key_of_control(model: Artifact, *, training: FloatSchedule, start: Artifact) -> str:
+    """Key of the float training that stands beside a trained model."""
+    manifest = model.manifest
+    return float_key(
+        training,
+        settings=manifest.profile,
+        start=start.digest,
+        split=str(manifest.data["train"]),
+        processes=_processes(model),
+    )
+
+
+def _qat_control(last: Artifact, *, sealed: Iterable[Artifact]) -> Artifact | None:
+    """What was trained on from the same stage as a distilled model, in the same way but without a teacher."""
+    if last.manifest.kind != "vgd":
+        return None
+    longer = (one for one in sealed if one.manifest.kind == "qat-longer")
+    return next((one for one in longer if _training_on(one) == _training_on(last)), None)
+
+
+def _training_on(model: Artifact) -> dict[str, Any]:
+    """All that decides how a model was trained on from the last stage, but for its teacher."""
+    manifest = model.manifest
+    stated: Any = manifest.profile
+    return {
+        "start": manifest.parents["start"],
+        "train": manifest.data["train"],
+        "seed": manifest.seed,
+        "processes": _processes(model),
+        "model": {**stated["model"], "weights": None},
+        "queue": [stated["data"][name] for name in ("queue_length", "drop_one_frame")],
+        "schedule": stated["distillation"]["schedule"],
+        **{name: stated[name] for name in ("quantization", "calibration")},
+    }
+
+
+def _processes(model: Artifact) -> int:
+    """How many processes made an artifact together."""
+    return int(str(model.manifest.record.circumstances.get("processes", 1)))
 
 
 def sealed_chain(compression: Artifact, *, store: Store) -> list[Link]:
     """The chain that a compression artifact stands for, with the very evaluations it was sealed with.
 
-    Controls are listed before its end, where the store has evaluated ones.
+    Controls are listed before its end, where the store has some that were evaluated on the same samples.
 
     Raises:
         MissingArtifact: One of its artifacts is not in the store any more.
@@ -159,10 +196,22 @@ def sealed_chain(compression: Artifact, *, store: Store) -> list[Link]:
         raise MissingArtifact(f"{compression.path.name} needs evaluation {min(lost)[:12]}, which {store.root} lacks")
     last = store.open(parents["model"])
     controls = {model.digest: model for model in controls_of(last, store=store)}
-    scored = [one for one in store.list() if one.manifest.kind == _SCORE and one.manifest.parents["model"] in controls]
+    alike = [_settings_of_score(one) for one in evaluations]
+    scored = [
+        one
+        for one in store.list()
+        if one.manifest.kind == _SCORE
+        and one.manifest.parents["model"] in controls
+        and _settings_of_score(one) in alike
+    ]
     compared = {one.manifest.parents["model"] for one in scored}
     branches = [model for digest, model in controls.items() if digest in compared]
     return chain_of(last, store=store, controls=branches, evaluations=[*scored, *evaluations])
+
+
+def _settings_of_score(evaluation: Artifact) -> list[object]:
+    """What two evaluations share whose scores may be compared."""
+    return [evaluation.manifest.data.get(name) for name in _SETTINGS_OF_SCORE]
 
 
 def link_name(model: Artifact, *, control: bool = False) -> str:

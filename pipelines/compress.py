@@ -15,8 +15,10 @@ from pipelines.store import Artifact, MissingArtifact, Store
 from pipelines.training_curve import curve_png
 from profiles import Profile, fingerprint
 from profiles.model import BEVFORMER
+from profiles.schedule import PARTS
 
 KIND = report.COMPRESSION
+_NOTHING_TRAINED = "no controls: no step is trained, so the float detector itself is the float control"
 
 
 def run(
@@ -41,6 +43,8 @@ def run(
         progress: Show bars.
     """
     profile, remarks = without_distillation(profile)
+    if controls and not _steps(profile):
+        controls, remarks = False, [*remarks, _NOTHING_TRAINED]
     if dry_run:
         return dry([*_plan(profile, stages=stages or profile.qat.stages, controls=controls), *remarks])
     profile = with_plan_found(profile, store=store)
@@ -83,6 +87,12 @@ def without_distillation(profile: Profile) -> tuple[Profile, list[str]]:
     return without, [
         f"no distillation: {profile.model.name} is known by its mmdet3d config, and model.mmdet3d.taps name no features"
     ]
+
+
+def _steps(profile: Profile) -> int:
+    """Steps of all stages and of distillation together."""
+    parts = [part for part in PARTS if part not in profile.model.empty_parts]
+    return profile.qat.steps(parts) + profile.distillation.schedule.steps
 
 
 def _compress(
@@ -136,7 +146,8 @@ def _compress(
             intervals |= {report.against(end.name, control.name): found} if found else {}
 
     def write(folder: Path) -> None:
-        (folder / "curve.png").write_bytes(curve_png(links))
+        if report.is_drawn(links):
+            (folder / "curve.png").write_bytes(curve_png(links))
 
     return store.seal(
         KIND,

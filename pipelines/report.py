@@ -72,7 +72,7 @@ def run(
     links, intervals = chain
     measured = find_sensitivity(profile, bits=links[-1].bits, store=store)
     tables = chain_tables(links, intervals=intervals) + sensitivity_tables(measured) + timed
-    curve = curve_png(links) if _is_drawn(links) and (places.curve or format == "html") else None
+    curve = curve_png(links) if is_drawn(links) and (places.curve or format == "html") else None
     if format == "html":
         from pipelines.report_page import html_page
 
@@ -213,9 +213,10 @@ def chain_metrics(links: Sequence[Link], *, intervals: dict[str, dict[str, float
     }
 
 
-def _is_drawn(links: Sequence[Link]) -> bool:
-    """Whether there is a training curve with a score in it."""
-    return any(link.model.manifest.kind in ("qat", "vgd") and link.scores for link in links)
+def is_drawn(links: Sequence[Link]) -> bool:
+    """Whether there is a training curve with a score in it; stages of no steps have none."""
+    models = [link.model.manifest for link in links if link.scores]
+    return any(model.kind in ("qat", "vgd") and model.metrics.get("steps") for model in models)
 
 
 def _size_row(link: Link) -> dict[str, Any]:

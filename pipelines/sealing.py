@@ -19,6 +19,7 @@ from typing import Any
 from profiles.manifest import Manifest, Record
 from profiles.profile import Profile
 
+from . import processes
 from .integrity import DamagedArtifact, StoreUnwritable, check_safetensors, list_files, refuse_pickles, seal_of
 
 _UNFINISHED = ".unfinished-"
@@ -86,7 +87,10 @@ def describe(
         seed=profile.seed,
         files={name: seal_of(folder / name) for name in names},
         record=Record(
-            created=created, seconds=dict(seconds), command=[*sys.argv], circumstances=profile.circumstances()
+            created=created,
+            seconds=dict(seconds),
+            command=[*sys.argv],
+            circumstances=profile.circumstances() | processes.in_key(),
         ),
         **{name: plain_json(value) for name, value in fields.items() if value},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from pipelines import processes
 from pipelines.assemble import Detector, build_detector, float_artifact, package_versions
 from pipelines.chain import WEIGHTS
-from pipelines.float_control import controls_of_stages
+from pipelines.float_control import controls_of_stages, float_key
 from pipelines.outcome import dry, finished
 from pipelines.samples import load_split, notes_on_motion, with_more_seeds
 from pipelines.stages import stage_parts
 from pipelines.store import Artifact, Store
 from pipelines.strict_loading import load_strictly
 from pipelines.training import Run, detection_loss, run_training, write_curve
-from profiles import Profile, fingerprint
+from profiles import Profile
 from profiles.schedule import PARTS
 from qdbev.engine.moment import TrainResult
 
@@ -57,8 +57,10 @@ def run(
     if not wanted:
         raise ValueError("the profile's stages and distillation have no steps, so there is nothing to train on for")
     if dry_run:
-        return dry([_plan(one) for one in wanted])
-    made: Artifact | None = None
+        origins = _origins(wanted, further=further)
+        return dry([_plan(one, origin=origin) for one, origin in zip(wanted, origins, strict=True)])
+    imported = further and profile.model.weights is None  # a first training without `start_from` starts from scratch
+    made = float_artifact(profile, store=store) if imported else None
     for number, one in enumerate(wanted, start=1):
         if made is not None:
             training = one.float_training.model_copy(update={"start_from": made.digest})
@@ -69,12 +71,18 @@ def run(
     return finished(made, metrics=dict(made.manifest.metrics), messages=[message])
 
 
-def _plan(profile: Profile) -> str:
+def _origins(wanted: Sequence[Profile], *, further: bool) -> list[str]:
+    """What each training starts from, in words."""
+    first, *others = wanted
+    unnamed = "the imported weights" if further else "scratch"
+    return [first.float_training.start_from or unnamed, *("what that made" for _ in others)]
+
+
+def _plan(profile: Profile, *, origin: str) -> str:
     schedule = profile.float_training
     parts = "" if schedule.parts is None else f" ({', '.join(schedule.parts)})"
-    origin = "what that made" if schedule.freeze_batchnorm and not schedule.start_from else schedule.start_from
     size = schedule.batch_size
-    return f"train {profile.model.name}{parts} from {origin or 'scratch'}: {schedule.steps} steps of {size} samples"
+    return f"train {profile.model.name}{parts} from {origin}: {schedule.steps} steps of {size} samples"
 
 
 def _trained(profile: Profile, *, store: Store, label: str, force: bool, progress: bool) -> tuple[Artifact, str]:
@@ -83,16 +91,12 @@ def _trained(profile: Profile, *, store: Store, label: str, force: bool, progres
     split = load_split(profile.data, name="train", progress=progress)
     split = with_more_seeds(split, data=profile.data, progress=progress)
     start = _start(profile, store=store)
-    key = fingerprint(
-        {
-            "kind": KIND,
-            "model": profile.model.content() | {"weights": None},
-            "training": schedule.content() | {"start_from": start.digest if start else None},
-            "queue": [profile.data.queue_length, profile.data.drop_one_frame],
-            "data": split.digest,
-            "seed": profile.seed,
-            **processes.in_key(),
-        }
+    key = float_key(
+        schedule,
+        settings=profile.content(),
+        start=start.digest if start else None,
+        split=split.digest,
+        processes=processes.count(),
     )
     if not force and (known := store.find(KIND, key=key)):
         return known, "already trained; --force trains again"
