@@ -61,14 +61,19 @@ def triton_device() -> torch.device:
 
 
 @pytest.fixture(scope="session")
-def compile_for_gpus(triton_device: torch.device) -> Callable[..., str]:
-    """Compile a kernel for GPUs that need not be here, and give what that printed."""
+def compiled_for_gpus(
+    triton_device: torch.device, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., list[tuple[str, int]]]:
+    """Compile kernels of a module for GPUs that need not be here: name and compute capability of what was made."""
 
-    def run(module: str, kernel: str, *, types: str, **constants: object) -> str:
-        command = [sys.executable, str(ROOT / "tests" / "compile_kernel.py"), module, kernel, types]
+    def run(module: str, kernels: list[dict[str, object]]) -> list[tuple[str, int]]:
+        command = [sys.executable, str(ROOT / "tests" / "compile_kernels.py"), module]
         outside = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-        command.append(json.dumps(constants))
-        return subprocess.run(command, env=outside, check=True, capture_output=True, text=True, cwd=ROOT).stdout
+        outside["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+        given = {"env": outside, "cwd": ROOT, "input": json.dumps(kernels)}
+        printed = subprocess.run(command, check=True, capture_output=True, text=True, **given).stdout  # type: ignore[call-overload]
+        lines = [line.split() for line in printed.splitlines()]
+        return [(name, int(capability)) for name, capability, size in lines if int(size)]
 
     return run
 

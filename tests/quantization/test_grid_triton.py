@@ -93,11 +93,12 @@ def test_scales_that_do_not_fit_are_refused(triton_device, kernels):
         kernels.onto_grid(x, scale=torch.ones(2), axis=0, low=-8, high=7, rescale=True)
 
 
-@pytest.mark.parametrize("values", ["*fp32", "*bf16"])
-@pytest.mark.parametrize("kernel", ["_onto_grid", "_passed"])
-def test_kernels_compile_for_gpus(compile_for_gpus, kernel, values):
-    tensors = [values, values, "*fp32"] if kernel == "_onto_grid" else [values, values, values, "*fp32", "*fp32"]
-    types = [*tensors, *["i32"] * 3, *["fp32"] * (2 if kernel == "_onto_grid" else 3)]
-    flag = {"RESCALE": True} if kernel == "_onto_grid" else {"SUMMED": True}
-    made = compile_for_gpus("qdbev.quantization.grid_triton", kernel, types=",".join(types), BLOCK=1024, **flag)
-    assert [line.split()[0] for line in made.splitlines()] == ["75", "80", "90"]
+def test_kernels_compile_for_gpus(compiled_for_gpus):
+    kernels = []
+    for values in ("*fp32", "*bf16"):
+        onto = [values, values, "*fp32", *["i32"] * 3, *["fp32"] * 2]
+        kernels.append({"kernel": "_onto_grid", "types": onto, "constants": {"RESCALE": True, "BLOCK": 1024}})
+        passed = [*[values] * 3, "*fp32", "*fp32", *["i32"] * 3, *["fp32"] * 3]
+        kernels.append({"kernel": "_passed", "types": passed, "constants": {"SUMMED": True, "BLOCK": 1024}})
+    made = compiled_for_gpus("qdbev.quantization.grid_triton", kernels)
+    assert made == [(kernel["kernel"], capability) for kernel in kernels for capability in (80, 90)]
