@@ -216,7 +216,7 @@ def chain_metrics(links: Sequence[Link], *, intervals: dict[str, dict[str, float
 def is_drawn(links: Sequence[Link]) -> bool:
     """Whether there is a training curve with a score in it; stages of no steps have none."""
     models = [link.model.manifest for link in links if link.scores]
-    return any(model.kind in ("qat", "vgd") and model.metrics.get("steps") for model in models)
+    return any(model.kind in ("qat", "vgd") and model.metrics.get("steps") != 0 for model in models)
 
 
 def _size_row(link: Link) -> dict[str, Any]:
