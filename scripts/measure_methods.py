@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from method_rows import BITS, CALIBRATE, CONTROL, DISTIL, FLOAT, METHODS, NO_TEACHER, Method
+from method_rows import BITS, CALIBRATE, CONTROL, DISTIL, FLOAT, LEDGER, METHODS, NO_TEACHER, SCORES, Method
 
 import profiles
 from pipelines import plan_bits, train_float
@@ -34,9 +34,6 @@ from pipelines.latency import device_name
 from pipelines.stages import trained_stages
 from pipelines.store import Artifact, Store
 from profiles import Profile
-
-SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
-LEDGER = Path(__file__).parents[1] / "docs" / "methods.json"
 
 
 def main() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import profiles
 from profiles import Profile
 
+SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+LEDGER = Path(__file__).parents[1] / "docs" / "methods.json"
 BITS = ("w8a8", "w6a6", "w4a6", "w4a4")
 CALIBRATE, STAGES, DISTIL, CONTROL = "calibrate", "qat-progressive", "distill-vgd", "train-float"
 FLOAT, NO_TEACHER = "float", "ours-longer"

@@ -8,16 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
-from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from method_rows import BEFORE_TRAINING, BITS, CALIBRATE, DISTIL, FLOAT, METHODS
+from method_rows import BEFORE_TRAINING, BITS, CALIBRATE, DISTIL, FLOAT, LEDGER, METHODS, SCORES
 
 import profiles
 
-LEDGER = Path(__file__).parents[1] / "docs" / "methods.json"
-SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 Runs = dict[tuple[str, str], list[dict[str, Any]]]
 
 HEADER = """# Methods
