@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,20 +64,13 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
         ctx.save_for_backward(x, scale)
-        ctx.axis, ctx.low, ctx.high, ctx.remake = axis, low, high, _remake
+        _prepare(ctx, x, axis=axis, low=low, high=high)
         return _onto_grid(x, scale=scale, axis=axis, low=low, high=high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = close_saved(ctx)
-        (gradient,) = gradients
-        kernel = kernel_for(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
-        if kernel is not None:
-            limits = {"axis": ctx.axis, "low": ctx.low, "high": ctx.high}
-            passed: Tensor = kernel.passed(gradient, x, scale=scale, in_place=_is_fresh(ctx), **limits)
-            return passed, None, None, None, None
-        steps = round_steps(x, scale=align_scale(scale, ndim=x.ndim, axis=ctx.axis))
-        return _passed(gradient, steps=steps, x=x, low=ctx.low, high=ctx.high), None, None, None, None
+        passed, _ = _backward(ctx, *gradients, slope=False)
+        return passed, None, None, None, None
 
 
 def fake_quantize_learned(
@@ -120,28 +113,23 @@ class _LearnedStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, log_scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
         scale = log_scale.exp()
         ctx.save_for_backward(x, scale)
-        ctx.axis, ctx.low, ctx.high, ctx.remake = axis, low, high, _remake
+        _prepare(ctx, x, axis=axis, low=low, high=high)
         return _onto_grid(x, scale=scale, axis=axis, low=low, high=high)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale = close_saved(ctx)
-        (gradient,) = gradients
-        share = (max(x.numel(), 1) / scale.numel() * ctx.high) ** -0.5
-        kernel = kernel_for(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
-        if kernel is not None:
-            limits = {"axis": ctx.axis, "low": ctx.low, "high": ctx.high}
-            passed, total = kernel.passed_and_slope(gradient, x, scale=scale, in_place=_is_fresh(ctx), **limits)
-            return passed, total.mul_(share), None, None, None
-        aligned = align_scale(scale, ndim=x.ndim, axis=ctx.axis)
-        steps = round_steps(x, scale=aligned)
-        passed = _passed(gradient, steps=steps, x=x, low=ctx.low, high=ctx.high)
-        y = steps.clamp(ctx.low, ctx.high).mul_(aligned).to(x.dtype)
-        # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
-        terms = torch.mul(gradient, y).addcmul_(passed, x, value=-1.0)
-        others = [place for place in range(x.ndim) if place != ctx.axis]
-        total = terms.sum(others if ctx.axis is not None else None, dtype=torch.float32)
-        return passed, total.mul_(share).view(scale.shape), None, None, None
+        passed, total = _backward(ctx, *gradients, slope=True)
+        assert total is not None
+        share = (max(passed.numel(), 1) / total.numel() * ctx.high) ** -0.5
+        return passed, total * share, None, None, None
+
+
+class _Passed(NamedTuple):
+    """What has passed already, and the sum per scale that goes with it."""
+
+    gradient: Tensor
+    version: int
+    total: Tensor
 
 
 @functools.cache
@@ -155,11 +143,62 @@ def _onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: in
     return clamped_steps(x, scale=scale, axis=axis, low=low, high=high, rescale=True).to(x.dtype)
 
 
+def _prepare(ctx: Any, x: Tensor, *, axis: int | None, low: int, high: int) -> None:
+    """Note what the backward pass needs beside saved tensors, and what :mod:`qdbev.quantization.recomputation` does."""
+    ctx.axis, ctx.low, ctx.high, ctx.passed, ctx.remake = axis, low, high, None, _remake
+    if hasattr(kernel_for(x, axis=axis), "again_and_passed"):
+        ctx.remake_and_pass = _remake_and_pass
+
+
 def _remake(ctx: Any) -> Tensor:
-    """The output of either function once more, for :mod:`qdbev.quantization.recomputation`."""
     x, scale = open_saved(ctx)
     ctx.remade = True
     return _onto_grid(x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high)
+
+
+def _remake_and_pass(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    x, scale = open_saved(ctx)
+    kernel = kernel_for(x, axis=ctx.axis)
+    assert kernel is not None
+    again, passed, total = kernel.again_and_passed(
+        gradient, x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high, in_place=True
+    )
+    ctx.passed = _Passed(passed, passed._version, total)
+    return again, passed
+
+
+def _backward(ctx: Any, gradient: Tensor, *, slope: bool) -> tuple[Tensor, Tensor | None]:
+    """What passes to the values and, if wanted, per scale the sum that its gradient is a share of.
+
+    Of what has passed already only the rest is done: nothing, unless the output had another reader too.
+    """
+    x, scale = close_saved(ctx)
+    before, ctx.passed = ctx.passed, None
+    if before is None:
+        return _through(ctx, gradient, x=x, scale=scale, slope=slope)
+    if gradient is before.gradient and gradient._version == before.version:
+        return gradient, before.total
+    passed, total = _through(ctx, gradient - before.gradient, x=x, scale=scale, slope=slope)
+    return passed + before.gradient, None if total is None else total + before.total
+
+
+def _through(ctx: Any, gradient: Tensor, *, x: Tensor, scale: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
+    kernel = kernel_for(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
+    if kernel is not None:
+        run = kernel.passed_and_slope if slope else kernel.passed
+        made = run(gradient, x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high, in_place=_is_fresh(ctx))
+        return made if slope else (made, None)
+    aligned = align_scale(scale, ndim=x.ndim, axis=ctx.axis)
+    steps = round_steps(x, scale=aligned)
+    passed = _passed(gradient, steps=steps, x=x, low=ctx.low, high=ctx.high)
+    if not slope:
+        return passed, None
+    y = steps.clamp(ctx.low, ctx.high).mul_(aligned).to(x.dtype)
+    # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
+    terms = torch.mul(gradient, y).addcmul_(passed, x, value=-1.0)
+    others = [place for place in range(x.ndim) if place != ctx.axis]
+    total: Tensor = terms.sum(others if ctx.axis is not None else None, dtype=torch.float32)
+    return passed, total.view(scale.shape)
 
 
 def _is_fresh(ctx: Any) -> bool:

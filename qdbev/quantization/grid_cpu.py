@@ -58,9 +58,24 @@ def passed_and_slope(
     """Return :func:`passed`, and per scale the sum of the gradient times ``S q`` less what passed times ``x``."""
     out = _own(gradient, x=x, in_place=in_place)
     sums = _run(_passed_and_slope, x, out, scale=scale, axis=axis, limits=(low, high, _floor(low)))
+    return out, _by_scale(sums, scale=scale)
+
+
+def again_and_passed(
+    gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return :func:`onto_grid`, rescaled, and :func:`passed_and_slope`, in one pass over ``x``."""
+    out, again = _own(gradient, x=x, in_place=in_place), torch.empty_like(x)
+    limits = (low, high, _floor(low))
+    sums = _run(_again_and_passed, x, out, again=again, scale=scale, axis=axis, limits=limits)
+    return again, out, _by_scale(sums, scale=scale)
+
+
+def _by_scale(sums: Tensor, *, scale: Tensor) -> Tensor:
+    """The sums of all rows of a scale together."""
     if sums.numel() > scale.numel():
         sums = sums.view(-1, scale.numel()).sum(0)
-    return out, sums.to(torch.float32).view(scale.shape)
+    return sums.to(torch.float32).view(scale.shape)
 
 
 def _floor(low: int) -> float:
@@ -81,6 +96,7 @@ def _run(
     scale: Tensor,
     axis: int | None,
     limits: tuple[float, float, float],
+    again: Tensor | None = None,
 ) -> Tensor:
     """Run a kernel on every row, shared out over torch's threads; returns the sums that it makes of each row, float64.
 
@@ -91,7 +107,7 @@ def _run(
         raise ValueError(f"{channels} scales do not fit a tensor of shape {tuple(x.shape)} along axis {axis}")
     rows = channels if not axis else math.prod(x.shape[: axis % x.ndim]) * channels
     columns, steps = elements // rows, scale.contiguous()
-    addresses = x.data_ptr(), out.data_ptr()
+    addresses = x.data_ptr(), out.data_ptr(), (out if again is None else again).data_ptr()
     parts = min(torch.get_num_threads(), elements // _SHARE)
     if parts < 2:
         sums = torch.empty(rows, dtype=torch.float64)
@@ -119,7 +135,7 @@ def _or_without_cache(compile: Callable[..., Any], function: Callable[..., Any],
         return compile(**options)(function)
 
 
-_SIGNATURE = types.void(*[types.voidptr] * 4, *[types.intp] * 4, *[types.float32] * 3)
+_SIGNATURE = types.void(*[types.voidptr] * 5, *[types.intp] * 4, *[types.float32] * 3)
 
 
 def _by_address(function: Callable[..., Any]) -> Callable[..., None]:
@@ -130,10 +146,10 @@ def _by_address(function: Callable[..., Any]) -> Callable[..., None]:
 
 
 # The kernels read `x` and write `out`, which for a backward pass holds the gradient, both float32 of (rows, columns);
-# they may write `sums`, float64 of (rows,). Row r has the scale (first + r) % channels. Clamped are integers below
-# `low` or above `high`, and values below `floor`. The gradient and what passes share one array: of two that might
-# overlap the compiler would make a loop without vectors. While a block is worked on, one further on comes into the
-# cache: left alone, a processor looks no further ahead than to the end of a page of memory.
+# they may write `again`, as large, and `sums`, float64 of (rows,). Row r has the scale (first + r) % channels. Clamped
+# are integers below `low` or above `high`, and values below `floor`. The gradient and what passes share one array: of
+# two that might overlap the compiler would make a loop without vectors. While a block is worked on, one further on
+# comes into the cache: left alone, a processor looks no further ahead than to the end of a page of memory.
 
 
 @intrinsic
@@ -171,6 +187,7 @@ def _onto_grid_block(x: Array, out: Array, scale: float, low: float, high: float
 def _onto_grid(
     x: Any,
     out: Any,
+    again: Any,
     scale: Any,
     sums: Any,
     rows: int,
@@ -204,6 +221,7 @@ def _passed_block(x: Array, out: Array, scale: float, low: float, high: float, f
 def _passed(
     x: Any,
     out: Any,
+    again: Any,
     scale: Any,
     sums: Any,
     rows: int,
@@ -243,6 +261,7 @@ def _slope_block(x: Array, out: Array, scale: float, low: float, high: float, fl
 def _passed_and_slope(
     x: Any,
     out: Any,
+    again: Any,
     scale: Any,
     sums: Any,
     rows: int,
@@ -262,3 +281,47 @@ def _passed_and_slope(
             stop = min(start + _BLOCK, columns)
             _fetch_ahead(x, out, row * columns + start, row * columns + stop)
             total[row] += _slope_block(source[row, start:stop], made[row, start:stop], own, low, high, floor)
+
+
+@partial(_or_without_cache, numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _again_block(x: Array, out: Array, again: Array, scale: float, low: float, high: float, floor: float) -> float:
+    total = x.dtype.type(0)
+    for i in range(len(x)):
+        step = np.rint(x[i] / scale)
+        clamped = (step < low) | (step > high) | (x[i] < floor)
+        step = low if step < low else step
+        step = high if step > high else step
+        gradient = out[i]
+        through = x.dtype.type(0) if clamped else gradient
+        out[i] = through
+        again[i] = step * scale
+        total += gradient * (step * scale) - through * x[i]
+    return total
+
+
+@_by_address
+def _again_and_passed(
+    x: Any,
+    out: Any,
+    again: Any,
+    scale: Any,
+    sums: Any,
+    rows: int,
+    columns: int,
+    channels: int,
+    first: int,
+    low: float,
+    high: float,
+    floor: float,
+) -> None:
+    source, made = numba.carray(x, (rows, columns), np.float32), numba.carray(out, (rows, columns), np.float32)
+    remade, scales = numba.carray(again, (rows, columns), np.float32), numba.carray(scale, (channels,), np.float32)
+    total = numba.carray(sums, (rows,), np.float64)
+    for row in range(rows):
+        total[row], own = 0, scales[(first + row) % channels]
+        for start in range(0, columns, _BLOCK):
+            stop = min(start + _BLOCK, columns)
+            _fetch_ahead(x, out, row * columns + start, row * columns + stop)
+            total[row] += _again_block(
+                source[row, start:stop], made[row, start:stop], remade[row, start:stop], own, low, high, floor
+            )

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qdbev.quantization.linear import linear
 from qdbev.quantization.plan import Site
 from qdbev.quantization.quantizer import Quantizer
 from qdbev.quantization.recomputation import recomputing
@@ -119,8 +119,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Linear``."""
         x, weight = through(self.input_quantizer, input), through(self.weight_quantizer, self.weight)
-        with recomputing():
-            return F.linear(x, weight, self.bias)
+        return linear(x, weight, self.bias)
 
 
 class _WeightReadQuantized(QuantizedLayer):

@@ -7,6 +7,10 @@ operations before a convolution, leaves nothing else to be kept.
 An autograd function takes part by setting ``ctx.remake``, which is called with ``ctx`` and makes the output again from
 :func:`open_saved`. So it is autograd that keeps the real values: it checks their versions, and activation checkpointing
 around the layer finds them where it looks. A result without gradient has no ``ctx``: see :func:`remember`.
+
+It may set ``ctx.remake_and_pass`` as well, called with ``ctx`` and the gradient of the output, which it may write into:
+it makes the output again and returns with it what of the gradient passes to the real values. Its own backward gets
+that, and must see that it is done (see :mod:`qdbev.quantization.linear`).
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ def recomputing() -> AbstractContextManager[object]:
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return nullcontext()
-    return saved_tensors_hooks(_pack, _unpack)
+    return saved_tensors_hooks(pack, _unpack)
 
 
 def remember(result: Tensor, *, source: Tensor, remake: Callable[[Tensor], Tensor]) -> Tensor:
@@ -70,6 +74,14 @@ def close_saved(ctx: Any) -> tuple[Tensor, ...]:
     """Return :func:`open_saved` for the last time in a backward pass: the function's own backward."""
     opened, ctx.opened = open_saved(ctx), None
     return opened
+
+
+def node_of(tensor: Tensor) -> Any:
+    """Return the ``ctx`` of the function that made a tensor, up to its type, and can make it again; else None."""
+    node: Any = tensor.grad_fn
+    if node is not None and node.name() == "ToCopyBackward0":  # autocast
+        node = node.next_functions[0][0]
+    return node if hasattr(node, "remake") else None
 
 
 class _Kept(NamedTuple):
@@ -103,7 +115,8 @@ class _Remade(NamedTuple):
         return self.remake().to(self.dtype).as_strided(self.size, self.stride, self.offset)
 
 
-def _pack(tensor: Tensor) -> _Kept | _Remade:
+def pack(tensor: Tensor) -> _Kept | _Remade:
+    """What is kept of a tensor instead of it; ``unpack()`` gives it back."""
     remake = _origin(tensor if tensor._base is None else tensor._base)
     if remake is None:
         return _Kept(tensor.detach(), tensor._version)
@@ -117,10 +130,5 @@ def _unpack(packed: _Kept | _Remade) -> Tensor:
 def _origin(tensor: Tensor) -> Remake | None:
     """Return how a tensor is made again, up to its type, or None for a tensor that no quantizer made."""
     noted: Remake | None = getattr(tensor, "remake", None)
-    node = tensor.grad_fn
-    if noted is not None or node is None:
-        return noted
-    if node.name() == "ToCopyBackward0":  # autocast
-        node = node.next_functions[0][0]
-    remake = getattr(node, "remake", None)
-    return None if remake is None else partial(remake, node)
+    node = node_of(tensor)
+    return noted if noted is not None or node is None else partial(node.remake, node)

@@ -71,9 +71,45 @@ def test_gradients_are_those_of_tensors_that_are_kept(
 ) -> None:
     model, x = small(learned=learned)
     ours = gradients(model, x, autocast=autocast)
-    for name in ("layers", "attention"):
+    for name in ("layers", "linear"):
         monkeypatch.setattr(import_module(f"qdbev.quantization.{name}"), "recomputing", nullcontext)
+    monkeypatch.setattr(import_module("qdbev.quantization.linear"), "node_of", lambda x: None)
     assert same(ours, gradients(model, x, autocast=autocast))
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_quantized_tensor_that_somebody_else_reads_too(learned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = small(learned=learned)
+    read: list[Tensor] = []
+    model.linear.input_quantizer.register_forward_hook(lambda module, inputs, output: read.append(output))
+
+    def once() -> dict[str, Tensor]:
+        model.zero_grad()
+        (model(x).square().sum() + read.pop().square().sum()).backward()
+        return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+    ours = once()
+    monkeypatch.setattr(import_module("qdbev.quantization.linear"), "node_of", lambda x: None)
+    theirs = once()
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], msg=name)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_gradient_of_a_gradient(learned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = small(learned=learned)
+
+    def once() -> list[Tensor]:
+        wanted = list(model.parameters())
+        first = torch.autograd.grad(model(x).square().sum(), wanted, create_graph=True)
+        total = torch.stack([one.square().sum() for one in first]).sum()
+        return [*first, *torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)]
+
+    ours = once()
+    monkeypatch.setattr(import_module("qdbev.quantization.linear"), "node_of", lambda x: None)
+    for mine, theirs in zip(ours, once(), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 @pytest.mark.parametrize("learned", [False, True])
