@@ -67,6 +67,7 @@ def measured(name: str, *, bits: str, seed: int, store: Store) -> dict[str, Any]
         "seed": seed,
         **{score: round(float(str(metrics[score])), 5) for score in SCORES},
         **_differences(evaluation, name=name, bits=bits, seed=seed, profile=profile, store=store),
+        **({"budget": _budget(bits, store=store)} if METHODS[name].mixed else {}),
         "device": device_name(device_of(profile)),
         "torch": evaluation.manifest.packages["torch"],
     }
@@ -102,6 +103,12 @@ def plan_of(bits: str, *, seed: int, store: Store) -> str:
         store=store,
     )
     return str(made["artifact"]["digest"])
+
+
+def _budget(bits: str, *, store: Store) -> list[str]:
+    """The words of ``sensitivity --budget`` for the budget of a plan."""
+    named = [word.removeprefix("bit_plan.").split("=") for word in budget_words(bits, seed=0, store=store)]
+    return [f"{name}={float(share):.3g}" for name, share in named]
 
 
 def budget_words(bits: str, *, seed: int, store: Store) -> list[str]:

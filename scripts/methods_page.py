@@ -68,19 +68,23 @@ def page(runs: Runs) -> str:
         "",
     ]
     lines += [*_against(runs), "", "## Distillation against the same steps without a teacher", ""]
-    lines += [*_distilled(runs), "", "## Commands", "", *PLANS, "", "| method | command | source |", "|---|---|---|"]
+    lines += [*_distilled(runs), "", "## Commands", "", *_plans(runs), "| method | command | source |", "|---|---|---|"]
     for method in METHODS.values():
         if method.command != FLOAT:
             lines.append(f"| {method.title} | `{method.shell('w4a6')}` | {method.source} |")
     return "\n".join(lines)
 
 
-PLANS = (
-    "`PLAN` is what these make, the size and the bit operations of uniform bits:",
-    "",
-    "- `qdbev sensitivity --profile w4a6 --plan --budget size=0.125 --budget bops=0.0235`",
-    "- `qdbev sensitivity --profile w4a4 --plan --budget size=0.125 --budget bops=0.0157`",
-)
+def _plans(runs: Runs) -> list[str]:
+    """A line for each bits: the command that makes the plan, and an empty one."""
+    lines = ["`PLAN` is what these make, the size and the bit operations of uniform bits:", ""]
+    for bits in BITS:
+        of_bits = (run for (_, at), made in runs.items() if at == bits for run in made)
+        budget = next((run["budget"] for run in of_bits if "budget" in run), None)
+        if budget:
+            words = " ".join(f"--budget {word}" for word in budget)
+            lines.append(f"- `qdbev sensitivity --profile {bits} --plan {words}`")
+    return [*lines, ""]
 
 
 def _controls(runs: Runs) -> list[str]:

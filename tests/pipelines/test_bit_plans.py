@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import profiles
 from pipelines.bit_plans import bits_label, planned_bits, with_plan_found
@@ -21,15 +20,9 @@ from pipelines.plan_bits import plan_key
 from pipelines.quantized import load_quantized
 from pipelines.store import Artifact, Store
 from qdbev.quantization import MacLine, Plan, Site, choose_bits, quantized_layers, size_bytes
-from qdbev_cli.app import app
 
 Call = Callable[..., dict[str, Any]]
 PLAN = ("sensitivity", "--plan", "--budget", "size=0.13", "--candidates", "2,4,8")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
 
 
 @pytest.fixture(scope="module")
@@ -47,21 +40,6 @@ def settings(tiny_synthetic: Path) -> list[str]:
         "evaluation.bootstrap_resamples=2",
         "evaluation.max_boxes=30",
     ]
-
-
-@pytest.fixture(scope="module")
-def call(settings: list[str], store: Path) -> Call:
-    """Run a command with --json and give its document."""
-
-    def run(command: str, *words: str, code: int = 0) -> dict[str, Any]:
-        options = [word for setting in settings for word in ("--set", setting)]
-        options += ["--store", str(store), "--device", "cpu", "--json"]
-        result = CliRunner().invoke(app, [command, *options, *words])
-        assert result.exit_code == code, result.output
-        document: dict[str, Any] = json.loads(result.stdout)
-        return document
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -46,26 +46,6 @@ def settings(tiny_synthetic: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def call(settings: list[str], store: Path) -> Call:
-    """Run a command with --json and give its document."""
-
-    def run(command: str, *words: str, code: int = 0, at: Path = store) -> dict[str, Any]:
-        options = [word for setting in settings for word in ("--set", setting)]
-        options += ["--store", str(at), "--device", "cpu", "--json"]
-        result = CliRunner().invoke(app, [command, *options, *words])
-        assert result.exit_code == code, result.output
-        document: dict[str, Any] = json.loads(result.stdout)
-        return document
-
-    return run
-
-
-@pytest.fixture(scope="module")
 def compressed(call: Call) -> dict[str, Any]:
     return call("compress", "--profile", "w4a6", "--stages", "4")
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from safetensors.numpy import save_file
-from typer.testing import CliRunner
 
 import profiles
 from pipelines import processes, train_float
@@ -21,7 +20,6 @@ from pipelines.samples import load_split
 from pipelines.store import Artifact, MissingArtifact, Store
 from profiles import Profile, fingerprint
 from profiles.schedule import PARTS
-from qdbev_cli.app import app
 
 Call = Callable[..., dict[str, Any]]
 TRAIN = "a" * 64
@@ -195,8 +193,8 @@ def test_a_claim_with_a_schedule_of_other_times_is_read_and_has_no_control(
 
 
 @pytest.fixture(scope="module")
-def call(tiny_synthetic: Path) -> Call:
-    settings = [
+def settings(tiny_synthetic: Path) -> list[str]:
+    return [
         f"data.source={tiny_synthetic}",
         "data.train_scenes=1",
         "data.val_scenes=1",
@@ -211,16 +209,6 @@ def call(tiny_synthetic: Path) -> Call:
         "quantization.training_observer=null",  # as calibrated: quicker, and no matter here
         "quantization.training_rounding=nearest",
     ]
-
-    def run(command: str, *words: str, at: Path, code: int = 0) -> dict[str, Any]:
-        options = [word for setting in settings for word in ("--set", setting)]
-        options += ["--profile", "w4a6", "--store", str(at), "--device", "cpu", "--json"]
-        result = CliRunner().invoke(app, [command, *options, *words])
-        assert result.exit_code == code, result.output
-        document: dict[str, Any] = json.loads(result.stdout)
-        return document
-
-    return run
 
 
 @pytest.fixture(scope="module")

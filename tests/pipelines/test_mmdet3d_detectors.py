@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from typer.testing import CliRunner
 
 import profiles
 from pipelines.assemble import fitted, float_detector, remarks
@@ -24,7 +23,6 @@ from pipelines.store import Store
 from qdbev.data.configured import ConfiguredDataset, join
 from qdbev.detectors.bevformer import Features
 from qdbev.distillation.vgd import bev_divergence, image_divergence
-from qdbev_cli.app import app
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PARTS = {"fcos3d": ("backbone", "neck", "decoder"), "centerpoint": ("backbone", "neck", "encoder", "decoder")}
@@ -45,54 +43,44 @@ def settings(tiny_synthetic: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
-
-
-@pytest.fixture(scope="module")
-def call(settings: list[str], store: Path) -> Call:
+def call_on(call: Call) -> Call:
     """Run a command with --json on an example's YAML and give its document."""
 
     def run(command: str, model: str, *words: str, code: int = 0) -> dict[str, Any]:
-        options = [word for setting in settings for word in ("--set", setting)]
-        options += ["--store", str(store), "--device", "cpu", "--json", "--model", str(EXAMPLES / f"{model}.yaml")]
-        result = CliRunner().invoke(app, [command, *options, *words])
-        assert result.exit_code == code, result.output
-        document: dict[str, Any] = json.loads(result.stdout)
-        return document
+        return call(command, "--model", str(EXAMPLES / f"{model}.yaml"), *words, code=code)
 
     return run
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", PARTS)
-def test_calibrate_evaluate_sensitivity_and_qat(call: Call, store: Path, model: str) -> None:
-    made = call("calibrate", model, "--profile", "w4a6")
+def test_calibrate_evaluate_sensitivity_and_qat(call_on: Call, store: Path, model: str) -> None:
+    made = call_on("calibrate", model, "--profile", "w4a6")
     calibration = Store(store).open(made["artifact"]["digest"])
     assert calibration.manifest.files["model.safetensors"].bytes < calibration.manifest.metrics["trainable"] * 1.5  # type: ignore[operator]
     bops: Any = calibration.manifest.metrics["gbops"]
     assert all((bops[part] > 0) == (part in PARTS[model]) for part in ("backbone", "neck", "encoder", "decoder"))
 
-    scored = {kind: call("evaluate", model, "--profile", kind) for kind in ("float", "w4a6")}
+    scored = {kind: call_on("evaluate", model, "--profile", kind) for kind in ("float", "w4a6")}
     found = {kind: _results(one) for kind, one in scored.items()}
     meta = found["float"]["meta"]
     assert (meta["use_camera"], meta["use_lidar"]) == (model == "fcos3d", model == "centerpoint")
     assert all(len(entries) > 0 for one in found.values() for entries in one["results"].values())
     assert found["float"]["results"] != found["w4a6"]["results"]
 
-    rows = call("sensitivity", model, "--profile", "w4a6")["metrics"]["rows"]
+    rows = call_on("sensitivity", model, "--profile", "w4a6")["metrics"]["rows"]
     assert [row["name"] for row in rows] == ["float", *PARTS[model], "all"]
     for row, kind in ((rows[0], "float"), (rows[-1], "w4a6")):  # the same as each evaluated alone
         assert row["NDS"] == pytest.approx(scored[kind]["metrics"]["NDS"], abs=1e-9)
 
-    last = Store(store).open(call("qat-progressive", model, "--profile", "w4a6")["artifact"]["digest"])
+    last = Store(store).open(call_on("qat-progressive", model, "--profile", "w4a6")["artifact"]["digest"])
     assert last.manifest.data["parts"] == list(PARTS[model])
     assert (last.manifest.metrics["steps"], last.manifest.metrics["skipped_steps"]) == (2, 0)
     before = Store(store).open(last.manifest.parents["start"])
     first, second = (load_file(one.file("latent.safetensors")) for one in (before, last))
     assert any(not torch.equal(first[name], second[name]) for name in first if "head" in name)
     assert "model.safetensors" in last.manifest.files and "model.safetensors" not in before.manifest.files
-    assert call("qat-progressive", model, "--profile", "w4a6")["artifact"]["digest"] == last.digest
+    assert call_on("qat-progressive", model, "--profile", "w4a6")["artifact"]["digest"] == last.digest
 
 
 def _results(evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -108,33 +96,35 @@ def _results(evaluation: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_distillation_without_the_taps_it_needs_is_refused_before_anything_is_trained(
-    call: Call, store: Path, words: list[str], sentence: str
+    call_on: Call, store: Path, words: list[str], sentence: str
 ) -> None:
     before = len(Store(store).list())
-    refused = json.dumps(call("distill-vgd", "fcos3d", "--profile", "w4a6", *words, code=2))
+    refused = json.dumps(call_on("distill-vgd", "fcos3d", "--profile", "w4a6", *words, code=2))
     assert sentence in refused
     assert len(Store(store).list()) == before
 
 
-def test_compress_of_a_detector_without_taps_ends_after_the_stages_and_says_so(call: Call) -> None:
+def test_compress_of_a_detector_without_taps_ends_after_the_stages_and_says_so(call_on: Call) -> None:
     words = ["--profile", "w4a6", "--dry-run", "--set", "model.mmdet3d.taps.image=null"]
-    plan = call("compress", "fcos3d", *words)["plan"]
+    plan = call_on("compress", "fcos3d", *words)["plan"]
     assert not any("distil from" in line or "distillation," in line for line in plan)
     assert "no distillation" in plan[-1] and sum("stage" in line for line in plan) == 3
-    refused = json.dumps(call("compress", "fcos3d", "--profile", "w4a6", "--dry-run", code=2))  # taps, but not all
+    refused = json.dumps(call_on("compress", "fcos3d", "--profile", "w4a6", "--dry-run", code=2))  # taps, but not all
     assert (
         "BEV features and a mask of which camera sees which BEV cell, which the tapped fcos3d does not give" in refused
     )
     other = [*words[:3], "--set", "distillation.objectives=[cwd_image]"]
-    assert any("distil from" in line for line in call("compress", "fcos3d", *other)["plan"])
+    assert any("distil from" in line for line in call_on("compress", "fcos3d", *other)["plan"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("model", "objective"), [("fcos3d", "cwd_image"), ("centerpoint", "fitnet_bev")])
-def test_a_tapped_detector_is_distilled_by_what_it_gives(call: Call, store: Path, model: str, objective: str) -> None:
+def test_a_tapped_detector_is_distilled_by_what_it_gives(
+    call_on: Call, store: Path, model: str, objective: str
+) -> None:
     words = ["--set", f"distillation.objectives=[{objective}]", "--set", "distillation.schedule.batch_size=1"]
     words += ["--set", "distillation.schedule.steps=2", "--set", "distillation.auto_steps=1"]
-    done = call("distill-vgd", model, "--profile", "w4a6", *words)
+    done = call_on("distill-vgd", model, "--profile", "w4a6", *words)
     artifact = Store(store).open(done["artifact"]["digest"])
     assert float(str(artifact.manifest.metrics[f"{objective}_weight"])) > 0
     curve = json.loads(artifact.file("curve.json").read_text())
@@ -142,16 +132,16 @@ def test_a_tapped_detector_is_distilled_by_what_it_gives(call: Call, store: Path
 
 
 @pytest.mark.slow
-def test_compress_without_taps_runs_to_its_end(call: Call, store: Path) -> None:
+def test_compress_without_taps_runs_to_its_end(call_on: Call, store: Path) -> None:
     words = ["--profile", "w4a6", "--set", "model.mmdet3d.taps.bev=null", "--set", "qat.steps_per_stage=1"]
-    done = call("compress", "centerpoint", *words)
+    done = call_on("compress", "centerpoint", *words)
     assert "no distillation" in done["messages"][0] and done["messages"][-1] == "compressed"
     assert not any(name.startswith("QAT+") for name in done["metrics"])
-    assert call("compress", "centerpoint", *words)["artifact"]["digest"] == done["artifact"]["digest"]
+    assert call_on("compress", "centerpoint", *words)["artifact"]["digest"] == done["artifact"]["digest"]
 
 
-def test_a_tap_that_is_no_module_is_a_sentence(call: Call) -> None:
-    refused = call("calibrate", "fcos3d", "--set", "model.mmdet3d.taps.image=nek", code=2)
+def test_a_tap_that_is_no_module_is_a_sentence(call_on: Call) -> None:
+    refused = call_on("calibrate", "fcos3d", "--set", "model.mmdet3d.taps.image=nek", code=2)
     assert "mmdet3d.taps.image is 'nek', which is no module of FCOSMono3D; did you mean neck?" in json.dumps(refused)
 
 
@@ -196,8 +186,8 @@ def test_a_quantized_student_learns_from_the_taps_of_its_float_self(
     assert curve[0] > 0 and curve[-1] < 0.98 * curve[0]
 
 
-def test_parts_that_leave_parameters_over_are_a_sentence(call: Call) -> None:
-    refused = call("calibrate", "fcos3d", "--set", "model.mmdet3d.parts.neck=[]", code=2)
+def test_parts_that_leave_parameters_over_are_a_sentence(call_on: Call) -> None:
+    refused = call_on("calibrate", "fcos3d", "--set", "model.mmdet3d.parts.neck=[]", code=2)
     assert "parameters of FCOSMono3D are in no part, those of neck" in json.dumps(refused)
 
 
