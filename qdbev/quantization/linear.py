@@ -45,12 +45,13 @@ class _InputFirst(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        rows = gradient.flatten(0, -2)
+        rows, (reads, _, has_bias, _) = gradient.flatten(0, -2), ctx.needs_input_grad
+        to_input: Tensor | None = None
         if torch.is_grad_enabled():  # a backward pass that is differentiated itself
             x, weight = ctx.saved_tensors
             to_input = gradient @ weight
-        else:
-            weight = ctx.weight.unpack()
-            x, to_input = ctx.node.remake_and_pass(ctx.node, gradient @ weight)
-        to_bias = rows.sum(0) if ctx.needs_input_grad[2] else None
-        return to_input, rows.t() @ x.flatten(0, -2), to_bias, None
+        elif reads:
+            x, to_input = ctx.node.remake_and_pass(ctx.node, gradient @ ctx.weight.unpack())
+        else:  # asked for the weight's alone
+            x = ctx.node.remake(ctx.node)
+        return to_input, rows.t() @ x.flatten(0, -2), rows.sum(0) if has_bias else None, None

@@ -96,6 +96,19 @@ def test_a_quantized_tensor_that_somebody_else_reads_too(learned: bool, monkeypa
         torch.testing.assert_close(value, theirs[name], msg=name)
 
 
+def test_a_pass_for_the_weights_alone_leaves_the_next_one_as_it_was() -> None:
+    model, x = small(learned=True)
+    theirs = gradients(model, x)
+    model.zero_grad()
+    out = model(x)
+    loss = out.square().sum()
+    (first,) = torch.autograd.grad(loss, [model.linear.weight], retain_graph=True)
+    loss.backward()
+    assert torch.equal(first, theirs["linear.weight"])
+    ours = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    assert same(ours | {"out": out.detach()}, theirs)
+
+
 @pytest.mark.parametrize("learned", [False, True])
 def test_a_gradient_of_a_gradient(learned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small(learned=learned)
