@@ -20,6 +20,7 @@ from qdbev.quantization.recomputation import node_of, pack, recomputing
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``F.linear`` of a quantized input and a quantized weight, with the same gradients, bit for bit.
 
+    That of a learned scale is a sum over all elements, and the same up to their order.
     It is ``F.linear`` where there is no such pass, no batch, no gradient to either side, a type to be changed by
     autocast, or a compiler that sees the graph.
     """

@@ -117,3 +117,19 @@ def test_scales_that_do_not_fit_are_refused(axis: int | None, scales: int) -> No
 def test_other_types_and_empty_tensors_are_left_to_torch() -> None:
     for x in (torch.zeros(0, 3), torch.ones(2).double(), torch.ones(2).bfloat16(), torch.ones(2, device="meta")):
         assert kernel_for(x, axis=None) is None
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("low", [-8, 0])
+def test_one_pass_is_the_two_it_stands_for(low: int, count: int, axis: int | None) -> None:
+    grid_cpu = import_module("qdbev.quantization.grid_cpu")
+    x, gradient = normal(3, 1 << 20, seed=0), normal(3, 1 << 20, seed=1)
+    scale = torch.tensor(0.1) if axis is None else torch.tensor([0.1, 0.2, 0.3])
+    grid = {"scale": scale, "axis": axis, "low": low, "high": 7}
+    with threads(count):
+        again, passed, total = grid_cpu.again_and_passed(gradient, x, **grid)
+        assert torch.equal(again, grid_cpu.onto_grid(x, rescale=True, **grid))
+        through, slope = grid_cpu.passed_and_slope(gradient, x, **grid)
+    assert torch.equal(passed, through) and not torch.equal(passed, gradient)
+    torch.testing.assert_close(total, slope)

@@ -78,6 +78,37 @@ def test_gradients_are_those_of_tensors_that_are_kept(
 
 
 @pytest.mark.parametrize("learned", [False, True])
+def test_a_linear_layer_makes_its_input_again_while_the_gradient_passes(
+    learned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid_cpu = import_module("qdbev.quantization.grid_cpu")
+    shapes: list[torch.Size] = []
+    run = grid_cpu.again_and_passed
+
+    def counted(gradient: Tensor, x: Tensor, **options: object) -> tuple[Tensor, Tensor, Tensor]:
+        shapes.append(x.shape)
+        found: tuple[Tensor, Tensor, Tensor] = run(gradient, x, **options)
+        return found
+
+    monkeypatch.setattr(grid_cpu, "again_and_passed", counted)
+    model, x = small(learned=learned)
+    gradients(model, x)
+    assert shapes == [torch.Size([2, 64, 8])] * 5  # linear, query, key, value, output
+
+
+def test_the_result_of_a_linear_layer_can_be_changed_in_place() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 6), nn.ReLU(inplace=True)), torch.randn(2, 3, 6).requires_grad_()
+    quantize(model, make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4), follow_weights=False)
+    with observing(model):
+        model(x)
+    set_parts(model, {"all"})
+    out = model(x)
+    out.sum().backward()
+    assert x.grad is not None and x.grad.abs().sum() > 0 and (out >= 0).all()
+
+
+@pytest.mark.parametrize("learned", [False, True])
 def test_a_quantized_tensor_that_somebody_else_reads_too(learned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small(learned=learned)
     read: list[Tensor] = []
