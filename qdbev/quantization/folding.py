@@ -107,21 +107,21 @@ class _Trace:
     Attributes:
         produced: id of a tensor that a convolution returned -> path of the convolution.
         reads: id of such a tensor -> number of operations that read it.
-        received: (path of a norm, id of its input), per call.
+        received: (path of a norm, id of its input, or None where no convolution returned that), per call.
         calls: path of a convolution -> number of calls.
         alive: keeps the tensors, so that ids are not reused.
     """
 
     produced: dict[int, str] = field(default_factory=dict)
     reads: dict[int, int] = field(default_factory=dict)
-    received: list[tuple[str, int]] = field(default_factory=list)
+    received: list[tuple[str, int | None]] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     alive: list[Tensor] = field(default_factory=list)
 
     @property
     def matches(self) -> list[tuple[str, str]]:
         """(convolution, norm) for every norm call on a convolution's own output."""
-        return [(self.produced[key], norm) for norm, key in self.received if key in self.produced]
+        return [(self.produced[key], norm) for norm, key in self.received if key is not None]
 
     def reason_to_keep(self, path: str, norm: _BatchNorm) -> str:
         """Return why the norm at ``path`` must stay, or an empty string."""
@@ -130,12 +130,13 @@ class _Trace:
             return "it did not run in the example call"
         if norm.running_mean is None:
             return "it has no running statistics"
-        if any(key not in self.produced for key in keys):
+        known = [key for key in keys if key is not None]
+        if len(known) < len(keys):
             return "its input does not come straight from a convolution or linear layer"
-        convs = {self.produced[key] for key in keys}
+        convs = {self.produced[key] for key in known}
         if len(convs) > 1:
             return f"it is shared by {', '.join(sorted(convs))}"
-        if any(self.reads[key] != 1 for key in keys):
+        if any(self.reads[key] != 1 for key in known):
             return f"something else reads the output of {next(iter(convs))}"
         if self.calls[next(iter(convs))] != len(keys):
             return f"{next(iter(convs))} also runs without it"
@@ -171,7 +172,11 @@ def _watch(model: nn.Module, example_call: Callable[[], object]) -> _Trace:
         return hook
 
     def receives(path: str) -> Callable[..., None]:
-        return lambda module, inputs: trace.received.append((path, id(inputs[0])))
+        def hook(module: nn.Module, inputs: Any) -> None:
+            key = id(inputs[0])  # of anything else it may be that of a tensor to come
+            trace.received.append((path, key if key in trace.produced else None))
+
+        return hook
 
     for path, module in model.named_modules():
         if _can_take(module):

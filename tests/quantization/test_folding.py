@@ -159,6 +159,22 @@ def test_norms_that_must_stay_say_why() -> None:
     torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_tensor_in_the_place_of_one_that_is_gone_is_not_taken_for_it() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norms = nn.ModuleList(nn.BatchNorm2d(3) for _ in range(30))
+            self.convs = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(30))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            outs = [norm(torch.relu(x)) for norm in self.norms]
+            return torch.stack(outs + [conv(x) for conv in self.convs]).sum(0)
+
+    model, x = lively(Model()), torch.randn(2, 3, 4, 4)
+    kept = fold_batchnorm(model, lambda: model(x)).kept
+    assert len(kept) == 30 and all("straight from" in reason for reason in kept.values())
+
+
 def test_a_head_shared_by_levels_is_folded() -> None:
     class Head(nn.Module):
         def __init__(self) -> None:
