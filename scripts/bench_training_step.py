@@ -181,6 +181,9 @@ def resnet(images: int, *, device: str) -> Subject:
     ).img_backbone.to(device)
     x = torch.randn(images, 3, 256, 448, device=device)
     backbone.frozen_stages = -1
+    for name, gain in backbone.named_parameters():
+        if name.endswith("bn3.weight"):  # a fresh residual branch ends in zeros, which take other times than numbers
+            nn.init.constant_(gain, 0.5)
     fold_batchnorm(backbone, lambda: backbone(x))
     backbone.train()
     backbone.requires_grad_(True)
