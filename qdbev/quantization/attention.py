@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdbev.quantization.layers import QuantizedLayer, through
-from qdbev.quantization.linear import linear
+from qdbev.quantization.products import Linear, quantized_product
 from qdbev.quantization.quantizer import Quantizer
+from qdbev.quantization.recomputation import recomputing
 
 
 class QuantMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
@@ -73,17 +74,23 @@ class QuantMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
         biases: tuple[Tensor | None, ...] = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         quantizers = (self.query_quantizer, self.key_quantizer, self.value_quantizer)
         inputs = [through(quantizer, x) for quantizer, x in zip(quantizers, (query, key, value), strict=True)]
-        heads = [
-            linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-            for x, weight, bias in zip(inputs, weights, biases, strict=True)
-        ]
+        with recomputing():
+            heads = [
+                F.linear(x, weight, bias).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+                for x, weight, bias in zip(inputs, weights, biases, strict=True)
+            ]
         return heads[0], heads[1], heads[2]
 
     def _project_out(self, x_NLE: Tensor) -> Tensor:
         projection: Any = self.out_proj
-        x_NLE = through(projection.input_quantizer, x_NLE)
-        weight = through(projection.weight_quantizer, projection.weight)
-        return linear(x_NLE, weight, projection.bias)
+        return quantized_product(
+            Linear(),
+            x_NLE,
+            projection.weight,
+            projection.bias,
+            input_quantizer=projection.input_quantizer,
+            weight_quantizer=projection.weight_quantizer,
+        )
 
     def _merge_masks(
         self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, *, like: Tensor, batched: bool

@@ -13,7 +13,6 @@ values, which a float network keeps too; what else it needs is made from them ag
 from __future__ import annotations
 
 import functools
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +20,89 @@ from torch import Tensor
 
 from qdbev.quantization.integers import align_scale, clamped_steps, integer_limits, kernel_for, round_steps
 from qdbev.quantization.recomputation import close_saved, open_saved, remember
+
+
+class Rounding(NamedTuple):
+    """What a quantizer does with a tensor, where that is rounding at a scale.
+
+    Attributes:
+        scale: one scale, or one per channel of ``axis``, float32; its natural logarithm where it is learned.
+        learned: whether it gets a gradient.
+        axis: the channel axis of a per-channel scale.
+        low: smallest integer.
+        high: largest integer.
+    """
+
+    scale: Tensor
+    learned: bool
+    axis: int | None
+    low: int
+    high: int
+
+    def onto_grid(self, x: Tensor) -> Tensor:
+        """Return ``S clamp(round(x / S))`` in the type of ``x``, without gradients."""
+        kernel, scale = kernel_for(x, axis=self.axis), self.step()
+        if kernel is None:
+            return clamped_steps(x, scale=scale, axis=self.axis, low=self.low, high=self.high, rescale=True).to(x.dtype)
+        made: Tensor = kernel.onto_grid(x, scale=scale, axis=self.axis, low=self.low, high=self.high, rescale=True)
+        return made
+
+    def step(self) -> Tensor:
+        """The scale."""
+        return self.scale.exp() if self.learned else self.scale
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return :meth:`onto_grid` with gradients to ``x`` and to a learned scale."""
+        if not torch.is_grad_enabled():
+            return self.onto_grid(x)
+        if x.requires_grad or self.learned:
+            result: Tensor = _Rounded.apply(x, self.scale, self)
+            return result
+        fixed = self._replace(scale=self.scale.detach())
+        return remember(fixed.onto_grid(x), source=x, remake=fixed.onto_grid)
+
+    def pass_back(self, gradient: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Tensor | None]:
+        """Return what of the gradient of the output passes to ``x``, and the gradient of ``scale`` where it is learned.
+
+        ``fresh`` lets it write into the gradient.
+        """
+        kernel = kernel_for(x, axis=self.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
+        if kernel is None:
+            return self._pass_back_by_torch(gradient, x)
+        grid, scale = {"axis": self.axis, "low": self.low, "high": self.high, "in_place": fresh}, self.step()
+        if not self.learned:
+            return kernel.passed(gradient, x, scale=scale, **grid), None
+        passed, total = kernel.passed_and_slope(gradient, x, scale=scale, **grid)
+        return passed, total * self._share(x)
+
+    def remake_and_pass_back(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return :meth:`onto_grid` and :meth:`pass_back` of a fresh gradient, on a CPU in one pass over memory."""
+        kernel = kernel_for(x, axis=self.axis) if x.is_cpu and gradient.dtype == x.dtype else None
+        if kernel is None:
+            return self.onto_grid(x), *self.pass_back(gradient, x, fresh=True)
+        again, passed, total = kernel.again_and_passed(
+            gradient, x, scale=self.step(), axis=self.axis, low=self.low, high=self.high, in_place=True
+        )
+        return again, passed, total * self._share(x) if self.learned else None
+
+    def _pass_back_by_torch(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        scale = self.step()
+        aligned = align_scale(scale, ndim=x.ndim, axis=self.axis)
+        steps = round_steps(x, scale=aligned)
+        passed = _passed(gradient, steps=steps, x=x, low=self.low, high=self.high)
+        if not self.learned:
+            return passed, None
+        y = steps.clamp(self.low, self.high).mul_(aligned).to(x.dtype)
+        # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
+        terms = torch.mul(gradient, y).addcmul_(passed, x, value=-1.0)
+        others = [place for place in range(x.ndim) if place != self.axis]
+        total: Tensor = terms.sum(others if self.axis is not None else None, dtype=torch.float32)
+        return passed, total.view(scale.shape) * self._share(x)
+
+    def _share(self, x: Tensor) -> float:
+        """LSQ's ``1 / sqrt(N q_max)``, with ``N`` elements to a scale."""
+        share: float = (max(x.numel(), 1) / self.scale.numel() * self.high) ** -0.5
+        return share
 
 
 def fake_quantize(
@@ -47,30 +129,8 @@ def fake_quantize(
     >>> fake_quantize(torch.tensor([15.0, -15.0, 4.9, -1.1, 0.9]), scale=torch.tensor(2.0), bits=4).tolist()
     [14.0, -16.0, 4.0, -2.0, 0.0]
     """
-    low, high = _limits(bits, narrow_range=narrow_range, unsigned=unsigned)
-    if not torch.is_grad_enabled():
-        return _onto_grid(x, scale=scale, axis=axis, low=low, high=high)
-    fixed = scale.detach()
-    if x.requires_grad:
-        result: Tensor = _StraightThrough.apply(x, fixed, axis, low, high)
-        return result
-    again = partial(_onto_grid, scale=fixed, axis=axis, low=low, high=high)
-    return remember(again(x), source=x, remake=again)
-
-
-class _StraightThrough(torch.autograd.Function):
-    """Forward onto the grid; backward is the identity inside the clamp and zero outside."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
-        ctx.save_for_backward(x, scale)
-        _prepare(ctx, x, axis=axis, low=low, high=high)
-        return _onto_grid(x, scale=scale, axis=axis, low=low, high=high)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        passed, _ = _backward(ctx, *gradients, slope=False)
-        return passed, None, None, None, None
+    low, high = limits_of(bits, narrow_range=narrow_range, unsigned=unsigned)
+    return Rounding(scale.detach(), False, axis, low, high).apply(x)
 
 
 def fake_quantize_learned(
@@ -101,112 +161,41 @@ def fake_quantize_learned(
     >>> [round(value, 4) for value in (*y.tolist(), log_scale.grad.item())]  # (4 - 4.9 + 14) / sqrt(2 * 7)
     [4.0, 14.0, 3.5011]
     """
-    low, high = _limits(bits, narrow_range=narrow_range, unsigned=unsigned)
-    result: Tensor = _LearnedStep.apply(x, log_scale, axis, low, high)
-    return result
-
-
-class _LearnedStep(torch.autograd.Function):
-    """Straight through to the values, LSQ's gradient to the logarithm of the scale."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, log_scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
-        scale = log_scale.exp()
-        ctx.save_for_backward(x, scale)
-        _prepare(ctx, x, axis=axis, low=low, high=high)
-        return _onto_grid(x, scale=scale, axis=axis, low=low, high=high)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        passed, total = _backward(ctx, *gradients, slope=True)
-        assert total is not None
-        share = (max(passed.numel(), 1) / total.numel() * ctx.high) ** -0.5
-        return passed, total * share, None, None, None
-
-
-class _Passed(NamedTuple):
-    """What has passed already, and the sum per scale that goes with it."""
-
-    gradient: Tensor
-    version: int
-    total: Tensor
+    low, high = limits_of(bits, narrow_range=narrow_range, unsigned=unsigned)
+    return Rounding(log_scale, True, axis, low, high).apply(x)
 
 
 @functools.cache
-def _limits(bits: int, *, narrow_range: bool, unsigned: bool) -> tuple[int, int]:
+def limits_of(bits: int, *, narrow_range: bool, unsigned: bool) -> tuple[int, int]:
     """Smallest and largest integer; the smallest is 0 where they are unsigned, and below it where not."""
     low, high = integer_limits(bits, narrow_range=narrow_range)
     return 0 if unsigned else low, high
 
 
-def _onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int) -> Tensor:
-    return clamped_steps(x, scale=scale, axis=axis, low=low, high=high, rescale=True).to(x.dtype)
+class _Rounded(torch.autograd.Function):
+    """Forward onto the grid; backward is the identity inside the clamp and zero outside, and LSQ's to the scale."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, rounding: Rounding) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        ctx.rounding, ctx.remake = rounding, _remake
+        return rounding.onto_grid(x)
 
-def _prepare(ctx: Any, x: Tensor, *, axis: int | None, low: int, high: int) -> None:
-    """Note what the backward pass needs beside saved tensors, and what :mod:`qdbev.quantization.recomputation` does."""
-    ctx.axis, ctx.low, ctx.high, ctx.passed, ctx.remake = axis, low, high, None, _remake
-    if hasattr(kernel_for(x, axis=axis), "again_and_passed"):
-        ctx.remake_and_pass = _remake_and_pass
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        x, scale = close_saved(ctx)
+        # A layer that had the output made again has just computed the gradient: nobody else holds it. A hook that keeps
+        # the gradient of a quantizer's output keeps what passed instead; it had better copy it.
+        fresh = getattr(ctx, "remade", False)
+        return *ctx.rounding._replace(scale=scale).pass_back(gradient, x, fresh=fresh), None
 
 
 def _remake(ctx: Any) -> Tensor:
     x, scale = open_saved(ctx)
     ctx.remade = True
-    return _onto_grid(x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high)
-
-
-def _remake_and_pass(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    x, scale = open_saved(ctx)
-    kernel = kernel_for(x, axis=ctx.axis)
-    assert kernel is not None
-    again, passed, total = kernel.again_and_passed(
-        gradient, x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high, in_place=True
-    )
-    ctx.passed = _Passed(passed, passed._version, total)
-    return again, passed
-
-
-def _backward(ctx: Any, gradient: Tensor, *, slope: bool) -> tuple[Tensor, Tensor | None]:
-    """What passes to the values and, if wanted, per scale the sum that its gradient is a share of.
-
-    Of what has passed already only the rest is done: nothing, unless the output had another reader too.
-    """
-    x, scale = close_saved(ctx)
-    before, ctx.passed = ctx.passed, None
-    if before is None:
-        return _through(ctx, gradient, x=x, scale=scale, slope=slope)
-    if gradient is before.gradient and gradient._version == before.version:
-        return gradient, before.total
-    passed, total = _through(ctx, gradient - before.gradient, x=x, scale=scale, slope=slope)
-    return passed + before.gradient, None if total is None else total + before.total
-
-
-def _through(ctx: Any, gradient: Tensor, *, x: Tensor, scale: Tensor, slope: bool) -> tuple[Tensor, Tensor | None]:
-    kernel = kernel_for(x, axis=ctx.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
-    if kernel is not None:
-        run = kernel.passed_and_slope if slope else kernel.passed
-        made = run(gradient, x, scale=scale, axis=ctx.axis, low=ctx.low, high=ctx.high, in_place=_is_fresh(ctx))
-        return made if slope else (made, None)
-    aligned = align_scale(scale, ndim=x.ndim, axis=ctx.axis)
-    steps = round_steps(x, scale=aligned)
-    passed = _passed(gradient, steps=steps, x=x, low=ctx.low, high=ctx.high)
-    if not slope:
-        return passed, None
-    y = steps.clamp(ctx.low, ctx.high).mul_(aligned).to(x.dtype)
-    # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
-    terms = torch.mul(gradient, y).addcmul_(passed, x, value=-1.0)
-    others = [place for place in range(x.ndim) if place != ctx.axis]
-    total: Tensor = terms.sum(others if ctx.axis is not None else None, dtype=torch.float32)
-    return passed, total.view(scale.shape)
-
-
-def _is_fresh(ctx: Any) -> bool:
-    """Whether nobody else holds the gradient: the layer that had the output made again has just computed it.
-
-    A hook that keeps the gradient of a quantizer's output keeps what passed instead; it had better copy it.
-    """
-    return getattr(ctx, "remade", False)
+    made: Tensor = ctx.rounding._replace(scale=scale).onto_grid(x)
+    return made
 
 
 def _passed(gradient: Tensor, *, steps: Tensor, x: Tensor, low: int, high: int) -> Tensor:

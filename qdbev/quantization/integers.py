@@ -186,17 +186,22 @@ def kernel_for(x: Tensor, *, axis: int | None) -> ModuleType | None:
     """Return the compiled kernels that can work on ``x``, else None: torch operations do it then.
 
     Args:
-        x: plain values, not what a compiler, exporter or fake mode puts in their place.
+        x: plain values, see :func:`is_plain`.
         axis: the channel axis of a per-channel scale.
 
     Returns:
         :mod:`qdbev.quantization.grid_cpu` or :mod:`qdbev.quantization.grid_triton`, which have the same functions.
     """
-    if type(x) not in _PLAIN or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not is_plain(x):
         return None
     kernel = _compiled_kernels(x.device.type)
     fits = kernel is not None and x.dtype in kernel.TYPES and _lies_in_rows(x, axis=axis)
     return kernel if fits else None
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether these are values, not what a compiler, exporter or fake mode puts in their place."""
+    return type(x) in _PLAIN and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
 @functools.cache

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from qdbev.quantization.bounds_observers import BoundsObserver, grid_of_bounds, make_bounds_observer
 from qdbev.quantization.clipped_steps import fake_quantize_stepped
-from qdbev.quantization.fake_quantize import fake_quantize
+from qdbev.quantization.fake_quantize import Rounding, limits_of
 from qdbev.quantization.histogram_observers import EntropyObserver, MseObserver, make_observer
 from qdbev.quantization.integers import (
     ScaleRule,
@@ -175,22 +175,38 @@ class Quantizer(nn.Module):
                 x, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range, unsigned=self._unsigned
             )
             return result
+        if self.offset is None:
+            return self.rounding(x).apply(x)
+        self._follow_or_require(x)
+        scale, offset = self._grid()
+        assert offset is not None
+        return fake_quantize_stepped(x, scale=scale, offset=offset, bits=self.grid_bits, narrow_range=self.narrow_range)
+
+    @property
+    def only_rounds(self) -> bool:
+        """Whether a forward is :meth:`rounding` and no more: on, no offset, no range of another form, no hooks."""
+        trained = None if self.held else self.trained
+        return (
+            self._state == "on"
+            and self.offset is None
+            and (trained is None or type(trained) is LogScale)
+            and type(self) is Quantizer
+            and not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks)
+        )
+
+    def rounding(self, x: Tensor) -> Rounding:
+        """How ``x`` is rounded, having let the range follow it or move; of a quantizer without an offset.
+
+        Raises:
+            ValueError: there is no range.
+        """
+        low, high = limits_of(self.grid_bits, narrow_range=self.narrow_range, unsigned=self._unsigned)
+        if isinstance(self.trained, LogScale) and not self.held:
+            return Rounding(self.trained.log_scale, True, self.axis, low, high)
         self._follow_or_require(x)
         if self.ema_momentum is not None and self.training and not self._follows and not self.held:
             self._move(x.clamp_min(0) if self._unsigned else x)
-        scale, offset = self._grid()
-        if offset is not None:
-            return fake_quantize_stepped(
-                x, scale=scale, offset=offset, bits=self.grid_bits, narrow_range=self.narrow_range
-            )
-        return fake_quantize(
-            x,
-            scale=scale,
-            bits=self.grid_bits,
-            axis=self.axis,
-            narrow_range=self.narrow_range,
-            unsigned=self._unsigned,
-        )
+        return Rounding(self._grid()[0], False, self.axis, low, high)
 
     def integers(self, x: Tensor) -> Tensor:
         """Return the integers of ``x`` (int8 up to 8 bits); ``dequantize(integers(x)) == forward(x)`` when on."""

@@ -7,10 +7,6 @@ operations before a convolution, leaves nothing else to be kept.
 An autograd function takes part by setting ``ctx.remake``, which is called with ``ctx`` and makes the output again from
 :func:`open_saved`. So it is autograd that keeps the real values: it checks their versions, and activation checkpointing
 around the layer finds them where it looks. A result without gradient has no ``ctx``: see :func:`remember`.
-
-It may set ``ctx.remake_and_pass`` as well, called with ``ctx`` and the gradient of the output, which it may write into:
-it makes the output again and returns with it what of the gradient passes to the real values. Its own backward gets
-that, and must see that it is done (see :mod:`qdbev.quantization.linear`).
 """
 
 from __future__ import annotations
@@ -107,20 +103,27 @@ class _Remade(NamedTuple):
     size: torch.Size
     stride: tuple[int, ...]
     offset: int
+    laid: tuple[int, ...]  # the strides of the whole, in which ``stride`` and ``offset`` count
 
     def unpack(self) -> Tensor:
         if torch.is_grad_enabled():  # a backward pass that is differentiated itself
             with torch.no_grad():
                 return self.unpack()
-        return self.remake().to(self.dtype).as_strided(self.size, self.stride, self.offset)
+        made = self.remake().to(self.dtype)
+        if made.stride() != self.laid:  # somebody else's hooks have given the real values another layout
+            made = made.new_empty_strided(made.shape, self.laid).copy_(made)
+        return made.as_strided(self.size, self.stride, self.offset)
 
 
 def pack(tensor: Tensor) -> _Kept | _Remade:
     """What is kept of a tensor instead of it; ``unpack()`` gives it back."""
-    remake = _origin(tensor if tensor._base is None else tensor._base)
+    whole = tensor if tensor._base is None else tensor._base
+    remake = _origin(whole)
     if remake is None:
         return _Kept(tensor.detach(), tensor._version)
-    return _Remade(remake, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()))
+    return _Remade(
+        remake, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()), laid=whole.stride()
+    )
 
 
 def _unpack(packed: _Kept | _Remade) -> Tensor:

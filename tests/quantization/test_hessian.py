@@ -42,7 +42,9 @@ def exact_traces(network: nn.Module, x: Tensor, target: Tensor, names: list[str]
         return nn.functional.mse_loss(functional_call(network, moved, (x,)), target)
 
     blocks: Any = hessian(loss)(weights)
-    return {name: float(blocks[name][name].reshape(weights[name].numel(), -1).diagonal().sum()) for name in names}
+    return {
+        name: float(blocks[name][name].detach().reshape(weights[name].numel(), -1).diagonal().sum()) for name in names
+    }
 
 
 def test_estimated_traces_are_those_of_the_exact_hessian() -> None:

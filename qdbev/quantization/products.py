@@ -1,0 +1,188 @@
+"""A linear layer or a convolution on quantized input and weight, as one function of autograd.
+
+Composed of two quantizers and a layer, a training step passes through three functions with all that keeps quantized
+tensors from being stored (:mod:`qdbev.quantization.recomputation`), and a layer on a small tensor spends most of its
+time between them. Here one function quantizes, multiplies, and in its backward pass makes the gradient of the input
+first, so that one pass over memory makes the quantized input again and lets that gradient through. It keeps what a
+float layer keeps. Whatever it is not made for is composed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qdbev.quantization.fake_quantize import Rounding
+from qdbev.quantization.integers import is_plain
+from qdbev.quantization.quantizer import Quantizer
+from qdbev.quantization.recomputation import recomputing
+
+
+class Product(Protocol):
+    """What a layer does with input and weight once they are quantized, and the gradients of that."""
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The output."""
+        ...
+
+    def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """The gradient of the input, a new tensor; of ``x`` only the shape is looked at."""
+        ...
+
+    def to_weight(self, gradient: Tensor, x: Tensor, weight: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
+        """The gradient of the weight, a new tensor, and that of the bias; of ``weight`` only the shape is looked at."""
+        ...
+
+
+class Linear(NamedTuple):
+    """``F.linear``."""
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """See :class:`Product`."""
+        return F.linear(x, weight, bias)
+
+    def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`Product`."""
+        return gradient @ weight
+
+    def to_weight(self, gradient: Tensor, x: Tensor, weight: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Product`."""
+        rows = gradient.reshape(-1, weight.shape[0])
+        return rows.t() @ x.reshape(-1, weight.shape[1]), rows.sum(0) if bias else None
+
+
+class Convolution(NamedTuple):
+    """``F.conv2d`` with zeros around the input."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """See :class:`Product`."""
+        return torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """See :class:`Product`."""
+        return self._backward(gradient, x, weight, wanted=(True, False, False))[0]
+
+    def to_weight(self, gradient: Tensor, x: Tensor, weight: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
+        """See :class:`Product`."""
+        found = self._backward(gradient, x, weight, wanted=(False, True, bias))
+        return found[1], found[2] if bias else None
+
+    def _backward(
+        self, gradient: Tensor, x: Tensor, weight: Tensor, *, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor, ...]:
+        sizes, place = [weight.shape[0]] if wanted[2] else None, (self.stride, self.padding, self.dilation)
+        found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+            gradient, x, weight, sizes, *place, False, (0, 0), self.groups, wanted
+        )
+        return found
+
+
+def quantized_product(
+    product: Product,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    input_quantizer: Quantizer | None,
+    weight_quantizer: Quantizer | None,
+) -> Tensor:
+    """Return the product of ``x`` and ``weight`` behind their quantizers; without one a tensor stays float.
+
+    The numbers are those of the quantizers and the layer one after the other, bit for bit, and so are the gradients; a
+    learned scale's is a sum over all elements, and the same up to their order. They do run one after the other where
+    one of them is missing, off, hooked, or does more than round at a scale; for a single vector, under autocast, in a
+    graph that is compiled or exported, and on a GPU, where this has not been tried.
+    """
+    roundings = _roundings(x, weight, input_quantizer=input_quantizer, weight_quantizer=weight_quantizer)
+    if roundings is None:
+        quantized = x if input_quantizer is None else input_quantizer(x)
+        deployed = weight if weight_quantizer is None else weight_quantizer(weight)
+        with recomputing():
+            return product.forward(quantized, deployed, bias)
+    of_input, of_weight = roundings
+    if not torch.is_grad_enabled():
+        return product.forward(of_input.onto_grid(x), of_weight.onto_grid(weight), bias)
+    result: Tensor = _Product.apply(x, weight, bias, of_input.scale, of_weight.scale, of_input, of_weight, product)
+    return result
+
+
+def _roundings(
+    x: Tensor, weight: Tensor, *, input_quantizer: Quantizer | None, weight_quantizer: Quantizer | None
+) -> tuple[Rounding, Rounding] | None:
+    """How the quantizers round at the moment; None where they and the layer have to run one after the other."""
+    if input_quantizer is None or weight_quantizer is None or not (x.is_cpu and x.ndim > 1 and x.numel()):
+        return None
+    if torch.is_autocast_enabled("cpu") or not (is_plain(x) and is_plain(weight)):
+        return None
+    if not (input_quantizer.only_rounds and weight_quantizer.only_rounds):
+        return None
+    return input_quantizer.rounding(x), weight_quantizer.rounding(weight)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        input_scale: Tensor,
+        weight_scale: Tensor,
+        of_input: Rounding,
+        of_weight: Rounding,
+        product: Product,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, bias, input_scale, weight_scale)
+        ctx.how = of_input, of_weight, product
+        result = product.forward(of_input.onto_grid(x), of_weight.onto_grid(weight), bias)
+        # a view that is made in here could not be changed in place outside
+        return torch.ops.aten._unsafe_view(result, result.shape) if result._is_view() else result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        x, weight, bias, input_scale, weight_scale = ctx.saved_tensors
+        of_input, of_weight, product = ctx.how
+        of_input, of_weight = of_input._replace(scale=input_scale), of_weight._replace(scale=weight_scale)
+        needed = ctx.needs_input_grad[:5]
+        if torch.is_grad_enabled():  # a backward pass that is differentiated itself
+            inputs = (x, weight, bias, input_scale, weight_scale)
+            return *_differentiable(gradient, inputs, needed, (of_input, of_weight), product), None, None, None
+        found: list[Tensor | None] = [None] * 5
+        of_itself, of_parameters = needed[0] or needed[3], needed[1] or needed[2] or needed[4]
+        again: Tensor | None = None
+        if of_itself:
+            passing = product.to_input(gradient, x, of_weight.onto_grid(weight))
+            if of_parameters:
+                again, found[0], found[3] = of_input.remake_and_pass_back(passing, x)
+            else:
+                found[0], found[3] = of_input.pass_back(passing, x, fresh=True)
+        if of_parameters:
+            again = of_input.onto_grid(x) if again is None else again
+            passing, found[2] = product.to_weight(gradient, again, weight, bias=needed[2])
+            found[1], found[4] = of_weight.pass_back(passing, weight, fresh=True)
+        return *(value if wanted else None for value, wanted in zip(found, needed, strict=True)), None, None, None
+
+
+def _differentiable(
+    gradient: Tensor,
+    inputs: tuple[Tensor | None, ...],
+    needed: tuple[bool, ...],
+    roundings: tuple[Rounding, Rounding],
+    product: Product,
+) -> list[Tensor | None]:
+    """The gradients by autograd itself, from what the function is made of, with a graph of their own."""
+    x, weight, bias, *_ = inputs
+    assert x is not None and weight is not None
+    result = product.forward(roundings[0].apply(x), roundings[1].apply(weight), bias)
+    wanted = [value for value, asked in zip(inputs, needed, strict=True) if asked and value is not None]
+    found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=True))
+    return [next(found) if asked else None for asked in needed]

@@ -1,0 +1,204 @@
+"""A quantized layer as one function: the numbers of its parts, one after the other, in whatever it is given."""
+
+from collections.abc import Callable
+from importlib import import_module
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qdbev.quantization.model_ranges import learn_ranges
+from qdbev.quantization.planning import make_plan
+from qdbev.quantization.quantizer import Quantizer
+from qdbev.quantization.swap import observing, quantize, set_parts
+
+PRODUCTS = import_module("qdbev.quantization.products")
+
+LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "linear": (lambda: nn.Linear(6, 5), (2, 7, 6)),
+    "linear, rows": (lambda: nn.Linear(6, 5, bias=False), (7, 6)),
+    "convolution": (lambda: nn.Conv2d(6, 8, 3, padding=1), (2, 6, 5, 5)),
+    "convolution, strided groups": (
+        lambda: nn.Conv2d(6, 9, (3, 2), stride=(2, 1), padding=(0, 1), dilation=2, groups=3, bias=False),
+        (2, 6, 8, 8),
+    ),
+}
+OTHERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "padding in words": (lambda: nn.Conv2d(6, 4, 3, padding="same"), (2, 6, 5, 5)),
+    "padding that reflects": (lambda: nn.Conv2d(6, 4, 3, padding=1, padding_mode="reflect"), (2, 6, 5, 5)),
+    "one image": (lambda: nn.Conv2d(6, 4, 1), (6, 5, 5)),
+    "a vector": (lambda: nn.Linear(6, 5), (6,)),
+    "no elements": (lambda: nn.Linear(6, 5), (0, 6)),
+}
+
+
+def quantized(
+    make: Callable[[], nn.Module], shape: tuple[int, ...], *, learned: bool = False, unsigned: bool = False
+) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(make()), torch.randn(shape)
+    x = x.relu() if unsigned else x
+    plan = make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4)
+    quantize(model, plan, follow_weights=False, unsigned_inputs=unsigned)
+    with observing(model), torch.no_grad():
+        model(x * 0.7 if x.numel() else torch.ones(1, shape[-1]))  # so that something is clamped
+    set_parts(model, {"all"})
+    if learned:
+        learn_ranges(model, weights=True, inputs=True)
+    return model, x
+
+
+def results(model: nn.Module, x: Tensor, *, reads: bool = True) -> dict[str, Tensor]:
+    model.zero_grad()
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_(reads)
+    out = model(x)
+    out.square().sum().backward()
+    found = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    with torch.no_grad():
+        alone = model(x)
+    return {**found, "out": out.detach(), "alone": alone, **({} if x.grad is None else {"x": x.grad})}
+
+
+def both(
+    monkeypatch: pytest.MonkeyPatch, run: Callable[[], dict[str, Tensor]]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+    """In one function, from its parts, and how often it was one function."""
+    calls, apply = [], PRODUCTS._Product.apply
+    with monkeypatch.context() as patch:
+        patch.setattr(PRODUCTS._Product, "apply", lambda *values: calls.append(1) or apply(*values))
+        ours = {name: value.clone() for name, value in run().items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(PRODUCTS, "_roundings", lambda *tensors, **quantizers: None)
+        return ours, run(), len(calls)
+
+
+def check(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        if name.endswith("log_scale"):
+            torch.testing.assert_close(value, theirs[name], msg=name)
+        else:
+            assert torch.equal(value, theirs[name]) and value.stride() == theirs[name].stride(), name
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_one_function_is_its_parts(layer: str, unsigned: bool, learned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = quantized(*LAYERS[layer], learned=learned, unsigned=unsigned)
+    ours, theirs, calls = both(monkeypatch, lambda: results(model, x))
+    assert calls == 1 and ours["x"].abs().sum() > 0 and (ours["x"] == 0).any()
+    check(ours, theirs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_in_other_types(layer: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = quantized(*LAYERS[layer])
+    model[0].weight.data = model[0].weight.data.to(dtype)
+    if model[0].bias is not None:
+        model[0].bias.data = model[0].bias.data.to(dtype)
+    ours, theirs, calls = both(monkeypatch, lambda: results(model, x.to(dtype)))
+    assert calls == 1 and ours["out"].dtype == dtype
+    check(ours, theirs)
+
+
+def test_channels_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = quantized(*LAYERS["convolution"], learned=True)
+    model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    ours, theirs, _ = both(monkeypatch, lambda: results(model, x))
+    assert ours["x"].is_contiguous(memory_format=torch.channels_last)
+    check(ours, theirs)
+
+
+@pytest.mark.parametrize("layer", ["linear", "convolution"])
+@pytest.mark.parametrize("frozen", ["", "x", "weight", "bias", "x weight", "weight bias", "x weight bias"])
+@pytest.mark.parametrize("learned", [False, True])
+def test_some_of_it_may_be_frozen(layer: str, frozen: str, learned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = quantized(*LAYERS[layer], learned=learned)
+    for name in set(frozen.split()) - {"x"}:
+        getattr(model[0], name).requires_grad_(False)
+    if frozen == "x weight bias" and not learned:
+        assert not model(x).requires_grad
+        return
+    check(*both(monkeypatch, lambda: results(model, x, reads="x" not in frozen.split()))[:2])
+
+
+@pytest.mark.parametrize("layer", OTHERS)
+def test_what_it_is_not_made_for_is_composed(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = quantized(*OTHERS[layer])
+    ours, theirs, calls = both(monkeypatch, lambda: results(model, x))
+    assert calls == 0
+    check(ours, theirs)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("layer", ["linear", "convolution"])
+def test_a_gradient_of_a_gradient(layer: str, learned: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = quantized(*LAYERS[layer], learned=learned)
+
+    def run() -> dict[str, Tensor]:
+        wanted = [x.requires_grad_(), *model.parameters()]
+        first = torch.autograd.grad(model(x).pow(3).sum(), wanted, create_graph=True)
+        total = torch.stack([one.square().sum() for one in first]).sum()
+        second = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
+        return {f"{order} {place}": one for order, all in enumerate((first, second)) for place, one in enumerate(all)}
+
+    ours, theirs, calls = both(monkeypatch, run)
+    assert calls == 1 and ours["1 1"].abs().sum() > 0
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], msg=name)
+
+
+def test_its_result_can_be_changed_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    for make, shape in LAYERS.values():
+        model, x = quantized(make, shape)
+        model.append(nn.ReLU(inplace=True))
+        ours, theirs, calls = both(monkeypatch, lambda model=model, x=x: results(model, x))  # type: ignore[misc]
+        assert calls == 1 and (ours["out"] >= 0).all()
+        check(ours, theirs)
+
+
+def test_saved_tensors_may_come_back_laid_out_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = quantized(*LAYERS["convolution"], learned=True)
+    x = x.to(memory_format=torch.channels_last)
+
+    def run() -> dict[str, Tensor]:
+        with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept.contiguous().clone()):
+            return results(model, x)
+
+    ours, theirs, _ = both(monkeypatch, run)
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], msg=name)
+
+
+def test_a_range_that_moves_does_so_once() -> None:
+    for hooked in (False, True):
+        quantizers = [
+            Quantizer(name="input", bits=4, ema_momentum=0.5),
+            Quantizer(name="weight", bits=4, axis=0, channels=2, follow=True),
+        ]
+        quantizers[0].set_range(torch.tensor(1.0))
+        for quantizer in quantizers:
+            quantizer.state = "on"
+        if hooked:
+            quantizers[1].register_forward_hook(lambda module, inputs, output: None)
+        weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+        PRODUCTS.quantized_product(
+            PRODUCTS.Linear(),
+            torch.full((1, 2), 3.0),
+            weight,
+            None,
+            input_quantizer=quantizers[0],
+            weight_quantizer=quantizers[1],
+        )
+        assert quantizers[0].range.item() == pytest.approx(2.0), hooked
+        assert quantizers[1].range.tolist() == [2.0, 4.0], hooked
+
+
+def test_a_missing_range_is_named() -> None:
+    model, x = quantized(*LAYERS["linear"])
+    model[0].input_quantizer = Quantizer(name="layer.input", bits=4)
+    model[0].input_quantizer.state = "on"
+    with pytest.raises(ValueError, match=r"layer\.input has no range"):
+        model(x)
