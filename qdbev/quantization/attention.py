@@ -83,14 +83,7 @@ class QuantMultiheadAttention(QuantizedLayer, nn.MultiheadAttention):
 
     def _project_out(self, x_NLE: Tensor) -> Tensor:
         projection: Any = self.out_proj
-        return quantized_product(
-            Linear(),
-            x_NLE,
-            projection.weight,
-            projection.bias,
-            input_quantizer=projection.input_quantizer,
-            weight_quantizer=projection.weight_quantizer,
-        )
+        return quantized_product(Linear(), x_NLE, projection)
 
     def _merge_masks(
         self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, *, like: Tensor, batched: bool

@@ -41,11 +41,8 @@ class Rounding(NamedTuple):
 
     def onto_grid(self, x: Tensor) -> Tensor:
         """Return ``S clamp(round(x / S))`` in the type of ``x``, without gradients."""
-        kernel, scale = kernel_for(x, axis=self.axis), self.step()
-        if kernel is None:
-            return clamped_steps(x, scale=scale, axis=self.axis, low=self.low, high=self.high, rescale=True).to(x.dtype)
-        made: Tensor = kernel.onto_grid(x, scale=scale, axis=self.axis, low=self.low, high=self.high, rescale=True)
-        return made
+        made = clamped_steps(x, scale=self.step(), axis=self.axis, low=self.low, high=self.high, rescale=True)
+        return made if made.dtype == x.dtype else made.to(x.dtype)
 
     def step(self) -> Tensor:
         """The scale."""
@@ -96,7 +93,8 @@ class Rounding(NamedTuple):
         # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
         terms = torch.mul(gradient, y).addcmul_(passed, x, value=-1.0)
         others = [place for place in range(x.ndim) if place != self.axis]
-        total: Tensor = terms.sum(others if self.axis is not None else None, dtype=torch.float32)
+        summed_in = torch.promote_types(x.dtype, torch.float32)
+        total: Tensor = terms.sum(others if self.axis is not None else None, dtype=summed_in)
         return passed, total.view(scale.shape) * self._share(x)
 
     def _share(self, x: Tensor) -> float:

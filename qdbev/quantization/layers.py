@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from qdbev.quantization.plan import Site
-from qdbev.quantization.products import Convolution, Linear, quantized_product
+from qdbev.quantization.products import Convolution, Linear, composed, quantized_product
 from qdbev.quantization.quantizer import Quantizer
 from qdbev.quantization.recomputation import recomputing
 
@@ -106,18 +106,8 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Conv2d``."""
         if self.padding_mode != "zeros" or isinstance(self.padding, str) or input.ndim != 4:
-            x, weight = through(self.input_quantizer, input), through(self.weight_quantizer, self.weight)
-            with recomputing():
-                return self._conv_forward(x, weight, self.bias)
-        product = Convolution(self.stride, self.padding, self.dilation, self.groups)
-        return quantized_product(
-            product,
-            input,
-            self.weight,
-            self.bias,
-            input_quantizer=self.input_quantizer,
-            weight_quantizer=self.weight_quantizer,
-        )
+            return composed(self._conv_forward, input, self)
+        return quantized_product(Convolution(self.stride, self.padding, self.dilation, self.groups), input, self)
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):
@@ -128,14 +118,7 @@ class QuantLinear(QuantizedLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Linear``."""
-        return quantized_product(
-            Linear(),
-            input,
-            self.weight,
-            self.bias,
-            input_quantizer=self.input_quantizer,
-            weight_quantizer=self.weight_quantizer,
-        )
+        return quantized_product(Linear(), input, self)
 
 
 class _WeightReadQuantized(QuantizedLayer):

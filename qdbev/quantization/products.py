@@ -9,6 +9,7 @@ float layer keeps. Whatever it is not made for is composed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -85,46 +86,67 @@ class Convolution(NamedTuple):
         return found
 
 
-def quantized_product(
-    product: Product,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    *,
-    input_quantizer: Quantizer | None,
-    weight_quantizer: Quantizer | None,
-) -> Tensor:
-    """Return the product of ``x`` and ``weight`` behind their quantizers; without one a tensor stays float.
+class Layer(Protocol):
+    """What is read of a quantized layer; a quantizer is None where the plan says float."""
 
-    The numbers are those of the quantizers and the layer one after the other, bit for bit, and so are the gradients; a
-    learned scale's is a sum over all elements, and the same up to their order. They do run one after the other where
-    one of them is missing, off, hooked, or does more than round at a scale; for a single vector, under autocast, in a
-    graph that is compiled or exported, and on a GPU, where this has not been tried.
+    @property
+    def weight(self) -> Tensor:
+        """The float weight, output channels first."""
+        ...
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias, if there is one."""
+        ...
+
+    @property
+    def input_quantizer(self) -> Quantizer | None:
+        """What the input goes through."""
+        ...
+
+    @property
+    def weight_quantizer(self) -> Quantizer | None:
+        """What the weight goes through."""
+        ...
+
+
+def composed(forward: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tensor, layer: Layer) -> Tensor:
+    """Return ``forward(x, weight, bias)`` of a layer with its quantizers one after the other before it."""
+    quantized = x if layer.input_quantizer is None else layer.input_quantizer(x)
+    weight = layer.weight if layer.weight_quantizer is None else layer.weight_quantizer(layer.weight)
+    with recomputing():
+        return forward(quantized, weight, layer.bias)
+
+
+def quantized_product(product: Product, x: Tensor, layer: Layer) -> Tensor:
+    """Return a layer's product of ``x``, both quantized.
+
+    The numbers are those of :func:`composed`, bit for bit, and so are the gradients; a learned scale's is a sum over
+    all elements, and the same up to their order. It is composed where a quantizer is missing, off, hooked, or does more
+    than round at a scale; for a single vector, under autocast, in a graph that is compiled or exported, and on a GPU,
+    where this has not been tried.
     """
-    roundings = _roundings(x, weight, input_quantizer=input_quantizer, weight_quantizer=weight_quantizer)
+    roundings = _roundings(x, layer)
     if roundings is None:
-        quantized = x if input_quantizer is None else input_quantizer(x)
-        deployed = weight if weight_quantizer is None else weight_quantizer(weight)
-        with recomputing():
-            return product.forward(quantized, deployed, bias)
+        return composed(product.forward, x, layer)
     of_input, of_weight = roundings
     if not torch.is_grad_enabled():
-        return product.forward(of_input.onto_grid(x), of_weight.onto_grid(weight), bias)
-    result: Tensor = _Product.apply(x, weight, bias, of_input.scale, of_weight.scale, of_input, of_weight, product)
+        return product.forward(of_input.onto_grid(x), of_weight.onto_grid(layer.weight), layer.bias)
+    scales = of_input.scale, of_weight.scale
+    result: Tensor = _Product.apply(x, layer.weight, layer.bias, *scales, of_input, of_weight, product)
     return result
 
 
-def _roundings(
-    x: Tensor, weight: Tensor, *, input_quantizer: Quantizer | None, weight_quantizer: Quantizer | None
-) -> tuple[Rounding, Rounding] | None:
-    """How the quantizers round at the moment; None where they and the layer have to run one after the other."""
-    if input_quantizer is None or weight_quantizer is None or not (x.is_cpu and x.ndim > 1 and x.numel()):
+def _roundings(x: Tensor, layer: Layer) -> tuple[Rounding, Rounding] | None:
+    """How the quantizers round at the moment; None where it has to be composed."""
+    of_input, of_weight = layer.input_quantizer, layer.weight_quantizer
+    if of_input is None or of_weight is None or not (x.is_cpu and x.ndim > 1 and x.numel()):
         return None
-    if torch.is_autocast_enabled("cpu") or not (is_plain(x) and is_plain(weight)):
+    if torch.is_autocast_enabled("cpu") or not (is_plain(x) and is_plain(layer.weight)):
         return None
-    if not (input_quantizer.only_rounds and weight_quantizer.only_rounds):
+    if not (of_input.only_rounds and of_weight.only_rounds):
         return None
-    return input_quantizer.rounding(x), weight_quantizer.rounding(weight)
+    return of_input.rounding(x), of_weight.rounding(layer.weight)
 
 
 class _Product(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,7 +69,7 @@ def both(
         patch.setattr(PRODUCTS._Product, "apply", lambda *values: calls.append(1) or apply(*values))
         ours = {name: value.clone() for name, value in run().items()}
     with monkeypatch.context() as patch:
-        patch.setattr(PRODUCTS, "_roundings", lambda *tensors, **quantizers: None)
+        patch.setattr(PRODUCTS, "_roundings", lambda x, layer: None)
         return ours, run(), len(calls)
 
 
@@ -89,6 +90,32 @@ def test_one_function_is_its_parts(layer: str, unsigned: bool, learned: bool, mo
     ours, theirs, calls = both(monkeypatch, lambda: results(model, x))
     assert calls == 1 and ours["x"].abs().sum() > 0 and (ours["x"] == 0).any()
     check(ours, theirs)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_one_pass_makes_the_input_again_and_lets_the_gradient_through(
+    layer: str, learned: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid_cpu = import_module("qdbev.quantization.grid_cpu")
+    model, x = quantized(*LAYERS[layer], learned=learned)
+    names = ("onto_grid", "passed", "passed_and_slope", "again_and_passed")
+    passes: list[tuple[str, tuple[int, ...]]] = []
+
+    def noting(name: str, run: Callable[..., object]) -> Callable[..., object]:
+        def noted(*tensors: Tensor, **grid: object) -> object:
+            passes.append((name, tuple(tensors[-1].shape)))
+            return run(*tensors, **grid)
+
+        return noted
+
+    out = model(x.requires_grad_())
+    for name in names:
+        monkeypatch.setattr(grid_cpu, name, noting(name, getattr(grid_cpu, name)))
+    out.sum().backward()
+    weight = tuple(model[0].weight.shape)
+    back = "passed_and_slope" if learned else "passed"
+    assert passes == [("onto_grid", weight), ("again_and_passed", tuple(x.shape)), (back, weight)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -183,15 +210,13 @@ def test_a_range_that_moves_does_so_once() -> None:
             quantizer.state = "on"
         if hooked:
             quantizers[1].register_forward_hook(lambda module, inputs, output: None)
-        weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
-        PRODUCTS.quantized_product(
-            PRODUCTS.Linear(),
-            torch.full((1, 2), 3.0),
-            weight,
-            None,
+        layer = SimpleNamespace(
+            weight=torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True),
+            bias=None,
             input_quantizer=quantizers[0],
             weight_quantizer=quantizers[1],
         )
+        PRODUCTS.quantized_product(PRODUCTS.Linear(), torch.full((1, 2), 3.0), layer)
         assert quantizers[0].range.item() == pytest.approx(2.0), hooked
         assert quantizers[1].range.tolist() == [2.0, 4.0], hooked
 
