@@ -10,7 +10,7 @@ from profiles import Profile
 
 SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 LEDGER = Path(__file__).parents[1] / "docs" / "methods.json"
-BITS = ("w8a8", "w6a6", "w4a6", "w4a4")
+BITS = ("w8a8", "w4a6", "w4a4")
 CALIBRATE, STAGES, DISTIL, CONTROL = "calibrate", "qat-progressive", "distill-vgd", "train-float"
 FLOAT, NO_TEACHER = "float", "ours-longer"
 OF_RECIPES, OF_DISTILLATION = "float-longer-recipes", "float-longer-distillation"
@@ -89,6 +89,7 @@ METHODS: dict[str, Method] = {
     ),
     "min-max": Method("PTQ, min-max", "QD-BEV, Eq. 1", CALIBRATE),
     "mse": Method("PTQ, least squared error", "", CALIBRATE, words=(*MSE, UNSIGNED)),
+    "smoothquant": Method("SmoothQuant", "Xiao et al., ICML 2023", CALIBRATE, words=("calibration.smoothing=0.5",)),
     "dfq": Method("DFQ", "Nagel et al., ICCV 2019", CALIBRATE, words=("calibration.method=dfq",)),
     "min-max-tensor": Method("PTQ, min-max, one range per weight tensor", "", CALIBRATE, words=(PER_TENSOR,)),
     "dfq-tensor": Method(
@@ -130,6 +131,13 @@ METHODS: dict[str, Method] = {
     "lsq-plus": Method("LSQ+, progressive", "Bhalgat et al., CVPRW 2020", STAGES, ("lsq-plus",), control=OF_RECIPES),
     "ours": Method("ours, progressive", "docs/qat-progressive.md", STAGES),
     "ours-vgd": Method("ours, progressive, then VGD", "QD-BEV, Algorithm 1", DISTIL, control=OF_DISTILLATION),
+    "ours-vgd-additive": Method(
+        "ours, then VGD, losses added instead of multiplied",
+        "",
+        DISTIL,
+        words=("distillation.combine=additive",),
+        control=OF_DISTILLATION,
+    ),
     "ours-cwd-image": Method(
         "ours, then CWD on image features", "Shu et al., ICCV 2021", DISTIL, ("cwd-image",), control=OF_DISTILLATION
     ),

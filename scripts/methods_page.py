@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
@@ -21,24 +22,32 @@ HEADER = """# Methods
 
 Every method of the pipeline on `nano`: {samples} samples of {scenes} held-out synthetic scenes, scored by
 nuscenes-devkit. `python scripts/measure_methods.py` makes the runs and writes them into `docs/methods.json`,
-from which `python scripts/methods_page.py` prints this page. The float detector has an NDS of {nds:.4f}. Its controls
-were trained on without bits for the same steps at the same rates, batch after batch (`train-float --continue`):
+from which `python scripts/methods_page.py` prints this page and `python scripts/methods_picture.py` draws its picture.
+The float detector has an NDS of {nds:.4f}. Its controls were trained on without bits for the same steps at the same
+rates, batch after batch (`train-float --continue`):
 
 {controls}
 
 A cell is the mean NDS, its standard deviation over seeds, and the number of seeds; a dash was not made. Seeds draw the
 order of the batches, and where nothing is trained the {calibration} calibration samples. QAT takes {steps} steps in
 all, whatever the method, distillation and its control {more} more; rates are those of the recipe. {places}
+
+![NDS that every method loses, at every width](images/methods.svg)
 """
 
 
 def main() -> None:
     """Print the page."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print(page(read(LEDGER)))
+
+
+def read(ledger: Path) -> Runs:
+    """The runs of each method at each width."""
     runs: Runs = {}
-    for run in json.loads(LEDGER.read_text(encoding="utf-8")):
+    for run in json.loads(ledger.read_text(encoding="utf-8")):
         runs.setdefault((run["method"], run["bits"]), []).append(run)
-    print(page(runs))
+    return runs
 
 
 def page(runs: Runs) -> str:

@@ -58,7 +58,7 @@ def has_field(document, path):
 @pytest.mark.parametrize("page", TEXTS)
 def test_links_lead_to_pages_and_headings(page):
     for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]+))?\)", TEXTS[page]):
-        if target.endswith((".png", ".jpg")):
+        if target.endswith((".png", ".jpg", ".svg")):
             assert (DOCS / target).is_file(), f"{page} shows {target}"
             continue
         name = target or page
