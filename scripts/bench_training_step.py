@@ -1,15 +1,16 @@
 """Measures what fake quantization adds to a training step, in time and memory, beside other tools on the same layers.
 
     pip install -e '.[bench]'   # other tools than brevitas; what cannot be imported is left out of the table
-    python scripts/bench_training_step.py [--model tiny | nano] [--images 6] [--repeats 9] [--threads 1] [--device cuda]
+    python scripts/bench_training_step.py [--model tiny | nano] [--images 6] [--repeats 9] [--threads 1] [--ours]
 
 `nano` is a step of its training: a batch of the profile `w4a6` from synthetic scenes, its frame of history, the
 detection losses. `tiny` is its ResNet-50 on images of 256 x 448, as many as a frame has cameras, every parameter
 trained. Batch norm is folded in all forms alike, the float one too. The other tools stand in the places of our own
 quantizers, with the same ranges and bits. A step is forward, backward and AdamW. The forms take turns inside each
-repeat, each right after a float step, to which its ratio is; times are process time on a CPU, elsewhere wall time with
-synchronisation, and the row `float` shows how far apart equal things are measured. Memory is what a forward pass leaves
-for the backward pass, per element that a layer reads quantized; copies of quantized weights count too.
+repeat, each between two float steps, to whose mean its ratio is: a machine that slows down meanwhile changes nothing.
+Times are process time on a CPU, elsewhere wall time with synchronisation, and the row `float` shows how far apart equal
+things are measured. `--ours` leaves the other tools out: more repeats in the same time. Memory is what a forward pass
+leaves for the backward pass, per element that a layer reads quantized; copies of quantized weights count too.
 """
 
 from __future__ import annotations
@@ -235,14 +236,14 @@ def replaced(subject: Subject, other: Callable[[Quantizer], Form]) -> nn.Module:
     return model
 
 
-def forms(subject: Subject) -> dict[str, nn.Module]:
+def forms(subject: Subject, *, others: bool) -> dict[str, nn.Module]:
     models = {
         FLOAT: subject.model,
         FROZEN: quantized(subject),
         "qdbev, input ranges learned": quantized(subject, inputs=True),
         "qdbev, all ranges learned": quantized(subject, weights=True, inputs=True),
     }
-    for name, (package, other) in OTHERS.items():
+    for name, (package, other) in OTHERS.items() if others else ():
         if package is None or importlib.util.find_spec(package) is not None:
             models[name] = replaced(subject, other)
     return models
@@ -277,8 +278,8 @@ def quantized_elements(subject: Subject, model: nn.Module) -> int:
     return sum(seen)
 
 
-def table(subject: Subject, *, repeats: int) -> list[list[object]]:
-    models = forms(subject)
+def table(subject: Subject, *, repeats: int, others: bool) -> list[list[object]]:
+    models = forms(subject, others=others)
     optimisers = {
         name: torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-6)
         for name, model in models.items()
@@ -286,12 +287,14 @@ def table(subject: Subject, *, repeats: int) -> list[list[object]]:
     times: dict[str, list[float]] = {name: [] for name in models}
     bases: dict[str, list[float]] = {name: [] for name in models}
     for repeat in range(repeats + 1):
+        before = step_ms(subject, subject.model, optimiser=optimisers[FLOAT])
         for name, model in models.items():
-            base = step_ms(subject, subject.model, optimiser=optimisers[FLOAT])
             taken = step_ms(subject, model, optimiser=optimisers[name])
+            after = step_ms(subject, subject.model, optimiser=optimisers[FLOAT])
             if repeat:  # the first warms up
-                bases[name].append(base)
+                bases[name].append((before + after) / 2)
                 times[name].append(taken)
+            before = after
     elements = quantized_elements(subject, models[FROZEN])
     kept = {name: activation_memory(model, partial(subject.loss, model)).kept_bytes for name, model in models.items()}
     rows: list[list[object]] = []
@@ -299,7 +302,7 @@ def table(subject: Subject, *, repeats: int) -> list[list[object]]:
         ratios = [one / base for one, base in zip(times[name], bases[name], strict=True)]
         bits = 8 * (kept[name] - kept[FLOAT]) / elements
         rows.append([name, min(times[name]), statistics.median(ratios), min(ratios), max(ratios), bits])
-    return rows + [[name, *[None] * 5] for name in OTHERS if name not in models]
+    return rows + [[name, *[None] * 5] for name in OTHERS if others and name not in models]
 
 
 def main() -> None:
@@ -308,6 +311,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, help="images of a step of tiny (6), or batch of nano (its profile's)")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--ours", action="store_true", help="our own forms alone")
     parser.add_argument("--device", default="cpu")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
@@ -323,7 +327,7 @@ def main() -> None:
     where = f"{device_name(torch.device(device))}, {chosen.threads} thread(s)"
     print(f"{subject.what}; W{WEIGHT_BITS}A{ACTIVATION_BITS}; {where}; {', '.join(there)}\n")
     headers = ["form", "best ms", "median ratio", "least", "most", "bits per activation"]
-    rows = table(subject, repeats=chosen.repeats)
+    rows = table(subject, repeats=chosen.repeats, others=not chosen.ours)
     floats = ("", ".1f" if device != "cpu" else ".0f", ".2f", ".2f", ".2f", ".2f")
     print(tabulate(rows, headers=headers, tablefmt="github", floatfmt=floats, missingval="-"))
 

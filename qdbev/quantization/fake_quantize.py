@@ -26,50 +26,55 @@ class Rounding(NamedTuple):
     """What a quantizer does with a tensor, where that is rounding at a scale.
 
     Attributes:
-        scale: one scale, or one per channel of ``axis``, float32; its natural logarithm where it is learned.
-        learned: whether it gets a gradient.
+        scale: one scale, or one per channel of ``axis``, float32, without a gradient.
         axis: the channel axis of a per-channel scale.
         low: smallest integer.
         high: largest integer.
+        log_scale: the parameter that a learned scale is the exponential of.
     """
 
     scale: Tensor
-    learned: bool
     axis: int | None
     low: int
     high: int
+    log_scale: Tensor | None = None
+
+    @classmethod
+    def learned(cls, log_scale: Tensor, *, axis: int | None, low: int, high: int) -> Rounding:
+        """A rounding whose scale is learned."""
+        return cls(log_scale.detach().exp(), axis, low, high, log_scale)
+
+    @property
+    def watched(self) -> Tensor:
+        """The tensor that has to stay as it is until the backward pass."""
+        return self.scale if self.log_scale is None else self.log_scale
 
     def onto_grid(self, x: Tensor) -> Tensor:
         """Return ``S clamp(round(x / S))`` in the type of ``x``, without gradients."""
-        made = clamped_steps(x, scale=self.step(), axis=self.axis, low=self.low, high=self.high, rescale=True)
+        made = clamped_steps(x, scale=self.scale, axis=self.axis, low=self.low, high=self.high, rescale=True)
         return made if made.dtype == x.dtype else made.to(x.dtype)
-
-    def step(self) -> Tensor:
-        """The scale."""
-        return self.scale.exp() if self.learned else self.scale
 
     def apply(self, x: Tensor) -> Tensor:
         """Return :meth:`onto_grid` with gradients to ``x`` and to a learned scale."""
         if not torch.is_grad_enabled():
             return self.onto_grid(x)
-        if x.requires_grad or self.learned:
-            result: Tensor = _Rounded.apply(x, self.scale, self)
+        if x.requires_grad or self.log_scale is not None:
+            result: Tensor = _Rounded.apply(x, self.log_scale, self)
             return result
-        fixed = self._replace(scale=self.scale.detach())
-        return remember(fixed.onto_grid(x), source=x, remake=fixed.onto_grid)
+        return remember(self.onto_grid(x), source=x, remake=self.onto_grid)
 
     def pass_back(self, gradient: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Tensor | None]:
-        """Return what of the gradient of the output passes to ``x``, and the gradient of ``scale`` where it is learned.
+        """Return what of the gradient of the output passes to ``x``, and the gradient of a learned scale's logarithm.
 
         ``fresh`` lets it write into the gradient.
         """
         kernel = kernel_for(x, axis=self.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
         if kernel is None:
             return self._pass_back_by_torch(gradient, x)
-        grid, scale = {"axis": self.axis, "low": self.low, "high": self.high, "in_place": fresh}, self.step()
-        if not self.learned:
-            return kernel.passed(gradient, x, scale=scale, **grid), None
-        passed, total = kernel.passed_and_slope(gradient, x, scale=scale, **grid)
+        grid = {"scale": self.scale, "axis": self.axis, "low": self.low, "high": self.high, "in_place": fresh}
+        if self.log_scale is None:
+            return kernel.passed(gradient, x, **grid), None
+        passed, total = kernel.passed_and_slope(gradient, x, **grid)
         return passed, total * self._share(x)
 
     def remake_and_pass_back(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -78,16 +83,23 @@ class Rounding(NamedTuple):
         if kernel is None:
             return self.onto_grid(x), *self.pass_back(gradient, x, fresh=True)
         again, passed, total = kernel.again_and_passed(
-            gradient, x, scale=self.step(), axis=self.axis, low=self.low, high=self.high, in_place=True
+            gradient,
+            x,
+            scale=self.scale,
+            axis=self.axis,
+            low=self.low,
+            high=self.high,
+            slope=self.log_scale is not None,
+            in_place=True,
         )
-        return again, passed, total * self._share(x) if self.learned else None
+        return again, passed, None if total is None else total * self._share(x)
 
     def _pass_back_by_torch(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        scale = self.step()
+        scale = self.scale if self.log_scale is None else self.log_scale.exp()  # this may be differentiated itself
         aligned = align_scale(scale, ndim=x.ndim, axis=self.axis)
         steps = round_steps(x, scale=aligned)
         passed = _passed(gradient, steps=steps, x=x, low=self.low, high=self.high)
-        if not self.learned:
+        if self.log_scale is None:
             return passed, None
         y = steps.clamp(self.low, self.high).mul_(aligned).to(x.dtype)
         # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
@@ -128,7 +140,7 @@ def fake_quantize(
     [14.0, -16.0, 4.0, -2.0, 0.0]
     """
     low, high = limits_of(bits, narrow_range=narrow_range, unsigned=unsigned)
-    return Rounding(scale.detach(), False, axis, low, high).apply(x)
+    return Rounding(scale.detach(), axis, low, high).apply(x)
 
 
 def fake_quantize_learned(
@@ -160,7 +172,7 @@ def fake_quantize_learned(
     [4.0, 14.0, 3.5011]
     """
     low, high = limits_of(bits, narrow_range=narrow_range, unsigned=unsigned)
-    return Rounding(log_scale, True, axis, low, high).apply(x)
+    return Rounding.learned(log_scale, axis=axis, low=low, high=high).apply(x)
 
 
 @functools.cache
@@ -174,25 +186,25 @@ class _Rounded(torch.autograd.Function):
     """Forward onto the grid; backward is the identity inside the clamp and zero outside, and LSQ's to the scale."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, rounding: Rounding) -> Tensor:
-        ctx.save_for_backward(x, scale)
+    def forward(ctx: Any, x: Tensor, log_scale: Tensor | None, rounding: Rounding) -> Tensor:
+        ctx.save_for_backward(x, rounding.watched)
         ctx.rounding, ctx.remake = rounding, _remake
         return rounding.onto_grid(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        x, scale = close_saved(ctx)
+        x, _ = close_saved(ctx)
         # A layer that had the output made again has just computed the gradient: nobody else holds it. A hook that keeps
         # the gradient of a quantizer's output keeps what passed instead; it had better copy it.
         fresh = getattr(ctx, "remade", False)
-        return *ctx.rounding._replace(scale=scale).pass_back(gradient, x, fresh=fresh), None
+        return *ctx.rounding.pass_back(gradient, x, fresh=fresh), None
 
 
 def _remake(ctx: Any) -> Tensor:
-    x, scale = open_saved(ctx)
+    x, _ = open_saved(ctx)
     ctx.remade = True
-    made: Tensor = ctx.rounding._replace(scale=scale).onto_grid(x)
+    made: Tensor = ctx.rounding.onto_grid(x)
     return made
 
 

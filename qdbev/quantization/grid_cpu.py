@@ -62,13 +62,21 @@ def passed_and_slope(
 
 
 def again_and_passed(
-    gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return :func:`onto_grid`, rescaled, and :func:`passed_and_slope`, in one pass over ``x``."""
+    gradient: Tensor,
+    x: Tensor,
+    *,
+    scale: Tensor,
+    axis: int | None,
+    low: int,
+    high: int,
+    slope: bool,
+    in_place: bool = False,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return :func:`onto_grid`, rescaled, and :func:`passed_and_slope` in one pass over ``x``; the sum if ``slope``."""
     out, again = _own(gradient, x=x, in_place=in_place), torch.empty_like(x)
     limits = (low, high, _floor(low))
     sums = _run(_again_and_passed, x, out, again=again, scale=scale, axis=axis, limits=limits)
-    return again, out, _by_scale(sums, scale=scale)
+    return again, out, _by_scale(sums, scale=scale) if slope else None
 
 
 def _by_scale(sums: Tensor, *, scale: Tensor) -> Tensor:
@@ -108,7 +116,7 @@ def _run(
     rows = channels if not axis else math.prod(x.shape[: axis % x.ndim]) * channels
     columns, steps = elements // rows, scale.contiguous()
     addresses = x.data_ptr(), out.data_ptr(), (out if again is None else again).data_ptr()
-    parts = min(torch.get_num_threads(), elements // _SHARE)
+    parts = min(torch.get_num_threads(), elements // _SHARE) if elements >= 2 * _SHARE else 1
     if parts < 2:
         sums = torch.empty(rows, dtype=torch.float64)
         kernel(*addresses, steps.data_ptr(), sums.data_ptr(), rows, columns, channels, 0, *limits)

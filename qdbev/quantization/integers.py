@@ -30,6 +30,7 @@ from qdbev.ops import has_cpu_kernel, has_triton
 ScaleRule = Literal["qdbev", "hawq"]
 
 _PLAIN = (Tensor, nn.Parameter)
+_WIDE = (torch.float32, torch.float64)
 MIN_BITS = 2
 MAX_BITS = 16
 
@@ -138,7 +139,7 @@ def round_steps(x: Tensor, *, scale: Tensor) -> Tensor:
 
 def in_steps(x: Tensor, *, scale: Tensor) -> Tensor:
     """Return ``x / S`` as a new float tensor (float32 for half types); see :func:`round_steps`."""
-    if x.dtype in (torch.float32, torch.float64):
+    if x.dtype in _WIDE:
         return torch.div(x, scale)
     return x.to(torch.float32).div_(scale)
 
@@ -151,7 +152,7 @@ def shift(x: Tensor, *, offset: Tensor | None) -> Tensor:
     """
     if offset is None:
         return x
-    return (x if x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)) - offset
+    return (x if x.dtype in _WIDE else x.to(torch.float32)) - offset
 
 
 def clamped_steps(
@@ -172,7 +173,7 @@ def clamped_steps(
     >>> clamped_steps(torch.tensor([1.0, 3.0, 50.0]), scale=torch.tensor(2.0), low=-8, high=7).tolist()
     [0.0, 2.0, 7.0]
     """
-    values = x if x.is_cuda or x.dtype in (torch.float32, torch.float64) else x.to(torch.float32)
+    values = x if x.dtype in _WIDE or x.is_cuda else x.to(torch.float32)
     kernel = kernel_for(values, axis=axis)
     if kernel is None:
         aligned = align_scale(scale, ndim=x.ndim, axis=axis)
@@ -194,7 +195,7 @@ def kernel_for(x: Tensor, *, axis: int | None) -> ModuleType | None:
     """
     if not is_plain(x):
         return None
-    kernel = _compiled_kernels(x.device.type)
+    kernel = _compiled_kernels("cpu" if x.is_cpu else x.device.type)
     fits = kernel is not None and x.dtype in kernel.TYPES and _lies_in_rows(x, axis=axis)
     return kernel if fits else None
 

@@ -126,27 +126,28 @@ def quantized_product(product: Product, x: Tensor, layer: Layer) -> Tensor:
     than round at a scale; for a single vector, under autocast, in a graph that is compiled or exported, and on a GPU,
     where this has not been tried.
     """
-    roundings = _roundings(x, layer)
+    weight = layer.weight
+    roundings = _roundings(x, weight, layer)
     if roundings is None:
         return composed(product.forward, x, layer)
     of_input, of_weight = roundings
     if not torch.is_grad_enabled():
-        return product.forward(of_input.onto_grid(x), of_weight.onto_grid(layer.weight), layer.bias)
-    scales = of_input.scale, of_weight.scale
-    result: Tensor = _Product.apply(x, layer.weight, layer.bias, *scales, of_input, of_weight, product)
+        return product.forward(of_input.onto_grid(x), of_weight.onto_grid(weight), layer.bias)
+    learned = of_input.log_scale, of_weight.log_scale
+    result: Tensor = _Product.apply(x, weight, layer.bias, *learned, (of_input, of_weight, product))
     return result
 
 
-def _roundings(x: Tensor, layer: Layer) -> tuple[Rounding, Rounding] | None:
+def _roundings(x: Tensor, weight: Tensor, layer: Layer) -> tuple[Rounding, Rounding] | None:
     """How the quantizers round at the moment; None where it has to be composed."""
     of_input, of_weight = layer.input_quantizer, layer.weight_quantizer
     if of_input is None or of_weight is None or not (x.is_cpu and x.ndim > 1 and x.numel()):
         return None
-    if torch.is_autocast_enabled("cpu") or not (is_plain(x) and is_plain(layer.weight)):
+    if torch.is_autocast_enabled("cpu") or not (is_plain(x) and is_plain(weight)):
         return None
     if not (of_input.only_rounds and of_weight.only_rounds):
         return None
-    return of_input.rounding(x), of_weight.rounding(layer.weight)
+    return of_input.rounding(x), of_weight.rounding(weight)
 
 
 class _Product(torch.autograd.Function):
@@ -156,14 +157,12 @@ class _Product(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        input_scale: Tensor,
-        weight_scale: Tensor,
-        of_input: Rounding,
-        of_weight: Rounding,
-        product: Product,
+        input_log_scale: Tensor | None,
+        weight_log_scale: Tensor | None,
+        how: tuple[Rounding, Rounding, Product],
     ) -> Tensor:
-        ctx.save_for_backward(x, weight, bias, input_scale, weight_scale)
-        ctx.how = of_input, of_weight, product
+        ctx.how = of_input, of_weight, product = how
+        ctx.save_for_backward(x, weight, bias, of_input.watched, of_weight.watched)
         result = product.forward(of_input.onto_grid(x), of_weight.onto_grid(weight), bias)
         # a view that is made in here could not be changed in place outside
         return torch.ops.aten._unsafe_view(result, result.shape) if result._is_view() else result
@@ -171,13 +170,12 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        x, weight, bias, input_scale, weight_scale = ctx.saved_tensors
+        x, weight, bias, *_ = ctx.saved_tensors
         of_input, of_weight, product = ctx.how
-        of_input, of_weight = of_input._replace(scale=input_scale), of_weight._replace(scale=weight_scale)
         needed = ctx.needs_input_grad[:5]
         if torch.is_grad_enabled():  # a backward pass that is differentiated itself
-            inputs = (x, weight, bias, input_scale, weight_scale)
-            return *_differentiable(gradient, inputs, needed, (of_input, of_weight), product), None, None, None
+            inputs = (x, weight, bias, of_input.log_scale, of_weight.log_scale)
+            return *_differentiable(gradient, inputs, needed, (of_input, of_weight), product), None
         found: list[Tensor | None] = [None] * 5
         of_itself, of_parameters = needed[0] or needed[3], needed[1] or needed[2] or needed[4]
         again: Tensor | None = None
@@ -191,7 +189,7 @@ class _Product(torch.autograd.Function):
             again = of_input.onto_grid(x) if again is None else again
             passing, found[2] = product.to_weight(gradient, again, weight, bias=needed[2])
             found[1], found[4] = of_weight.pass_back(passing, weight, fresh=True)
-        return *(value if wanted else None for value, wanted in zip(found, needed, strict=True)), None, None, None
+        return *(value if wanted else None for value, wanted in zip(found, needed, strict=True)), None
 
 
 def _differentiable(

@@ -185,10 +185,10 @@ class Quantizer(nn.Module):
     @property
     def only_rounds(self) -> bool:
         """Whether a forward is :meth:`rounding` and no more: on, no offset, no range of another form, no hooks."""
-        trained = None if self.held else self.trained
+        trained = None if self.held else self._modules["trained"]  # by name, as below: this is asked at every layer
         return (
             self._state == "on"
-            and self.offset is None
+            and self._buffers["offset"] is None
             and (trained is None or type(trained) is LogScale)
             and type(self) is Quantizer
             and not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks)
@@ -201,12 +201,13 @@ class Quantizer(nn.Module):
             ValueError: there is no range.
         """
         low, high = limits_of(self.grid_bits, narrow_range=self.narrow_range, unsigned=self._unsigned)
-        if isinstance(self.trained, LogScale) and not self.held:
-            return Rounding(self.trained.log_scale, True, self.axis, low, high)
+        trained = self._modules["trained"]
+        if isinstance(trained, LogScale) and not self.held:
+            return Rounding.learned(trained.log_scale, axis=self.axis, low=low, high=high)
         self._follow_or_require(x)
         if self.ema_momentum is not None and self.training and not self._follows and not self.held:
             self._move(x.clamp_min(0) if self._unsigned else x)
-        return Rounding(self._grid()[0], False, self.axis, low, high)
+        return Rounding(self._grid()[0] if trained is not None else self.scale, self.axis, low, high)
 
     def integers(self, x: Tensor) -> Tensor:
         """Return the integers of ``x`` (int8 up to 8 bits); ``dequantize(integers(x)) == forward(x)`` when on."""
@@ -367,7 +368,7 @@ class Quantizer(nn.Module):
         self._require_range()
 
     def _require_range(self) -> None:
-        if not self.has_range:
+        if not (self._has_range or self._follows):
             raise ValueError(
                 f"quantizer {self.name} has no range; calibrate the model or load a calibrated state first"
             )

@@ -69,7 +69,7 @@ def both(
         patch.setattr(PRODUCTS._Product, "apply", lambda *values: calls.append(1) or apply(*values))
         ours = {name: value.clone() for name, value in run().items()}
     with monkeypatch.context() as patch:
-        patch.setattr(PRODUCTS, "_roundings", lambda x, layer: None)
+        patch.setattr(PRODUCTS, "_roundings", lambda *_: None)
         return ours, run(), len(calls)
 
 

@@ -62,7 +62,7 @@ def gradients(model: nn.Module, x: Tensor, *, autocast: bool = False) -> dict[st
 
 def composed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let quantizers and layers run one after the other from now on."""
-    monkeypatch.setattr(import_module("qdbev.quantization.products"), "_roundings", lambda x, layer: None)
+    monkeypatch.setattr(import_module("qdbev.quantization.products"), "_roundings", lambda *_: None)
 
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
