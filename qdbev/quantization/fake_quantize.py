@@ -20,6 +20,7 @@ from torch import Tensor
 
 from qdbev.quantization.integers import align_scale, clamped_steps, integer_limits, kernel_for, round_steps
 from qdbev.quantization.recomputation import close_saved, open_saved, remember
+from qdbev.quantization.rectifier import note_rectified
 
 
 class Rounding(NamedTuple):
@@ -77,8 +78,13 @@ class Rounding(NamedTuple):
         passed, total = kernel.passed_and_slope(gradient, x, **grid)
         return passed, total * self._share(x)
 
-    def remake_and_pass_back(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return :meth:`onto_grid` and :meth:`pass_back` of a fresh gradient, on a CPU in one pass over memory."""
+    def remake_and_pass_back(
+        self, gradient: Tensor, x: Tensor, *, rectified: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return :meth:`onto_grid` and :meth:`pass_back` of a fresh gradient, on a CPU in one pass over memory.
+
+        ``rectified``, where integers are unsigned, does the backward pass of the ReLU that made ``x`` as well.
+        """
         kernel = kernel_for(x, axis=self.axis) if x.is_cpu and gradient.dtype == x.dtype else None
         if kernel is None:
             return self.onto_grid(x), *self.pass_back(gradient, x, fresh=True)
@@ -90,8 +96,11 @@ class Rounding(NamedTuple):
             low=self.low,
             high=self.high,
             slope=self.log_scale is not None,
+            rectified=rectified,
             in_place=True,
         )
+        if rectified:
+            note_rectified(passed)
         return again, passed, None if total is None else total * self._share(x)
 
     def _pass_back_by_torch(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:

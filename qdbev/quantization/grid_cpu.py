@@ -31,6 +31,7 @@ _BLOCK = 128  # elements that are worked on at a time, and summed in float32
 _AHEAD = 512  # elements by which the cache is filled ahead: more and less were slower
 _LINE = 16  # elements in a line of the cache
 _FLOAT, _DOUBLE = 4, 8  # bytes
+_SMALLEST = torch.finfo(torch.float32).tiny
 
 
 def onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, rescale: bool) -> Tensor:
@@ -70,11 +71,15 @@ def again_and_passed(
     low: int,
     high: int,
     slope: bool,
+    rectified: bool = False,
     in_place: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return :func:`onto_grid`, rescaled, and :func:`passed_and_slope` in one pass over ``x``; the sum if ``slope``."""
+    """Return :func:`onto_grid`, rescaled, and :func:`passed_and_slope` in one pass over ``x``; the sum if ``slope``.
+
+    ``rectified`` lets nothing pass where ``x`` is zero.
+    """
     out, again = _own(gradient, x=x, in_place=in_place), torch.empty_like(x)
-    limits = (low, high, _floor(low))
+    limits = (low, high, _SMALLEST if rectified else _floor(low))
     sums = _run(_again_and_passed, x, out, again=again, scale=scale, axis=axis, limits=limits)
     return again, out, _by_scale(sums, scale=scale) if slope else None
 

@@ -20,6 +20,7 @@ from qdbev.quantization.fake_quantize import Rounding
 from qdbev.quantization.integers import is_plain
 from qdbev.quantization.quantizer import Quantizer
 from qdbev.quantization.recomputation import recomputing
+from qdbev.quantization.rectifier import is_rectified
 
 
 class Product(Protocol):
@@ -134,7 +135,8 @@ def quantized_product(product: Product, x: Tensor, layer: Layer) -> Tensor:
     if not torch.is_grad_enabled():
         return product.forward(of_input.onto_grid(x), of_weight.onto_grid(weight), layer.bias)
     learned = of_input.log_scale, of_weight.log_scale
-    result: Tensor = _Product.apply(x, weight, layer.bias, *learned, (of_input, of_weight, product))
+    how = of_input, of_weight, product, of_input.low == 0 and is_rectified(x)
+    result: Tensor = _Product.apply(x, weight, layer.bias, *learned, how)
     return result
 
 
@@ -159,9 +161,9 @@ class _Product(torch.autograd.Function):
         bias: Tensor | None,
         input_log_scale: Tensor | None,
         weight_log_scale: Tensor | None,
-        how: tuple[Rounding, Rounding, Product],
+        how: tuple[Rounding, Rounding, Product, bool],
     ) -> Tensor:
-        ctx.how = of_input, of_weight, product = how
+        ctx.how = of_input, of_weight, product, _ = how
         ctx.save_for_backward(x, weight, bias, of_input.watched, of_weight.watched)
         result = product.forward(of_input.onto_grid(x), of_weight.onto_grid(weight), bias)
         # a view that is made in here could not be changed in place outside
@@ -171,7 +173,7 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
         x, weight, bias, *_ = ctx.saved_tensors
-        of_input, of_weight, product = ctx.how
+        of_input, of_weight, product, rectified = ctx.how
         needed = ctx.needs_input_grad[:5]
         if torch.is_grad_enabled():  # a backward pass that is differentiated itself
             inputs = (x, weight, bias, of_input.log_scale, of_weight.log_scale)
@@ -182,7 +184,7 @@ class _Product(torch.autograd.Function):
         if of_itself:
             passing = product.to_input(gradient, x, of_weight.onto_grid(weight))
             if of_parameters:
-                again, found[0], found[3] = of_input.remake_and_pass_back(passing, x)
+                again, found[0], found[3] = of_input.remake_and_pass_back(passing, x, rectified=rectified)
             else:
                 found[0], found[3] = of_input.pass_back(passing, x, fresh=True)
         if of_parameters:

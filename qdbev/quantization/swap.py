@@ -25,6 +25,7 @@ from qdbev.quantization.layers import (
 from qdbev.quantization.plan import FLOAT_BITS, Plan, Site
 from qdbev.quantization.planning import is_deformable_conv
 from qdbev.quantization.quantizer import Quantizer
+from qdbev.quantization.rectifier import QuantReLU
 
 Tensors = Literal["all", "weights", "inputs"]
 
@@ -109,6 +110,9 @@ def quantize(
         _add_input_quantizers(layer, build=of_inputs)
         layer.train(layer.training)
     _forbid_fast_paths(model)
+    for module in model.modules():
+        if type(module) is nn.ReLU:
+            module.__class__ = QuantReLU
     return model
 
 

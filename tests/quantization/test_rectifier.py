@@ -1,0 +1,125 @@
+"""A ReLU that leaves its backward pass to the layer behind it: the same numbers, and only where that alone reads it."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qdbev.quantization.model_ranges import learn_ranges
+from qdbev.quantization.planning import make_plan
+from qdbev.quantization.rectifier import QuantReLU, _Rectified
+from qdbev.quantization.swap import observing, quantize, set_parts
+
+
+class Network(nn.Module):
+    """Two convolutions with a ReLU between, and what else is done with the ReLU's output."""
+
+    def __init__(self, *, in_place: bool, others: Callable[[Tensor], Tensor | None], first: bool) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.relu = nn.ReLU(inplace=in_place)
+        self.others, self.first = others, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.one(x))
+        beside = self.others(y) if self.first else None
+        out: Tensor = self.two(y).square().sum()
+        beside = beside if self.first else self.others(y)
+        return out if beside is None else out + beside.sum()
+
+
+def nobody(y: Tensor) -> None:
+    return None
+
+
+def a_hook(y: Tensor) -> None:
+    if y.requires_grad:
+        y.register_hook(lambda gradient: gradient.add_(1.0))  # also where the ReLU stops it
+
+
+def a_reader(y: Tensor) -> Tensor:
+    return y * torch.linspace(-1, 1, y.numel()).view(y.shape)
+
+
+def quantized(*, unsigned: bool = True, **choices: object) -> tuple[Network, Tensor]:
+    torch.manual_seed(0)
+    model, x = Network(**choices), torch.randn(2, 3, 6, 6)
+    plan = make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4)
+    quantize(model, plan, follow_weights=False, unsigned_inputs=unsigned)
+    with observing(model), torch.no_grad():
+        model(x * 0.7)
+    set_parts(model, {"all"})
+    learn_ranges(model, weights=True, inputs=True)
+    return model, x
+
+
+def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(model(x), list(model.parameters())))
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """For every backward pass of a ReLU whether it was left to the layer behind."""
+    seen, backward = [], _Rectified.backward
+
+    def watched(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
+        found = backward(ctx, gradient)
+        seen.append(found[0] is gradient)
+        return found
+
+    monkeypatch.setattr(_Rectified, "backward", staticmethod(watched))
+    return seen
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize(("others", "unsigned", "is_left"), [
+    (nobody, True, True), (a_reader, True, False), (a_hook, True, False), (nobody, False, False)
+])  # fmt: skip
+def test_gradients_are_those_of_torch(
+    in_place: bool,
+    first: bool,
+    others: Callable[[Tensor], Tensor | None],
+    unsigned: bool,
+    is_left: bool,
+    left: list[bool],
+) -> None:
+    model, x = quantized(unsigned=unsigned, in_place=in_place, others=others, first=first)
+    assert type(model.relu) is QuantReLU
+    ours = gradients(model, x)
+    assert left == [is_left]
+    model.relu.__class__ = nn.ReLU
+    for one, other in zip(ours, gradients(model, x), strict=True):
+        assert torch.equal(one, other)
+    assert left == [is_left]
+
+
+def test_a_zero_that_the_quantizer_would_pass_stops_in_the_relu(left: list[bool]) -> None:
+    model, x = quantized(in_place=False, others=nobody, first=False)
+    with torch.no_grad():
+        model.one.weight.zero_()
+        model.one.bias.zero_()  # every input of the ReLU is zero, where the quantizer lets gradients through
+    bias = torch.autograd.grad(model(x), model.one.bias)[0]
+    assert left == [True] and torch.equal(bias, torch.zeros(8))
+
+
+def test_a_gradient_of_a_gradient() -> None:
+    model, x = quantized(in_place=False, others=nobody, first=False)
+
+    def twice() -> Tensor:
+        (slope,) = torch.autograd.grad(model(x), model.two.bias, create_graph=True)
+        return torch.autograd.grad(slope.sum(), model.one.weight)[0]
+
+    ours = twice()
+    model.relu.__class__ = nn.ReLU
+    assert torch.equal(ours, twice()) and bool(ours.any())
+
+
+def test_a_view_is_rectified_in_place() -> None:
+    relu = QuantReLU(inplace=True)
+    x = torch.tensor([[-1.0, 2.0], [3.0, -4.0]], requires_grad=True)
+    y = (x * 1.0)[0]
+    relu(y).sum().backward()
+    assert y.tolist() == [0.0, 2.0]
+    assert x.grad is not None and x.grad.tolist() == [[0.0, 1.0], [0.0, 0.0]]
