@@ -62,7 +62,7 @@ def fake_quantize_stepped(
     low = 0 if unsigned else low
     if torch.is_grad_enabled() and not _any_learns(x, scale, offset):
         again = partial(_onto_grid, scale=scale, offset=offset, axis=axis, low=low, high=high)
-        return remember(again(x), source=x, remake=again)
+        return remember(again(x), x, remake=again)
     result: Tensor = _Stepped.apply(x, scale, offset, axis, low, high)
     return result
 
@@ -147,7 +147,7 @@ def fake_quantize_clipped(
     low, scale = 0 if unsigned else low, alpha.detach() / steps_per_range
     if torch.is_grad_enabled() and not _any_learns(x, alpha):
         again = partial(_onto_grid, scale=scale, offset=None, axis=None, low=low, high=high)
-        return remember(again(x), source=x, remake=again)
+        return remember(again(x), x, remake=again)
     result: Tensor = _Clipped.apply(x, alpha, scale, low, high)
     return result
 

@@ -62,7 +62,7 @@ class Rounding(NamedTuple):
         if x.requires_grad or self.log_scale is not None:
             result: Tensor = _Rounded.apply(x, self.log_scale, self)
             return result
-        return remember(self.onto_grid(x), source=x, remake=self.onto_grid)
+        return remember(self.onto_grid(x), x, self.scale, remake=lambda values, _: self.onto_grid(values))
 
     def pass_back(self, gradient: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Tensor | None]:
         """Return what of the gradient of the output passes to ``x``, and the gradient of a learned scale's logarithm.
@@ -83,7 +83,7 @@ class Rounding(NamedTuple):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return :meth:`onto_grid` and :meth:`pass_back` of a fresh gradient, on a CPU in one pass over memory.
 
-        ``rectified``, where integers are unsigned, does the backward pass of the ReLU that made ``x`` as well.
+        ``rectified``, where integers are unsigned, lets it do the backward pass of the ReLU that made ``x`` as well.
         """
         kernel = kernel_for(x, axis=self.axis) if x.is_cpu and gradient.dtype == x.dtype else None
         if kernel is None:

@@ -79,7 +79,7 @@ def again_and_passed(
     ``rectified`` lets nothing pass where ``x`` is zero.
     """
     out, again = _own(gradient, x=x, in_place=in_place), torch.empty_like(x)
-    limits = (low, high, _SMALLEST if rectified else _floor(low))
+    limits = (low, high, 0.0 if rectified else _floor(low))
     sums = _run(_again_and_passed, x, out, again=again, scale=scale, axis=axis, limits=limits)
     return again, out, _by_scale(sums, scale=scale) if slope else None
 
@@ -92,8 +92,8 @@ def _by_scale(sums: Tensor, *, scale: Tensor) -> Tensor:
 
 
 def _floor(low: int) -> float:
-    """Where integers are unsigned, below this a value is clamped even where it rounds to zero."""
-    return 0.0 if low == 0 else -math.inf
+    """Where integers are unsigned, up to this a value is clamped even where it rounds to zero."""
+    return -_SMALLEST if low == 0 else -math.inf
 
 
 def _own(gradient: Tensor, *, x: Tensor, in_place: bool) -> Tensor:
@@ -119,7 +119,7 @@ def _run(
     if channels != (1 if axis is None else x.shape[axis]):
         raise ValueError(f"{channels} scales do not fit a tensor of shape {tuple(x.shape)} along axis {axis}")
     rows = channels if not axis else math.prod(x.shape[: axis % x.ndim]) * channels
-    columns, steps = elements // rows, scale.contiguous()
+    columns, steps = elements // rows, scale.to(torch.float32).contiguous()
     addresses = x.data_ptr(), out.data_ptr(), (out if again is None else again).data_ptr()
     parts = min(torch.get_num_threads(), elements // _SHARE) if elements >= 2 * _SHARE else 1
     if parts < 2:
@@ -160,7 +160,7 @@ def _by_address(function: Callable[..., Any]) -> Callable[..., None]:
 
 # The kernels read `x` and write `out`, which for a backward pass holds the gradient, both float32 of (rows, columns);
 # they may write `again`, as large, and `sums`, float64 of (rows,). Row r has the scale (first + r) % channels. Clamped
-# are integers below `low` or above `high`, and values below `floor`. The gradient and what passes share one array: of
+# are integers below `low` or above `high`, and values up to `floor`. The gradient and what passes share one array: of
 # two that might overlap the compiler would make a loop without vectors. While a block is worked on, one further on
 # comes into the cache: left alone, a processor looks no further ahead than to the end of a page of memory.
 
@@ -226,7 +226,7 @@ def _onto_grid(
 def _passed_block(x: Array, out: Array, scale: float, low: float, high: float, floor: float) -> None:
     for i in range(len(x)):
         step = np.rint(x[i] / scale)
-        clamped = (step < low) | (step > high) | (x[i] < floor)
+        clamped = (step < low) | (step > high) | (x[i] <= floor)
         out[i] = x.dtype.type(0) if clamped else out[i]
 
 
@@ -260,7 +260,7 @@ def _slope_block(x: Array, out: Array, scale: float, low: float, high: float, fl
     total = x.dtype.type(0)
     for i in range(len(x)):
         step = np.rint(x[i] / scale)
-        clamped = (step < low) | (step > high) | (x[i] < floor)
+        clamped = (step < low) | (step > high) | (x[i] <= floor)
         step = low if step < low else step
         step = high if step > high else step
         gradient = out[i]
@@ -301,7 +301,7 @@ def _again_block(x: Array, out: Array, again: Array, scale: float, low: float, h
     total = x.dtype.type(0)
     for i in range(len(x)):
         step = np.rint(x[i] / scale)
-        clamped = (step < low) | (step > high) | (x[i] < floor)
+        clamped = (step < low) | (step > high) | (x[i] <= floor)
         step = low if step < low else step
         step = high if step > high else step
         gradient = out[i]

@@ -78,8 +78,8 @@ def _rows(x: Tensor, *, scale: Tensor, axis: int | None) -> tuple[int, int, int]
 
 
 def _floor(low: int) -> float:
-    """Where integers are unsigned, below this a value is clamped even where it rounds to zero."""
-    return 0.0 if low == 0 else -math.inf
+    """Where integers are unsigned, up to this a value is clamped even where it rounds to zero."""
+    return -torch.finfo(torch.float32).tiny if low == 0 else -math.inf
 
 
 def _laid_as(x: Tensor, *, gradient: Tensor, in_place: bool) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def _laid_as(x: Tensor, *, gradient: Tensor, in_place: bool) -> tuple[Tensor, Te
 
 
 # A program does a row of `columns` elements, in the order of memory. Clamped are integers below `low` or above `high`,
-# and values below `floor`.
+# and values up to `floor`.
 
 
 @triton.jit
@@ -143,7 +143,7 @@ def _passed(  # type: ignore[no-untyped-def]
         value = tl.load(x + first + column, mask=there, other=0.0).to(tl.float32)
         into = tl.load(gradient + first + column, mask=there, other=0.0).to(tl.float32)
         step = _steps(value, unit)
-        clamped = (step < low) | (step > high) | (value < floor)
+        clamped = (step < low) | (step > high) | (value <= floor)
         through = tl.where(clamped, 0.0, into)
         tl.store(out + first + column, through, mask=there)
         if SUMMED:

@@ -191,7 +191,8 @@ def kernel_for(x: Tensor, *, axis: int | None) -> ModuleType | None:
         axis: the channel axis of a per-channel scale.
 
     Returns:
-        :mod:`qdbev.quantization.grid_cpu` or :mod:`qdbev.quantization.grid_triton`, which have the same functions.
+        :mod:`qdbev.quantization.grid_cpu`, or :mod:`qdbev.quantization.grid_triton`, which has all of its functions but
+        ``again_and_passed``.
     """
     if not is_plain(x):
         return None

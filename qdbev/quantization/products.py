@@ -48,7 +48,7 @@ class Linear(NamedTuple):
 
     def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """See :class:`Product`."""
-        return gradient @ weight
+        return (gradient.reshape(-1, weight.shape[0]) @ weight).view(x.shape)
 
     def to_weight(self, gradient: Tensor, x: Tensor, weight: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
         """See :class:`Product`."""
@@ -122,10 +122,10 @@ def composed(forward: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tens
 def quantized_product(product: Product, x: Tensor, layer: Layer) -> Tensor:
     """Return a layer's product of ``x``, both quantized.
 
-    The numbers are those of :func:`composed`, bit for bit, and so are the gradients; a learned scale's is a sum over
-    all elements, and the same up to their order. It is composed where a quantizer is missing, off, hooked, or does more
-    than round at a scale; for a single vector, under autocast, in a graph that is compiled or exported, and on a GPU,
-    where this has not been tried.
+    The numbers are those of :func:`composed`, bit for bit, and so are the gradients, where tensors lie in memory
+    without gaps; elsewhere, and for a learned scale, which sums over all elements, they are up to the order of sums. It
+    is composed where a quantizer is missing, off, hooked, or does more than round at a scale; for a single vector,
+    under autocast, in a graph that is compiled or exported, and on a GPU, where this has not been tried.
     """
     weight = layer.weight
     roundings = _roundings(x, weight, layer)
@@ -134,9 +134,8 @@ def quantized_product(product: Product, x: Tensor, layer: Layer) -> Tensor:
     of_input, of_weight = roundings
     if not torch.is_grad_enabled():
         return product.forward(of_input.onto_grid(x), of_weight.onto_grid(weight), layer.bias)
-    learned = of_input.log_scale, of_weight.log_scale
-    how = of_input, of_weight, product, of_input.low == 0 and is_rectified(x)
-    result: Tensor = _Product.apply(x, weight, layer.bias, *learned, how)
+    how = _How(of_input, of_weight, product, rectified=of_input.low == 0 and is_rectified(x))
+    result: Tensor = _Product.apply(x, weight, layer.bias, of_input.log_scale, of_weight.log_scale, how)
     return result
 
 
@@ -152,6 +151,13 @@ def _roundings(x: Tensor, weight: Tensor, layer: Layer) -> tuple[Rounding, Round
     return of_input.rounding(x), of_weight.rounding(weight)
 
 
+class _How(NamedTuple):
+    of_input: Rounding
+    of_weight: Rounding
+    product: Product
+    rectified: bool  # whether a ReLU before it may leave its backward pass to it
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -161,11 +167,11 @@ class _Product(torch.autograd.Function):
         bias: Tensor | None,
         input_log_scale: Tensor | None,
         weight_log_scale: Tensor | None,
-        how: tuple[Rounding, Rounding, Product, bool],
+        how: _How,
     ) -> Tensor:
-        ctx.how = of_input, of_weight, product, _ = how
-        ctx.save_for_backward(x, weight, bias, of_input.watched, of_weight.watched)
-        result = product.forward(of_input.onto_grid(x), of_weight.onto_grid(weight), bias)
+        ctx.how = how
+        ctx.save_for_backward(x, weight, bias, how.of_input.watched, how.of_weight.watched)
+        result = how.product.forward(how.of_input.onto_grid(x), how.of_weight.onto_grid(weight), bias)
         # a view that is made in here could not be changed in place outside
         return torch.ops.aten._unsafe_view(result, result.shape) if result._is_view() else result
 
@@ -177,7 +183,7 @@ class _Product(torch.autograd.Function):
         needed = ctx.needs_input_grad[:5]
         if torch.is_grad_enabled():  # a backward pass that is differentiated itself
             inputs = (x, weight, bias, of_input.log_scale, of_weight.log_scale)
-            return *_differentiable(gradient, inputs, needed, (of_input, of_weight), product), None
+            return *_differentiable(gradient, inputs, needed, ctx.how), None
         found: list[Tensor | None] = [None] * 5
         of_itself, of_parameters = needed[0] or needed[3], needed[1] or needed[2] or needed[4]
         again: Tensor | None = None
@@ -198,13 +204,14 @@ def _differentiable(
     gradient: Tensor,
     inputs: tuple[Tensor | None, ...],
     needed: tuple[bool, ...],
-    roundings: tuple[Rounding, Rounding],
-    product: Product,
+    how: _How,
 ) -> list[Tensor | None]:
     """The gradients by autograd itself, from what the function is made of, with a graph of their own."""
-    x, weight, bias, *_ = inputs
+    own = [None if value is None else value.view_as(value) for value in inputs]  # hooks on them have their turn later
+    x, weight, bias, *learned = own
     assert x is not None and weight is not None
-    result = product.forward(roundings[0].apply(x), roundings[1].apply(weight), bias)
-    wanted = [value for value, asked in zip(inputs, needed, strict=True) if asked and value is not None]
+    of_input, of_weight = (one._replace(log_scale=each) for one, each in zip(how[:2], learned, strict=True))
+    result = how.product.forward(of_input.apply(x), of_weight.apply(weight), bias)
+    wanted = [value for value, asked in zip(own, needed, strict=True) if asked and value is not None]
     found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=True))
     return [next(found) if asked else None for asked in needed]

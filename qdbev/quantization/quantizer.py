@@ -207,7 +207,7 @@ class Quantizer(nn.Module):
         self._follow_or_require(x)
         if self.ema_momentum is not None and self.training and not self._follows and not self.held:
             self._move(x.clamp_min(0) if self._unsigned else x)
-        return Rounding(self._grid()[0] if trained is not None else self.scale, self.axis, low, high)
+        return Rounding(self._grid()[0], self.axis, low, high)
 
     def integers(self, x: Tensor) -> Tensor:
         """Return the integers of ``x`` (int8 up to 8 bits); ``dequantize(integers(x)) == forward(x)`` when on."""
@@ -368,7 +368,7 @@ class Quantizer(nn.Module):
         self._require_range()
 
     def _require_range(self) -> None:
-        if not (self._has_range or self._follows):
+        if not self.has_range:
             raise ValueError(
                 f"quantizer {self.name} has no range; calibrate the model or load a calibrated state first"
             )

@@ -51,10 +51,10 @@ def recomputing() -> AbstractContextManager[object]:
     return saved_tensors_hooks(pack, _unpack)
 
 
-def remember(result: Tensor, *, source: Tensor, remake: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return ``result``, having noted that it is ``remake(source)``; for a result that no gradient flows through."""
-    kept = _Kept(source, source._version)
-    result.remake = lambda: remake(kept.unpack())  # type: ignore[attr-defined]
+def remember(result: Tensor, *sources: Tensor, remake: Callable[..., Tensor]) -> Tensor:
+    """Return ``result``, having noted that it is ``remake(*sources)``; for a result that no gradient flows through."""
+    kept = [_Kept(source, source._version) for source in sources]
+    result.remake = lambda: remake(*(one.unpack() for one in kept))  # type: ignore[attr-defined]
     return result
 
 

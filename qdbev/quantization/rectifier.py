@@ -1,8 +1,9 @@
 """A ReLU that leaves its backward pass to the quantized layer behind it.
 
-Unsigned integers begin where a ReLU's output begins, at zero: what such a layer lets back to its input, less what it
-lets back to zeros, is what the ReLU would let through of it. The layer notes on the gradient that it did so, and the
-ReLU looks whether the gradient that it gets is that one, with nothing added by others who read its output.
+A layer whose input has unsigned integers stops the gradient of negative values; where it stops that of zeros as well,
+it has done what a ReLU before it would do. It notes that on the gradient, and the ReLU looks whether the gradient that
+it gets is that one, with nothing added by others who read its output. So the gradient of a ReLU's output, which hooks
+and ``retain_grad`` see, is zero where the output is, and a hook must not change it behind the back of autograd.
 """
 
 from __future__ import annotations
@@ -16,25 +17,26 @@ from qdbev.quantization.integers import is_plain
 
 
 class QuantReLU(nn.ReLU):
-    """``ReLU`` in a quantized model; the numbers are the same."""
+    """``ReLU`` in a quantized model: the same output, and the same gradient of its input."""
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.ReLU``."""
         ours = torch.is_grad_enabled() and input.requires_grad and input.is_cpu and is_plain(input)
-        if not ours or (self.inplace and input._is_view()):
+        if not ours or (self.inplace and input._is_view()):  # a function of ours would break the tie to a view's base
             return super().forward(input)
         result: Tensor = _Rectified.apply(input, self.inplace)
         return result
 
 
 def is_rectified(x: Tensor) -> bool:
-    """Whether a :class:`QuantReLU` made this tensor, in training."""
+    """Whether a :class:`QuantReLU` made this tensor, with gradients on."""
     return isinstance(x.grad_fn, _Rectified._backward_cls)  # type: ignore[attr-defined]
 
 
 def note_rectified(gradient: Tensor) -> None:
     """Note on a gradient of a rectified tensor that it is zero where that tensor is."""
-    gradient.rectified = gradient._version  # type: ignore[attr-defined]
+    if not gradient.is_inference():  # these have no version
+        gradient.rectified = gradient._version  # type: ignore[attr-defined]
 
 
 class _Rectified(torch.autograd.Function):
@@ -48,7 +50,9 @@ class _Rectified(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        if getattr(gradient, "rectified", None) == gradient._version:  # what is added in place makes another version
+        (gradient,), (result,) = gradients, ctx.saved_tensors  # opened in any case: autograd checks its version
+        noted = getattr(gradient, "rectified", None)
+        if noted is not None and noted == gradient._version:  # what is added in place makes another version
+            gradient.rectified = None  # type: ignore[attr-defined]  # it may go on, as it is, to a ReLU further up
             return gradient, None
-        return torch.ops.aten.threshold_backward(gradient, ctx.saved_tensors[0], 0), None
+        return torch.ops.aten.threshold_backward(gradient, result, 0), None

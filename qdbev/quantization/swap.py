@@ -61,7 +61,8 @@ def quantize(
 ) -> nn.Module:
     """Give the layers of ``model`` the quantizers of ``plan``, in place; all are off afterwards.
 
-    Parameters keep their objects and names; quantizers appear beside them (``X.weight_quantizer.scale`` ...).
+    Parameters keep their objects and names; quantizers appear beside them (``X.weight_quantizer.scale`` ...). A ReLU
+    may leave its backward pass to the layer behind it: :mod:`qdbev.quantization.rectifier`.
 
     Args:
         model: the float model the plan was made of.

@@ -227,3 +227,29 @@ def test_a_missing_range_is_named() -> None:
     model[0].input_quantizer.state = "on"
     with pytest.raises(ValueError, match=r"layer\.input has no range"):
         model(x)
+
+
+def test_a_hook_runs_once_where_gradients_have_a_graph() -> None:
+    model, x = quantized(*LAYERS["linear, rows"])
+    weight = model[0].weight
+    weight.register_hook(lambda gradient: gradient * 2)
+    plain, graphed = (torch.autograd.grad(model(x).sum(), weight, create_graph=graph)[0] for graph in (False, True))
+    torch.testing.assert_close(plain, graphed)
+
+
+def test_half_scales_are_read_as_numbers() -> None:
+    model, x = quantized(*LAYERS["linear, rows"])
+    expected = model(x)
+    for quantizer in model.modules():
+        if isinstance(quantizer, Quantizer):
+            quantizer.to(torch.bfloat16)
+    torch.testing.assert_close(model(x), expected, rtol=0.05, atol=0.3)  # scales of eight bits, a step apart
+
+
+def test_a_scale_that_changed_is_noticed_where_no_gradient_goes_to_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PRODUCTS, "_roundings", lambda *_: None)
+    model, x = quantized(*LAYERS["linear, rows"])
+    out = model(x)
+    model[0].input_quantizer.set_range(torch.tensor(9.0))
+    with pytest.raises(RuntimeError, match="modified in place"):
+        out.sum().backward()

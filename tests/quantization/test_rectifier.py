@@ -1,6 +1,7 @@
 """A ReLU that leaves its backward pass to the layer behind it: the same numbers, and only where that alone reads it."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -42,16 +43,21 @@ def a_reader(y: Tensor) -> Tensor:
     return y * torch.linspace(-1, 1, y.numel()).view(y.shape)
 
 
-def quantized(*, unsigned: bool = True, **choices: object) -> tuple[Network, Tensor]:
+def quantized(*, unsigned: bool = True, **choices: Any) -> tuple[nn.Module, Tensor]:
     torch.manual_seed(0)
     model, x = Network(**choices), torch.randn(2, 3, 6, 6)
+    return on(model, x * 0.7, unsigned=unsigned), x
+
+
+def on(model: nn.Module, x: Tensor | None = None, *, unsigned: bool = True) -> nn.Module:
+    """Quantized, with ranges of this input that are learned."""
     plan = make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4)
     quantize(model, plan, follow_weights=False, unsigned_inputs=unsigned)
     with observing(model), torch.no_grad():
-        model(x * 0.7)
+        model(torch.randn(64, 4) if x is None else x)
     set_parts(model, {"all"})
     learn_ranges(model, weights=True, inputs=True)
-    return model, x
+    return model
 
 
 def gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
@@ -123,3 +129,44 @@ def test_a_view_is_rectified_in_place() -> None:
     relu(y).sum().backward()
     assert y.tolist() == [0.0, 2.0]
     assert x.grad is not None and x.grad.tolist() == [[0.0, 1.0], [0.0, 0.0]]
+
+
+class Residual(nn.Module):
+    """``relu(relu(a) + b)`` before a layer: the gradient passes both ReLUs as one and the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.relu = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 2), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(x)
+        y += self.relu(self.a(x))
+        out: Tensor = self.c(self.relu(y)).square().sum()
+        return out
+
+
+def test_only_the_nearest_relu_leaves_its_pass(left: list[bool]) -> None:
+    torch.manual_seed(0)
+    model, x = on(Residual()), torch.randn(64, 4)
+    ours = gradients(model, x)
+    assert left == [True, False]
+    model.relu.__class__ = nn.ReLU
+    assert all(torch.equal(one, other) for one, other in zip(ours, gradients(model, x), strict=True))
+
+
+def test_subnormals_pass_and_negative_ones_do_not_matter() -> None:
+    model = on(nn.Sequential(nn.ReLU(), nn.Linear(4, 3)), torch.rand(8, 4))
+    x = torch.tensor([[1e-40, 1e-42, 0.5, 0.0]], requires_grad=True)
+    ours = torch.autograd.grad(model(x).sum(), x)[0]
+    model[0].__class__ = nn.ReLU
+    assert torch.equal(ours, torch.autograd.grad(model(x).sum(), x)[0])
+    assert bool(ours[0, :3].all()) and ours[0, 3] == 0
+
+
+def test_a_changed_output_is_noticed() -> None:
+    model, z = on(nn.Sequential(nn.ReLU(), nn.Linear(4, 3)), torch.rand(8, 4)), torch.randn(8, 4, requires_grad=True)
+    y = model[0](z)
+    with torch.no_grad():
+        y.sub_(0.3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        model[1](y).sum().backward()
