@@ -32,7 +32,7 @@ OTHER_TOOLS |= {
     "--synthetic",
     "--quick",
 }  # of reproduce_nuscenes.sh
-OTHER_TOOLS |= {"--batch", "--image"}  # of scripts/bench_distillation.py
+OTHER_TOOLS |= {"--batch", "--image", "--ours"}  # of scripts/bench_distillation.py and bench_training_step.py
 OTHER_TOOLS |= {"--photographs"}  # of scripts/draw_keyframe.py
 
 
