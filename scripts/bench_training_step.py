@@ -2,6 +2,7 @@
 
     pip install -e '.[bench]'   # other tools than brevitas; what cannot be imported is left out of the table
     python scripts/bench_training_step.py [--model tiny | nano] [--images 6] [--repeats 9] [--threads 1] [--ours]
+        [--device cuda]
 
 `nano` is a step of its training: a batch of the profile `w4a6` from synthetic scenes, its frame of history, the
 detection losses. `tiny` is its ResNet-50 on images of 256 x 448, as many as a frame has cameras, every parameter

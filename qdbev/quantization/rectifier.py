@@ -21,8 +21,7 @@ class QuantReLU(nn.ReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.ReLU``."""
-        ours = torch.is_grad_enabled() and input.requires_grad and input.is_cpu and is_plain(input)
-        if not ours or (self.inplace and input._is_view()):  # a function of ours would break the tie to a view's base
+        if not (torch.is_grad_enabled() and input.requires_grad and input.is_cpu and is_plain(input)):
             return super().forward(input)
         result: Tensor = _Rectified.apply(input, self.inplace)
         return result
