@@ -107,6 +107,8 @@ def _torch() -> tuple[bool, str, str]:
     ok, found, do = version_check("torch")
     if ok:
         found = f"{importlib.import_module('torch').__version__}, {os.cpu_count()} cores"
+        if importlib.import_module("qdbev.ops").has_integer_products():
+            found += " that multiply bytes"
     return ok, found, do
 
 

@@ -1,5 +1,14 @@
-"""Sampling operators: a compiled kernel where there is one, pure torch elsewhere."""
+"""Operators: sampling, and products of integers; a compiled kernel where there is one, pure torch elsewhere."""
 
 from qdbev.ops.deformable_attention import Rows, deformable_attention, has_cpu_kernel, has_cuda_kernel, has_triton
+from qdbev.ops.integer_products import Bytes, has_integer_products
 
-__all__ = ["Rows", "deformable_attention", "has_cpu_kernel", "has_cuda_kernel", "has_triton"]
+__all__ = [
+    "Bytes",
+    "Rows",
+    "deformable_attention",
+    "has_cpu_kernel",
+    "has_cuda_kernel",
+    "has_integer_products",
+    "has_triton",
+]

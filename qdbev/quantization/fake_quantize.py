@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from qdbev.quantization.integers import align_scale, clamped_steps, integer_limits, kernel_for, round_steps
+from qdbev.ops import Bytes
+from qdbev.quantization.integers import align_scale, as_bytes, clamped_steps, integer_limits, kernel_for, round_steps
 from qdbev.quantization.recomputation import close_saved, open_saved, remember
 from qdbev.quantization.rectifier import note_rectified
 
@@ -54,6 +55,10 @@ class Rounding(NamedTuple):
         """Return ``S clamp(round(x / S))`` in the type of ``x``, without gradients."""
         made = clamped_steps(x, scale=self.scale, axis=self.axis, low=self.low, high=self.high, rescale=True)
         return made if made.dtype == x.dtype else made.to(x.dtype)
+
+    def as_bytes(self, x: Tensor, *, signed: bool = False) -> Bytes | None:
+        """Return the integers of :meth:`onto_grid` as the bytes that a CPU multiplies, where they can be had."""
+        return as_bytes(x, scale=self.scale, low=self.low, high=self.high, axis=self.axis, signed=signed)
 
     def apply(self, x: Tensor) -> Tensor:
         """Return :meth:`onto_grid` with gradients to ``x`` and to a learned scale."""

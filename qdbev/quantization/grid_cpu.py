@@ -41,6 +41,13 @@ def onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int
     return out
 
 
+def onto_bytes(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, zero: int) -> Tensor | None:
+    """Return ``clamp(round(x / scale), low, high) + zero``, modulo 256, as uint8; None if any of ``x`` is no number."""
+    out = torch.empty_like(x, dtype=torch.uint8)
+    lost = _run(_onto_bytes, x, out, scale=scale, axis=axis, limits=(low, high, zero))
+    return None if lost.any() else out
+
+
 def passed(
     gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
 ) -> Tensor:
@@ -120,11 +127,13 @@ def _run(
         raise ValueError(f"{channels} scales do not fit a tensor of shape {tuple(x.shape)} along axis {axis}")
     rows = channels if not axis else math.prod(x.shape[: axis % x.ndim]) * channels
     columns, steps = elements // rows, scale.to(torch.float32).contiguous()
-    addresses = x.data_ptr(), out.data_ptr(), (out if again is None else again).data_ptr()
+    arrays = [(each.data_ptr(), each.element_size()) for each in (x, out, out if again is None else again)]
     parts = min(torch.get_num_threads(), elements // _SHARE) if elements >= 2 * _SHARE else 1
     if parts < 2:
         sums = torch.empty(rows, dtype=torch.float64)
-        kernel(*addresses, steps.data_ptr(), sums.data_ptr(), rows, columns, channels, 0, *limits)
+        kernel(
+            *[address for address, _ in arrays], steps.data_ptr(), sums.data_ptr(), rows, columns, channels, 0, *limits
+        )
         return sums
     sums = torch.empty(max(rows, parts), dtype=torch.float64)
     edges = [(columns if rows == 1 else rows) * part // parts for part in range(parts + 1)]
@@ -132,7 +141,7 @@ def _run(
     def run(part: int) -> None:
         first, last = edges[part], edges[part + 1]
         skipped, shape = (first, (1, last - first)) if rows == 1 else (first * columns, (last - first, columns))
-        moved = [address + _FLOAT * skipped for address in addresses]
+        moved = [address + size * skipped for address, size in arrays]
         place, row = (part, 0) if rows == 1 else (first, first)
         kernel(*moved, steps.data_ptr(), sums.data_ptr() + _DOUBLE * place, *shape, channels, row, *limits)
 
@@ -220,6 +229,43 @@ def _onto_grid(
             stop = min(start + _BLOCK, columns)
             _fetch_ahead(x, out, row * columns + start, row * columns + stop)
             _onto_grid_block(source[row, start:stop], made[row, start:stop], own, low, high, unit)
+
+
+@partial(_or_without_cache, numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def _onto_bytes_block(x: Array, out: Array, scale: float, low: float, high: float, zero: float) -> float:
+    lost = x.dtype.type(0)  # stays so, unless something is no number
+    for i in range(len(x)):
+        step = np.rint(x[i] / scale)
+        step = low if step < low else step
+        step = high if step > high else step
+        lost += step * x.dtype.type(0)
+        out[i] = np.uint8(np.int32(step + zero))
+    return lost
+
+
+@_by_address
+def _onto_bytes(
+    x: Any,
+    out: Any,
+    again: Any,
+    scale: Any,
+    sums: Any,
+    rows: int,
+    columns: int,
+    channels: int,
+    first: int,
+    low: float,
+    high: float,
+    zero: float,
+) -> None:
+    source, made = numba.carray(x, (rows, columns), np.float32), numba.carray(out, (rows, columns), np.uint8)
+    scales, lost = numba.carray(scale, (channels,), np.float32), numba.carray(sums, (rows,), np.float64)
+    for row in range(rows):
+        lost[row], own = 0, scales[(first + row) % channels]
+        for start in range(0, columns, _BLOCK):
+            stop = min(start + _BLOCK, columns)
+            _fetch_ahead(x, x, row * columns + start, row * columns + stop)
+            lost[row] += _onto_bytes_block(source[row, start:stop], made[row, start:stop], own, low, high, zero)
 
 
 @partial(_or_without_cache, numba.njit, nogil=True, error_model="numpy")

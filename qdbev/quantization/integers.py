@@ -25,7 +25,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from qdbev.ops import has_cpu_kernel, has_triton
+from qdbev.ops import Bytes, has_cpu_kernel, has_triton
 
 ScaleRule = Literal["qdbev", "hawq"]
 
@@ -183,6 +183,35 @@ def clamped_steps(
     return result
 
 
+def as_bytes(
+    x: Tensor, *, scale: Tensor, low: int, high: int, axis: int | None = None, signed: bool = False
+) -> Bytes | None:
+    """Return ``clamp(round(x / S), low, high)`` as the bytes that a CPU multiplies (see :mod:`qdbev.ops`).
+
+    Args:
+        x: real values.
+        scale: one scale, or one per channel of ``axis``, float32.
+        low: smallest integer.
+        high: largest integer.
+        axis: the channel axis of a per-channel scale.
+        signed: int8, as weights are; else uint8, whose zero is 128 where ``low`` is negative.
+
+    Returns:
+        None where there is no compiled kernel, where the integers do not fit, and where ``x`` or the scale holds what
+        is no number: integers would hide it.
+
+    >>> as_bytes(torch.tensor([1.0, 3.0, 50.0]), scale=torch.tensor(2.0), low=-8, high=7).values.tolist()
+    [128, 130, 135]
+    """
+    kernel, zero = kernel_for(x, axis=axis), 128 if low < 0 and not signed else 0
+    if kernel is None or not x.is_cpu or low + zero < (-128 if signed else 0) or high + zero > (127 if signed else 255):
+        return None
+    values = kernel.onto_bytes(x, scale=scale, axis=axis, low=low, high=high, zero=zero)
+    if values is None:
+        return None
+    return Bytes(values.view(torch.int8) if signed else values, scale, zero)
+
+
 def kernel_for(x: Tensor, *, axis: int | None) -> ModuleType | None:
     """Return the compiled kernels that can work on ``x``, else None: torch operations do it then.
 
@@ -192,7 +221,7 @@ def kernel_for(x: Tensor, *, axis: int | None) -> ModuleType | None:
 
     Returns:
         :mod:`qdbev.quantization.grid_cpu`, or :mod:`qdbev.quantization.grid_triton`, which has all of its functions but
-        ``again_and_passed``.
+        ``again_and_passed`` and ``onto_bytes``.
     """
     if not is_plain(x):
         return None

@@ -5,22 +5,34 @@ tensors from being stored (:mod:`qdbev.quantization.recomputation`), and a layer
 time between them. Here one function quantizes, multiplies, and in its backward pass makes the gradient of the input
 first, so that one pass over memory makes the quantized input again and lets that gradient through. It keeps what a
 float layer keeps. Whatever it is not made for is composed.
+
+Where a CPU multiplies bytes (:func:`qdbev.ops.has_integer_products`), a large product is that of the integers
+themselves, as it is when the model is deployed: several times as fast as that of the float values which stand for them,
+and closer to the true one. An input within one rounding of a tie may then fall on its other side a layer later, so that
+a run is not repeated to the bit by a CPU that multiplies float values; :func:`float_products` asks any to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qdbev.ops import Bytes, has_integer_products, integer_products
 from qdbev.quantization.fake_quantize import Rounding
 from qdbev.quantization.integers import is_plain
 from qdbev.quantization.quantizer import Quantizer
 from qdbev.quantization.recomputation import recomputing
 from qdbev.quantization.rectifier import is_rectified
+
+_WORTH = 1 << 23  # multiplications from which on integers are worth packing
+_LONGEST = 1 << 16  # of the largest bytes, so many products have a sum of 32 bits
+_FLOAT_PRODUCTS = ContextVar("_FLOAT_PRODUCTS", default=False)
 
 
 class Product(Protocol):
@@ -28,6 +40,10 @@ class Product(Protocol):
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """The output."""
+        ...
+
+    def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None) -> Tensor:
+        """The output, from integers."""
         ...
 
     def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -45,6 +61,10 @@ class Linear(NamedTuple):
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """See :class:`Product`."""
         return F.linear(x, weight, bias)
+
+    def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None) -> Tensor:
+        """See :class:`Product`."""
+        return integer_products.linear(x, weight, bias)
 
     def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """See :class:`Product`."""
@@ -67,6 +87,10 @@ class Convolution(NamedTuple):
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """See :class:`Product`."""
         return torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None) -> Tensor:
+        """See :class:`Product`."""
+        return integer_products.convolution(x, weight, bias, **self._asdict())
 
     def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """See :class:`Product`."""
@@ -122,19 +146,20 @@ def composed(forward: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tens
 def quantized_product(product: Product, x: Tensor, layer: Layer) -> Tensor:
     """Return a layer's product of ``x``, both quantized.
 
-    The numbers are those of :func:`composed`, bit for bit, and so are the gradients, where tensors lie in memory
-    without gaps; elsewhere, and for a learned scale, which sums over all elements, they are up to the order of sums. It
-    is composed where a quantizer is missing, off, hooked, or does more than round at a scale; for a single vector,
-    under autocast, in a graph that is compiled or exported, and on a GPU, where this has not been tried.
+    The numbers are those of :func:`composed`, bit for bit, where float values are multiplied, and so are the gradients,
+    where tensors lie in memory without gaps; elsewhere, and for a learned scale, which sums over all elements, they are
+    up to the order of sums. It is composed where a quantizer is missing, off, hooked, or does more than round at a
+    scale; for a single vector, under autocast, in a graph that is compiled or exported, and on a GPU, where this has
+    not been tried.
     """
     weight = layer.weight
     roundings = _roundings(x, weight, layer)
     if roundings is None:
         return composed(product.forward, x, layer)
     of_input, of_weight = roundings
-    if not torch.is_grad_enabled():
-        return product.forward(of_input.onto_grid(x), of_weight.onto_grid(weight), layer.bias)
     how = _How(of_input, of_weight, product, rectified=of_input.low == 0 and is_rectified(x))
+    if not torch.is_grad_enabled():
+        return _multiplied(x, weight, layer.bias, how)
     result: Tensor = _Product.apply(x, weight, layer.bias, of_input.log_scale, of_weight.log_scale, how)
     return result
 
@@ -158,6 +183,30 @@ class _How(NamedTuple):
     rectified: bool  # whether a ReLU before it may leave its backward pass to it
 
 
+@contextmanager
+def float_products() -> Iterator[None]:
+    """Inside, multiply the float values of integers, as a CPU does that cannot multiply bytes."""
+    token = _FLOAT_PRODUCTS.set(True)
+    try:
+        yield
+    finally:
+        _FLOAT_PRODUCTS.reset(token)
+
+
+def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Tensor:
+    """The product of both quantized."""
+    if _is_worth_packing(x, weight) and not _FLOAT_PRODUCTS.get() and has_integer_products():
+        bytes_of_input, bytes_of_weight = how.of_input.as_bytes(x), how.of_weight.as_bytes(weight, signed=True)
+        if bytes_of_input is not None and bytes_of_weight is not None:
+            return how.product.of_bytes(bytes_of_input, bytes_of_weight, bias)
+    return how.product.forward(how.of_input.onto_grid(x), how.of_weight.onto_grid(weight), bias)
+
+
+def _is_worth_packing(x: Tensor, weight: Tensor) -> bool:
+    channels = x.shape[1] if weight.ndim > 2 else x.shape[-1]
+    return x.numel() // channels * weight.numel() >= _WORTH and weight[0].numel() <= _LONGEST
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -171,7 +220,7 @@ class _Product(torch.autograd.Function):
     ) -> Tensor:
         ctx.how = how
         ctx.save_for_backward(x, weight, bias, how.of_input.watched, how.of_weight.watched)
-        result = how.product.forward(how.of_input.onto_grid(x), how.of_weight.onto_grid(weight), bias)
+        result = _multiplied(x, weight, bias, how)
         # a view that is made in here could not be changed in place outside
         return torch.ops.aten._unsafe_view(result, result.shape) if result._is_view() else result
 

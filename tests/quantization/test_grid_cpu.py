@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from qdbev.quantization.fake_quantize import fake_quantize, fake_quantize_learned
-from qdbev.quantization.integers import dequantize, kernel_for, quantize_int
+from qdbev.quantization.integers import as_bytes, clamped_steps, dequantize, kernel_for, quantize_int
 
 Outcome = tuple[torch.Tensor, ...]
 
@@ -133,3 +133,40 @@ def test_one_pass_is_the_two_it_stands_for(low: int, count: int, axis: int | Non
         through, slope = grid_cpu.passed_and_slope(gradient, x, **grid)
     assert torch.equal(passed, through) and not torch.equal(passed, gradient)
     torch.testing.assert_close(total, slope)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("limits", [(-8, 7), (-128, 127), (0, 63), (0, 255)])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bytes_are_the_integers(layout: str, limits: tuple[int, int], signed: bool) -> None:
+    x = LAYOUTS[layout](normal(5, 4, 6, 7, seed=0) * 9)
+    x[0, 0, 0] = torch.arange(7) * 0.05  # ties among them
+    axis, scale = (0, torch.linspace(0.1, 0.3, 5)) if signed else (None, torch.tensor(0.1))
+    low, high = limits
+    made = as_bytes(x, scale=scale, low=low, high=high, axis=axis, signed=signed)
+    if layout == "with gaps" or (signed and high > 127) or (axis == 0 and layout == "first two exchanged"):
+        assert made is None
+        return
+    assert made is not None and made.values.dtype == (torch.int8 if signed else torch.uint8)
+    assert made.values.stride() == x.stride() and made.zero == (128 if low < 0 and not signed else 0)
+    expected = clamped_steps(x, scale=scale, low=low, high=high, axis=axis)
+    assert torch.equal(made.values.float() - made.zero, expected)
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+def test_threads_share_bytes(axis: int | None) -> None:
+    x, scale = normal(3, 500_000, seed=0), torch.tensor([0.1, 0.2, 0.3])[: 1 if axis is None else 3]
+    alone = as_bytes(x, scale=scale, low=-32, high=31, axis=axis)
+    with threads(3):
+        shared = as_bytes(x, scale=scale, low=-32, high=31, axis=axis)
+        x[2, -1] = torch.nan
+        assert as_bytes(x, scale=scale, low=-32, high=31, axis=axis) is None
+    assert alone is not None and shared is not None and torch.equal(alone.values, shared.values)
+
+
+@pytest.mark.parametrize("lost", ["value", "scale"])
+def test_bytes_hide_nothing_that_is_no_number(lost: str) -> None:
+    x, scale = normal(4, 300, seed=0), torch.ones(4)
+    (x[3] if lost == "value" else scale)[-1:] = torch.nan
+    assert as_bytes(x, scale=scale, low=-8, high=7, axis=0, signed=True) is None
+    assert as_bytes(torch.tensor([torch.inf, 1.0]), scale=torch.tensor(1.0), low=0, high=7) is not None

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from qdbev.ops import has_integer_products
 from qdbev.quantization.model_ranges import learn_ranges
 from qdbev.quantization.planning import make_plan
 from qdbev.quantization.quantizer import Quantizer
@@ -116,6 +117,68 @@ def test_one_pass_makes_the_input_again_and_lets_the_gradient_through(
     weight = tuple(model[0].weight.shape)
     back = "passed_and_slope" if learned else "passed"
     assert passes == [("onto_grid", weight), ("again_and_passed", tuple(x.shape)), (back, weight)]
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """However small, products are of integers; how often they were."""
+    if not has_integer_products():
+        pytest.skip("this CPU does not multiply bytes")
+    monkeypatch.setattr(PRODUCTS, "_WORTH", 0)
+    seen: list[int] = []
+    for product in (PRODUCTS.Linear, PRODUCTS.Convolution):
+        run = product.of_bytes
+        monkeypatch.setattr(product, "of_bytes", lambda *given, run=run: seen.append(1) or run(*given))
+    return seen
+
+
+@pytest.mark.parametrize("learned", [False, True])
+@pytest.mark.parametrize("unsigned", [False, True])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_of_integers_it_is_what_it_is_in_float(layer: str, unsigned: bool, learned: bool, packed: list[int]) -> None:
+    model, x = quantized(*LAYERS[layer], learned=learned, unsigned=unsigned)
+    ours, taken = results(model, x), len(packed)
+    with PRODUCTS.float_products():
+        theirs = results(model, x)
+    assert taken == len(packed) == 2 and torch.equal(ours["out"], ours["alone"])
+    for name, value in ours.items():
+        torch.testing.assert_close(value, theirs[name], msg=name, rtol=1e-5, atol=1e-5)
+
+
+def test_of_integers_with_one_range_per_weight_tensor(packed: list[int]) -> None:
+    model, x = nn.Sequential(nn.Conv2d(6, 4, 3)), torch.randn(2, 6, 5, 5)
+    plan = make_plan(model, parts={"all": [""]}, weight_bits=8, activation_bits=8)
+    quantize(model, plan, weight_granularity="tensor")
+    with observing(model), torch.no_grad():
+        model(x)
+    set_parts(model, {"all"})
+    ours = model(x)
+    with PRODUCTS.float_products():
+        torch.testing.assert_close(ours, model(x))
+    assert packed == [1]
+
+
+def test_what_is_no_number_stays_none(packed: list[int]) -> None:
+    model, x = quantized(*LAYERS["convolution"])
+    x[1, 0, 2, 2] = torch.nan
+    out = model(x)
+    assert not packed and out[1].isnan().any() and out[0].isfinite().all()
+
+
+@pytest.mark.parametrize("why", ["small", "long sums", "bits of the input", "bits of the weight", "type"])
+def test_where_it_stays_in_float(why: str, packed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = quantized(*LAYERS["linear"])
+    quantizers = {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
+    if why == "small":
+        monkeypatch.setattr(PRODUCTS, "_WORTH", x.numel() * 5 + 1)
+    elif why == "long sums":
+        monkeypatch.setattr(PRODUCTS, "_LONGEST", 5)
+    elif why == "type":
+        model, x = model.double(), x.double()
+    else:
+        quantizers[f"0.{why.split()[-1]}_quantizer"].bits = 9
+    model(x)
+    assert not packed
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

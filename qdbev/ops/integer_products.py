@@ -1,0 +1,76 @@
+"""Linear layers and convolutions of bytes, where a CPU multiplies bytes (AVX-512 VNNI, AMX): oneDNN, by way of torch.
+
+The products of integers are summed exactly, in 32 bits, and the sums multiplied by the scales in float32. So the output
+is that of the float layer on the values which the integers stand for, with less rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_OUT: tuple[Any, ...] = (1.0, 0, torch.float32, "none", [], "")  # scale, zero, type; nothing more is done with it
+
+
+class Bytes(NamedTuple):
+    """Integers and what they stand for, ``scale * (values - zero)``.
+
+    Attributes:
+        values: uint8, or for weights int8, whose zero is 0.
+        scale: one element, or for weights one per output channel, float32.
+        zero: the integer that stands for zero.
+    """
+
+    values: Tensor
+    scale: Tensor
+    zero: int = 0
+
+
+@functools.cache
+def has_integer_products() -> bool:
+    """Whether this CPU multiplies bytes without overflow in between, and torch has what asks it to."""
+    supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    if not (torch.backends.mkldnn.is_available() and supported()):
+        return False
+    x = Bytes(torch.full((1, 2), 255, dtype=torch.uint8), torch.tensor(0.5), zero=127)
+    weight = Bytes(torch.full((1, 2), 127, dtype=torch.int8), torch.tensor([2.0]))
+    try:
+        return float(linear(x, weight, None)) == 2 * 128 * 127
+    except (AttributeError, RuntimeError):  # another signature in another torch
+        return False
+
+
+def linear(x: Bytes, weight: Bytes, bias: Tensor | None) -> Tensor:
+    """As ``F.linear``: ``x`` (..., I), ``weight`` (O, I), result (..., O) in float32."""
+    ops, sizes = torch.ops.onednn, x.values.shape
+    rows = x.values.reshape(-1, sizes[-1])
+    packed = ops.qlinear_prepack(weight.values, rows.shape)
+    out: Tensor = ops.qlinear_pointwise(rows, x.scale.item(), x.zero, packed, *_grid(weight), bias, *_OUT)
+    return out.view(*sizes[:-1], -1)
+
+
+def convolution(
+    x: Bytes,
+    weight: Bytes,
+    bias: Tensor | None,
+    *,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+) -> Tensor:
+    """As ``F.conv2d``: ``x`` (B, I, H, W), ``weight`` (O, I / groups, h, w); the result lies channels last."""
+    ops, scale, place = torch.ops.onednn, x.scale.item(), (stride, padding, dilation, groups)
+    grid = _grid(weight)
+    packed = ops.qconv_prepack(weight.values, grid[0], scale, x.zero, *place, x.values.shape)
+    out: Tensor = ops.qconv2d_pointwise(x.values, scale, x.zero, packed, *grid, bias, *place, *_OUT)
+    return out
+
+
+def _grid(weight: Bytes) -> tuple[Tensor, Tensor]:
+    """Scales and zeros, one per output channel."""
+    scale = weight.scale.to(torch.float32).reshape(-1).expand(weight.values.shape[0]).contiguous()
+    return scale, torch.zeros(len(scale), dtype=torch.int32)
