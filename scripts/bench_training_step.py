@@ -7,7 +7,8 @@
 `nano` is a step of its training: a batch of the profile `w4a6` from synthetic scenes, its frame of history, the
 detection losses. `tiny` is its ResNet-50 on images of 256 x 448, as many as a frame has cameras, every parameter
 trained. Batch norm is folded in all forms alike, the float one too. The other tools stand in the places of our own
-quantizers, with the same ranges and bits. A step is forward, backward and AdamW. The forms take turns inside each
+quantizers, with the same ranges and bits; their products are of float values, as ours are where a CPU does not multiply
+bytes, and in the row `products in float`. A step is forward, backward and AdamW. The forms take turns inside each
 repeat, each between two float steps, to whose mean its ratio is: a machine that slows down meanwhile changes nothing.
 Times are process time on a CPU, elsewhere wall time with synchronisation, and the row `float` shows how far apart equal
 things are measured. `--ours` leaves the other tools out: more repeats in the same time. Memory is what a forward pass
@@ -23,6 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -52,11 +54,13 @@ from qdbev.quantization import (
     set_parts,
 )
 from qdbev.quantization.integers import align_scale, integer_limits
+from qdbev.quantization.products import float_products
 from qdbev.quantization.swap import quantized_layers
 
 Form = Callable[[Tensor], Tensor]
 WEIGHT_BITS, ACTIVATION_BITS = 4, 6
-FLOAT, FROZEN = "float", "qdbev, ranges frozen"
+FLOAT, LAST = "float", "float, channels last"
+FROZEN, IN_FLOAT = "qdbev, ranges frozen", "qdbev, ranges frozen, products in float"
 
 
 class _RoundStraightThrough(torch.autograd.Function):
@@ -240,6 +244,8 @@ def replaced(subject: Subject, other: Callable[[Quantizer], Form]) -> nn.Module:
 def forms(subject: Subject, *, others: bool) -> dict[str, nn.Module]:
     models = {
         FLOAT: subject.model,
+        LAST: copy.deepcopy(subject.model).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
+        IN_FLOAT: quantized(subject),
         FROZEN: quantized(subject),
         "qdbev, input ranges learned": quantized(subject, inputs=True),
         "qdbev, all ranges learned": quantized(subject, weights=True, inputs=True),
@@ -290,7 +296,8 @@ def table(subject: Subject, *, repeats: int, others: bool) -> list[list[object]]
     for repeat in range(repeats + 1):
         before = step_ms(subject, subject.model, optimiser=optimisers[FLOAT])
         for name, model in models.items():
-            taken = step_ms(subject, model, optimiser=optimisers[name])
+            with float_products() if name == IN_FLOAT else nullcontext():
+                taken = step_ms(subject, model, optimiser=optimisers[name])
             after = step_ms(subject, subject.model, optimiser=optimisers[FLOAT])
             if repeat:  # the first warms up
                 bases[name].append((before + after) / 2)
