@@ -5,7 +5,8 @@
 
 What is scored is sealed in the store, so this may be called in pieces, by several processes and on other days; what is
 sealed already is not made again. A run is written into the file as soon as it is scored, in the place of an older one
-of the same method, bits and seed: the file may come from several machines, and says of each run where it was made.
+of the same method, bits and seed: the file may come from several machines, and says of each run where it was made and
+whether quantized layers multiplied integers there.
 Differences are to the float detector, to the float control of the same seed, stages and rates (`float-longer...`) and,
 of distillation, to the same steps without a teacher (`ours-longer`), where those were made in the same store before;
 the same command once more adds them to runs from before.
@@ -34,6 +35,7 @@ from pipelines.latency import device_name
 from pipelines.stages import trained_stages
 from pipelines.store import Artifact, Store
 from profiles import Profile
+from qdbev.ops import has_integer_products
 
 
 def main() -> None:
@@ -60,7 +62,7 @@ def measured(name: str, *, bits: str, seed: int, store: Store) -> dict[str, Any]
     note = _note(store, name=name, bits=bits, seed=seed)
     note.parent.mkdir(parents=True, exist_ok=True)
     note.write_text(evaluation.digest, encoding="utf-8")
-    metrics = evaluation.manifest.metrics
+    metrics, device = evaluation.manifest.metrics, device_of(profile)
     return {
         "method": name,
         "bits": bits,
@@ -68,7 +70,8 @@ def measured(name: str, *, bits: str, seed: int, store: Store) -> dict[str, Any]
         **{score: round(float(str(metrics[score])), 5) for score in SCORES},
         **_differences(evaluation, name=name, bits=bits, seed=seed, profile=profile, store=store),
         **({"budget": _budget(bits, store=store)} if METHODS[name].mixed else {}),
-        "device": device_name(device_of(profile)),
+        "device": device_name(device),
+        "products": "integers" if device.type == "cpu" and has_integer_products() else "float values",
         "torch": evaluation.manifest.packages["torch"],
     }
 

@@ -102,8 +102,12 @@ def _controls(runs: Runs) -> list[str]:
 
 
 def _places(runs: Runs) -> str:
-    """A sentence: how many runs were made where."""
-    where = Counter(f"{run['device']} (torch {run['torch']})" for made in runs.values() for run in made)
+    """A sentence: how many runs were made where, and what quantized layers multiply there."""
+    where = Counter(
+        f"{run['device']} (torch {run['torch']}, products of {run['products']})"
+        for made in runs.values()
+        for run in made
+    )
     return "Made on: " + "; ".join(f"{place}, {count} runs" for place, count in where.most_common()) + "."
 
 
