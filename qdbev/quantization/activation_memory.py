@@ -1,7 +1,8 @@
 """Activation memory of a forward pass: the bytes of all tensors that are alive at once, parameters aside.
 
 Counted as operations make tensors and their storages die, so it works on the meta device, where nothing is allocated.
-What a kernel allocates and frees inside itself is not seen.
+What a kernel allocates and frees inside itself is not seen, nor what oneDNN packs in a layout of its own: a layer's
+weight, for as long as it is multiplied.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class _LiveStorages(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not tensor.is_mkldnn:
                 self._see(tensor.untyped_storage())
         return result
 

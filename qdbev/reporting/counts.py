@@ -24,8 +24,8 @@ MEMORY_NOTE = (
     "and the allocator's waste come on top."
 )
 LATENCY_NOTE = (
-    "In milliseconds for one frame over all cameras, with a history. Quantized models are simulated in float here, so "
-    "their speed on a target is not measured."
+    "In milliseconds for one frame over all cameras, with a history. Quantized models are simulated here, so their "
+    "speed on a target is not measured."
 )
 MACS_NOTE = (
     "One inference over all cameras with a history: layers with weights by part, attention and sampling apart. "

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.ops import has_integer_products
+from qdbev.quantization.activation_memory import activation_memory
 from qdbev.quantization.model_ranges import learn_ranges
 from qdbev.quantization.planning import make_plan
 from qdbev.quantization.quantizer import Quantizer
@@ -163,6 +164,15 @@ def test_what_is_no_number_stays_none(packed: list[int]) -> None:
     x[1, 0, 2, 2] = torch.nan
     out = model(x)
     assert not packed and out[1].isnan().any() and out[0].isfinite().all()
+
+
+@pytest.mark.parametrize("layer", ["linear", "convolution"])
+def test_of_integers_it_keeps_no_more(layer: str, packed: list[int]) -> None:
+    model, x = quantized(*LAYERS[layer])
+    ours = activation_memory(model, lambda: model(x))
+    with PRODUCTS.float_products():
+        theirs = activation_memory(model, lambda: model(x))
+    assert packed == [1] and ours.kept_bytes == theirs.kept_bytes and ours.peak_bytes <= theirs.peak_bytes
 
 
 @pytest.mark.parametrize("why", ["small", "long sums", "bits of the input", "bits of the weight", "type"])
