@@ -8,7 +8,7 @@
 detection losses. `tiny` is its ResNet-50 on images of 256 x 448, as many as a frame has cameras, every parameter
 trained. Batch norm is folded in all forms alike, the float one too. The other tools stand in the places of our own
 quantizers, with the same ranges and bits; their products are of float values, as ours are where a CPU does not multiply
-bytes, and in the row `products in float`. A step is forward, backward and AdamW. The forms take turns inside each
+bytes, and in the rows `products in float`. A step is forward, backward and AdamW. The forms take turns inside each
 repeat, each between two float steps, to whose mean its ratio is: a machine that slows down meanwhile changes nothing.
 Times are process time on a CPU, elsewhere wall time with synchronisation, and the row `float` shows how far apart equal
 things are measured. `--ours` leaves the other tools out: more repeats in the same time. Memory is what a forward pass
@@ -43,6 +43,7 @@ from pipelines.quantized import folded
 from pipelines.samples import load_split, training_dataset
 from pipelines.store import Store
 from pipelines.training import NumberedBatches, detection_loss
+from qdbev.ops import has_integer_products
 from qdbev.quantization import (
     Quantizer,
     activation_memory,
@@ -59,8 +60,8 @@ from qdbev.quantization.swap import quantized_layers
 
 Form = Callable[[Tensor], Tensor]
 WEIGHT_BITS, ACTIVATION_BITS = 4, 6
-FLOAT, LAST = "float", "float, channels last"
-FROZEN, IN_FLOAT = "qdbev, ranges frozen", "qdbev, ranges frozen, products in float"
+FLOAT = "float"
+FROZEN, IN_FLOAT = "qdbev, ranges frozen", ", products in float"
 
 
 class _RoundStraightThrough(torch.autograd.Function):
@@ -242,14 +243,11 @@ def replaced(subject: Subject, other: Callable[[Quantizer], Form]) -> nn.Module:
 
 
 def forms(subject: Subject, *, others: bool) -> dict[str, nn.Module]:
-    models = {
-        FLOAT: subject.model,
-        LAST: copy.deepcopy(subject.model).to(memory_format=torch.channels_last),  # type: ignore[call-overload]
-        IN_FLOAT: quantized(subject),
-        FROZEN: quantized(subject),
-        "qdbev, input ranges learned": quantized(subject, inputs=True),
-        "qdbev, all ranges learned": quantized(subject, weights=True, inputs=True),
-    }
+    models = {FLOAT: subject.model}
+    for products in ("", IN_FLOAT) if has_integer_products() else ("",):
+        models[FROZEN + products] = quantized(subject)
+        models["qdbev, input ranges learned" + products] = quantized(subject, inputs=True)
+        models["qdbev, all ranges learned" + products] = quantized(subject, weights=True, inputs=True)
     for name, (package, other) in OTHERS.items() if others else ():
         if package is None or importlib.util.find_spec(package) is not None:
             models[name] = replaced(subject, other)
@@ -296,7 +294,7 @@ def table(subject: Subject, *, repeats: int, others: bool) -> list[list[object]]
     for repeat in range(repeats + 1):
         before = step_ms(subject, subject.model, optimiser=optimisers[FLOAT])
         for name, model in models.items():
-            with float_products() if name == IN_FLOAT else nullcontext():
+            with float_products() if name.endswith(IN_FLOAT) else nullcontext():
                 taken = step_ms(subject, model, optimiser=optimisers[name])
             after = step_ms(subject, subject.model, optimiser=optimisers[FLOAT])
             if repeat:  # the first warms up

@@ -59,10 +59,7 @@ def main() -> None:
 def measured(name: str, *, bits: str, seed: int, store: Store) -> dict[str, Any]:
     """What the page needs of a run: scores, differences with their intervals, and where it was made."""
     profile, evaluation = make(METHODS[name], bits=bits, seed=seed, store=store)
-    note = _note(store, name=name, bits=bits, seed=seed)
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(evaluation.digest, encoding="utf-8")
-    metrics, device = evaluation.manifest.metrics, device_of(profile)
+    metrics = evaluation.manifest.metrics
     return {
         "method": name,
         "bits": bits,
@@ -70,8 +67,7 @@ def measured(name: str, *, bits: str, seed: int, store: Store) -> dict[str, Any]
         **{score: round(float(str(metrics[score])), 5) for score in SCORES},
         **_differences(evaluation, name=name, bits=bits, seed=seed, profile=profile, store=store),
         **({"budget": _budget(bits, store=store)} if METHODS[name].mixed else {}),
-        "device": device_name(device),
-        "products": "integers" if device.type == "cpu" and has_integer_products() else "float values",
+        **_place(evaluation, name=name, bits=bits, seed=seed, profile=profile, store=store),
         "torch": evaluation.manifest.packages["torch"],
     }
 
@@ -128,6 +124,20 @@ def _gbops(artifact: Artifact) -> float:
     return float(parts["total"])
 
 
+def _place(evaluation: Artifact, *, name: str, bits: str, seed: int, profile: Profile, store: Store) -> dict[str, str]:
+    """Where a run was made, and what its quantized layers multiplied; noted in the store when it is first met there."""
+    note = _note(store, name=name, bits=bits, seed=seed)
+    known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
+    if known.get("evaluation") != evaluation.digest:
+        device = device_of(profile)
+        of_integers = METHODS[name].compressed and device.type == "cpu" and has_integer_products()
+        products = "integers" if of_integers else "float values"
+        known = {"evaluation": evaluation.digest, "device": device_name(device), "products": products}
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(known), encoding="utf-8")
+    return {key: known[key] for key in ("device", "products")}
+
+
 def _differences(
     evaluation: Artifact, *, name: str, bits: str, seed: int, profile: Profile, store: Store
 ) -> dict[str, list[float]]:
@@ -143,7 +153,7 @@ def _differences(
         note = _note(store, name=rival, bits=its_bits, seed=its_seed)
         if rival == name or not note.exists():
             continue
-        base = store.open(note.read_text(encoding="utf-8"))
+        base = store.open(json.loads(note.read_text(encoding="utf-8"))["evaluation"])
         found[f"less {title}"] = difference(base, evaluation, profile=profile, store=store)
     return found
 
@@ -159,7 +169,7 @@ def difference(base: Artifact, other: Artifact, *, profile: Profile, store: Stor
 
 
 def _note(store: Store, *, name: str, bits: str, seed: int) -> Path:
-    """The file that keeps which evaluation a run ended with."""
+    """The file that keeps which evaluation a run ended with, and where."""
     return store.root / "_methods" / f"{name}.{bits}.{seed}"
 
 

@@ -3,8 +3,8 @@
     python scripts/measure_rounding.py --store runs qat:w4a6-nano qat:w4a4-nano [--draws 4] [--size 3e-7]
 
 Each artifact is scored with products of integers, where this CPU multiplies bytes, with products of float values, and a
-few times more with every quantized layer's output multiplied by 1 + e, e drawn anew for each element between plus and
-minus `--size`, which is what another order of sums does to it. Nothing is sealed.
+few times more with the output of every quantized layer that is called multiplied by 1 + e, e drawn anew for each
+element between plus and minus `--size`, which is what another order of sums does to it. Nothing is sealed.
 """
 
 from __future__ import annotations
@@ -70,9 +70,10 @@ def disturbed(detector: nn.Module, *, size: float, seed: int) -> Iterator[None]:
     generator = torch.Generator().manual_seed(seed)
 
     def hook(layer: nn.Module, given: Any, out: Any) -> Any:
-        if not isinstance(out, Tensor):
-            return out
-        return out * (1 + size * (2 * torch.rand(out.shape, generator=generator) - 1))
+        if isinstance(out, tuple):  # attention, with its weights
+            return (hook(layer, given, out[0]), *out[1:])
+        assert isinstance(out, Tensor)
+        return out + out * (size * (2 * torch.rand(out.shape, generator=generator) - 1))
 
     handles = [layer.register_forward_hook(hook) for layer in quantized_layers(detector).values()] if size else []
     try:

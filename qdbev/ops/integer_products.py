@@ -35,20 +35,24 @@ def has_integer_products() -> bool:
     supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
     if not (torch.backends.mkldnn.is_available() and supported()):
         return False
-    x = Bytes(torch.full((1, 2), 255, dtype=torch.uint8), torch.tensor(0.5), zero=127)
-    weight = Bytes(torch.full((1, 2), 127, dtype=torch.int8), torch.tensor([2.0]))
-    try:
-        return float(linear(x, weight, None)) == 2 * 128 * 127
-    except (AttributeError, RuntimeError):  # another signature in another torch
-        return False
+    with torch.device("cpu"):
+        values, weights = torch.full((1, 2), 255, dtype=torch.uint8), torch.full((1, 2), 127, dtype=torch.int8)
+        scale, place = torch.ones(()), {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        try:
+            of_rows = linear(Bytes(values, scale), Bytes(weights, scale), None)
+            image, kernel = Bytes(values[..., None, None], scale), Bytes(weights[..., None, None], scale)
+            of_images = convolution(image, kernel, None, **place)  # type: ignore[arg-type]
+        except (AttributeError, RuntimeError):  # another signature in another torch
+            return False
+        return float(of_rows) == float(of_images) == 2 * 255 * 127
 
 
 def linear(x: Bytes, weight: Bytes, bias: Tensor | None) -> Tensor:
     """As ``F.linear``: ``x`` (..., I), ``weight`` (O, I), result (..., O) in float32."""
     ops, sizes = torch.ops.onednn, x.values.shape
     rows = x.values.reshape(-1, sizes[-1])
-    packed = ops.qlinear_prepack(weight.values, rows.shape)
-    out: Tensor = ops.qlinear_pointwise(rows, x.scale.item(), x.zero, packed, *_grid(weight), bias, *_OUT)
+    packed = ops.qlinear_prepack(weight.values.contiguous(), rows.shape)  # it does not look at strides
+    out: Tensor = ops.qlinear_pointwise(rows, x.scale.item(), x.zero, packed, *_grid(weight), _dense(bias), *_OUT)
     return out.view(*sizes[:-1], -1)
 
 
@@ -62,12 +66,29 @@ def convolution(
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
-    """As ``F.conv2d``: ``x`` (B, I, H, W), ``weight`` (O, I / groups, h, w); the result lies channels last."""
+    """As ``F.conv2d``: ``x`` (B, I, H, W), ``weight`` (O, I / groups, h, w), result (B, O, H', W') in float32.
+
+    The result lies channels last if one of both does, as that of the float layer does.
+
+    Raises:
+        ValueError: one input channel for each group, where oneDNN's kernels for bytes give wrong results in places.
+    """
+    if weight.values.shape[1] < 2:
+        raise ValueError("a convolution of bytes needs two input channels for each group; this one has one: use floats")
     ops, scale, place = torch.ops.onednn, x.scale.item(), (stride, padding, dilation, groups)
     grid = _grid(weight)
     packed = ops.qconv_prepack(weight.values, grid[0], scale, x.zero, *place, x.values.shape)
-    out: Tensor = ops.qconv2d_pointwise(x.values, scale, x.zero, packed, *grid, bias, *place, *_OUT)
-    return out
+    out: Tensor = ops.qconv2d_pointwise(x.values, scale, x.zero, packed, *grid, _dense(bias), *place, *_OUT)
+    return out if _lies_last(x.values) or _lies_last(weight.values) else out.contiguous()
+
+
+def _lies_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _dense(bias: Tensor | None) -> Tensor | None:
+    """What oneDNN reads without a look at strides."""
+    return None if bias is None else bias.to(torch.float32).contiguous()
 
 
 def _grid(weight: Bytes) -> tuple[Tensor, Tensor]:

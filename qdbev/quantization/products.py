@@ -7,9 +7,9 @@ first, so that one pass over memory makes the quantized input again and lets tha
 float layer keeps. Whatever it is not made for is composed.
 
 Where a CPU multiplies bytes (:func:`qdbev.ops.has_integer_products`), a large product is that of the integers
-themselves, as it is when the model is deployed: several times as fast as that of the float values which stand for them,
-and closer to the true one. An input within one rounding of a tie may then fall on its other side a layer later, so that
-a run is not repeated to the bit by a CPU that multiplies float values; :func:`float_products` asks any to.
+themselves, as it is when the model is deployed: faster than that of the float values which stand for them, and closer
+to the true one. What lies within one rounding of a tie may then fall on its other side a layer later, so that a run is
+not repeated to the bit by a CPU that multiplies float values; :func:`float_products` asks any to.
 """
 
 from __future__ import annotations
@@ -185,7 +185,10 @@ class _How(NamedTuple):
 
 @contextmanager
 def float_products() -> Iterator[None]:
-    """Inside, multiply the float values of integers, as a CPU does that cannot multiply bytes."""
+    """Inside, multiply the float values of integers, as a CPU does that cannot multiply bytes.
+
+    Other threads do not see it. A checkpointed part of a model that goes back outside is made again as outside.
+    """
     token = _FLOAT_PRODUCTS.set(True)
     try:
         yield
@@ -195,16 +198,20 @@ def float_products() -> Iterator[None]:
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Tensor:
     """The product of both quantized."""
-    if _is_worth_packing(x, weight) and not _FLOAT_PRODUCTS.get() and has_integer_products():
-        bytes_of_input, bytes_of_weight = how.of_input.as_bytes(x), how.of_weight.as_bytes(weight, signed=True)
+    if _is_worth_packing(x, weight, how) and not _FLOAT_PRODUCTS.get() and has_integer_products():
+        bytes_of_weight = how.of_weight.as_bytes(weight, signed=True)
+        bytes_of_input = None if bytes_of_weight is None else how.of_input.as_bytes(x)
         if bytes_of_input is not None and bytes_of_weight is not None:
             return how.product.of_bytes(bytes_of_input, bytes_of_weight, bias)
     return how.product.forward(how.of_input.onto_grid(x), how.of_weight.onto_grid(weight), bias)
 
 
-def _is_worth_packing(x: Tensor, weight: Tensor) -> bool:
+def _is_worth_packing(x: Tensor, weight: Tensor, how: _How) -> bool:
     channels = x.shape[1] if weight.ndim > 2 else x.shape[-1]
-    return x.numel() // channels * weight.numel() >= _WORTH and weight[0].numel() <= _LONGEST
+    if weight.shape[1] < 2 or weight[0].numel() > _LONGEST:  # one channel: see integer_products.convolution
+        return False
+    one_scale_each = how.of_input.axis is None and how.of_weight.axis in (None, 0)
+    return one_scale_each and x.numel() // channels * weight.numel() >= _WORTH
 
 
 class _Product(torch.autograd.Function):

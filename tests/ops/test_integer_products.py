@@ -1,6 +1,8 @@
 """Products of bytes against sums of 64 bits, and against float layers in float64."""
 
+import os
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from torch import Tensor
 
 from qdbev.ops import Bytes, has_integer_products, integer_products
 
-pytestmark = pytest.mark.skipif(not has_integer_products(), reason="this CPU does not multiply bytes")
+CPU = Path("/proc/cpuinfo")
+needed = pytest.mark.skipif(not has_integer_products(), reason="this CPU does not multiply bytes")
 
 PLACES = [
     {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1},
@@ -22,6 +25,12 @@ def drawn(*shape: int, low: int, high: int, seed: int) -> Tensor:
     return torch.randint(low, high + 1, shape, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.skipif(not CPU.exists() or "ONEDNN_MAX_CPU_ISA" in os.environ, reason="what the CPU can do is not said")
+def test_a_cpu_that_multiplies_bytes_is_noticed() -> None:
+    assert has_integer_products() == ("avx512_vnni" in CPU.read_text())
+
+
+@needed
 @pytest.mark.parametrize("zero", [0, 128])
 @pytest.mark.parametrize("shape", [(3, 7), (2, 5, 64), (1, 2, 3, 200)])
 def test_linear_sums_exactly(shape: tuple[int, ...], zero: int) -> None:
@@ -31,6 +40,7 @@ def test_linear_sums_exactly(shape: tuple[int, ...], zero: int) -> None:
     assert torch.equal(out, ((x - zero) @ weight.t()).float())
 
 
+@needed
 @pytest.mark.parametrize("zero", [0, 128])
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("last", [False, True])
@@ -41,9 +51,32 @@ def test_convolution_sums_exactly(place: dict[str, tuple[int, ...]], zero: int, 
     values = values.to(memory_format=torch.channels_last) if last else values
     out = integer_products.convolution(Bytes(values, one, zero), Bytes(weight.to(torch.int8), one), None, **place)  # type: ignore[arg-type]
     expected = F.conv2d((x - zero).double(), weight.double(), None, **place)  # type: ignore[arg-type]
-    assert torch.equal(out, expected.float()) and out.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(out, expected.float())
+    assert out.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 
+@needed
+def test_a_convolution_with_one_input_channel_is_refused() -> None:
+    x, weight = torch.ones(1, 4, 9, 3, dtype=torch.uint8), torch.ones(12, 1, 2, 3, dtype=torch.int8)
+    place = {"stride": (1, 2), "padding": (0, 0), "dilation": (1, 1), "groups": 4}
+    with pytest.raises(ValueError, match="this one has one"):
+        integer_products.convolution(Bytes(x, torch.ones(())), Bytes(weight, torch.ones(())), None, **place)  # type: ignore[arg-type]
+
+
+@needed
+@pytest.mark.parametrize("bias", [torch.randn(18)[::2], torch.randn(1).expand(9), torch.randn(9).double()])
+def test_weight_and_bias_may_lie_in_any_way(bias: Tensor) -> None:
+    x, weight, one = drawn(5, 7, low=0, high=255, seed=0), drawn(7, 9, low=-128, high=127, seed=1).t(), torch.ones(())
+    given = Bytes(x.to(torch.uint8), one), Bytes(weight.to(torch.int8), one)
+    assert not given[1].values.is_contiguous()
+    expected = (x @ weight.t()) + bias.float()
+    torch.testing.assert_close(integer_products.linear(*given, bias), expected)
+    images = Bytes(given[0].values[..., None, None], one), Bytes(given[1].values[..., None, None], one)
+    place = {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+    torch.testing.assert_close(integer_products.convolution(*images, bias, **place).flatten(1), expected)  # type: ignore[arg-type]
+
+
+@needed
 def test_scales_and_bias_round_once_or_twice() -> None:
     x, weight = drawn(50, 300, low=0, high=63, seed=0), drawn(20, 300, low=-8, high=7, seed=1)
     scale, scales, bias = torch.tensor(0.037), torch.rand(20) + 0.01, torch.randn(20)
@@ -52,11 +85,15 @@ def test_scales_and_bias_round_once_or_twice() -> None:
     assert ((out - exact).abs() / (exact.abs() + bias.abs())).max() < 4 * torch.finfo(torch.float32).eps
 
 
-def test_a_torch_without_it_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@needed
+@pytest.mark.parametrize("name", ["linear", "convolution"])
+@pytest.mark.parametrize("error", [AttributeError, RuntimeError])
+def test_a_torch_without_it_is_noticed(name: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module("qdbev.ops.integer_products")
 
-    def missing(*given: object) -> Tensor:
-        raise AttributeError("qlinear_prepack")
+    def missing(*given: object, **place: object) -> Tensor:
+        raise error(name)
 
-    monkeypatch.setattr(module, "linear", missing)
+    assert has_integer_products.__wrapped__()
+    monkeypatch.setattr(module, name, missing)
     assert not has_integer_products.__wrapped__()

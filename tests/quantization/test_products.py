@@ -144,6 +144,7 @@ def test_of_integers_it_is_what_it_is_in_float(layer: str, unsigned: bool, learn
     assert taken == len(packed) == 2 and torch.equal(ours["out"], ours["alone"])
     for name, value in ours.items():
         torch.testing.assert_close(value, theirs[name], msg=name, rtol=1e-5, atol=1e-5)
+        assert value.stride() == theirs[name].stride(), name
 
 
 def test_of_integers_with_one_range_per_weight_tensor(packed: list[int]) -> None:
@@ -175,17 +176,22 @@ def test_of_integers_it_keeps_no_more(layer: str, packed: list[int]) -> None:
     assert packed == [1] and ours.kept_bytes == theirs.kept_bytes and ours.peak_bytes <= theirs.peak_bytes
 
 
-@pytest.mark.parametrize("why", ["small", "long sums", "bits of the input", "bits of the weight", "type"])
+@pytest.mark.parametrize(
+    "why", ["small", "small images", "one channel", "long sums", "bits of the input", "bits of the weight", "type"]
+)
 def test_where_it_stays_in_float(why: str, packed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    model, x = quantized(*LAYERS["linear"])
+    images, make = (2, 6, 5, 5), lambda: nn.Conv2d(6, 6, 3, groups=6 if why == "one channel" else 1)
+    model, x = quantized(make, images) if why in ("small images", "one channel") else quantized(*LAYERS["linear"])
     quantizers = {name: module for name, module in model.named_modules() if isinstance(module, Quantizer)}
     if why == "small":
         monkeypatch.setattr(PRODUCTS, "_WORTH", x.numel() * 5 + 1)
+    elif why == "small images":
+        monkeypatch.setattr(PRODUCTS, "_WORTH", 2 * 5 * 5 * 6 * 6 * 3 * 3 + 1)
     elif why == "long sums":
         monkeypatch.setattr(PRODUCTS, "_LONGEST", 5)
     elif why == "type":
         model, x = model.double(), x.double()
-    else:
+    elif why.startswith("bits"):
         quantizers[f"0.{why.split()[-1]}_quantizer"].bits = 9
     model(x)
     assert not packed
