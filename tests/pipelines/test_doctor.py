@@ -180,6 +180,13 @@ def test_gpu_and_torch_fit_each_other(
     assert (answer[2] == "") is ok
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_cpu_that_multiplies_bytes_is_told(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    monkeypatch.setattr("qdbev.ops.has_integer_products", lambda: there)
+    ok, found, _ = doctor._torch()
+    assert ok and ("that multiply bytes" in found) is there
+
+
 def test_a_gpu_without_triton_is_told_what_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = SimpleNamespace(is_available=lambda: True, device_count=lambda: 1, get_device_name=lambda _index: "Some GPU")
     torch = SimpleNamespace(version=SimpleNamespace(cuda="13.0"), cuda=cuda)
