@@ -177,7 +177,18 @@ def test_of_integers_it_keeps_no_more(layer: str, packed: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "why", ["small", "small images", "one channel", "long sums", "bits of the input", "bits of the weight", "type"]
+    "why",
+    [
+        "small",
+        "small images",
+        "one channel",
+        "long sums",
+        "bits of the input",
+        "bits of the weight",
+        "type",
+        "scales of input channels in the input",
+        "scales of input channels in the weight",
+    ],
 )
 def test_where_it_stays_in_float(why: str, packed: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     images, make = (2, 6, 5, 5), lambda: nn.Conv2d(6, 6, 3, groups=6 if why == "one channel" else 1)
@@ -193,6 +204,12 @@ def test_where_it_stays_in_float(why: str, packed: list[int], monkeypatch: pytes
         model, x = model.double(), x.double()
     elif why.startswith("bits"):
         quantizers[f"0.{why.split()[-1]}_quantizer"].bits = 9
+    elif why.startswith("scales"):
+        name = f"{why.split()[-1]}_quantizer"
+        by_channel = Quantizer(name=name, bits=4, axis=1 if name == "weight_quantizer" else 2, channels=6)
+        by_channel.set_range(torch.arange(1.0, 7.0))
+        by_channel.state = "on"
+        setattr(model[0], name, by_channel)
     model(x)
     assert not packed
 
