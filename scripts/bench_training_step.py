@@ -220,15 +220,25 @@ def nano(images: int | None, *, device: str) -> Subject:
     return Subject(detector, loss, f"nano, batch {size}, with a frame of history")
 
 
-def quantized(subject: Subject, *, weights: bool = False, inputs: bool = False) -> nn.Module:
+def quantized(
+    subject: Subject,
+    *,
+    weights: bool = False,
+    inputs: bool = False,
+    clip: bool = False,
+    offset: bool = False,
+    follow: bool = False,
+    momentum: float | None = None,
+) -> nn.Module:
     """The model with our quantizers, ranges of weights or inputs learned where wanted, but not that of the images."""
     model = copy.deepcopy(subject.model)
     plan = make_plan(model, parts={"all": [""]}, weight_bits=WEIGHT_BITS, activation_bits=ACTIVATION_BITS)
-    quantize(model, plan, follow_weights=False, unsigned_inputs=True)
+    rest: dict[str, Any] = {"unsigned_inputs": not offset, "offset_inputs": offset, "activation_ema": momentum}
+    quantize(model, plan, follow_weights=follow, **rest)
     with observing(model), torch.no_grad():
         subject.loss(model)
     set_parts(model, {"all"})
-    learn_ranges(model, weights=weights, inputs=inputs, fixed_inputs=[str(plan.first_layer)])
+    learn_ranges(model, weights=weights, inputs=inputs, fixed_inputs=[str(plan.first_layer)], clip=clip)
     return model
 
 
@@ -248,6 +258,9 @@ def forms(subject: Subject, *, others: bool) -> dict[str, nn.Module]:
         models[FROZEN + products] = quantized(subject)
         models["qdbev, input ranges learned" + products] = quantized(subject, inputs=True)
         models["qdbev, all ranges learned" + products] = quantized(subject, weights=True, inputs=True)
+        models["qdbev, recipe hawq-v3" + products] = quantized(subject, follow=True, momentum=0.9)
+        models["qdbev, recipe pact" + products] = quantized(subject, inputs=True, clip=True, follow=True)
+        models["qdbev, recipe lsq-plus" + products] = quantized(subject, weights=True, inputs=True, offset=True)
     for name, (package, other) in OTHERS.items() if others else ():
         if package is None or importlib.util.find_spec(package) is not None:
             models[name] = replaced(subject, other)

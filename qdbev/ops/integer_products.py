@@ -47,9 +47,14 @@ def has_integer_products() -> bool:
         return float(of_rows) == float(of_images) == 2 * 255 * 127
 
 
-def linear(x: Bytes, weight: Bytes, bias: Tensor | None) -> Tensor:
-    """As ``F.linear``: ``x`` (..., I), ``weight`` (O, I), result (..., O) in float32."""
+def linear(x: Bytes, weight: Bytes, bias: Tensor | None, *, offset: Tensor | None = None) -> Tensor:
+    """As ``F.linear``: ``x`` (..., I), ``weight`` (O, I), result (..., O) in float32.
+
+    ``offset``, one element, is added to what the bytes of ``x`` stand for.
+    """
     ops, sizes = torch.ops.onednn, x.values.shape
+    if offset is not None:
+        bias = _plus(bias, offset * _summed(weight).view(-1))
     rows = x.values.reshape(-1, sizes[-1])
     packed = ops.qlinear_prepack(weight.values.contiguous(), rows.shape)  # it does not look at strides
     out: Tensor = ops.qlinear_pointwise(rows, x.scale.item(), x.zero, packed, *_grid(weight), _dense(bias), *_OUT)
@@ -61,12 +66,15 @@ def convolution(
     weight: Bytes,
     bias: Tensor | None,
     *,
+    offset: Tensor | None = None,
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
     groups: int,
 ) -> Tensor:
     """As ``F.conv2d``: ``x`` (B, I, H, W), ``weight`` (O, I / groups, h, w), result (B, O, H', W') in float32.
+
+    ``offset``, one element, is added to what the bytes of ``x`` stand for, but not to the zeros around them.
 
     The result lies channels last if one of both does, as that of the float layer does.
 
@@ -76,14 +84,30 @@ def convolution(
     if weight.values.shape[1] < 2:
         raise ValueError("a convolution of bytes needs two input channels for each group; this one has one: use floats")
     ops, scale, place = torch.ops.onednn, x.scale.item(), (stride, padding, dilation, groups)
-    grid = _grid(weight)
+    grid, of_offset = _grid(weight), None
+    if offset is not None and any(padding):  # where a corner of the filter is outside, it gets less
+        image = offset.expand(1, 1, *x.values.shape[2:])
+        of_offset = torch.conv2d(image, _summed(weight), None, stride, padding, dilation)
+    elif offset is not None:
+        bias = _plus(bias, offset * _summed(weight).sum((1, 2, 3)))
     packed = ops.qconv_prepack(weight.values, grid[0], scale, x.zero, *place, x.values.shape)
     out: Tensor = ops.qconv2d_pointwise(x.values, scale, x.zero, packed, *grid, _dense(bias), *place, *_OUT)
-    return out if _lies_last(x.values) or _lies_last(weight.values) else out.contiguous()
+    out = out if _lies_last(x.values) or _lies_last(weight.values) else out.contiguous()
+    return out if of_offset is None else out.add_(of_offset)
 
 
 def _lies_last(x: Tensor) -> bool:
     return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _summed(weight: Bytes) -> Tensor:
+    """What the weights of all input channels stand for together: (O, 1, ...) in float32."""
+    scale = weight.scale.to(torch.float32).view(-1, *[1] * (weight.values.ndim - 1))
+    return weight.values.sum(1, keepdim=True, dtype=torch.float32) * scale
+
+
+def _plus(bias: Tensor | None, more: Tensor) -> Tensor:
+    return more if bias is None else more + bias
 
 
 def _dense(bias: Tensor | None) -> Tensor | None:

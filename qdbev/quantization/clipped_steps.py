@@ -10,20 +10,197 @@
 
 ``dy/dx`` is 1 where nothing is clipped, else 0. What is clipped is asked before rounding, as printed;
 :mod:`qdbev.quantization.fake_quantize` asks after it, so that what rounds to the last integer still counts as inside.
-The values are the same. Backward keeps nothing but the real values here too
-(:mod:`qdbev.quantization.recomputation`).
+The values are the same. Backward keeps nothing but the real values here too, and a layer's function
+(:mod:`qdbev.quantization.products`) makes the values again and all gradients in one pass over memory, where there is a
+compiled kernel for it.
 """
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from qdbev.quantization.integers import align_scale, clamped_steps, in_steps, integer_limits, shift
+from qdbev.ops import Bytes
+from qdbev.quantization.fake_quantize import Learned, limits_of
+from qdbev.quantization.integers import align_scale, as_bytes, clamped_steps, in_steps, kernel_for, shift
 from qdbev.quantization.recomputation import close_saved, open_saved, remember
+from qdbev.quantization.rectifier import note_rectified
+
+
+class Clipping(NamedTuple):
+    """What a quantizer does with a tensor, where what is clipped is asked before rounding.
+
+    It does what :class:`qdbev.quantization.fake_quantize.Rounding` does, by the same names.
+
+    Attributes:
+        scale: one step, or one per channel of ``axis``, float32, without a gradient.
+        axis: the channel axis of a per-channel step.
+        low: smallest integer.
+        high: largest integer.
+        learned: the step, or PACT's clipping level, and the offset, each with its gradient; an offset may be None.
+        steps_per_range: steps from 0 to the clipping level; None where the step itself is learned.
+    """
+
+    scale: Tensor
+    axis: int | None
+    low: int
+    high: int
+    learned: Learned
+    steps_per_range: float | None = None
+
+    @classmethod
+    def stepped(cls, scale: Tensor, offset: Tensor | None, *, axis: int | None, low: int, high: int) -> Clipping:
+        """That of LSQ and LSQ+, see :func:`fake_quantize_stepped`.
+
+        Raises:
+            ValueError: an unsigned grid with an offset.
+        """
+        if low == 0 and offset is not None:
+            raise ValueError("an unsigned grid begins at zero and takes no offset, got one")
+        return cls(scale.detach(), axis, low, high, (scale, offset))
+
+    @classmethod
+    def at_level(cls, alpha: Tensor, *, steps_per_range: float, low: int, high: int) -> Clipping:
+        """That of PACT, see :func:`fake_quantize_clipped`."""
+        return cls(alpha.detach() / steps_per_range, None, low, high, (alpha, None), steps_per_range)
+
+    @property
+    def offset(self) -> Tensor | None:
+        """The value that integer 0 stands for; None where that is 0."""
+        return self.learned[1]
+
+    @property
+    def watched(self) -> tuple[Tensor | None, ...]:
+        """The tensors that have to stay as they are until the backward pass."""
+        return self.learned
+
+    def with_learned(self, learned: Learned) -> Clipping:
+        """The same with other tensors in place of those that are learned."""
+        return self._replace(learned=learned)
+
+    @torch.no_grad()
+    def onto_grid(self, x: Tensor) -> Tensor:
+        """Return ``S clamp(round((x - beta) / S)) + beta`` in the type of ``x``, without gradients."""
+        limits: dict[str, Any] = {"scale": self.scale, "axis": self.axis, "low": self.low, "high": self.high}
+        if self.offset is None:
+            return clamped_steps(x, **limits, rescale=True).to(x.dtype)
+        kernel = kernel_for(x, axis=self.axis) if x.is_cpu else None
+        if kernel is not None:
+            made: Tensor = kernel.onto_grid(x, **limits, rescale=True, offset=self.offset.item())
+            return made
+        return clamped_steps(shift(x, offset=self.offset), **limits, rescale=True).add_(self.offset).to(x.dtype)
+
+    def as_bytes(self, x: Tensor, *, signed: bool = False) -> Bytes | None:
+        """Return the integers of :meth:`onto_grid` as the bytes that a CPU multiplies, which leave out the offset."""
+        limits: dict[str, Any] = {"scale": self.scale, "axis": self.axis, "low": self.low, "high": self.high}
+        return as_bytes(x, **limits, signed=signed, offset=self.offset)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return :meth:`onto_grid` with gradients to ``x`` and to what is learned."""
+        if not torch.is_grad_enabled():
+            return self.onto_grid(x)
+        if any(one is not None and one.requires_grad for one in (x, *self.learned)):
+            result: Tensor = _Clipped.apply(x, *self.learned, self.with_learned((None, None)))
+            return result
+        watched = [one for one in self.watched if one is not None]
+        return remember(self.onto_grid(x), x, *watched, remake=lambda values, *_: self.onto_grid(values))
+
+    def pass_back(self, gradient: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Learned]:
+        """Return what of the gradient of the output passes to ``x``, and the gradients of what is learned."""
+        learned, offset = self.learned
+        wanted = learned is not None and learned.requires_grad
+        if learned is not None and self.steps_per_range is not None:
+            least = 0 if self.low == 0 else -1
+            with torch.no_grad():
+                levels = in_steps(x, scale=learned.to(x.dtype))
+            passed = _where_within(gradient, steps=levels, low=least, high=1)
+            at_level = (gradient - passed).mul(levels.clamp(least, 1)).sum(dtype=torch.float32) if wanted else None
+            return passed, (at_level, None)
+        with torch.no_grad():
+            steps = in_steps(shift(x, offset=offset), scale=align_scale(self.scale, ndim=x.ndim, axis=self.axis))
+        passed = _where_within(gradient, steps=steps, low=self.low, high=self.high)
+        of_scale = of_offset = None
+        if wanted:
+            slope = _slope(steps, low=self.low, high=self.high)
+            others = [place for place in range(x.ndim) if place != self.axis] if self.axis is not None else None
+            of_scale = (slope * gradient).sum(others).mul_(self._share(x))
+        if offset is not None and offset.requires_grad:
+            of_offset = (gradient - passed).sum(dtype=torch.float32).mul_(self._share(x))
+        return passed, (of_scale, of_offset)
+
+    def remake_and_pass_back(self, gradient: Tensor, x: Tensor, *, rectified: bool) -> tuple[Tensor, Tensor, Learned]:
+        """Return :meth:`onto_grid` and :meth:`pass_back` of a fresh gradient, on a CPU in one pass over memory.
+
+        ``rectified``, where integers are unsigned, lets it do the backward pass of the ReLU that made ``x`` as well.
+        """
+        kernel = kernel_for(x, axis=self.axis) if x.is_cpu and gradient.dtype == x.dtype else None
+        if kernel is None:
+            return self.onto_grid(x), *self.pass_back(gradient, x, fresh=True)
+        learned, offset = self.learned
+        at_level = learned is not None and self.steps_per_range is not None
+        again, passed, (slope, below, above) = kernel.again_and_clipped(
+            gradient,
+            x,
+            scale=self.scale,
+            axis=self.axis,
+            low=self.low,
+            high=self.high,
+            offset=0.0 if offset is None else offset.item(),
+            unit=learned.item() if learned is not None and at_level else None,
+            rectified=rectified,
+            in_place=True,
+        )
+        if rectified:
+            note_rectified(passed)
+        if at_level:
+            return again, passed, (above.sum() if self.low == 0 else (above - below).sum(), None)
+        of_offset = None if offset is None else (above + below).sum() * self._share(x)
+        return again, passed, (slope * self._share(x), of_offset)
+
+    def _share(self, x: Tensor) -> float:
+        """LSQ's ``1 / sqrt(N p)``, with ``N`` elements to a step."""
+        share: float = (x.numel() / self.scale.numel() * self.high) ** -0.5 if x.numel() else 0.0
+        return share
+
+
+class _Clipped(torch.autograd.Function):
+    """Keeps the real values and what is learned."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, learned: Tensor | None, offset: Tensor | None, clipping: Clipping) -> Tensor:
+        ctx.save_for_backward(x, learned, offset)
+        ctx.clipping, ctx.remake = clipping, _remake
+        return clipping.with_learned((learned, offset)).onto_grid(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x, *learned = close_saved(ctx)
+        passed, found = ctx.clipping.with_learned(tuple(learned)).pass_back(gradients[0], x, fresh=False)
+        return passed, *found, None
+
+
+def _remake(ctx: Any) -> Tensor:
+    x, *learned = open_saved(ctx)
+    made: Tensor = ctx.clipping.with_learned(tuple(learned)).onto_grid(x)
+    return made
+
+
+@torch.no_grad()
+def _slope(steps: Tensor, *, low: int, high: int) -> Tensor:
+    """Return ``dy/dS``: the integer, less the steps where they lie within."""
+    return steps.round().clamp_(low, high).sub_(_where_within(steps, steps=steps, low=low, high=high))
+
+
+def _where_within(values: Tensor, *, steps: Tensor, low: int, high: int) -> Tensor:
+    """Return values where ``low < steps < high``, else zero; on an unsigned grid zero steps lie within as well.
+
+    The backward pass of a clamp does it, which is faster than a mask.
+    """
+    floor = -torch.finfo(steps.dtype).tiny if low == 0 else low
+    result: Tensor = torch.ops.aten.hardtanh_backward(values.to(steps.dtype), steps, floor, high)
+    return result.to(values.dtype)
 
 
 def fake_quantize_stepped(
@@ -56,65 +233,8 @@ def fake_quantize_stepped(
     >>> y.tolist(), round(scale.grad.item(), 4), round(offset.grad.item(), 4)  # (2 - 2.45 + 7) and 1, / sqrt(2 * 7)
     ([5.0, 15.0], 1.7506, 0.2673)
     """
-    if unsigned and offset is not None:
-        raise ValueError("an unsigned grid begins at zero and takes no offset, got one")
-    low, high = integer_limits(bits, narrow_range=narrow_range)
-    low = 0 if unsigned else low
-    if torch.is_grad_enabled() and not _any_learns(x, scale, offset):
-        again = partial(_onto_grid, scale=scale, offset=offset, axis=axis, low=low, high=high)
-        return remember(again(x), x, remake=again)
-    result: Tensor = _Stepped.apply(x, scale, offset, axis, low, high)
-    return result
-
-
-class _Stepped(torch.autograd.Function):
-    """Keeps the real values, the step and the offset."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, scale: Tensor, offset: Tensor | None, axis: int | None, low: int, high: int
-    ) -> Tensor:
-        ctx.save_for_backward(x, scale, offset)
-        ctx.axis, ctx.low, ctx.high, ctx.remake = axis, low, high, _remake_stepped
-        return _onto_grid(x, scale=scale, offset=offset, axis=axis, low=low, high=high)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, scale, offset = close_saved(ctx)
-        (gradient,) = gradients
-        with torch.no_grad():
-            steps = in_steps(shift(x, offset=offset), scale=align_scale(scale, ndim=x.ndim, axis=ctx.axis))
-        share = (x.numel() / scale.numel() * ctx.high) ** -0.5 if x.numel() else 0.0
-        passed = _where_within(gradient, steps=steps, low=ctx.low, high=ctx.high)
-        of_scale = of_offset = None
-        if ctx.needs_input_grad[1]:
-            slope = _slope(steps, low=ctx.low, high=ctx.high)
-            others = [place for place in range(x.ndim) if place != ctx.axis] if ctx.axis is not None else None
-            of_scale = (slope * gradient).sum(others).mul_(share)
-        if ctx.needs_input_grad[2]:
-            of_offset = (gradient - passed).sum(dtype=torch.float32).mul_(share)
-        return passed, of_scale, of_offset, None, None, None
-
-
-def _remake_stepped(ctx: Any) -> Tensor:
-    x, scale, offset = open_saved(ctx)
-    return _onto_grid(x, scale=scale, offset=offset, axis=ctx.axis, low=ctx.low, high=ctx.high)
-
-
-@torch.no_grad()
-def _slope(steps: Tensor, *, low: int, high: int) -> Tensor:
-    """Return ``dy/dS``: the integer, less the steps where they lie within."""
-    return steps.round().clamp_(low, high).sub_(_where_within(steps, steps=steps, low=low, high=high))
-
-
-def _where_within(values: Tensor, *, steps: Tensor, low: int, high: int) -> Tensor:
-    """Return values where ``low < steps < high``, else zero; on an unsigned grid zero steps lie within as well.
-
-    The backward pass of a clamp does it, which is faster than a mask.
-    """
-    floor = -torch.finfo(steps.dtype).tiny if low == 0 else low
-    result: Tensor = torch.ops.aten.hardtanh_backward(values.to(steps.dtype), steps, floor, high)
-    return result.to(values.dtype)
+    low, high = limits_of(bits, narrow_range=narrow_range, unsigned=unsigned)
+    return Clipping.stepped(scale, offset, axis=axis, low=low, high=high).apply(x)
 
 
 def fake_quantize_clipped(
@@ -143,45 +263,5 @@ def fake_quantize_clipped(
     >>> y.tolist(), alpha.grad.item(), x.grad.tolist()  # 3 - 1 - 1 + 1
     ([4.0, 14.0, -16.0, -16.0, 14.0], 2.0, [1.0, 0.0, 0.0, 0.0, 0.0])
     """
-    low, high = integer_limits(bits, narrow_range=narrow_range)
-    low, scale = 0 if unsigned else low, alpha.detach() / steps_per_range
-    if torch.is_grad_enabled() and not _any_learns(x, alpha):
-        again = partial(_onto_grid, scale=scale, offset=None, axis=None, low=low, high=high)
-        return remember(again(x), x, remake=again)
-    result: Tensor = _Clipped.apply(x, alpha, scale, low, high)
-    return result
-
-
-class _Clipped(torch.autograd.Function):
-    """Keeps the real values, the clipping level and the step."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, alpha: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
-        ctx.save_for_backward(x, alpha, scale)
-        ctx.low, ctx.high, ctx.remake = low, high, _remake_clipped
-        return _onto_grid(x, scale=scale, offset=None, axis=None, low=low, high=high)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x, alpha, _ = close_saved(ctx)
-        (gradient,) = gradients
-        low = 0 if ctx.low == 0 else -1
-        with torch.no_grad():
-            levels = in_steps(x, scale=alpha.to(x.dtype))
-        passed = _where_within(gradient, steps=levels, low=low, high=1)
-        of_alpha = (gradient - passed).mul(levels.clamp(low, 1)).sum(dtype=torch.float32)
-        return passed, of_alpha, None, None, None
-
-
-def _remake_clipped(ctx: Any) -> Tensor:
-    x, _, scale = open_saved(ctx)
-    return _onto_grid(x, scale=scale, offset=None, axis=None, low=ctx.low, high=ctx.high)
-
-
-def _onto_grid(x: Tensor, *, scale: Tensor, offset: Tensor | None, axis: int | None, low: int, high: int) -> Tensor:
-    values = clamped_steps(shift(x, offset=offset), scale=scale, axis=axis, low=low, high=high, rescale=True)
-    return (values if offset is None else values.add_(offset)).to(x.dtype)
-
-
-def _any_learns(*tensors: Tensor | None) -> bool:
-    return any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    low, high = limits_of(bits, narrow_range=narrow_range, unsigned=unsigned)
+    return Clipping.at_level(alpha, steps_per_range=steps_per_range, low=low, high=high).apply(x)

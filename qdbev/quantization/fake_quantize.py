@@ -23,6 +23,9 @@ from qdbev.quantization.integers import align_scale, as_bytes, clamped_steps, in
 from qdbev.quantization.recomputation import close_saved, open_saved, remember
 from qdbev.quantization.rectifier import note_rectified
 
+Learned = tuple[Tensor | None, Tensor | None]
+"""What a quantizer learns, or the gradients of that: the scale in one form or another, and the offset."""
+
 
 class Rounding(NamedTuple):
     """What a quantizer does with a tensor, where that is rounding at a scale.
@@ -42,14 +45,28 @@ class Rounding(NamedTuple):
     log_scale: Tensor | None = None
 
     @classmethod
-    def learned(cls, log_scale: Tensor, *, axis: int | None, low: int, high: int) -> Rounding:
+    def at_log_scale(cls, log_scale: Tensor, *, axis: int | None, low: int, high: int) -> Rounding:
         """A rounding whose scale is learned."""
         return cls(log_scale.detach().exp(), axis, low, high, log_scale)
 
     @property
-    def watched(self) -> Tensor:
+    def learned(self) -> Learned:
+        """The parameter of a learned scale, and no second one."""
+        return self.log_scale, None
+
+    @property
+    def watched(self) -> tuple[Tensor | None, ...]:
         """The tensor that has to stay as it is until the backward pass."""
-        return self.scale if self.log_scale is None else self.log_scale
+        return (self.scale if self.log_scale is None else self.log_scale,)
+
+    @property
+    def offset(self) -> None:
+        """The value that integer 0 stands for is 0."""
+        return None
+
+    def with_learned(self, learned: Learned) -> Rounding:
+        """The same with another tensor in place of the parameter."""
+        return self._replace(log_scale=learned[0])
 
     def onto_grid(self, x: Tensor) -> Tensor:
         """Return ``S clamp(round(x / S))`` in the type of ``x``, without gradients."""
@@ -69,8 +86,8 @@ class Rounding(NamedTuple):
             return result
         return remember(self.onto_grid(x), x, self.scale, remake=lambda values, _: self.onto_grid(values))
 
-    def pass_back(self, gradient: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Tensor | None]:
-        """Return what of the gradient of the output passes to ``x``, and the gradient of a learned scale's logarithm.
+    def pass_back(self, gradient: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Learned]:
+        """Return what of the gradient of the output passes to ``x``, and the gradients of :attr:`learned`.
 
         ``fresh`` lets it write into the gradient.
         """
@@ -79,13 +96,11 @@ class Rounding(NamedTuple):
             return self._pass_back_by_torch(gradient, x)
         grid = {"scale": self.scale, "axis": self.axis, "low": self.low, "high": self.high, "in_place": fresh}
         if self.log_scale is None:
-            return kernel.passed(gradient, x, **grid), None
+            return kernel.passed(gradient, x, **grid), (None, None)
         passed, total = kernel.passed_and_slope(gradient, x, **grid)
-        return passed, total * self._share(x)
+        return passed, (total * self._share(x), None)
 
-    def remake_and_pass_back(
-        self, gradient: Tensor, x: Tensor, *, rectified: bool
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def remake_and_pass_back(self, gradient: Tensor, x: Tensor, *, rectified: bool) -> tuple[Tensor, Tensor, Learned]:
         """Return :meth:`onto_grid` and :meth:`pass_back` of a fresh gradient, on a CPU in one pass over memory.
 
         ``rectified``, where integers are unsigned, lets it do the backward pass of the ReLU that made ``x`` as well.
@@ -106,22 +121,22 @@ class Rounding(NamedTuple):
         )
         if rectified:
             note_rectified(passed)
-        return again, passed, None if total is None else total * self._share(x)
+        return again, passed, (None if total is None else total * self._share(x), None)
 
-    def _pass_back_by_torch(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _pass_back_by_torch(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Learned]:
         scale = self.scale if self.log_scale is None else self.log_scale.exp()  # this may be differentiated itself
         aligned = align_scale(scale, ndim=x.ndim, axis=self.axis)
         steps = round_steps(x, scale=aligned)
         passed = _passed(gradient, steps=steps, x=x, low=self.low, high=self.high)
         if self.log_scale is None:
-            return passed, None
+            return passed, (None, None)
         y = steps.clamp(self.low, self.high).mul_(aligned).to(x.dtype)
         # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
         terms = torch.mul(gradient, y).addcmul_(passed, x, value=-1.0)
         others = [place for place in range(x.ndim) if place != self.axis]
         summed_in = torch.promote_types(x.dtype, torch.float32)
         total: Tensor = terms.sum(others if self.axis is not None else None, dtype=summed_in)
-        return passed, total.view(scale.shape) * self._share(x)
+        return passed, (total.view(scale.shape) * self._share(x), None)
 
     def _share(self, x: Tensor) -> float:
         """LSQ's ``1 / sqrt(N q_max)``, with ``N`` elements to a scale."""
@@ -186,7 +201,7 @@ def fake_quantize_learned(
     [4.0, 14.0, 3.5011]
     """
     low, high = limits_of(bits, narrow_range=narrow_range, unsigned=unsigned)
-    return Rounding.learned(log_scale, axis=axis, low=low, high=high).apply(x)
+    return Rounding.at_log_scale(log_scale, axis=axis, low=low, high=high).apply(x)
 
 
 @functools.cache
@@ -201,7 +216,7 @@ class _Rounded(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_scale: Tensor | None, rounding: Rounding) -> Tensor:
-        ctx.save_for_backward(x, rounding.watched)
+        ctx.save_for_backward(x, *rounding.watched)
         ctx.rounding, ctx.remake = rounding, _remake
         return rounding.onto_grid(x)
 
@@ -212,7 +227,8 @@ class _Rounded(torch.autograd.Function):
         # A layer that had the output made again has just computed the gradient: nobody else holds it. A hook that keeps
         # the gradient of a quantizer's output keeps what passed instead; it had better copy it.
         fresh = getattr(ctx, "remade", False)
-        return *ctx.rounding.pass_back(gradient, x, fresh=fresh), None
+        passed, (of_log_scale, _) = ctx.rounding.pass_back(gradient, x, fresh=fresh)
+        return passed, of_log_scale, None
 
 
 def _remake(ctx: Any) -> Tensor:

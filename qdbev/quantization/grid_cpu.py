@@ -34,17 +34,24 @@ _FLOAT, _DOUBLE = 4, 8  # bytes
 _SMALLEST = torch.finfo(torch.float32).tiny
 
 
-def onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, rescale: bool) -> Tensor:
-    """Return ``clamp(round(x / scale), low, high)``, times ``scale`` again if ``rescale``."""
+def onto_grid(
+    x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, rescale: bool, offset: float = 0.0
+) -> Tensor:
+    """Return ``clamp(round((x - offset) / scale), low, high)``, times ``scale`` plus ``offset`` if ``rescale``."""
     out = torch.empty_like(x)
-    _run(_onto_grid, x, out, scale=scale, axis=axis, limits=(low, high, float(rescale)))
+    _run(_onto_grid, x, out, scale=scale, axis=axis, limits=(low, high, float(rescale), offset))
     return out
 
 
-def onto_bytes(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, zero: int) -> Tensor | None:
-    """Return ``clamp(round(x / scale), low, high) + zero``, modulo 256, as uint8; None if any of ``x`` is no number."""
+def onto_bytes(
+    x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, zero: int, offset: float = 0.0
+) -> Tensor | None:
+    """Return ``clamp(round((x - offset) / scale), low, high) + zero``, modulo 256, as uint8.
+
+    None if any of ``x`` is no number.
+    """
     out = torch.empty_like(x, dtype=torch.uint8)
-    lost = _run(_onto_bytes, x, out, scale=scale, axis=axis, limits=(low, high, zero))
+    lost = _run(_onto_bytes, x, out, scale=scale, axis=axis, limits=(low, high, zero, offset))
     return None if lost.any() else out
 
 
@@ -91,6 +98,34 @@ def again_and_passed(
     return again, out, _by_scale(sums, scale=scale) if slope else None
 
 
+def again_and_clipped(
+    gradient: Tensor,
+    x: Tensor,
+    *,
+    scale: Tensor,
+    axis: int | None,
+    low: int,
+    high: int,
+    offset: float,
+    unit: float | None,
+    rectified: bool = False,
+    in_place: bool = False,
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Return :func:`onto_grid`, rescaled, what passes, and three sums per scale, in one pass over ``x``.
+
+    Clipped is what does not lie between ``low`` and ``high`` steps of the offset, or given ``unit``, within one of it
+    on either side; unsigned, also what is negative, and zero too if ``rectified``. The sums are of the gradient times
+    the integer less what passes times the steps, of the gradient of what is clipped below, and of that above.
+    """
+    out, again = _own(gradient, x=x, in_place=in_place), torch.empty_like(x)
+    inner, outer = (low, high) if unit is None else (-1.0, 1.0)
+    inner = inner if low else 0.0 if rectified else -_SMALLEST
+    limits = (low, high, offset, unit or 0.0, inner, outer)
+    sums = _run(_again_and_clipped, x, out, again=again, scale=scale, axis=axis, limits=limits, sums_per_row=3)
+    slope, below, above = (_by_scale(each, scale=scale) for each in sums.unbind(-1))
+    return again, out, (slope, below, above)
+
+
 def _by_scale(sums: Tensor, *, scale: Tensor) -> Tensor:
     """The sums of all rows of a scale together."""
     if sums.numel() > scale.numel():
@@ -115,8 +150,9 @@ def _run(
     *,
     scale: Tensor,
     axis: int | None,
-    limits: tuple[float, float, float],
+    limits: tuple[float, ...],
     again: Tensor | None = None,
+    sums_per_row: int = 1,
 ) -> Tensor:
     """Run a kernel on every row, shared out over torch's threads; returns the sums that it makes of each row, float64.
 
@@ -128,14 +164,15 @@ def _run(
     rows = channels if not axis else math.prod(x.shape[: axis % x.ndim]) * channels
     columns, steps = elements // rows, scale.to(torch.float32).contiguous()
     arrays = [(each.data_ptr(), each.element_size()) for each in (x, out, out if again is None else again)]
+    each_row = () if sums_per_row == 1 else (sums_per_row,)
     parts = min(torch.get_num_threads(), elements // _SHARE) if elements >= 2 * _SHARE else 1
     if parts < 2:
-        sums = torch.empty(rows, dtype=torch.float64)
+        sums = torch.empty(rows, *each_row, dtype=torch.float64)
         kernel(
             *[address for address, _ in arrays], steps.data_ptr(), sums.data_ptr(), rows, columns, channels, 0, *limits
         )
         return sums
-    sums = torch.empty(max(rows, parts), dtype=torch.float64)
+    sums = torch.empty(max(rows, parts), *each_row, dtype=torch.float64)
     edges = [(columns if rows == 1 else rows) * part // parts for part in range(parts + 1)]
 
     def run(part: int) -> None:
@@ -143,7 +180,9 @@ def _run(
         skipped, shape = (first, (1, last - first)) if rows == 1 else (first * columns, (last - first, columns))
         moved = [address + size * skipped for address, size in arrays]
         place, row = (part, 0) if rows == 1 else (first, first)
-        kernel(*moved, steps.data_ptr(), sums.data_ptr() + _DOUBLE * place, *shape, channels, row, *limits)
+        kernel(
+            *moved, steps.data_ptr(), sums.data_ptr() + _DOUBLE * sums_per_row * place, *shape, channels, row, *limits
+        )
 
     with ThreadPoolExecutor(parts) as pool:
         list(pool.map(run, range(parts)))
@@ -157,12 +196,11 @@ def _or_without_cache(compile: Callable[..., Any], function: Callable[..., Any],
         return compile(**options)(function)
 
 
-_SIGNATURE = types.void(*[types.voidptr] * 5, *[types.intp] * 4, *[types.float32] * 3)
-
-
 def _by_address(function: Callable[..., Any]) -> Callable[..., None]:
     """Compile for a call by address, which drops the interpreter's lock; see the kernels for the arguments."""
-    compiled = _or_without_cache(partial(numba.cfunc, _SIGNATURE), function, error_model="numpy")
+    limits = function.__code__.co_argcount - 9
+    signature = types.void(*[types.voidptr] * 5, *[types.intp] * 4, *[types.float32] * limits)
+    compiled = _or_without_cache(partial(numba.cfunc, signature), function, error_model="numpy")
     entry: Callable[..., None] = compiled.ctypes
     return entry
 
@@ -197,12 +235,14 @@ def _fetch_ahead(x: Any, out: Any, start: int, stop: int) -> None:
 
 
 @partial(_or_without_cache, numba.njit, nogil=True, error_model="numpy")
-def _onto_grid_block(x: Array, out: Array, scale: float, low: float, high: float, unit: float) -> None:
+def _onto_grid_block(
+    x: Array, out: Array, scale: float, low: float, high: float, unit: float, offset: float, back: float
+) -> None:
     for i in range(len(x)):
-        step = np.rint(x[i] / scale)
+        step = np.rint((x[i] - offset) / scale)
         step = low if step < low else step
         step = high if step > high else step
-        out[i] = step * unit
+        out[i] = step * unit - back
 
 
 @_by_address
@@ -219,23 +259,25 @@ def _onto_grid(
     low: float,
     high: float,
     rescale: float,
+    offset: float,
 ) -> None:
     source, made = numba.carray(x, (rows, columns), np.float32), numba.carray(out, (rows, columns), np.float32)
     scales = numba.carray(scale, (channels,), np.float32)
     for row in range(rows):
         own = scales[(first + row) % channels]
         unit = own if rescale else np.float32(1)
+        back = np.float32(0) - offset  # taking it off, unlike adding the offset, leaves a zero its sign where that is 0
         for start in range(0, columns, _BLOCK):
             stop = min(start + _BLOCK, columns)
             _fetch_ahead(x, out, row * columns + start, row * columns + stop)
-            _onto_grid_block(source[row, start:stop], made[row, start:stop], own, low, high, unit)
+            _onto_grid_block(source[row, start:stop], made[row, start:stop], own, low, high, unit, offset, back)
 
 
 @partial(_or_without_cache, numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def _onto_bytes_block(x: Array, out: Array, scale: float, low: float, high: float, zero: float) -> float:
+def _onto_bytes_block(x: Array, out: Array, scale: float, low: float, high: float, zero: float, offset: float) -> float:
     lost = x.dtype.type(0)  # stays so, unless something is no number
     for i in range(len(x)):
-        step = np.rint(x[i] / scale)
+        step = np.rint((x[i] - offset) / scale)
         step = low if step < low else step
         step = high if step > high else step
         lost += step * x.dtype.type(0)
@@ -257,6 +299,7 @@ def _onto_bytes(
     low: float,
     high: float,
     zero: float,
+    offset: float,
 ) -> None:
     source, made = numba.carray(x, (rows, columns), np.float32), numba.carray(out, (rows, columns), np.uint8)
     scales, lost = numba.carray(scale, (channels,), np.float32), numba.carray(sums, (rows,), np.float64)
@@ -265,7 +308,7 @@ def _onto_bytes(
         for start in range(0, columns, _BLOCK):
             stop = min(start + _BLOCK, columns)
             _fetch_ahead(x, x, row * columns + start, row * columns + stop)
-            lost[row] += _onto_bytes_block(source[row, start:stop], made[row, start:stop], own, low, high, zero)
+            lost[row] += _onto_bytes_block(source[row, start:stop], made[row, start:stop], own, low, high, zero, offset)
 
 
 @partial(_or_without_cache, numba.njit, nogil=True, error_model="numpy")
@@ -384,3 +427,79 @@ def _again_and_passed(
             total[row] += _again_block(
                 source[row, start:stop], made[row, start:stop], remade[row, start:stop], own, low, high, floor
             )
+
+
+@partial(_or_without_cache, numba.njit, nogil=True, error_model="numpy", fastmath={"reassoc"})
+def _clipped_block(
+    x: Array,
+    out: Array,
+    again: Array,
+    scale: float,
+    low: float,
+    high: float,
+    offset: float,
+    unit: float,
+    inner: float,
+    outer: float,
+) -> tuple[float, float, float]:
+    slope = below = above = x.dtype.type(0)
+    back = x.dtype.type(0) - offset  # as in `_onto_grid`
+    for i in range(len(x)):
+        shifted = x[i] - offset
+        steps, place = shifted / scale, shifted / unit
+        step = np.rint(steps)
+        step = low if step < low else step
+        step = high if step > high else step
+        gradient = out[i]
+        clipped = (place <= inner) | (place >= outer)
+        out[i] = x.dtype.type(0) if clipped else gradient
+        again[i] = step * scale - back
+        slope += gradient * (step - (x.dtype.type(0) if clipped else steps))
+        below += gradient if place <= inner else x.dtype.type(0)
+        above += gradient if place >= outer else x.dtype.type(0)
+    return slope, below, above
+
+
+@_by_address
+def _again_and_clipped(
+    x: Any,
+    out: Any,
+    again: Any,
+    scale: Any,
+    sums: Any,
+    rows: int,
+    columns: int,
+    channels: int,
+    first: int,
+    low: float,
+    high: float,
+    offset: float,
+    unit: float,
+    inner: float,
+    outer: float,
+) -> None:
+    source, made = numba.carray(x, (rows, columns), np.float32), numba.carray(out, (rows, columns), np.float32)
+    remade, scales = numba.carray(again, (rows, columns), np.float32), numba.carray(scale, (channels,), np.float32)
+    totals = numba.carray(sums, (rows, 3), np.float64)
+    for row in range(rows):
+        own = scales[(first + row) % channels]
+        for place in range(3):
+            totals[row, place] = 0
+        for start in range(0, columns, _BLOCK):
+            stop = min(start + _BLOCK, columns)
+            _fetch_ahead(x, out, row * columns + start, row * columns + stop)
+            slope, below, above = _clipped_block(
+                source[row, start:stop],
+                made[row, start:stop],
+                remade[row, start:stop],
+                own,
+                low,
+                high,
+                offset,
+                unit if unit > 0 else own,
+                inner,
+                outer,
+            )
+            totals[row, 0] += slope
+            totals[row, 1] += below
+            totals[row, 2] += above

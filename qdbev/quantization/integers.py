@@ -184,9 +184,16 @@ def clamped_steps(
 
 
 def as_bytes(
-    x: Tensor, *, scale: Tensor, low: int, high: int, axis: int | None = None, signed: bool = False
+    x: Tensor,
+    *,
+    scale: Tensor,
+    low: int,
+    high: int,
+    axis: int | None = None,
+    signed: bool = False,
+    offset: Tensor | None = None,
 ) -> Bytes | None:
-    """Return ``clamp(round(x / S), low, high)`` as the bytes that a CPU multiplies (see :mod:`qdbev.ops`).
+    """Return ``clamp(round((x - beta) / S), low, high)`` as the bytes that a CPU multiplies (see :mod:`qdbev.ops`).
 
     Args:
         x: real values.
@@ -195,6 +202,7 @@ def as_bytes(
         high: largest integer.
         axis: the channel axis of a per-channel scale.
         signed: int8, as weights are; else uint8, whose zero is 128 where ``low`` is negative.
+        offset: the ``beta`` that integer 0 stands for; the bytes leave it out. None means 0.
 
     Returns:
         None where there is no compiled kernel, where the integers do not fit, and where ``x`` or the scale holds what
@@ -206,7 +214,8 @@ def as_bytes(
     kernel, zero = kernel_for(x, axis=axis), 128 if low < 0 and not signed else 0
     if kernel is None or not x.is_cpu or low + zero < (-128 if signed else 0) or high + zero > (127 if signed else 255):
         return None
-    values = kernel.onto_bytes(x, scale=scale, axis=axis, low=low, high=high, zero=zero)
+    beta = 0.0 if offset is None else offset.item()
+    values = kernel.onto_bytes(x, scale=scale, axis=axis, low=low, high=high, zero=zero, offset=beta)
     if values is None:
         return None
     return Bytes(values.view(torch.int8) if signed else values, scale, zero)

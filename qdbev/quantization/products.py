@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qdbev.ops import Bytes, has_integer_products, integer_products
+from qdbev.quantization.clipped_steps import Clipping
 from qdbev.quantization.fake_quantize import Rounding
 from qdbev.quantization.integers import is_plain
 from qdbev.quantization.quantizer import Quantizer
@@ -42,8 +43,8 @@ class Product(Protocol):
         """The output."""
         ...
 
-    def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None) -> Tensor:
-        """The output, from integers."""
+    def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None, offset: Tensor | None) -> Tensor:
+        """The output, from integers; their zero stands for the offset."""
         ...
 
     def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -62,9 +63,9 @@ class Linear(NamedTuple):
         """See :class:`Product`."""
         return F.linear(x, weight, bias)
 
-    def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None) -> Tensor:
+    def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None, offset: Tensor | None) -> Tensor:
         """See :class:`Product`."""
-        return integer_products.linear(x, weight, bias)
+        return integer_products.linear(x, weight, bias, offset=offset)
 
     def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """See :class:`Product`."""
@@ -88,9 +89,9 @@ class Convolution(NamedTuple):
         """See :class:`Product`."""
         return torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
-    def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None) -> Tensor:
+    def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None, offset: Tensor | None) -> Tensor:
         """See :class:`Product`."""
-        return integer_products.convolution(x, weight, bias, **self._asdict())
+        return integer_products.convolution(x, weight, bias, offset=offset, **self._asdict())
 
     def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
         """See :class:`Product`."""
@@ -147,10 +148,9 @@ def quantized_product(product: Product, x: Tensor, layer: Layer) -> Tensor:
     """Return a layer's product of ``x``, both quantized.
 
     The numbers are those of :func:`composed`, bit for bit, where float values are multiplied, and so are the gradients,
-    where tensors lie in memory without gaps; elsewhere, and for a learned scale, which sums over all elements, they are
-    up to the order of sums. It is composed where a quantizer is missing, off, hooked, or does more than round at a
-    scale; for a single vector, under autocast, in a graph that is compiled or exported, and on a GPU, where this has
-    not been tried.
+    where tensors lie in memory without gaps; elsewhere, and for what a quantizer learns, which are sums over all
+    elements, they are up to the order of sums. It is composed where a quantizer is missing, off or hooked; for a single
+    vector, under autocast, in a graph that is compiled or exported, and on a GPU, where this has not been tried.
     """
     weight = layer.weight
     roundings = _roundings(x, weight, layer)
@@ -160,11 +160,11 @@ def quantized_product(product: Product, x: Tensor, layer: Layer) -> Tensor:
     how = _How(of_input, of_weight, product, rectified=of_input.low == 0 and is_rectified(x))
     if not torch.is_grad_enabled():
         return _multiplied(x, weight, layer.bias, how)
-    result: Tensor = _Product.apply(x, weight, layer.bias, of_input.log_scale, of_weight.log_scale, how)
+    result: Tensor = _Product.apply(x, weight, layer.bias, *of_input.learned, *of_weight.learned, how)
     return result
 
 
-def _roundings(x: Tensor, weight: Tensor, layer: Layer) -> tuple[Rounding, Rounding] | None:
+def _roundings(x: Tensor, weight: Tensor, layer: Layer) -> tuple[Rounding | Clipping, Rounding | Clipping] | None:
     """How the quantizers round at the moment; None where it has to be composed."""
     of_input, of_weight = layer.input_quantizer, layer.weight_quantizer
     if of_input is None or of_weight is None or not (x.is_cpu and x.ndim > 1 and x.numel()):
@@ -177,8 +177,8 @@ def _roundings(x: Tensor, weight: Tensor, layer: Layer) -> tuple[Rounding, Round
 
 
 class _How(NamedTuple):
-    of_input: Rounding
-    of_weight: Rounding
+    of_input: Rounding | Clipping
+    of_weight: Rounding | Clipping
     product: Product
     rectified: bool  # whether a ReLU before it may leave its backward pass to it
 
@@ -202,7 +202,8 @@ def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Te
         bytes_of_weight = how.of_weight.as_bytes(weight, signed=True)
         bytes_of_input = None if bytes_of_weight is None else how.of_input.as_bytes(x)
         if bytes_of_input is not None and bytes_of_weight is not None:
-            return how.product.of_bytes(bytes_of_input, bytes_of_weight, bias)
+            offset = how.of_input.offset
+            return how.product.of_bytes(bytes_of_input, bytes_of_weight, bias, offset)
     return how.product.forward(how.of_input.onto_grid(x), how.of_weight.onto_grid(weight), bias)
 
 
@@ -221,12 +222,11 @@ class _Product(torch.autograd.Function):
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        input_log_scale: Tensor | None,
-        weight_log_scale: Tensor | None,
-        how: _How,
+        *learned_and_how: Any,
     ) -> Tensor:
+        how: _How = learned_and_how[-1]
         ctx.how = how
-        ctx.save_for_backward(x, weight, bias, how.of_input.watched, how.of_weight.watched)
+        ctx.save_for_backward(x, weight, bias, *how.of_input.watched, *how.of_weight.watched)
         result = _multiplied(x, weight, bias, how)
         # a view that is made in here could not be changed in place outside
         return torch.ops.aten._unsafe_view(result, result.shape) if result._is_view() else result
@@ -236,23 +236,23 @@ class _Product(torch.autograd.Function):
         (gradient,) = gradients
         x, weight, bias, *_ = ctx.saved_tensors
         of_input, of_weight, product, rectified = ctx.how
-        needed = ctx.needs_input_grad[:5]
+        needed = ctx.needs_input_grad[:-1]  # x, weight, bias, two of the input's quantizer, two of the weight's
         if torch.is_grad_enabled():  # a backward pass that is differentiated itself
-            inputs = (x, weight, bias, of_input.log_scale, of_weight.log_scale)
+            inputs = (x, weight, bias, *of_input.learned, *of_weight.learned)
             return *_differentiable(gradient, inputs, needed, ctx.how), None
-        found: list[Tensor | None] = [None] * 5
-        of_itself, of_parameters = needed[0] or needed[3], needed[1] or needed[2] or needed[4]
+        found: list[Tensor | None] = [None] * 7
+        of_itself, of_parameters = needed[0] or any(needed[3:5]), any(needed[1:3]) or any(needed[5:])
         again: Tensor | None = None
         if of_itself:
             passing = product.to_input(gradient, x, of_weight.onto_grid(weight))
             if of_parameters:
-                again, found[0], found[3] = of_input.remake_and_pass_back(passing, x, rectified=rectified)
+                again, found[0], found[3:5] = of_input.remake_and_pass_back(passing, x, rectified=rectified)
             else:
-                found[0], found[3] = of_input.pass_back(passing, x, fresh=True)
+                found[0], found[3:5] = of_input.pass_back(passing, x, fresh=True)
         if of_parameters:
             again = of_input.onto_grid(x) if again is None else again
             passing, found[2] = product.to_weight(gradient, again, weight, bias=needed[2])
-            found[1], found[4] = of_weight.pass_back(passing, weight, fresh=True)
+            found[1], found[5:] = of_weight.pass_back(passing, weight, fresh=True)
         return *(value if wanted else None for value, wanted in zip(found, needed, strict=True)), None
 
 
@@ -264,9 +264,9 @@ def _differentiable(
 ) -> list[Tensor | None]:
     """The gradients by autograd itself, from what the function is made of, with a graph of their own."""
     own = [None if value is None else value.view_as(value) for value in inputs]  # hooks on them have their turn later
-    x, weight, bias, *learned = own
+    x, weight, bias, *_ = own
     assert x is not None and weight is not None
-    of_input, of_weight = (one._replace(log_scale=each) for one, each in zip(how[:2], learned, strict=True))
+    of_input, of_weight = how.of_input.with_learned((own[3], own[4])), how.of_weight.with_learned((own[5], own[6]))
     result = how.product.forward(of_input.apply(x), of_weight.apply(weight), bias)
     wanted = [value for value, asked in zip(own, needed, strict=True) if asked and value is not None]
     found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=True))

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.quantization.bounds_observers import BoundsObserver, grid_of_bounds, make_bounds_observer
-from qdbev.quantization.clipped_steps import fake_quantize_stepped
+from qdbev.quantization.clipped_steps import Clipping
 from qdbev.quantization.fake_quantize import Rounding, limits_of
 from qdbev.quantization.histogram_observers import EntropyObserver, MseObserver, make_observer
 from qdbev.quantization.integers import (
@@ -170,44 +170,35 @@ class Quantizer(nn.Module):
         if self._state == "observing":
             self._observe(x)
             return x
-        if self.trained is not None and not self.held:
-            result: Tensor = self.trained(
-                x, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range, unsigned=self._unsigned
-            )
-            return result
-        if self.offset is None:
-            return self.rounding(x).apply(x)
-        self._follow_or_require(x)
-        scale, offset = self._grid()
-        assert offset is not None
-        return fake_quantize_stepped(x, scale=scale, offset=offset, bits=self.grid_bits, narrow_range=self.narrow_range)
+        return self.rounding(x).apply(x)
 
     @property
     def only_rounds(self) -> bool:
-        """Whether a forward is :meth:`rounding` and no more: on, no offset, no range of another form, no hooks."""
-        trained = None if self.held else self._modules["trained"]  # by name, as below: this is asked at every layer
+        """Whether a forward is :meth:`rounding` and no more: on, and without hooks."""
         return (
             self._state == "on"
-            and self._buffers["offset"] is None
-            and (trained is None or type(trained) is LogScale)
             and type(self) is Quantizer
             and not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks)
         )
 
-    def rounding(self, x: Tensor) -> Rounding:
-        """How ``x`` is rounded, having let the range follow it or move; of a quantizer without an offset.
+    def rounding(self, x: Tensor) -> Rounding | Clipping:
+        """How ``x`` is put onto the grid, having let the range follow it or move.
 
         Raises:
             ValueError: there is no range.
         """
         low, high = limits_of(self.grid_bits, narrow_range=self.narrow_range, unsigned=self._unsigned)
-        trained = self._modules["trained"]
-        if isinstance(trained, LogScale) and not self.held:
-            return Rounding.learned(trained.log_scale, axis=self.axis, low=low, high=high)
+        trained = None if self.held else self._modules["trained"]  # by name: this is asked at every layer
+        if trained is not None:
+            assert isinstance(trained, TrainedRange)
+            return trained.rounding(axis=self.axis, low=low, high=high)
         self._follow_or_require(x)
         if self.ema_momentum is not None and self.training and not self._follows and not self.held:
             self._move(x.clamp_min(0) if self._unsigned else x)
-        return Rounding(self._grid()[0], self.axis, low, high)
+        scale, offset = self._grid()
+        if offset is None:
+            return Rounding(scale, self.axis, low, high)
+        return Clipping.stepped(scale, offset, axis=self.axis, low=low, high=high)
 
     def integers(self, x: Tensor) -> Tensor:
         """Return the integers of ``x`` (int8 up to 8 bits); ``dequantize(integers(x)) == forward(x)`` when on."""

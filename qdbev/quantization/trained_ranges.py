@@ -18,8 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from qdbev.quantization.clipped_steps import fake_quantize_clipped, fake_quantize_stepped
-from qdbev.quantization.fake_quantize import fake_quantize_learned
+from qdbev.quantization.clipped_steps import Clipping
+from qdbev.quantization.fake_quantize import Rounding
 
 RangeForm = Literal["log", "linear", "clip"]
 
@@ -52,8 +52,8 @@ class TrainedRange(nn.Module):
         """The trained offset, without a gradient; None without one."""
         return None if self.lsq_beta is None else self.lsq_beta.detach()
 
-    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False) -> Tensor:
-        """Return ``x`` on the grid, with gradients to the parameters; ``unsigned`` leaves out negative integers."""
+    def rounding(self, *, axis: int | None, low: int, high: int) -> Rounding | Clipping:
+        """How a tensor is put onto the grid, with gradients to the parameters."""
         raise NotImplementedError
 
     def penalty(self) -> Tensor | None:
@@ -73,15 +73,11 @@ class LogScale(TrainedRange):
         """See :class:`TrainedRange`."""
         return self.log_scale.detach().exp()
 
-    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False) -> Tensor:
+    def rounding(self, *, axis: int | None, low: int, high: int) -> Rounding | Clipping:
         """See :class:`TrainedRange`; with an offset the gradient is LSQ+'s."""
         if self.lsq_beta is None:
-            return fake_quantize_learned(
-                x, log_scale=self.log_scale, bits=bits, axis=axis, narrow_range=narrow_range, unsigned=unsigned
-            )
-        return fake_quantize_stepped(
-            x, scale=self.log_scale.exp(), offset=self.lsq_beta, bits=bits, axis=axis, narrow_range=narrow_range
-        )
+            return Rounding.at_log_scale(self.log_scale, axis=axis, low=low, high=high)
+        return Clipping.stepped(self.log_scale.exp(), self.lsq_beta, axis=axis, low=low, high=high)
 
 
 class StepSize(TrainedRange):
@@ -96,17 +92,9 @@ class StepSize(TrainedRange):
         """See :class:`TrainedRange`."""
         return self.step_size.detach().clamp_min(SMALLEST)
 
-    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False) -> Tensor:
+    def rounding(self, *, axis: int | None, low: int, high: int) -> Clipping:
         """See :class:`TrainedRange`."""
-        return fake_quantize_stepped(
-            x,
-            scale=above_zero(self.step_size),
-            offset=self.lsq_beta,
-            bits=bits,
-            axis=axis,
-            narrow_range=narrow_range,
-            unsigned=unsigned,
-        )
+        return Clipping.stepped(above_zero(self.step_size), self.lsq_beta, axis=axis, low=low, high=high)
 
 
 class ClippingLevel(TrainedRange):
@@ -126,16 +114,10 @@ class ClippingLevel(TrainedRange):
         """See :class:`TrainedRange`."""
         return self.pact_alpha.detach().clamp_min(SMALLEST) / self.steps_per_range
 
-    def forward(self, x: Tensor, *, bits: int, axis: int | None, narrow_range: bool, unsigned: bool = False) -> Tensor:
-        """See :class:`TrainedRange`."""
-        return fake_quantize_clipped(
-            x,
-            alpha=above_zero(self.pact_alpha),
-            steps_per_range=self.steps_per_range,
-            bits=bits,
-            narrow_range=narrow_range,
-            unsigned=unsigned,
-        )
+    def rounding(self, *, axis: int | None, low: int, high: int) -> Clipping:
+        """See :class:`TrainedRange`; ``axis`` is None."""
+        alpha = above_zero(self.pact_alpha)
+        return Clipping.at_level(alpha, steps_per_range=self.steps_per_range, low=low, high=high)
 
     def penalty(self) -> Tensor:
         """The square of the clipping level."""

@@ -56,6 +56,26 @@ def test_convolution_sums_exactly(place: dict[str, tuple[int, ...]], zero: int, 
 
 
 @needed
+@pytest.mark.parametrize("bias", [None, torch.randn(12).double()])
+@pytest.mark.parametrize("place", [*PLACES, {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 2}])
+def test_an_offset_is_not_added_to_the_zeros_around_an_image(
+    place: dict[str, tuple[int, ...]], bias: Tensor | None
+) -> None:
+    x, offset = drawn(2, 8, 11, 9, low=0, high=63, seed=0), torch.tensor(-0.7)
+    weight = drawn(12, 8 // int(place["groups"]), 3, 3, low=-8, high=7, seed=1)  # type: ignore[call-overload]
+    scale, scales = torch.tensor(0.05), torch.rand(12, generator=torch.Generator().manual_seed(2)) + 0.1
+    given = Bytes(x.to(torch.uint8), scale, 31), Bytes(weight.to(torch.int8), scales)
+    out = integer_products.convolution(*given, bias, offset=offset, **place)  # type: ignore[arg-type]
+    real = (x - 31) * scale.double() + offset.double(), weight * scales.double().view(-1, 1, 1, 1)
+    torch.testing.assert_close(out.double(), F.conv2d(*real, bias, **place), rtol=1e-5, atol=1e-5)  # type: ignore[arg-type]
+    rows = Bytes(given[0].values[:, :, 0, 0], scale, 31), Bytes(given[1].values[:, :, 0, 0], scales)
+    if place["groups"] == 1:
+        product = integer_products.linear(*rows, bias, offset=offset)
+        expected = F.linear(real[0][:, :, 0, 0], real[1][:, :, 0, 0], bias)
+        torch.testing.assert_close(product.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@needed
 def test_a_convolution_with_one_input_channel_is_refused() -> None:
     x, weight = torch.ones(1, 4, 9, 3, dtype=torch.uint8), torch.ones(12, 1, 2, 3, dtype=torch.int8)
     place = {"stride": (1, 2), "padding": (0, 0), "dilation": (1, 1), "groups": 4}

@@ -7,6 +7,7 @@ from importlib import import_module
 import pytest
 import torch
 
+from qdbev.quantization.clipped_steps import Clipping
 from qdbev.quantization.fake_quantize import fake_quantize, fake_quantize_learned
 from qdbev.quantization.integers import as_bytes, clamped_steps, dequantize, kernel_for, quantize_int
 
@@ -23,7 +24,7 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @contextmanager
 def torch_operations() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("integers", "fake_quantize"):  # the package has a function of the second name
+        for name in ("integers", "fake_quantize", "clipped_steps"):  # the package has a function of the second name
             owner = import_module(f"qdbev.quantization.{name}")
             patch.setattr(owner, "kernel_for", lambda x, axis: None)
         yield
@@ -133,6 +134,51 @@ def test_one_pass_is_the_two_it_stands_for(low: int, count: int, axis: int | Non
         through, slope = grid_cpu.passed_and_slope(gradient, x, **grid)
     assert torch.equal(passed, through) and not torch.equal(passed, gradient)
     torch.testing.assert_close(total, slope)
+
+
+def learned(*values: float) -> torch.Tensor:
+    return torch.tensor(values if len(values) > 1 else values[0], requires_grad=True)
+
+
+CLIPPINGS: dict[str, Callable[[], Clipping]] = {
+    "lsq": lambda: Clipping.stepped(learned(0.25), None, axis=None, low=-8, high=7),
+    "lsq, unsigned": lambda: Clipping.stepped(learned(0.25), None, axis=None, low=0, high=7),
+    "lsq, channels": lambda: Clipping.stepped(learned(0.25, 0.1, 0.3), None, axis=0, low=-7, high=7),
+    "lsq, inner channels": lambda: Clipping.stepped(learned(0.25, 0.1), None, axis=1, low=-8, high=7),
+    "lsq+": lambda: Clipping.stepped(learned(0.25), learned(0.375), axis=None, low=-8, high=7),
+    "lsq+, held": lambda: Clipping.stepped(torch.tensor(0.25), torch.tensor(0.375), axis=None, low=-8, high=7),
+    "pact": lambda: Clipping.at_level(learned(1.25), steps_per_range=7.5, low=-8, high=7),
+    "pact, unsigned": lambda: Clipping.at_level(learned(1.25), steps_per_range=15, low=0, high=15),
+}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("kind", CLIPPINGS)
+def test_one_pass_of_what_is_clipped_before_rounding_is_that_of_torch(kind: str, count: int) -> None:
+    x, gradient = normal(3, 2, 400_000, seed=0), normal(3, 2, 400_000, seed=1)
+    x[..., :1000] = (x[..., :1000] * 16).round() / 8  # on the grid, at its limits, halfway between
+    x[0, 0, :2] = torch.tensor([-0.0, torch.inf])
+    clipping = CLIPPINGS[kind]()
+    with threads(count):
+        again, passed, found = clipping.remake_and_pass_back(gradient.clone(), x, rectified=False)
+    with torch_operations():
+        expected = clipping.remake_and_pass_back(gradient.clone(), x, rectified=False)
+    assert torch.equal(again, expected[0]) and torch.equal(again.signbit(), expected[0].signbit())
+    assert torch.equal(passed, expected[1]) and (passed == 0).any()
+    wanted = [one is not None and one.requires_grad for one in clipping.learned]
+    for ours, theirs, asked in zip(found, expected[2], wanted, strict=True):
+        assert (theirs is not None) == asked
+        if asked:
+            torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", CLIPPINGS)
+def test_what_is_no_number_is_none_in_what_is_clipped_before_rounding(kind: str) -> None:
+    x = normal(3, 2, 8, seed=0)
+    x[1, 1, 3] = torch.nan
+    clipping = CLIPPINGS[kind]()
+    again, _, _ = clipping.remake_and_pass_back(torch.ones_like(x), x, rectified=False)
+    assert torch.equal(again.isnan(), x.isnan()) and torch.equal(clipping.onto_grid(x).isnan(), x.isnan())
 
 
 @pytest.mark.parametrize("signed", [False, True])
