@@ -22,18 +22,25 @@ import torch
 from torch import Tensor
 
 
-def largest_magnitude(x: Tensor, *, axis: int | None) -> Tensor:
+def largest_magnitude(x: Tensor, *, axis: int | None, unsigned: bool = False) -> Tensor:
     """Return ``max|x|`` in float32: shape () without an axis, (C,) with one.
+
+    Args:
+        x: values, any shape.
+        axis: the channel axis.
+        unsigned: take negative values for 0.
 
     >>> largest_magnitude(torch.tensor([[1.0, -3.0], [0.5, 0.25]]), axis=0).tolist()
     [3.0, 0.5]
+    >>> largest_magnitude(torch.tensor([[1.0, -3.0], [-0.5, -0.25]]), axis=0, unsigned=True).tolist()
+    [1.0, 0.0]
     """
-    values = x.detach()
-    if axis is None:
-        low, high = values.aminmax()
-        return torch.maximum(high, -low).to(torch.float32)
-    flat = values.movedim(axis, 0).flatten(1)
-    return torch.maximum(flat.amax(1), -flat.amin(1)).to(torch.float32)
+    values = x.detach() if axis is None else x.detach().movedim(axis, 0).flatten(1)
+    each = () if axis is None else (1,)
+    if unsigned:  # without a copy whose negative values are cut off
+        return values.amax(each).clamp_min(0).to(torch.float32)
+    low, high = values.aminmax() if axis is None else (values.amin(each), values.amax(each))
+    return torch.maximum(high, -low).to(torch.float32)
 
 
 class Observer:

@@ -194,7 +194,7 @@ class Quantizer(nn.Module):
             return trained.rounding(axis=self.axis, low=low, high=high)
         self._follow_or_require(x)
         if self.ema_momentum is not None and self.training and not self._follows and not self.held:
-            self._move(x.clamp_min(0) if self._unsigned else x)
+            self._move(x)
         scale, offset = self._grid()
         if offset is None:
             return Rounding(scale, self.axis, low, high)
@@ -369,7 +369,7 @@ class Quantizer(nn.Module):
         """Move the range towards this batch's; the scale is linear in the range. A batch of zeros moves nothing."""
         assert self.ema_momentum is not None
         if x.numel():
-            largest = largest_magnitude(x, axis=self.axis)
+            largest = largest_magnitude(x, axis=self.axis, unsigned=self._unsigned)
             batch = scale_of_range(largest, bits=self.grid_bits, rule=self.scale_rule)
             self.scale = self.scale.lerp(torch.where(largest > 0, batch, self.scale), 1.0 - self.ema_momentum)
 
