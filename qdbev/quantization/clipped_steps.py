@@ -80,7 +80,6 @@ class Clipping(NamedTuple):
         """The same with other tensors in place of those that are learned."""
         return self._replace(learned=learned)
 
-    @torch.no_grad()
     def onto_grid(self, x: Tensor) -> Tensor:
         """Return ``S clamp(round((x - beta) / S)) + beta`` in the type of ``x``, without gradients."""
         limits: dict[str, Any] = {"scale": self.scale, "axis": self.axis, "low": self.low, "high": self.high}
@@ -90,7 +89,8 @@ class Clipping(NamedTuple):
         if kernel is not None:
             made: Tensor = kernel.onto_grid(x, **limits, rescale=True, offset=self.offset.item())
             return made
-        return clamped_steps(shift(x, offset=self.offset), **limits, rescale=True).add_(self.offset).to(x.dtype)
+        offset = self.offset.detach()
+        return clamped_steps(shift(x, offset=offset), **limits, rescale=True).add_(offset).to(x.dtype)
 
     def as_bytes(self, x: Tensor, *, signed: bool = False) -> Bytes | None:
         """Return the integers of :meth:`onto_grid` as the bytes that a CPU multiplies, which leave out the offset."""

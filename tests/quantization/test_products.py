@@ -312,6 +312,16 @@ def test_what_it_is_not_made_for_is_composed(layer: str, monkeypatch: pytest.Mon
     check(ours, theirs)
 
 
+def test_every_form_is_compiled_in_one_graph_with_the_same_gradients() -> None:
+    kinds: list[dict[str, object]] = [{}, {"learned": True}, *FORMS.values()]
+    model = nn.Sequential(*(quantized(lambda: nn.Linear(6, 6), (2, 7, 6), **kind)[0] for kind in kinds))  # type: ignore[arg-type]
+    x = torch.randn(2, 7, 6)
+    ours, theirs = results(model, x), results(torch.compile(model, fullgraph=True, backend="aot_eager"), x)
+    assert [name.removeprefix("_orig_mod.") for name in theirs] == list(ours)
+    for mine, other in zip(ours.values(), theirs.values(), strict=True):
+        torch.testing.assert_close(other, mine, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("form", ["", "log", *FORMS])
 @pytest.mark.parametrize("layer", ["linear", "convolution"])
 def test_a_gradient_of_a_gradient(layer: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
