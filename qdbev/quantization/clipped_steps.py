@@ -108,7 +108,10 @@ class Clipping(NamedTuple):
         return remember(self.onto_grid(x), x, *watched, remake=lambda values, *_: self.onto_grid(values))
 
     def pass_back(self, gradient: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Learned]:
-        """Return what of the gradient of the output passes to ``x``, and the gradients of what is learned."""
+        """Return what of the gradient of the output passes to ``x``, and the gradients of what is learned.
+
+        ``fresh`` is for the sake of its namesake: torch operations write into nothing here.
+        """
         learned, offset = self.learned
         wanted = learned is not None and learned.requires_grad
         if learned is not None and self.steps_per_range is not None:
