@@ -107,8 +107,9 @@ def _torch() -> tuple[bool, str, str]:
     ok, found, do = version_check("torch")
     if ok:
         found = f"{importlib.import_module('torch').__version__}, {os.cpu_count()} cores"
-        if importlib.import_module("qdbev.ops").has_integer_products():
-            found += " that multiply bytes"
+        bits = importlib.import_module("qdbev.ops").integer_weight_bits()
+        if bits:
+            found += f" that multiply bytes, weights of up to {bits} bits"
     return ok, found, do
 
 

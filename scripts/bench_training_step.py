@@ -44,7 +44,7 @@ from pipelines.quantized import folded
 from pipelines.samples import load_split, training_dataset
 from pipelines.store import Store
 from pipelines.training import NumberedBatches, detection_loss
-from qdbev.ops import has_integer_products
+from qdbev.ops import integer_weight_bits
 from qdbev.quantization import (
     Quantizer,
     activation_memory,
@@ -255,7 +255,7 @@ def replaced(subject: Subject, other: Callable[[Quantizer], Form]) -> nn.Module:
 
 def forms(subject: Subject, *, others: bool) -> dict[str, nn.Module]:
     models = {FLOAT: subject.model}
-    for products in ("", IN_FLOAT) if has_integer_products() else ("",):
+    for products in ("", IN_FLOAT) if integer_weight_bits() >= WEIGHT_BITS else ("",):
         models[FROZEN + products] = quantized(subject)
         models["qdbev, input ranges learned" + products] = quantized(subject, inputs=True)
         models["qdbev, all ranges learned" + products] = quantized(subject, weights=True, inputs=True)

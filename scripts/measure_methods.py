@@ -6,7 +6,7 @@
 What is scored is sealed in the store, so this may be called in pieces, by several processes and on other days; what is
 sealed already is not made again. A run is written into the file as soon as it is scored, in the place of an older one
 of the same method, bits and seed: the file may come from several machines, and says of each run where it was made and
-whether quantized layers multiplied integers there.
+whether quantized layers of the profile's bits multiplied integers there.
 Differences are to the float detector, to the float control of the same seed, stages and rates (`float-longer...`) and,
 of distillation, to the same steps without a teacher (`ours-longer`), where those were made in the same store before;
 the same command once more adds them to runs from before.
@@ -35,7 +35,7 @@ from pipelines.latency import device_name
 from pipelines.stages import trained_stages
 from pipelines.store import Artifact, Store
 from profiles import Profile
-from qdbev.ops import has_integer_products
+from qdbev.ops import integer_weight_bits
 
 
 def main() -> None:
@@ -130,7 +130,8 @@ def _place(evaluation: Artifact, *, name: str, bits: str, seed: int, profile: Pr
     known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
     if known.get("evaluation") != evaluation.digest:
         device = device_of(profile)
-        of_integers = METHODS[name].compressed and device.type == "cpu" and has_integer_products()
+        narrow = profile.quantization.weight_bits <= integer_weight_bits()
+        of_integers = METHODS[name].compressed and device.type == "cpu" and narrow
         products = "integers" if of_integers else "float values"
         known = {"evaluation": evaluation.digest, "device": device_name(device), "products": products}
         note.parent.mkdir(parents=True, exist_ok=True)

@@ -25,7 +25,7 @@ from pipelines.quantized import load_quantized
 from pipelines.scoring import evaluation_split, predict, score_results
 from pipelines.store import Artifact, Store
 from profiles import Profile
-from qdbev.ops import has_integer_products
+from qdbev.ops import integer_weight_bits
 from qdbev.quantization.products import float_products
 from qdbev.quantization.swap import quantized_layers
 
@@ -49,7 +49,7 @@ def main() -> None:
 def scores(artifact: Artifact, *, draws: int, size: float) -> list[object]:
     """A row of the table."""
     profile = as_made(artifact, profile=profiles.load("w4a6"))
-    whole = nds(artifact, profile=profile) if has_integer_products() else "-"
+    whole = nds(artifact, profile=profile) if integer_weight_bits() else "-"
     with float_products():
         drawn = [nds(artifact, profile=profile, size=size, seed=draw) for draw in range(draws)]
         spread = stdev(drawn) if draws > 1 else "-"

@@ -1,7 +1,7 @@
 """Operators: sampling, and products of integers; a compiled kernel where there is one, pure torch elsewhere."""
 
 from qdbev.ops.deformable_attention import Rows, deformable_attention, has_cpu_kernel, has_cuda_kernel, has_triton
-from qdbev.ops.integer_products import Bytes, has_integer_products
+from qdbev.ops.integer_products import Bytes, integer_weight_bits
 
 __all__ = [
     "Bytes",
@@ -9,6 +9,6 @@ __all__ = [
     "deformable_attention",
     "has_cpu_kernel",
     "has_cuda_kernel",
-    "has_integer_products",
     "has_triton",
+    "integer_weight_bits",
 ]

@@ -1,7 +1,8 @@
-"""Linear layers and convolutions of bytes, where a CPU multiplies bytes (AVX-512 VNNI, AMX): oneDNN, by way of torch.
+"""Linear layers and convolutions of bytes, where a CPU multiplies bytes (AVX2 and later): oneDNN, by way of torch.
 
 The products of integers are summed exactly, in 32 bits, and the sums multiplied by the scales in float32. So the output
-is that of the float layer on the values which the integers stand for, with less rounding.
+is that of the float layer on the values which the integers stand for, with less rounding. On CPUs without AVX-512 VNNI
+that holds for weights of up to 7 bits, see :func:`integer_weight_bits`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Bytes(NamedTuple):
     """Integers and what they stand for, ``scale * (values - zero)``.
 
     Attributes:
-        values: uint8, or for weights int8, whose zero is 0.
+        values: uint8, or for weights int8, whose zero is 0 and which :func:`integer_weight_bits` limits.
         scale: one element, or for weights one per output channel, float32.
         zero: the integer that stands for zero.
     """
@@ -30,21 +31,31 @@ class Bytes(NamedTuple):
 
 
 @functools.cache
-def has_integer_products() -> bool:
-    """Whether this CPU multiplies bytes without overflow in between, and torch has what asks it to."""
-    supported = getattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    if not (torch.backends.mkldnn.is_available() and supported()):
-        return False
+def integer_weight_bits() -> int:
+    """Bits of the widest weights whose products with bytes this CPU sums exactly; 0 where it multiplies no bytes.
+
+    8 with AVX-512 VNNI. Other AVX2 or AVX-512 sums two products in 16 bits before they go to 32, and cuts what does not
+    fit: 7, since 2 * 255 * 64 < 2^15. 0 on others, and where torch lacks what asks for it.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return 0
+    supported = {8: getattr(torch.cpu, "_is_vnni_supported", None), 7: getattr(torch.cpu, "_is_avx2_supported", None)}
+    return next((bits for bits, says in supported.items() if says is not None and says() and _is_exact(bits)), 0)
+
+
+def _is_exact(bits: int) -> bool:
+    """Whether the largest products of weights of so many bits come out right, and torch knows the call."""
+    largest, place = (1 << bits - 1) - 1, {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
     with torch.device("cpu"):
-        values, weights = torch.full((1, 2), 255, dtype=torch.uint8), torch.full((1, 2), 127, dtype=torch.int8)
-        scale, place = torch.ones(()), {"stride": (1, 1), "padding": (0, 0), "dilation": (1, 1), "groups": 1}
+        values = torch.full((16, 64), 255, dtype=torch.uint8)
+        weights, scale = torch.full((16, 64), largest, dtype=torch.int8), torch.ones(())
+        image, kernel = Bytes(values[..., None, None], scale), Bytes(weights[..., None, None], scale)
         try:
             of_rows = linear(Bytes(values, scale), Bytes(weights, scale), None)
-            image, kernel = Bytes(values[..., None, None], scale), Bytes(weights[..., None, None], scale)
             of_images = convolution(image, kernel, None, **place)  # type: ignore[arg-type]
         except (AttributeError, RuntimeError):  # another signature in another torch
             return False
-        return float(of_rows) == float(of_images) == 2 * 255 * 127
+    return bool((of_rows == 64 * 255 * largest).all() and (of_images == 64 * 255 * largest).all())
 
 
 def linear(x: Bytes, weight: Bytes, bias: Tensor | None, *, offset: Tensor | None = None) -> Tensor:

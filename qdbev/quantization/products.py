@@ -6,7 +6,7 @@ time between them. Here one function quantizes, multiplies, and in its backward 
 first, so that one pass over memory makes the quantized input again and lets that gradient through. It keeps what a
 float layer keeps. Whatever it is not made for is composed.
 
-Where a CPU multiplies bytes (:func:`qdbev.ops.has_integer_products`), a large product is that of the integers
+Where a CPU multiplies bytes (:func:`qdbev.ops.integer_weight_bits`), a large product is that of the integers
 themselves, as it is when the model is deployed: faster than that of the float values which stand for them, and closer
 to the true one. What lies within one rounding of a tie may then fall on its other side a layer later, so that a run is
 not repeated to the bit by a CPU that multiplies float values; :func:`float_products` asks any to.
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qdbev.ops import Bytes, has_integer_products, integer_products
+from qdbev.ops import Bytes, integer_products, integer_weight_bits
 from qdbev.quantization.clipped_steps import Clipping
 from qdbev.quantization.fake_quantize import Rounding
 from qdbev.quantization.integers import is_plain
@@ -198,13 +198,19 @@ def float_products() -> Iterator[None]:
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Tensor:
     """The product of both quantized."""
-    if _is_worth_packing(x, weight, how) and not _FLOAT_PRODUCTS.get() and has_integer_products():
+    if _is_worth_packing(x, weight, how) and not _FLOAT_PRODUCTS.get() and _is_narrow(how.of_weight):
         bytes_of_weight = how.of_weight.as_bytes(weight, signed=True)
         bytes_of_input = None if bytes_of_weight is None else how.of_input.as_bytes(x)
         if bytes_of_input is not None and bytes_of_weight is not None:
             offset = how.of_input.offset
             return how.product.of_bytes(bytes_of_input, bytes_of_weight, bias, offset)
     return how.product.forward(how.of_input.onto_grid(x), how.of_weight.onto_grid(weight), bias)
+
+
+def _is_narrow(of_weight: Rounding | Clipping) -> bool:
+    """Whether this CPU multiplies such weights with bytes."""
+    bits = integer_weight_bits()
+    return bits > 0 and max(-of_weight.low, of_weight.high) <= 1 << (bits - 1)
 
 
 def _is_worth_packing(x: Tensor, weight: Tensor, how: _How) -> bool:

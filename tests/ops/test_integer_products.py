@@ -9,10 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qdbev.ops import Bytes, has_integer_products, integer_products
+from qdbev.ops import Bytes, integer_products, integer_weight_bits
 
 CPU = Path("/proc/cpuinfo")
-needed = pytest.mark.skipif(not has_integer_products(), reason="this CPU does not multiply bytes")
+BITS = integer_weight_bits()
+LARGEST = (1 << max(BITS, 2) - 1) - 1
+needed = pytest.mark.skipif(not BITS, reason="this CPU does not multiply bytes")
 
 PLACES = [
     {"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1},
@@ -27,14 +29,15 @@ def drawn(*shape: int, low: int, high: int, seed: int) -> Tensor:
 
 @pytest.mark.skipif(not CPU.exists() or "ONEDNN_MAX_CPU_ISA" in os.environ, reason="what the CPU can do is not said")
 def test_a_cpu_that_multiplies_bytes_is_noticed() -> None:
-    assert has_integer_products() == ("avx512_vnni" in CPU.read_text())
+    flags = CPU.read_text().split()
+    assert (8 if "avx512_vnni" in flags else 7 if "avx2" in flags else 0) == BITS
 
 
 @needed
 @pytest.mark.parametrize("zero", [0, 128])
 @pytest.mark.parametrize("shape", [(3, 7), (2, 5, 64), (1, 2, 3, 200)])
 def test_linear_sums_exactly(shape: tuple[int, ...], zero: int) -> None:
-    x, weight = drawn(*shape, low=0, high=255, seed=0), drawn(9, shape[-1], low=-128, high=127, seed=1)
+    x, weight = drawn(*shape, low=0, high=255, seed=0), drawn(9, shape[-1], low=-LARGEST - 1, high=LARGEST, seed=1)
     one = torch.ones(())
     out = integer_products.linear(Bytes(x.to(torch.uint8), one, zero), Bytes(weight.to(torch.int8), one), None)
     assert torch.equal(out, ((x - zero) @ weight.t()).float())
@@ -46,7 +49,7 @@ def test_linear_sums_exactly(shape: tuple[int, ...], zero: int) -> None:
 @pytest.mark.parametrize("last", [False, True])
 def test_convolution_sums_exactly(place: dict[str, tuple[int, ...]], zero: int, last: bool) -> None:
     x = drawn(2, 8, 11, 9, low=0, high=255, seed=0)
-    weight = drawn(12, 8 // int(place["groups"]), 3, 3, low=-128, high=127, seed=1)  # type: ignore[call-overload]
+    weight = drawn(12, 8 // int(place["groups"]), 3, 3, low=-LARGEST - 1, high=LARGEST, seed=1)  # type: ignore[call-overload]
     values, one = x.to(torch.uint8), torch.ones(())
     values = values.to(memory_format=torch.channels_last) if last else values
     out = integer_products.convolution(Bytes(values, one, zero), Bytes(weight.to(torch.int8), one), None, **place)  # type: ignore[arg-type]
@@ -86,7 +89,11 @@ def test_a_convolution_with_one_input_channel_is_refused() -> None:
 @needed
 @pytest.mark.parametrize("bias", [torch.randn(18)[::2], torch.randn(1).expand(9), torch.randn(9).double()])
 def test_weight_and_bias_may_lie_in_any_way(bias: Tensor) -> None:
-    x, weight, one = drawn(5, 7, low=0, high=255, seed=0), drawn(7, 9, low=-128, high=127, seed=1).t(), torch.ones(())
+    x, weight, one = (
+        drawn(5, 7, low=0, high=255, seed=0),
+        drawn(7, 9, low=-LARGEST - 1, high=LARGEST, seed=1).t(),
+        torch.ones(()),
+    )
     given = Bytes(x.to(torch.uint8), one), Bytes(weight.to(torch.int8), one)
     assert not given[1].values.is_contiguous()
     expected = (x @ weight.t()) + bias.float()
@@ -114,6 +121,6 @@ def test_a_torch_without_it_is_noticed(name: str, error: type[Exception], monkey
     def missing(*given: object, **place: object) -> Tensor:
         raise error(name)
 
-    assert has_integer_products.__wrapped__()
+    assert integer_weight_bits.__wrapped__()
     monkeypatch.setattr(module, name, missing)
-    assert not has_integer_products.__wrapped__()
+    assert integer_weight_bits.__wrapped__() == 0

@@ -180,11 +180,11 @@ def test_gpu_and_torch_fit_each_other(
     assert (answer[2] == "") is ok
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_a_cpu_that_multiplies_bytes_is_told(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
-    monkeypatch.setattr("qdbev.ops.has_integer_products", lambda: there)
+@pytest.mark.parametrize("bits", [0, 7, 8])
+def test_a_cpu_that_multiplies_bytes_is_told(monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
+    monkeypatch.setattr("qdbev.ops.integer_weight_bits", lambda: bits)
     ok, found, _ = doctor._torch()
-    assert ok and ("that multiply bytes" in found) is there
+    assert ok and found.endswith(f"that multiply bytes, weights of up to {bits} bits" if bits else "cores")
 
 
 def test_a_gpu_without_triton_is_told_what_is_quicker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from qdbev.ops import has_integer_products
+from qdbev.ops import integer_weight_bits
 from qdbev.quantization.activation_memory import activation_memory
 from qdbev.quantization.model_ranges import learn_ranges
 from qdbev.quantization.planning import make_plan
@@ -168,7 +168,7 @@ def test_one_pass_makes_the_input_again_and_lets_the_gradient_through(
 @pytest.fixture
 def packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """However small, products are of integers; how often they were."""
-    if not has_integer_products():
+    if not integer_weight_bits():
         pytest.skip("this CPU does not multiply bytes")
     monkeypatch.setattr(PRODUCTS, "_WORTH", 0)
     seen: list[int] = []
@@ -204,9 +204,13 @@ def test_of_integers_in_every_form_of_a_range(layer: str, form: str, packed: lis
         torch.testing.assert_close(value, theirs[name], msg=name, rtol=1e-5, atol=1e-5)
 
 
-def test_of_integers_with_one_range_per_weight_tensor(packed: list[int]) -> None:
+@pytest.mark.parametrize(("bits", "widest", "taken"), [(7, 7, [1]), (8, 7, []), (4, 0, [])])
+def test_of_integers_with_one_range_per_weight_tensor_as_wide_as_the_cpu_takes(
+    bits: int, widest: int, taken: list[int], packed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PRODUCTS, "integer_weight_bits", lambda: widest)
     model, x = nn.Sequential(nn.Conv2d(6, 4, 3)), torch.randn(2, 6, 5, 5)
-    plan = make_plan(model, parts={"all": [""]}, weight_bits=8, activation_bits=8)
+    plan = make_plan(model, parts={"all": [""]}, weight_bits=bits, activation_bits=8)
     quantize(model, plan, weight_granularity="tensor")
     with observing(model), torch.no_grad():
         model(x)
@@ -214,7 +218,7 @@ def test_of_integers_with_one_range_per_weight_tensor(packed: list[int]) -> None
     ours = model(x)
     with PRODUCTS.float_products():
         torch.testing.assert_close(ours, model(x))
-    assert packed == [1]
+    assert packed == taken
 
 
 def test_what_is_no_number_stays_none(packed: list[int]) -> None:
