@@ -35,6 +35,7 @@ from typing import Any
 import torch
 from tabulate import tabulate
 from torch import Tensor, nn
+from tqdm import tqdm
 
 import profiles
 from pipelines.assemble import build_detector, float_detector, only_bevformer
@@ -305,7 +306,7 @@ def table(subject: Subject, *, repeats: int, others: bool) -> list[list[object]]
     }
     times: dict[str, list[float]] = {name: [] for name in models}
     bases: dict[str, list[float]] = {name: [] for name in models}
-    for repeat in range(repeats + 1):
+    for repeat in tqdm(range(repeats + 1), desc="every form once", unit="round", disable=None):
         before = step_ms(subject, subject.model, optimiser=optimisers[FLOAT])
         for name, model in models.items():
             with float_products() if name.endswith(IN_FLOAT) else nullcontext():
