@@ -32,6 +32,7 @@ from qdbev.quantization.recomputation import recomputing
 from qdbev.quantization.rectifier import is_rectified
 
 _WORTH = 1 << 23  # multiplications from which on integers are worth packing
+_WHOLE_GROUP = 16  # oneDNN's quick kernels for groups take multiples of it, in and out; others are plain loops
 _LONGEST = 1 << 16  # of the largest bytes, so many products have a sum of 32 bits
 _FLOAT_PRODUCTS = ContextVar("_FLOAT_PRODUCTS", default=False)
 
@@ -216,6 +217,9 @@ def _is_narrow(of_weight: Rounding | Clipping) -> bool:
 def _is_worth_packing(x: Tensor, weight: Tensor, how: _How) -> bool:
     channels = x.shape[1] if weight.ndim > 2 else x.shape[-1]
     if weight.shape[1] < 2 or weight[0].numel() > _LONGEST:  # one channel: see integer_products.convolution
+        return False
+    groups = channels // weight.shape[1]
+    if groups > 1 and (weight.shape[1] % _WHOLE_GROUP or weight.shape[0] // groups % _WHOLE_GROUP):
         return False
     one_scale_each = how.of_input.axis is None and how.of_weight.axis in (None, 0)
     return one_scale_each and x.numel() // channels * weight.numel() >= _WORTH

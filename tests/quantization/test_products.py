@@ -171,6 +171,7 @@ def packed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     if not integer_weight_bits():
         pytest.skip("this CPU does not multiply bytes")
     monkeypatch.setattr(PRODUCTS, "_WORTH", 0)
+    monkeypatch.setattr(PRODUCTS, "_WHOLE_GROUP", 1)
     seen: list[int] = []
     for product in (PRODUCTS.Linear, PRODUCTS.Convolution):
         run = product.of_bytes
@@ -218,6 +219,16 @@ def test_of_integers_with_one_range_per_weight_tensor_as_wide_as_the_cpu_takes(
     ours = model(x)
     with PRODUCTS.float_products():
         torch.testing.assert_close(ours, model(x))
+    assert packed == taken
+
+
+@pytest.mark.parametrize(("channels", "out", "taken"), [(32, 32, [1]), (8, 32, []), (32, 8, []), (22, 11, [])])
+def test_groups_that_bytes_are_slow_for_stay_float(
+    channels: int, out: int, taken: list[int], packed: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PRODUCTS, "_WHOLE_GROUP", 16)
+    model, x = quantized(lambda: nn.Conv2d(2 * channels, 2 * out, 3, groups=2), (1, 2 * channels, 5, 5))
+    model(x)
     assert packed == taken
 
 
