@@ -32,7 +32,7 @@ from qdbev.quantization.recomputation import recomputing
 from qdbev.quantization.rectifier import is_rectified
 
 _WORTH = 1 << 23  # multiplications from which on integers are worth packing
-_WHOLE_GROUP = 16  # oneDNN's quick kernels for groups take multiples of it, in and out; others are plain loops
+_WHOLE_GROUP = 16  # oneDNN's quick kernels for groups take multiples of it, in and out; some others are plain loops
 _LONGEST = 1 << 16  # of the largest bytes, so many products have a sum of 32 bits
 _FLOAT_PRODUCTS = ContextVar("_FLOAT_PRODUCTS", default=False)
 
