@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .document import Document
+from profiles.document import Document
 
 _HIDDEN = frozenset({"overrides"})
 

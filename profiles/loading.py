@@ -14,10 +14,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .complaint import complaints
-from .document import ProfileError
-from .overrides import apply_overrides, overlay, parse_override, read_yaml
-from .profile import Profile
+from profiles.complaint import complaints
+from profiles.document import ProfileError
+from profiles.overrides import apply_overrides, overlay, parse_override, read_yaml
+from profiles.profile import Profile
 
 BUILTIN = Path(__file__).parent / "builtin"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from .document import fingerprint
+from profiles.document import fingerprint
 
 SCHEMA_VERSION = 1
 

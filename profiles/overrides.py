@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
-from .complaint import unknown_field
-from .document import ProfileError
-from .profile import Profile
+from profiles.complaint import unknown_field
+from profiles.document import ProfileError
+from profiles.profile import Profile
 
 
 class ProfileReader(yaml.SafeLoader):

@@ -7,15 +7,15 @@ from typing import ClassVar, Literal, get_args
 
 from pydantic import Field, field_validator
 
-from .bit_plan import BitPlanProfile
-from .calibration import CalibrationProfile
-from .data import DataProfile
-from .distillation import DistillationProfile
-from .document import Document, fingerprint
-from .evaluation import EvaluationProfile
-from .model import ModelProfile
-from .quantization import QuantizationProfile
-from .schedule import FloatSchedule, ProgressiveSchedule
+from profiles.document import Document, fingerprint
+from profiles.sections.bit_plan import BitPlanProfile
+from profiles.sections.calibration import CalibrationProfile
+from profiles.sections.data import DataProfile
+from profiles.sections.distillation import DistillationProfile
+from profiles.sections.evaluation import EvaluationProfile
+from profiles.sections.model import ModelProfile
+from profiles.sections.quantization import QuantizationProfile
+from profiles.sections.schedule import FloatSchedule, ProgressiveSchedule
 
 Section = Literal[
     "model",

@@ -1,6 +1,6 @@
 """``python -m qdbev_cli`` is ``qdbev``."""
 
-from .app import main
+from qdbev_cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .commands import (
+from qdbev_cli.commands import (
     artifacts,
     calibrate,
     compress,

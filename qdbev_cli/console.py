@@ -56,7 +56,7 @@ def guarded(action: Callable[[], Result], *, as_json: bool) -> None:
 
 def exit_code(error: BaseException) -> int:
     """The exit code for an exception."""
-    from pipelines.store import UnusableInput
+    from pipelines.store.artifacts import UnusableInput
 
     if isinstance(error, KeyboardInterrupt):
         return STOPPED
@@ -95,7 +95,7 @@ def _show(result: Result, *, as_json: bool) -> None:
 
     Of several processes only the first prints.
     """
-    from pipelines import processes
+    from pipelines.store import processes
 
     if not processes.is_first():
         return

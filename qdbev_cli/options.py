@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from .console import Result, guarded
+from qdbev_cli.console import Result, guarded
 
 if TYPE_CHECKING:
-    from pipelines.store import Store
+    from pipelines.store.artifacts import Store
     from profiles import Profile
 
 _WHAT, _HOW = "What", "Where and how"
@@ -42,7 +42,7 @@ class StoreOptions(OutputOptions):
 
     def open_store(self) -> Store:
         """The store; it need not exist yet."""
-        from pipelines.store import Store
+        from pipelines.store.artifacts import Store
 
         return Store(self.store)
 
@@ -116,7 +116,7 @@ class RunOptions(StoreOptions, ProfileOptions):
 
     def load_profile(self, *words: str | None) -> Profile:
         """The profile wanted, with all overrides; where a launcher started several processes, they meet here."""
-        from pipelines import processes
+        from pipelines.store import processes
 
         profile = self.load(self.profile, *words)
         if self.launcher is Launcher.slurm:
@@ -127,7 +127,7 @@ class RunOptions(StoreOptions, ProfileOptions):
 
     def how(self) -> dict[str, Any]:
         """The keywords every pipeline takes besides its own."""
-        from pipelines import processes
+        from pipelines.store import processes
 
         return {
             "store": self.open_store(),

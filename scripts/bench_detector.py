@@ -17,15 +17,15 @@ from tabulate import tabulate
 from torch import Tensor
 
 import profiles
-from pipelines.assemble import build_detector, only_bevformer
-from pipelines.latency import measured
-from pipelines.scene import scene_of
+from pipelines.assembly.scene import scene_of
+from pipelines.assembly.weights import build_detector, only_bevformer
+from pipelines.costs.latency import measured
 from profiles import Profile
 from qdbev.detectors.bevformer import BEVFormer
 from qdbev.detectors.bevformer.counting import one_frame
-from qdbev.detectors.bevformer.geometry import Visibility, pillar_points, project, visibility
+from qdbev.detectors.bevformer.frames.geometry import Visibility, pillar_points, project, visibility
 from qdbev.quantization import activation_memory
-from qdbev.reporting.tables import render
+from qdbev.reporting.tables.table import render
 
 
 def main() -> None:

@@ -23,18 +23,18 @@ import torch
 from tabulate import tabulate
 
 import profiles
-from pipelines.assemble import device_of, float_detector
-from pipelines.calibration import calibrated
-from pipelines.distillation import distillation_loss
-from pipelines.objectives import objectives
-from pipelines.quantized import load_quantized
-from pipelines.samples import load_split, training_dataset
-from pipelines.stages import learning
-from pipelines.store import Store
-from pipelines.teacher import Teacher, teacher_of
-from pipelines.training import Loss, NumberedBatches, detection_loss, on_device
+from pipelines.assembly.quantized import load_quantized
+from pipelines.assembly.samples import load_split, training_dataset
+from pipelines.assembly.weights import device_of, float_detector
+from pipelines.calibration.calibrated import calibrated
+from pipelines.store.artifacts import Store
+from pipelines.training.distillation import distillation_loss
+from pipelines.training.objectives import objectives
+from pipelines.training.run import Loss, NumberedBatches, detection_loss, on_device
+from pipelines.training.stages import learning
+from pipelines.training.teacher import Teacher, teacher_of
 from profiles import Profile
-from profiles.schedule import PARTS
+from profiles.sections.schedule import PARTS
 
 STEADY = (  # so that the teacher can be kept, and the weight does not change
     *("distillation.schedule.photometric=false", "distillation.schedule.grid_mask_probability=0"),

@@ -19,8 +19,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 from qdbev.quantization import fake_quantize, scale_of_range
-from qdbev.quantization.integers import align_scale, integer_limits
-from qdbev.quantization.observers import largest_magnitude
+from qdbev.quantization.grid.integers import align_scale, integer_limits
+from qdbev.quantization.ranges.observers import largest_magnitude
 
 Variant = Callable[[Tensor, Tensor, int, int | None], Tensor]
 

@@ -38,13 +38,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import profiles
-from pipelines.assemble import build_detector, float_detector, only_bevformer
-from pipelines.latency import device_name
-from pipelines.processes import keep_freed_memory
-from pipelines.quantized import folded
-from pipelines.samples import load_split, training_dataset
-from pipelines.store import Store
-from pipelines.training import NumberedBatches, detection_loss
+from pipelines.assembly.quantized import folded
+from pipelines.assembly.samples import load_split, training_dataset
+from pipelines.assembly.weights import build_detector, float_detector, only_bevformer
+from pipelines.costs.latency import device_name
+from pipelines.store.artifacts import Store
+from pipelines.store.processes import keep_freed_memory
+from pipelines.training.run import NumberedBatches, detection_loss
 from qdbev.ops import integer_weight_bits
 from qdbev.quantization import (
     Quantizer,
@@ -56,9 +56,9 @@ from qdbev.quantization import (
     quantize,
     set_parts,
 )
-from qdbev.quantization.integers import align_scale, integer_limits
-from qdbev.quantization.products import float_products
-from qdbev.quantization.swap import quantized_layers
+from qdbev.quantization.grid.integers import align_scale, integer_limits
+from qdbev.quantization.layers.products import float_products
+from qdbev.quantization.layers.swap import quantized_layers
 
 Form = Callable[[Tensor], Tensor]
 WEIGHT_BITS, ACTIVATION_BITS = 4, 6

@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 
 from qdbev.data.geometry import lidar_to_image
-from qdbev.data.nuscenes import CAMERAS
-from qdbev.reporting.drawing import BoxSource, encode_image, scene_image
-from qdbev.reporting.figure import GREEN
+from qdbev.data.nuscenes.records import CAMERAS
+from qdbev.reporting.charts.figure import GREEN
+from qdbev.reporting.drawings.scene import BoxSource, encode_image, scene_image
 
 SHEET, BORDER, REFERENCE = (246, 248, 250), (140, 149, 159), (175, 184, 193)
 TITLE = "boxes of a nuScenes key frame (Motional AD Inc., CC BY-NC-SA 4.0)"

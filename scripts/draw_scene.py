@@ -13,17 +13,17 @@ import numpy as np
 import torch
 
 import profiles
-from pipelines.assemble import Detector, float_detector
-from pipelines.quantized import load_quantized
-from pipelines.samples import Split, streaming_dataset
-from pipelines.scoring import evaluation_split
-from pipelines.store import Store
+from pipelines.assembly.quantized import load_quantized
+from pipelines.assembly.samples import Split, streaming_dataset
+from pipelines.assembly.weights import Detector, float_detector
+from pipelines.scoring.prediction import evaluation_split
+from pipelines.store.artifacts import Store
 from profiles import Profile
-from qdbev.data.batches import streaming_batches
 from qdbev.data.geometry import lidar_to_image
-from qdbev.data.temporal import valid_boxes
-from qdbev.reporting.drawing import BoxSource, encode_image, scene_image
-from qdbev.reporting.figure import BLUE, GREEN, ORANGE
+from qdbev.data.queues.batches import streaming_batches
+from qdbev.data.queues.temporal import valid_boxes
+from qdbev.reporting.charts.figure import BLUE, GREEN, ORANGE
+from qdbev.reporting.drawings.scene import BoxSource, encode_image, scene_image
 
 
 def main() -> None:

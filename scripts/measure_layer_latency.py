@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import profiles
-from pipelines.assemble import build_detector, only_bevformer
-from pipelines.latency import device_name
-from pipelines.quantized import detector_plan
-from pipelines.scene import scene_of
+from pipelines.assembly.quantized import detector_plan
+from pipelines.assembly.scene import scene_of
+from pipelines.assembly.weights import build_detector, only_bevformer
+from pipelines.costs.latency import device_name
 from profiles import Profile
 from qdbev.detectors.bevformer.counting import shape_run
 from qdbev.quantization import FLOAT_BITS

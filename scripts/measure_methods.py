@@ -25,15 +25,15 @@ from typing import Any
 from method_rows import BITS, CALIBRATE, CONTROL, DISTIL, FLOAT, LEDGER, METHODS, NO_TEACHER, SCORES, Method
 
 import profiles
-from pipelines import plan_bits, train_float
-from pipelines.assemble import device_of, float_artifact
-from pipelines.calibration import calibrated
-from pipelines.comparison import interval, matches_of
-from pipelines.distillation import distil
-from pipelines.evaluation import evaluate_artifact
-from pipelines.latency import device_name
-from pipelines.stages import trained_stages
-from pipelines.store import Artifact, Store
+from pipelines.assembly.weights import device_of, float_artifact
+from pipelines.calibration.calibrated import calibrated
+from pipelines.commands import plan_bits, train_float
+from pipelines.costs.latency import device_name
+from pipelines.scoring.comparison import interval, matches_of
+from pipelines.scoring.evaluation import evaluate_artifact
+from pipelines.store.artifacts import Artifact, Store
+from pipelines.training.distillation import distil
+from pipelines.training.stages import trained_stages
 from profiles import Profile
 from qdbev.ops import integer_weight_bits
 

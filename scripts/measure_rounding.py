@@ -20,14 +20,14 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 import profiles
-from pipelines.evaluation import as_made
-from pipelines.quantized import load_quantized
-from pipelines.scoring import evaluation_split, predict, score_results
-from pipelines.store import Artifact, Store
+from pipelines.assembly.quantized import load_quantized
+from pipelines.scoring.evaluation import as_made
+from pipelines.scoring.prediction import evaluation_split, predict, score_results
+from pipelines.store.artifacts import Artifact, Store
 from profiles import Profile
 from qdbev.ops import integer_weight_bits
-from qdbev.quantization.products import float_products
-from qdbev.quantization.swap import quantized_layers
+from qdbev.quantization.layers.products import float_products
+from qdbev.quantization.layers.swap import quantized_layers
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from method_rows import BEFORE_TRAINING, BITS, FLOAT, LEDGER, METHODS
 from methods_page import Runs, read
 
-from qdbev.reporting.figure import BLUE, GREEN, INK, ORANGE, STYLE, new_figure, picture_bytes, quiet_axes
+from qdbev.reporting.charts.figure import BLUE, GREEN, INK, ORANGE, STYLE, new_figure, picture_bytes, quiet_axes
 
 PICTURE = LEDGER.parent / "images" / "methods.svg"
 LEAST = 5e-4  # smaller losses, and gains, stand at the left edge

@@ -9,8 +9,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from pipelines.locations import ZOO
-from pipelines.store import Store
+from pipelines.store.artifacts import Store
+from pipelines.store.locations import ZOO
 from profiles.manifest import Record
 
 MANIFEST = "manifest.json"

@@ -7,14 +7,46 @@ folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observi
 ``choose_bits`` gives each layer its own bits, ``with_bits`` puts them into a plan.
 """
 
-from qdbev.quantization.activation_memory import ActivationMemory, activation_memory
-from qdbev.quantization.adaround import adaptive_rounding
-from qdbev.quantization.bias_absorption import Absorption, absorb_biases
-from qdbev.quantization.bias_correction import Correction, correct_analytically, correct_empirically
-from qdbev.quantization.bit_plan import Option, Problem, choose_bits, front, total_loss, with_bits
-from qdbev.quantization.compensation import Compensation, InputMoments, compensate_rounding
-from qdbev.quantization.connections import Connections, Pair, find_connections
-from qdbev.quantization.cost import (
+from qdbev.quantization.equalisation.bias_absorption import Absorption, absorb_biases
+from qdbev.quantization.equalisation.bias_correction import Correction, correct_analytically, correct_empirically
+from qdbev.quantization.equalisation.connections import Connections, Pair, find_connections
+from qdbev.quantization.equalisation.cross_layer import equalise, rescaled
+from qdbev.quantization.equalisation.folding import Folding, apply_folding, find_pairs, fold_batchnorm
+from qdbev.quantization.equalisation.smoothing import Smoothing, smooth
+from qdbev.quantization.grid.fake_quantize import fake_quantize
+from qdbev.quantization.grid.integers import dequantize, quantize_int, scale_of_range
+from qdbev.quantization.layers.live_norms import LiveNorms, thaw_norms
+from qdbev.quantization.layers.model_ranges import (
+    freeze_weight_ranges,
+    hold_ranges,
+    learn_ranges,
+    range_penalty,
+    ranges_missing,
+    settle_ranges,
+)
+from qdbev.quantization.layers.packing import (
+    pack_bits,
+    pack_model,
+    packed_bytes,
+    packed_size_bytes,
+    size_bytes,
+    unpack_bits,
+    unpack_model,
+)
+from qdbev.quantization.layers.quantizer import Quantizer
+from qdbev.quantization.layers.swap import (
+    active_parts,
+    finish_observing,
+    observing,
+    quantize,
+    quantized_layers,
+    set_parts,
+    set_sites,
+    start_observing,
+)
+from qdbev.quantization.planning.activation_memory import ActivationMemory, activation_memory
+from qdbev.quantization.planning.bit_plan import Option, Problem, choose_bits, front, total_loss, with_bits
+from qdbev.quantization.planning.cost import (
     BitOperations,
     MacLine,
     bops,
@@ -27,46 +59,14 @@ from qdbev.quantization.cost import (
     trainable_parameters,
     weights_by_site,
 )
-from qdbev.quantization.equalisation import equalise, rescaled
-from qdbev.quantization.fake_quantize import fake_quantize
-from qdbev.quantization.folding import Folding, apply_folding, find_pairs, fold_batchnorm
-from qdbev.quantization.hessian import hutchinson_traces, perturbation_loss
-from qdbev.quantization.histogram_observers import make_observer
-from qdbev.quantization.integers import dequantize, quantize_int, scale_of_range
-from qdbev.quantization.live_norms import LiveNorms, thaw_norms
-from qdbev.quantization.model_ranges import (
-    freeze_weight_ranges,
-    hold_ranges,
-    learn_ranges,
-    range_penalty,
-    ranges_missing,
-    settle_ranges,
-)
-from qdbev.quantization.packing import (
-    pack_bits,
-    pack_model,
-    packed_bytes,
-    packed_size_bytes,
-    size_bytes,
-    unpack_bits,
-    unpack_model,
-)
-from qdbev.quantization.plan import FLOAT_BITS, FLOAT_OPERATIONS, Plan, Site
-from qdbev.quantization.planning import make_plan
-from qdbev.quantization.quantizer import Quantizer
-from qdbev.quantization.reconstruction import Reconstruction, reconstruct
-from qdbev.quantization.smoothing import Smoothing, smooth
-from qdbev.quantization.swap import (
-    active_parts,
-    finish_observing,
-    observing,
-    quantize,
-    quantized_layers,
-    set_parts,
-    set_sites,
-    start_observing,
-)
-from qdbev.quantization.trained_ranges import RANGE_PARAMETERS
+from qdbev.quantization.planning.hessian import hutchinson_traces, perturbation_loss
+from qdbev.quantization.planning.plan import FLOAT_BITS, FLOAT_OPERATIONS, Plan, Site
+from qdbev.quantization.planning.policy import make_plan
+from qdbev.quantization.ranges.histogram_observers import make_observer
+from qdbev.quantization.ranges.trained_ranges import RANGE_PARAMETERS
+from qdbev.quantization.rounding.adaround import adaptive_rounding
+from qdbev.quantization.rounding.brecq import Reconstruction, reconstruct
+from qdbev.quantization.rounding.gptq import Compensation, InputMoments, compensate_rounding
 
 __all__ = [
     "FLOAT_BITS",

@@ -10,9 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from qdbev.reporting.figure import INK
-from qdbev.reporting.rounding import is_missing
-from qdbev.reporting.tables import Column, Row, Table
+from qdbev.reporting.charts.figure import INK
+from qdbev.reporting.tables.rounding import is_missing
+from qdbev.reporting.tables.table import Column, Row, Table
 
 MEDIA_TYPES = {b"\x89PNG": "image/png", b"\xff\xd8\xff": "image/jpeg"}
 

@@ -19,7 +19,7 @@ def list_all(options: StoreOptions) -> Result:
 
     Example: qdbev artifacts list
     """
-    from pipelines import artifacts
+    from pipelines.commands import artifacts
 
     return artifacts.list_all(options.open_store())
 
@@ -34,7 +34,7 @@ def show(
 
     Example: qdbev artifacts show qat:w4a6-nano
     """
-    from pipelines import artifacts
+    from pipelines.commands import artifacts
 
     return artifacts.show(options.open_store(), ref=artifact)
 
@@ -49,7 +49,7 @@ def verify(
 
     Example: qdbev artifacts verify
     """
-    from pipelines import artifacts
+    from pipelines.commands import artifacts
 
     result = artifacts.verify(options.open_store(), refs=tuple(names or ()))
     for sentence in result["damaged"]:

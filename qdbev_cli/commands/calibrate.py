@@ -37,7 +37,7 @@ def calibrate(
 
     Example: qdbev calibrate --profile w8a8 --set calibration.samples=64
     """
-    from pipelines import calibrate
+    from pipelines.commands import calibrate
 
     profile = options.load_profile(None if method is None else f"calibration.method={method.value}")
     return calibrate.run(profile, method=profile.calibration.method, **options.how())

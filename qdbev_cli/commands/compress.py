@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
+from qdbev_cli.commands.qat_progressive import Stages
 from qdbev_cli.console import Result
 from qdbev_cli.options import RunOptions, command
-
-from .qat_progressive import Stages
 
 Plan = Annotated[str | None, typer.Option(help="A bit plan of sensitivity --plan: folder name or digest.")]
 
@@ -25,7 +24,7 @@ def compress(options: RunOptions, *, stages: Stages = None, plan: Plan = None, c
 
     Example: qdbev compress --profile w4a6 --stages 4
     """
-    from pipelines import compress
+    from pipelines.commands import compress
 
     profile = options.load_profile(
         None if stages is None else f"qat.stages={stages}",

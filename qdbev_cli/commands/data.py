@@ -41,7 +41,7 @@ def synth(
 
     Example: qdbev data synth --out /tmp/scenes --scenes 8 --seed 1
     """
-    from pipelines import data
+    from pipelines.commands import data
 
     if scenes is not None:
         val_scenes = val_scenes or max(1, scenes // 4)
@@ -72,7 +72,7 @@ def prepare(
 
     Example: qdbev data prepare --root /data/nuscenes --version v1.0-mini
     """
-    from pipelines import data
+    from pipelines.commands import data
 
     profile = options.load_profile(
         None if root is None else f"data.source={root}", None if version is None else f"data.version={version}"

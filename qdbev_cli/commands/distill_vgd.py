@@ -20,6 +20,6 @@ def distill(options: RunOptions, *, control: Control = False) -> Result:
 
     Example: qdbev distill-vgd --profile w4a6 --set distillation.temperature=4
     """
-    from pipelines import distill_vgd
+    from pipelines.commands import distill_vgd
 
     return distill_vgd.run(options.load_profile(), control=control, **options.how())

@@ -16,7 +16,7 @@ def check(options: OutputOptions) -> Result:
 
     Exit code 3 if something that is needed is missing.
     """
-    from pipelines import doctor
+    from pipelines.commands import doctor
 
     result = doctor.run()
     return {**result, "exit_code": 0 if result["ok"] else INPUT}

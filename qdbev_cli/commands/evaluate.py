@@ -24,6 +24,6 @@ def evaluate(
 
     Example: qdbev evaluate qat:w4a6-nano
     """
-    from pipelines import evaluate
+    from pipelines.commands import evaluate
 
     return evaluate.run(options.load_profile(), artifact=artifact, **options.how())

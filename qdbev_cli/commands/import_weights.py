@@ -28,6 +28,6 @@ def import_weights(
 
     Example: qdbev import-weights bevformer_tiny_epoch_24.pth --model tiny
     """
-    from pipelines import import_weights
+    from pipelines.commands import import_weights
 
     return import_weights.run(options.load_profile(), file=file, **options.how())

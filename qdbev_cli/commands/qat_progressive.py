@@ -20,7 +20,7 @@ def train(options: RunOptions, *, stages: Stages = None) -> Result:
 
     Example: qdbev qat-progressive --profile w4a6 --stages 4
     """
-    from pipelines import qat_progressive
+    from pipelines.commands import qat_progressive
 
     profile = options.load_profile(None if stages is None else f"qat.stages={stages}")
     return qat_progressive.run(profile, stages=profile.qat.stages, **options.how())

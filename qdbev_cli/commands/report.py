@@ -47,7 +47,7 @@ def report(
 
     Example: qdbev report --format html --out report.html
     """
-    from pipelines import report
+    from pipelines.commands import report
 
     wanted = format or _format_of(out)
     return report.run(

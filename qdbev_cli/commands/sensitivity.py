@@ -66,10 +66,10 @@ def measure(
         *choice,
     )
     if plan:
-        from pipelines import plan_bits
+        from pipelines.commands import plan_bits
 
         return plan_bits.run(profile, **options.how())
-    from pipelines import sensitivity
+    from pipelines.commands import sensitivity
 
     return sensitivity.run(profile, bits=bits, level=level.value, **options.how())
 

@@ -23,7 +23,7 @@ def train(options: RunOptions, *, further: Continue = False) -> Result:
 
     Example: qdbev train-float --model nano
     """
-    from pipelines import train_float
+    from pipelines.commands import train_float
 
     if further and options.profile == "float":  # float has no QAT to be the control of
         options = dataclasses.replace(options, profile="w4a6")

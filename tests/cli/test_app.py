@@ -15,9 +15,9 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-import pipelines
+import pipelines.commands
 import profiles
-from pipelines.store import DamagedArtifact, MissingArtifact, Store
+from pipelines.store.artifacts import DamagedArtifact, MissingArtifact, Store
 from profiles import Profile
 from qdbev_cli.app import app
 
@@ -64,10 +64,10 @@ def replace(monkeypatch: pytest.MonkeyPatch, action: Callable[[str, Profile, dic
             action(_name, profile, keywords)
             return RESULT
 
-        module = types.ModuleType(f"pipelines.{name}")
+        module = types.ModuleType(f"pipelines.commands.{name}")
         module.run = module.synth = run  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, f"pipelines.{name}", module)
-        monkeypatch.setattr(pipelines, name, module, raising=False)
+        monkeypatch.setitem(sys.modules, f"pipelines.commands.{name}", module)
+        monkeypatch.setattr(pipelines.commands, name, module, raising=False)
 
 
 def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -115,7 +115,7 @@ def test_the_readme_names_the_commands_that_lack_a_shared_option() -> None:
 
 def test_importing_and_asking_for_help_loads_no_torch() -> None:
     code = (
-        "import sys, profiles, pipelines.store, pipelines.artifacts, qdbev_cli.app\n"
+        "import sys, profiles, pipelines.store.artifacts, pipelines.commands.artifacts, qdbev_cli.app\n"
         "from typer.testing import CliRunner\n"
         "assert CliRunner().invoke(qdbev_cli.app.app, ['--help']).exit_code == 0\n"
         "print(sorted({'torch', 'numpy', 'mmcv', 'mmdet3d', 'accelerate', 'safetensors'} & set(sys.modules)))"
@@ -243,10 +243,10 @@ def test_a_plan_is_a_name_also_where_it_looks_like_a_number(calls: Calls, name: 
 
 def test_choosing_bits_stands_in_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[Profile] = []
-    module = types.ModuleType("pipelines.plan_bits")
+    module = types.ModuleType("pipelines.commands.plan_bits")
     module.run = lambda profile, **_: noted.append(profile) or RESULT  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipelines.plan_bits", module)
-    monkeypatch.setattr(pipelines, "plan_bits", module, raising=False)
+    monkeypatch.setitem(sys.modules, "pipelines.commands.plan_bits", module)
+    monkeypatch.setattr(pipelines.commands, "plan_bits", module, raising=False)
     words = ["--budget", "size=0.13", "--budget", "bops=2e-2", "--candidates", "2,4", "--criterion", "hessian"]
     assert RUN.invoke(app, ["sensitivity", "--plan", *words]).exit_code == 0
     section = noted[0].bit_plan
@@ -414,11 +414,11 @@ def test_doctor_prints_its_checks_and_exits_3_if_something_is_missing(
 ) -> None:
     check = {"name": "mmcv ops", "ok": ok, "found": "2.1.0", "do": "" if ok else "build it again"}
     table = {"title": "", "headers": ["check", "do"], "rows": [[check["name"], check["do"]]], "notes": []}
-    module = types.ModuleType("pipelines.doctor")
+    module = types.ModuleType("pipelines.commands.doctor")
     found = {"artifact": None, "tables": [table], "metrics": {}, "messages": [], "ok": ok, "checks": [check]}
     module.run = lambda: found  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "pipelines.doctor", module)
-    monkeypatch.setattr(pipelines, "doctor", module, raising=False)
+    monkeypatch.setitem(sys.modules, "pipelines.commands.doctor", module)
+    monkeypatch.setattr(pipelines.commands, "doctor", module, raising=False)
     result = RUN.invoke(app, ["doctor"])
     assert result.exit_code == code
     assert ("build it again" in result.stdout) is not ok

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from pipelines.store import DamagedArtifact, MissingArtifact, StoreUnwritable
+from pipelines.store.artifacts import DamagedArtifact, MissingArtifact, StoreUnwritable
 from profiles import ProfileError
 from qdbev_cli.console import as_document, as_text, exit_code, guarded
 

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from pipelines.locations import ZOO, shipped_weights
-from pipelines.samples import _load_split
-from pipelines.store import Store
+from pipelines.assembly.samples import _load_split
+from pipelines.store.artifacts import Store
+from pipelines.store.locations import ZOO, shipped_weights
 from qdbev_cli.app import app
 from tests.conftest import TINY_VERSION
 
@@ -71,8 +71,8 @@ def change(root: Path, name: str, change: Callable[[Table], Table]) -> None:
 
 def images(root: Path, split: str = "val") -> list[Path]:
     """Front images of a split, in order."""
-    from qdbev.data.nuscenes import read_samples
-    from qdbev.data.tables import available_scenes, split_scenes
+    from qdbev.data.nuscenes.records import read_samples
+    from qdbev.data.nuscenes.tables import available_scenes, split_scenes
 
     here = set(available_scenes(root, version=TINY_VERSION))
     names = [name for name in split_scenes(TINY_VERSION)[split] if name in here]
@@ -140,7 +140,7 @@ def test_a_corrupt_jpeg(root: Path, tmp_path: Path, command: str, kept: float) -
 @pytest.fixture
 def hollow(root: Path) -> Path:
     """One train and one val scene have no key frame any more, the first key frame of each other scene no box."""
-    from qdbev.data.tables import split_scenes
+    from qdbev.data.nuscenes.tables import split_scenes
 
     scenes = json.loads((root / TINY_VERSION / "scene.json").read_text())
     groups = [[one for one in scenes if one["name"] in split_scenes(TINY_VERSION)[name]] for name in ("train", "val")]

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import profiles
-from pipelines.store import Artifact, Store
+from pipelines.store.artifacts import Artifact, Store
 from qdbev_cli.app import app
 
 RUN = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})

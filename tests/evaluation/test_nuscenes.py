@@ -12,8 +12,8 @@ import pytest
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 
-from qdbev.data.nuscenes import CLASSES, read_samples
-from qdbev.data.tables import available_scenes, split_scenes
+from qdbev.data.nuscenes.records import CLASSES, read_samples
+from qdbev.data.nuscenes.tables import available_scenes, split_scenes
 from qdbev.evaluation.bootstrap import scores_from_matches
 from qdbev.evaluation.matching import match
 from qdbev.evaluation.nuscenes import ground_truth, predicted_boxes, quiet, score

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from qdbev.ops.deformable_convolution import DeformableConv
-from qdbev.quantization.layers import deformable_class
+from qdbev.quantization.layers.quantized import deformable_class
 
 
 def written_out(x, layer):

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ByteSize, ValidationError
 
 import profiles
-from profiles.data import DataProfile
 from profiles.document import Document, fingerprint
 from profiles.profile import Profile
-from profiles.quantization import QuantizationProfile
+from profiles.sections.data import DataProfile
+from profiles.sections.quantization import QuantizationProfile
 
 json_values = st.recursive(
     st.none()

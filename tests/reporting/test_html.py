@@ -7,11 +7,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from qdbev.reporting.curve import curve_picture
-from qdbev.reporting.drawing import encode_image
-from qdbev.reporting.figure import INK
+from qdbev.reporting.charts.curve import curve_picture
+from qdbev.reporting.charts.figure import INK
+from qdbev.reporting.drawings.scene import encode_image
 from qdbev.reporting.html import Card, Facts, Picture, Section, html_report
-from qdbev.reporting.results import accuracy_table
+from qdbev.reporting.tables.results import accuracy_table
 
 VOID = {"meta", "img", "br", "link", "input"}
 PNG = encode_image(np.full((4, 6, 3), 128, dtype=np.uint8))

@@ -3,7 +3,7 @@
 >>> from qdbev.data.synthetic import generate, verify
 """
 
+from qdbev.data.synthetic.files.tree import SyntheticSummary, verify
 from qdbev.data.synthetic.generate import generate
-from qdbev.data.synthetic.tree import SyntheticSummary, verify
 
 __all__ = ["SyntheticSummary", "generate", "verify"]

@@ -25,10 +25,8 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from qdbev.data.synthetic.scene import render_scene
-from qdbev.data.synthetic.settings import Settings
-from qdbev.data.synthetic.tables import SCENE_TABLES, Row, shared_tables, shared_token
-from qdbev.data.synthetic.tree import (
+from qdbev.data.synthetic.files.tables import SCENE_TABLES, Row, shared_tables, shared_token
+from qdbev.data.synthetic.files.tree import (
     DATA_FOLDERS,
     MARKER,
     SETTINGS,
@@ -40,6 +38,8 @@ from qdbev.data.synthetic.tree import (
     verify,
     write_atomically,
 )
+from qdbev.data.synthetic.scene import render_scene
+from qdbev.data.synthetic.settings import Settings
 
 
 def scene_names(*, train_scenes: int, val_scenes: int) -> tuple[list[str], list[str]]:

@@ -9,21 +9,21 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from qdbev.data.synthetic.appearance import draw_appearance
-from qdbev.data.synthetic.cameras import CHANNELS, OFFSETS_US, build_rig
-from qdbev.data.synthetic.can_bus import write_can_bus
-from qdbev.data.synthetic.crowd import Crowd, Moment
+from qdbev.data.synthetic.files.can_bus import write_can_bus
+from qdbev.data.synthetic.files.placing import place
+from qdbev.data.synthetic.files.tables import SceneRows
+from qdbev.data.synthetic.files.tree import write_atomically
 from qdbev.data.synthetic.geometry import Array
-from qdbev.data.synthetic.ground import paint_ground
-from qdbev.data.synthetic.lidar import Scanner
-from qdbev.data.synthetic.placing import place
-from qdbev.data.synthetic.render import Painter
+from qdbev.data.synthetic.sensors.appearance import draw_appearance
+from qdbev.data.synthetic.sensors.cameras import CHANNELS, OFFSETS_US, build_rig
+from qdbev.data.synthetic.sensors.ground import paint_ground
+from qdbev.data.synthetic.sensors.lidar import Scanner
+from qdbev.data.synthetic.sensors.render import Painter
+from qdbev.data.synthetic.sensors.view import View
 from qdbev.data.synthetic.settings import Settings
-from qdbev.data.synthetic.tables import SceneRows
+from qdbev.data.synthetic.stage.crowd import Crowd, Moment
+from qdbev.data.synthetic.stage.world import build_world
 from qdbev.data.synthetic.tokens import generator
-from qdbev.data.synthetic.tree import write_atomically
-from qdbev.data.synthetic.view import View
-from qdbev.data.synthetic.world import build_world
 
 MIN_SEEN_PX = 8.0  # at 176x96 pixels; grows with the image, so that the annotations stay the same
 JPEG_QUALITY = 92

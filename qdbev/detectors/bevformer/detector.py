@@ -19,13 +19,13 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from qdbev.detectors.bevformer.auxiliary import AuxiliaryHeads, AuxiliaryWeights, gather_objects
-from qdbev.detectors.bevformer.batches import checked_images, current_frames, ground_truth, queue_frames
-from qdbev.detectors.bevformer.box_code import encode_boxes, top_boxes
-from qdbev.detectors.bevformer.frames import FrameBatch
+from qdbev.detectors.bevformer.frames.batches import checked_images, current_frames, ground_truth, queue_frames
+from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
+from qdbev.detectors.bevformer.frames.history import StreamingHistory
 from qdbev.detectors.bevformer.head import BEVFormerHead, Decoded, Encoded
-from qdbev.detectors.bevformer.history import StreamingHistory
-from qdbev.detectors.bevformer.loss import detection_losses
 from qdbev.detectors.bevformer.transformer import History
+from qdbev.detectors.boxes.box_code import encode_boxes, top_boxes
+from qdbev.detectors.boxes.loss import detection_losses
 
 CENTRE_RANGE_M = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
 

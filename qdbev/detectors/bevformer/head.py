@@ -10,13 +10,13 @@ import torch
 from mmdet3d.registry import MODELS
 from torch import Tensor, nn
 
-from qdbev.detectors.bevformer.box_code import CODE_SIZE, metric_centre
-from qdbev.detectors.bevformer.decoder import BEVFormerDecoder, DecoderLayer
-from qdbev.detectors.bevformer.encoder import BEVFormerEncoder, EncoderLayer
-from qdbev.detectors.bevformer.frames import FrameBatch
-from qdbev.detectors.bevformer.initialization import initialize_head
-from qdbev.detectors.bevformer.positional_encoding import LearnedPositionalEncoding
+from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
+from qdbev.detectors.bevformer.layers.decoder import BEVFormerDecoder, DecoderLayer
+from qdbev.detectors.bevformer.layers.encoder import BEVFormerEncoder, EncoderLayer
+from qdbev.detectors.bevformer.layers.initialization import initialize_head
+from qdbev.detectors.bevformer.layers.positional_encoding import LearnedPositionalEncoding
 from qdbev.detectors.bevformer.transformer import Grid, History, PerceptionTransformer
+from qdbev.detectors.boxes.box_code import CODE_SIZE, metric_centre
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qdbev.detectors.bevformer.decoder import BEVFormerDecoder
-from qdbev.detectors.bevformer.ego_motion import rotate, shift
-from qdbev.detectors.bevformer.encoder import BEVFormerEncoder, View
-from qdbev.detectors.bevformer.geometry import cell_centres, pillar_points, project, visibility
-from qdbev.detectors.bevformer.temporal_self_attention import Past
+from qdbev.detectors.bevformer.frames.ego_motion import rotate, shift
+from qdbev.detectors.bevformer.frames.geometry import cell_centres, pillar_points, project, visibility
+from qdbev.detectors.bevformer.layers.decoder import BEVFormerDecoder
+from qdbev.detectors.bevformer.layers.encoder import BEVFormerEncoder, View
+from qdbev.detectors.bevformer.layers.temporal_self_attention import Past
 
 CAN_BUS_SIZE = 18
 OFFICIAL_LEVELS = 4

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from qdbev.data.synthetic.actors import Actor
-from qdbev.data.synthetic.crowd import Crowd
-from qdbev.data.synthetic.mesh import MeshBuilder
-from qdbev.data.synthetic.roads import draw_layout
+from qdbev.data.synthetic.shapes.mesh import MeshBuilder
+from qdbev.data.synthetic.stage.actors import Actor
+from qdbev.data.synthetic.stage.crowd import Crowd
+from qdbev.data.synthetic.stage.roads import draw_layout
+from qdbev.data.synthetic.stage.world import World
 from qdbev.data.synthetic.tokens import generator
-from qdbev.data.synthetic.world import World
 
 Placed = tuple[float, float, float, tuple[float, float, float]]
 

@@ -27,7 +27,7 @@ from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
 from qdbev.data.synthetic import generate, verify
-from qdbev.data.synthetic.catalogue import CLASSES
+from qdbev.data.synthetic.shapes.catalogue import CLASSES
 
 VERSION = "v1.0-trainval"
 SMALL = {"key_frames": 2, "image_size_px": (88, 48), "workers": 1}

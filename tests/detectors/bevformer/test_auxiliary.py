@@ -12,7 +12,7 @@ from qdbev.detectors.bevformer.auxiliary import (
     in_view,
     mean_squared,
 )
-from qdbev.detectors.bevformer.frames import FrameBatch
+from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
 
 
 def camera_at(x, y, *, focal=100.0, width=200, height=100):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qdbev.detectors.bevformer import frame_batch
-from qdbev.detectors.bevformer.batches import ground_truth
+from qdbev.detectors.bevformer.frames.batches import ground_truth
 
 
 def alone(batch, sample):

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from qdbev.detectors.bevformer.geometry import visibility
-from qdbev.detectors.bevformer.spatial_cross_attention import SpatialCrossAttention
+from qdbev.detectors.bevformer.frames.geometry import visibility
+from qdbev.detectors.bevformer.layers.spatial_cross_attention import SpatialCrossAttention
 
 SMALL_LIKE = {
     "backbone_depth": 50,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from qdbev.data.mmdet3d_config import read_config
+from qdbev.data.configured.config import read_config
 from qdbev.detectors.configured import ConfiguredDetector, build_configured
 from qdbev.detectors.configured.build import without_pretrained
 from qdbev.quantization import make_plan

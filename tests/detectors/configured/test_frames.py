@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from mmdet3d.structures import CameraInstance3DBoxes, DepthInstance3DBoxes, LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 
-from qdbev.data.configured import ConfiguredDataset, join
-from qdbev.data.infos import camera_box
-from qdbev.data.mmdet3d_config import class_order, dataset_section, read_config
-from qdbev.data.nuscenes import CLASSES, read_samples
+from qdbev.data.configured.config import class_order, dataset_section, read_config
+from qdbev.data.configured.dataset import ConfiguredDataset, join
+from qdbev.data.nuscenes.infos import camera_box
+from qdbev.data.nuscenes.records import CLASSES, read_samples
 from qdbev.detectors.configured import build_configured
 from qdbev.detectors.configured.frames import frame_boxes, from_camera
 from qdbev.evaluation.nuscenes import score

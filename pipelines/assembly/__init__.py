@@ -1,0 +1,1 @@
+"""Where a profile meets the library: detector, weights, samples, quantized detector."""

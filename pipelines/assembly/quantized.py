@@ -1,0 +1,255 @@
+"""A quantized detector as an artifact: structure, packed weights to deploy, latent weights to go on training, cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipelines.assembly.samples import Split, streaming_dataset
+from pipelines.assembly.strict_loading import load_strictly
+from pipelines.assembly.weights import WEIGHTS, Detector, build_detector, inputs_on
+from pipelines.store.artifacts import Artifact
+from pipelines.store.integrity import fetched
+from profiles import Profile
+from profiles.sections.quantization import QuantizationProfile
+from qdbev.data.queues.batches import streaming_batches
+from qdbev.quantization import (
+    FLOAT_BITS,
+    Folding,
+    MacLine,
+    Plan,
+    Site,
+    apply_folding,
+    bops,
+    count_macs,
+    fold_batchnorm,
+    learn_ranges,
+    make_plan,
+    mean_bits,
+    mixed_size_mb,
+    nominal_size_mb,
+    pack_model,
+    quantize,
+    set_parts,
+    unpack_model,
+    weights_by_site,
+    with_bits,
+)
+
+LATENT = "latent.safetensors"
+STRUCTURE = "structure.json"
+
+Bits = Mapping[str, tuple[int, int]]
+"""Path of each quantized site -> bits of its weights and of its inputs."""
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A detector with quantizers, and what is needed to build it again."""
+
+    detector: Detector
+    folding: Folding
+    plan: Plan
+    parts: tuple[str, ...]
+    """Parts that are switched on."""
+
+    def switched(self, parts: Sequence[str]) -> Quantized:
+        """The same detector with exactly these parts on; those that have no quantized layer change nothing."""
+        set_parts(self.detector, self._owned().intersection(parts))
+        return Quantized(self.detector, self.folding, self.plan, tuple(parts))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every part that has a quantized layer is on."""
+        return self._owned() <= set(self.parts)
+
+    def _owned(self) -> set[str]:
+        return {site.part for site in self.plan.quantized}
+
+
+def quantized_from_float(detector: Detector, *, profile: Profile, split: Split, bits: Bits | None = None) -> Quantized:
+    """Fold batch norms and put quantizers in place, all off and without activation ranges.
+
+    Args:
+        detector: A float detector; changed in place.
+        profile: Its quantization section says how.
+        split: Two frames of it are run to find which batch norm follows which convolution.
+        bits: Those of a bit plan, in place of the profile's.
+    """
+    return with_quantizers(detector, folded(detector, profile=profile, split=split), profile=profile, bits=bits)
+
+
+def folded(detector: Detector, *, profile: Profile, split: Split) -> Folding:
+    """Fold the batch norms of a float detector, in place; see :func:`quantized_from_float`."""
+    return fold_batchnorm(detector, lambda: example_call(detector, profile=profile, split=split))
+
+
+def with_quantizers(detector: Detector, folding: Folding, *, profile: Profile, bits: Bits | None = None) -> Quantized:
+    """Put quantizers into a folded detector, in place, all off and without activation ranges."""
+    plan = detector_plan(detector, section=profile.quantization)
+    if bits is not None:
+        plan = with_bits(plan, bits)
+    _insert(detector, plan=plan, section=profile.quantization)
+    return Quantized(detector, folding, plan, ())
+
+
+def detector_plan(detector: Detector, *, section: QuantizationProfile) -> Plan:
+    """The plan of a float detector by its four parts; its last layers are those that class and box come out of."""
+    plan = make_plan(
+        detector,
+        parts=detector.parts(),
+        weight_bits=section.weight_bits,
+        activation_bits=section.activation_bits,
+        first_last_bits=section.first_last_bits,
+        last_sites=detector.output_layers(),
+        embedding=section.embedding,
+    )
+    if section.first_positions == "quantized":
+        return plan
+    sites = tuple(_in_float(site) if site.path in detector.first_positions() else site for site in plan)
+    return replace(plan, sites=sites)
+
+
+def _in_float(site: Site) -> Site:
+    reason = "gives the first sampling coordinates, which no image changes: constants, kept in float"
+    return replace(site, weight_bits=FLOAT_BITS, activation_bits=FLOAT_BITS, reason=reason)
+
+
+def example_call(detector: Detector, *, profile: Profile, split: Split, frames: int = 2) -> None:
+    """Run the first frames of a scene, two so that history is used too; leaves no history behind.
+
+    Args:
+        detector: Put in eval mode; the images go to the device its parameters are on.
+        profile: Its model section.
+        split: Whose first frames are run.
+        frames: How many.
+    """
+    device = next(detector.parameters()).device
+    first = Split(split.root, split.version, split.samples[:frames], "")
+    detector.eval().history.reset()
+    with torch.no_grad():
+        for batch in fetched(streaming_batches(streaming_dataset(first, model=profile.model), streams=1, workers=0)):
+            detector(inputs_on(batch, device=device), batch["data_samples"], mode="predict")
+    detector.history.reset()
+
+
+def learn_as(section: QuantizationProfile, quantized: Quantized) -> None:
+    """Make the ranges of the quantizers that are on parameters, where the section wants them learned; in place.
+
+    That of the images stays: its gradient needs that of the first convolution to its input, the dearest of all.
+    """
+    first = quantized.plan.first_layer
+    learn_ranges(
+        quantized.detector,
+        weights=section.weight_range == "learned",
+        inputs=section.learns_activations,
+        fixed_inputs=() if first is None else (first,),
+        form=section.learned_scale,
+        clip=section.activation_range == "pact",
+    )
+
+
+def write_quantized(folder: Path, *, quantized: Quantized, profile: Profile) -> None:
+    """Write ``latent.safetensors``, ``structure.json`` and, with all parts on, the packed ``model.safetensors``."""
+    structure = {
+        "pairs": [list(pair) for pair in quantized.folding.pairs],
+        "kept": quantized.folding.kept,
+        "plan": quantized.plan.to_json(),
+        "parts": list(quantized.parts),
+        "packed": quantized.complete,
+    }
+    (folder / STRUCTURE).write_text(json.dumps(structure, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    state = {name: value.detach().cpu().contiguous() for name, value in quantized.detector.state_dict().items()}
+    save_file(state, folder / LATENT)
+    if quantized.complete:
+        packed = pack_model(quantized.detector, rest="fp16")
+        save_file({name: value.cpu().contiguous() for name, value in packed.items()}, folder / WEIGHTS)
+
+
+def load_quantized(artifact: Artifact, *, profile: Profile, latent: bool = False) -> Quantized:
+    """The detector of an artifact, its parts switched on.
+
+    Args:
+        artifact: Of kind calibration, qat or vgd.
+        profile: The model section must be the artifact's; the quantization section its quantizer's.
+        latent: Take the float weights behind the integers, to go on training; otherwise, where there is one, the
+            packed model that would be deployed.
+    """
+    structure = json.loads(artifact.file(STRUCTURE).read_text(encoding="utf-8"))
+    plan = Plan.from_json(structure["plan"])
+    detector = build_detector(profile.model)
+    apply_folding(detector, [(conv, norm) for conv, norm in structure["pairs"]])
+    packed = structure["packed"] and not latent
+    _insert(detector, plan=plan, section=profile.quantization)
+    state = unpack_model(load_file(artifact.file(WEIGHTS))) if packed else load_file(artifact.file(LATENT))
+    load_strictly(detector, state=state, origin=artifact.path.name)
+    folding = Folding(pairs=tuple(tuple(pair) for pair in structure["pairs"]), kept=structure["kept"])
+    return Quantized(detector.eval(), folding, plan, ()).switched(structure["parts"])
+
+
+def float_cost(detector: Detector, *, profile: Profile, split: Split) -> dict[str, Any]:
+    """Nominal size and bit operations (Eq. 7 at 32 x 32) of the float detector, before batch norms are folded."""
+    plan = make_plan(detector, parts=detector.parts(), weight_bits=32, activation_bits=32)
+    macs = layer_macs(detector, profile=profile, split=split)
+    return _cost(plan, macs=macs, parts=(), size=nominal_size_mb(detector))
+
+
+def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trainable: int) -> dict[str, Any]:
+    """Nominal size and bit operations with the parts that are on; others count at 32 x 32.
+
+    Args:
+        quantized: The detector.
+        profile: Its model section, and the weight bits that the nominal size counts for every parameter; with a bit
+            plan the weights of its layers count at their own, and the mean bits are told.
+        split: One frame of it is run.
+        trainable: Trainable parameters of the float detector before folding, which the paper's rule counts.
+    """
+    detector, plan, complete = quantized.detector, quantized.plan, quantized.complete
+    bits = profile.quantization.weight_bits if complete else FLOAT_BITS
+    size = trainable * bits / 8 / 2**20
+    macs = layer_macs(detector, profile=profile, split=split)
+    mixed: dict[str, Any] = {}
+    if profile.quantization.plan is not None:
+        weights = weights_by_site(detector, plan)
+        if complete:
+            size = mixed_size_mb(plan, weights=weights, trainable=trainable, bits=bits)
+        mixed = {"mean_bits": mean_bits(plan, weights=weights, macs=macs)._asdict()}
+    return _cost(plan, macs=macs, parts=quantized.parts, size=size) | mixed
+
+
+def layer_macs(detector: Detector, *, profile: Profile, split: Split) -> list[MacLine]:
+    """Multiply-accumulates of one frame without history, by hooks."""
+    return count_macs(detector, lambda: example_call(detector, profile=profile, split=split, frames=1))
+
+
+def _cost(plan: Plan, *, macs: Sequence[MacLine], parts: Sequence[str], size: float) -> dict[str, Any]:
+    operations = bops(plan, macs, active_parts=parts)
+    return {
+        "size_nominal_mb": size,
+        "gbops": {part: value / 1e9 for part, value in operations.parts.items()} | {"total": operations.total / 1e9},
+        "gmacs": sum(line.macs for line in macs if line.is_layer) / 1e9,
+    }
+
+
+def _insert(detector: Detector, *, plan: Plan, section: QuantizationProfile) -> None:
+    quantize(
+        detector,
+        plan,
+        scale_rule=section.scale_rule,
+        weight_observer=section.weight_observer,
+        weight_granularity=section.weight_granularity,
+        activation_observer=section.activation_observer,
+        percentile=section.percentile,
+        follow_weights=section.weight_range == "follow",
+        activation_ema=section.moving_momentum if section.activation_range == "moving" else None,
+        unsigned_inputs=section.activation_sign == "auto",
+        offset_inputs=section.activation_offset == "learned",
+        # PACT clips to -alpha and alpha: by HAWQ's rule alpha is the largest integer, and one below -alpha is left out
+        narrow_inputs=section.activation_range == "pact" and section.scale_rule == "hawq",
+    )

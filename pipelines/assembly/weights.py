@@ -1,0 +1,284 @@
+"""Profile sections -> the detector with its float weights; the one place where weights are found, read and checked."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from pipelines.assembly.checkpoint import Checkpoint, read_checkpoint
+from pipelines.assembly.strict_loading import Misfit, load_strictly
+from pipelines.lineage.chain import WEIGHTS
+from pipelines.store import processes
+from pipelines.store.artifacts import Artifact, MissingArtifact, Store
+from pipelines.store.integrity import reading_data
+from pipelines.store.locations import FLOAT, ZOO, imported_weights, shipped_weights
+from profiles import Profile, ProfileError, builtin_models, fingerprint, load
+from profiles.sections.model import MMDET3D, ModelProfile
+from qdbev.data.configured.config import class_order, dataset_section, read_config
+from qdbev.data.nuscenes.records import CLASSES
+from qdbev.detectors.bevformer import BEVFormer, build_bevformer
+from qdbev.detectors.configured import ConfiguredDetector, build_configured
+
+OFFICIAL_FILES = {
+    "tiny": "bevformer_tiny_epoch_24.pth",
+    "small": "bevformer_small_epoch_24.pth",
+    "base": "bevformer_r101_dcn_24ep.pth",
+}
+_OFFICIAL_PAGE = "the model table of https://github.com/fundamentalvision/BEVFormer"
+Detector = BEVFormer | ConfiguredDetector
+_ENCODER = "pts_bbox_head.transformer.encoder.layers."
+_PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
+
+
+def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> Detector:
+    """The detector of a model profile with fresh weights.
+
+    Args:
+        model: Its numbers, or its config.
+        auxiliary: With the dense heads that only float training uses, which BEVFormer alone has.
+
+    Raises:
+        ValueError: A config of mmdet3d that cannot be built, or does not have the stated parts.
+    """
+    if model.detector == MMDET3D:
+        section = model.mmdet3d
+        config = read_config(str(section.config), options=section.options)
+        return build_configured(
+            config["model"],
+            parts=dict(section.parts),
+            taps=dict(section.taps),
+            output_layers=section.output_layers,
+            class_order=class_order(dataset_section(config, name="test")),
+        )
+    return build_bevformer(**model.arguments(), auxiliary=auxiliary)
+
+
+def only_bevformer(detector: Detector, *, what: str) -> BEVFormer:
+    """The detector, where it is a BEVFormer.
+
+    Args:
+        detector: Any.
+        what: What is done with it, for the sentence.
+
+    Raises:
+        ValueError: It is another.
+    """
+    if not isinstance(detector, BEVFormer):
+        raise ValueError(f"{what} is known for BEVFormer alone, and this is {type(detector).__name__} by its config")
+    return detector
+
+
+def float_artifact(profile: Profile, *, store: Store) -> Artifact:
+    """The artifact that holds the profile's float weights.
+
+    Args:
+        profile: ``model.weights`` says where they are: ``zoo``, ``random``, the path of a ``.pth`` or ``.safetensors``
+            file (sealed into the store first), any artifact the store opens by name, or null (imported last).
+        store: Where imported and random weights are sealed.
+
+    Raises:
+        MissingArtifact: There are none; the sentence says which file to import.
+        UnusableInput: The file is damaged, or holds no plain tensors by name.
+        Misfit: The file holds other parameters than the model.
+    """
+    model = profile.model
+    source = model.weights
+    if source is None:
+        if found := imported_weights(model.name, store=store):
+            return found
+        raise missing_weights(model.name, problem=f"the float weights of {model.name} are not in {store.root}")
+    if source == "zoo":
+        return _shipped(model)
+    if source == "random":
+        return _random(profile, store=store)
+    path = Path(source).expanduser()
+    if path.is_file() or path.suffix in (".pth", ".safetensors"):
+        return imported(profile, path=path, store=store)
+    return store.adopt(store.open(source))
+
+
+def imported(profile: Profile, *, path: Path, store: Store, force: bool = False) -> Artifact:
+    """The float artifact of a foreign file, found by the file's content or sealed now.
+
+    Args:
+        profile: Its model is what the file must hold, to the last tensor.
+        path: A ``.pth`` or ``.safetensors`` file.
+        store: Where it is sealed.
+        force: Read and seal it again.
+
+    Raises:
+        UnusableInput: The file is missing, damaged, or holds no plain tensors by name.
+        Misfit: It holds other tensors than the model.
+    """
+    with reading_data(), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    key = fingerprint({"kind": FLOAT, "model": _structure(profile.model), "file": digest})
+    if not force and (found := store.find(FLOAT, key=key)):
+        return found
+    detector, checkpoint = fitted(profile, path=path)
+    unnamed = profile.model.model_copy(update={"weights": None})  # the file's content counts, not where it lay
+    return store.seal(
+        FLOAT,
+        profile=profile.model_copy(update={"model": unnamed}),
+        key=key,
+        write=_writing(detector),
+        data={"imported_file": path.name, "imported_sha256": digest, "matched": matched(detector)},
+        packages=package_versions(),
+        notes=(f"imported from {path.name}", *remarks(checkpoint, model=profile.model)),
+        replace=force,
+    )
+
+
+def fitted(profile: Profile, *, path: Path) -> tuple[Detector, Checkpoint]:
+    """The detector with the weights of a foreign file, and what was read; raises what ``imported`` raises."""
+    checkpoint = read_checkpoint(path)
+    detector = build_detector(profile.model)
+    _load(detector, state=checkpoint.state, origin=str(path), asked=profile.model.name)
+    return detector, checkpoint
+
+
+def _load(detector: nn.Module, *, state: Mapping[str, torch.Tensor], origin: str, asked: str) -> None:
+    """Load strictly; what does not fit the model asked for is told as another built-in model's where it is like it."""
+    try:
+        load_strictly(detector, state=state, origin=origin)
+    except Misfit as error:
+        name = built_in_like(state)
+        if name in (None, asked):
+            raise
+        advice = f"its sizes are those of {name}: --model {name}"
+        raise Misfit(error.problem, details=error.details["tensors"], advice=advice) from error
+
+
+def built_in_like(state: Mapping[str, torch.Tensor]) -> str | None:
+    """Name of the built-in model that has as many cells, channels, queries and encoder layers as a state dict."""
+    table, queries = (state.get(f"pts_bbox_head.{name}.weight") for name in ("bev_embedding", "query_embedding"))
+    if table is None or queries is None:
+        return None
+    layers = {name.partition(_ENCODER)[2].partition(".")[0] for name in state if name.startswith(_ENCODER)}
+    sizes = (tuple(table.shape), len(queries), len(layers))
+    for name in builtin_models():
+        model = load("float", model=name).model
+        if sizes == ((model.bev.rows * model.bev.columns, model.channels), model.head.queries, model.encoder.layers):
+            return name
+    return None
+
+
+def matched(detector: nn.Module) -> dict[str, dict[str, int]]:
+    """How many tensors, and numbers in them, each of a detector's modules has in its state dict."""
+    counts: dict[str, dict[str, int]] = {}
+    for name, tensor in detector.state_dict().items():
+        count = counts.setdefault(name.partition(".")[0], {"tensors": 0, "elements": 0})
+        count["tensors"] += 1
+        count["elements"] += tensor.numel()
+    return counts
+
+
+def remarks(checkpoint: Checkpoint, *, model: ModelProfile) -> tuple[str, ...]:
+    """What was changed on reading, and a warning where the file states its classes in another order than the model."""
+    if checkpoint.classes in ((), _classes(model)):
+        return checkpoint.changes
+    stated, whose = ", ".join(checkpoint.classes), "the config's" if model.detector == MMDET3D else "qdbev's"
+    return (*checkpoint.changes, f"scores will be wrong: the file states the classes {stated}; {whose} order is other")
+
+
+def _classes(model: ModelProfile) -> tuple[str, ...]:
+    """The classes in the order of the detector's scores."""
+    if model.detector != MMDET3D:
+        return CLASSES
+    config = read_config(str(model.mmdet3d.config), options=model.mmdet3d.options)
+    return tuple(CLASSES[index] for index in class_order(dataset_section(config, name="test")))
+
+
+def float_detector(profile: Profile, *, store: Store) -> tuple[Detector, Artifact]:
+    """The float detector in eval mode, and the artifact its weights are from; the loss weighs as the profile says."""
+    artifact = float_artifact(profile, store=store)
+    detector = build_detector(profile.model)
+    _load(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name, asked=profile.model.name)
+    if isinstance(detector, BEVFormer):
+        with torch.no_grad():  # a setting of the loss, though the head keeps it among its parameters
+            detector.pts_bbox_head.code_weights.copy_(torch.tensor(profile.model.head.code_weights))
+    return detector.eval(), artifact
+
+
+def missing_weights(model: str, *, problem: str) -> MissingArtifact:
+    """The error for float weights that are not there: what is wrong, and which file from where to import."""
+    file = OFFICIAL_FILES.get(model)
+    first = f"download {file} from {_OFFICIAL_PAGE}, then " if file else ""
+    return MissingArtifact(
+        f"{problem}; {first}run `qdbev import-weights FILE --model {model}`, or name the file with "
+        "--set model.weights=FILE (--model nano runs without any download)"
+    )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of what decides numbers."""
+    return {name: version(name) for name in _PACKAGES}
+
+
+def device_of(profile: Profile) -> torch.device:
+    """The device a profile means.
+
+    Raises:
+        ProfileError: It is not here.
+    """
+    if profile.device == "auto":
+        return torch.device(processes.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(processes.device(profile.device))
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ProfileError(
+            f"device is {profile.device}, but torch sees {_gpus_here()}; use --device cpu or --device auto "
+            "(`qdbev doctor` says what this machine has)"
+        )
+    return device
+
+
+def inputs_on(batch: Mapping[str, Any], *, device: torch.device) -> dict[str, Any]:
+    """A batch's inputs, tensors on the device; lists stay, which an mmdet3d detector's preprocessor brings there."""
+    inputs = batch["inputs"]
+    return {name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in inputs.items()}
+
+
+def _gpus_here() -> str:
+    count = torch.cuda.device_count()
+    if count < 2:
+        return "the one CUDA device cuda:0" if count else "no CUDA device"
+    return f"{count} CUDA devices, cuda:0 to cuda:{count - 1}"
+
+
+def _shipped(model: ModelProfile) -> Artifact:
+    artifact = shipped_weights(model.name)
+    if artifact is None:
+        names = ", ".join(one.manifest.name for one in Store.zoo(ZOO).list()) or "none"
+        raise MissingArtifact(f"no float weights of {model.name} are shipped (shipped: {names}); set model.weights")
+    return artifact
+
+
+def _random(profile: Profile, *, store: Store) -> Artifact:
+    key = fingerprint({"kind": FLOAT, "model": _structure(profile.model), "random": profile.seed})
+    if found := store.find(FLOAT, key=key):
+        return found
+    torch.manual_seed(profile.seed)
+    return store.seal(
+        FLOAT,
+        profile=profile,
+        key=key,
+        write=_writing(build_detector(profile.model)),
+        packages=package_versions(),
+        notes=("weights are random: scores mean nothing",),
+    )
+
+
+def _structure(model: ModelProfile) -> dict[str, Any]:
+    return model.content() | {"weights": None}
+
+
+def _writing(detector: nn.Module) -> Callable[[Path], None]:
+    state = {name: value.contiguous() for name, value in detector.state_dict().items()}
+    return lambda folder: save_file(state, folder / WEIGHTS)

@@ -1,0 +1,117 @@
+"""The detector at every number of bits that a plan may choose, one copy each, and the loss of each choice alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from pipelines.assembly.quantized import Quantized, with_quantizers
+from pipelines.assembly.samples import Split
+from pipelines.assembly.weights import Detector, device_of
+from pipelines.calibration.calibrated import observe
+from profiles import Profile
+from qdbev.data.nuscenes.records import Sample
+from qdbev.detectors.bevformer import BEVFormer
+from qdbev.quantization import Folding, observing, quantized_layers
+
+Tensors = Literal["weights", "inputs"]
+
+
+class Choice(NamedTuple):
+    """The weights, or the inputs, of one layer at some bits; all else in float."""
+
+    path: str
+    tensors: Tensors
+    bits: int
+
+
+Losses = dict[Choice, float]
+
+
+class Measured(NamedTuple):
+    """The losses of all choices, and what they come from."""
+
+    losses: Losses
+    notes: dict[str, Any]
+    """Of a plan's content: ``traces`` of the Hessian by weight, empty where there are none; ``scores`` as measured."""
+
+
+def candidate_detectors(
+    folded: BEVFormer,
+    folding: Folding,
+    *,
+    profile: Profile,
+    split: Split,
+    samples: Sequence[Sample],
+    inputs: bool,
+    progress: bool = False,
+) -> Iterator[tuple[int, Quantized]]:
+    """Copies of a float detector with all layers at 2, 3, ... bits as the profile's candidates say, everything off.
+
+    Args:
+        folded: A float detector without batch norms; left as it is.
+        folding: How it was folded.
+        profile: Its quantization section says how ranges are chosen; ``bit_plan.observer`` whether as calibration
+            chooses them or as training does.
+        split: Where the samples are from.
+        samples: Set the ranges of inputs.
+        inputs: Whether those are needed; ranges of weights need no sample.
+        progress: Show bars.
+    """
+    ranges = training_ranges(profile)
+    for bits in profile.bit_plan.candidates:
+        section = profile.quantization.model_copy(update={"weight_bits": bits, "activation_bits": bits})
+        here = profile.model_copy(update={"quantization": section})
+        quantized = with_quantizers(copy.deepcopy(folded), folding, profile=here)
+        quantized.detector.eval().to(device_of(profile))
+        if inputs:
+            observe(
+                quantized,
+                split=split,
+                samples=samples,
+                profile=here,
+                observer=ranges.observer,
+                unsigned=ranges.unsigned,
+                progress=progress,
+            )
+        else:
+            with observing(quantized.detector, observer=ranges.observer):
+                pass  # the weights alone set their ranges
+        yield bits, quantized
+
+
+class Ranges(NamedTuple):
+    """What chooses ranges in place of the profile's observers, as ``observe`` takes it; None leaves them."""
+
+    observer: str | None
+    unsigned: bool | None
+
+
+def training_ranges(profile: Profile) -> Ranges:
+    """How training chooses the ranges it starts from, where the profile wants losses measured with those.
+
+    >>> from profiles import load
+    >>> training_ranges(load("w4a6")), training_ranges(load("w4a6", overrides=["bit_plan.observer=training"]))
+    (Ranges(observer=None, unsigned=None), Ranges(observer='mse', unsigned=True))
+    """
+    section = profile.quantization
+    if profile.bit_plan.observer == "calibration" or section.training_observer is None:
+        return Ranges(None, None)
+    return Ranges(section.training_observer, section.training_sign == "auto")
+
+
+def choices_of(detector: Detector, *, tensors: Tensors, bits: int) -> Iterator[tuple[Choice, str]]:
+    """The choice of each layer that has such tensors, and the part it belongs to."""
+    for path, layer in quantized_layers(detector).items():
+        if tensors == "weights" or any(layer.input_quantizers()):
+            yield Choice(path, tensors, bits), layer.site.part
+
+
+def spread(count: int, *, over: int) -> set[int]:
+    """So many places, spread evenly over a sequence, each in the middle of its stretch.
+
+    >>> sorted(spread(2, over=8)), sorted(spread(9, over=3))
+    ([2, 6], [0, 1, 2])
+    """
+    return {int((index + 0.5) * over / count) for index in range(count)}

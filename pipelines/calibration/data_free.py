@@ -1,0 +1,111 @@
+"""Data-free quantization of a float detector (DFQ, Nagel et al., ICCV 2019), in its order around the calibration.
+
+Before quantizers are put in place: batch norms folded, ranges equalised, biases absorbed. Once ranges are set, so that
+they are those of the float model: biases corrected for the error of the quantized weights.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+from tqdm import tqdm
+
+from pipelines.assembly.quantized import Bits, Quantized, example_call, folded, with_quantizers
+from pipelines.assembly.samples import Split
+from pipelines.assembly.weights import Detector
+from profiles import Profile
+from qdbev.quantization import (
+    Absorption,
+    Connections,
+    Correction,
+    absorb_biases,
+    correct_analytically,
+    correct_empirically,
+    equalise,
+    find_connections,
+    rescaled,
+)
+
+RECORD = "dfq.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A detector whose float weights were equalised, its quantizers in place, and what is known of it."""
+
+    quantized: Quantized
+    connections: Connections
+    absorption: Absorption
+
+
+@dataclass(frozen=True)
+class Record:
+    """What was equalised, absorbed and corrected, and why anything was not."""
+
+    connections: Connections
+    absorption: Absorption
+    correction: Correction
+
+    def sentence(self) -> str:
+        """How many of each."""
+        absorbed = sum(bool((constant > 0).any()) for constant in self.absorption.constants.values())
+        return (
+            f"equalised {len(self.connections.pairs)} pairs of layers, absorbed biases of {absorbed}, "
+            f"corrected those of {len(self.correction.shifts)}"
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write ``dfq.json``; of what was moved between biases the largest magnitude of each layer."""
+        document = {
+            "equalised": [[pair.first, list(pair.seconds)] for pair in self.connections.pairs],
+            "not_equalised": self.connections.refused,
+            "absorbed": _largest(self.absorption.constants),
+            "not_absorbed": self.absorption.refused,
+            "corrected": _largest(self.correction.shifts),
+            "not_corrected": self.correction.refused,
+        }
+        (folder / RECORD).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def prepared_from_float(detector: Detector, *, profile: Profile, split: Split, bits: Bits | None = None) -> Prepared:
+    """Fold, equalise and absorb, and put quantizers in place, all off and without activation ranges.
+
+    Args:
+        detector: A float detector; changed in place.
+        profile: Its quantization section says how.
+        split: Two frames of it are run to find which layer reads which; their values decide nothing.
+        bits: Those of a bit plan, in place of the profile's.
+    """
+    folding = folded(detector, profile=profile, split=split)
+    connections = find_connections(
+        detector, lambda: example_call(detector, profile=profile, split=split), stated=detector.value_pairs()
+    )
+    factors = equalise(detector, connections.pairs)
+    absorption = absorb_biases(detector, connections, rescaled(folding.statistics, factors))
+    return Prepared(with_quantizers(detector, folding, profile=profile, bits=bits), connections, absorption)
+
+
+def correct(prepared: Prepared, *, how: str, run: Callable[[], object], progress: bool = False) -> Record:
+    """Correct the biases of a detector that has its ranges.
+
+    Args:
+        prepared: By :func:`prepared_from_float`, calibrated since.
+        how: ``none``, ``analytic`` or ``empirical``.
+        run: Runs the calibration samples; once per layer, for ``empirical`` alone.
+        progress: Show a bar.
+    """
+    detector, correction = prepared.quantized.detector, Correction({}, {})
+    if how == "analytic":
+        correction = correct_analytically(detector, prepared.connections.links, prepared.absorption.statistics)
+    elif how == "empirical":
+        with tqdm(desc="correct biases", unit="layer", disable=not progress) as bar:
+            correction = correct_empirically(detector, run, on_layer=lambda _: bar.update())
+    return Record(prepared.connections, prepared.absorption, correction)
+
+
+def _largest(tensors: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: float(values.abs().max()) for name, values in tensors.items()}

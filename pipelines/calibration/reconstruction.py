@@ -1,0 +1,92 @@
+"""Block reconstruction (BRECQ, QDrop): roundings and activation ranges of a calibrated detector, block by block."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+from tqdm import tqdm
+
+from profiles.sections.calibration import CalibrationProfile
+from qdbev.quantization import Reconstruction, reconstruct
+
+DROP = {"brecq": 0.0, "qdrop": 0.5}
+
+
+@dataclass(frozen=True)
+class Reconstructed:
+    """What was reconstructed, and why anything was not.
+
+    Attributes:
+        reconstruction: what the library says.
+        method: ``brecq`` or ``qdrop``.
+    """
+
+    reconstruction: Reconstruction
+    method: str
+
+    def sentence(self) -> str:
+        """How many, and what it changed in the middle one."""
+        errors = list(self.reconstruction.errors.values())
+        if not errors:
+            return f"reconstructed no blocks ({self.method}.json says why)"
+        before, now = (sorted(each)[len(each) // 2] for each in zip(*errors, strict=True))
+        return (
+            f"reconstructed {len(errors) - len(self.reconstruction.kept)} of {len(errors)} blocks: a median error of "
+            f"{now:.2%} of a block's output, {before:.2%} by nearest rounding"
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write ``brecq.json`` or ``qdrop.json``."""
+        done = self.reconstruction
+        blocks = [
+            {**unit._asdict(), "nearest": before, "learned": now, "kept_as_calibrated": unit.path in done.kept}
+            for unit, (before, now) in done.errors.items()
+        ]
+        document = {"blocks": blocks, "not_reconstructed": done.refused}
+        text = json.dumps(document, indent=1, sort_keys=True) + "\n"
+        (folder / f"{self.method}.json").write_text(text, encoding="utf-8")
+
+
+def reconstruct_blocks(
+    detector: nn.Module,
+    *,
+    run: Callable[[nn.Module], object],
+    parts: Sequence[str],
+    section: CalibrationProfile,
+    progress: bool = False,
+) -> Reconstructed:
+    """Reconstruct the blocks of some parts, in place.
+
+    Args:
+        detector: Quantized, with ranges; its other parts run as they are switched, and afterwards these are off.
+        run: Runs the calibration samples through the detector it is given.
+        parts: Whose blocks.
+        section: Its method is ``brecq`` or ``qdrop``; it says how many steps, how large, and what draws.
+        progress: Show a bar.
+
+    Raises:
+        ValueError: Weight ranges that follow the weights, which would move under the rounded ones.
+    """
+    with tqdm(desc=section.method, unit="block", disable=not progress) as bar:
+
+        def on_unit(total: int) -> None:
+            bar.total = total
+            bar.update()
+
+        done = reconstruct(
+            detector,
+            copy.deepcopy(detector),
+            run,
+            parts,
+            iterations=section.iterations,
+            learning_rate=section.learning_rate,
+            drop=DROP[section.method],
+            seed=section.seed,
+            on_unit=on_unit,
+        )
+    return Reconstructed(done, section.method)

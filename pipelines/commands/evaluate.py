@@ -1,0 +1,79 @@
+"""evaluate: the submission of a detector on the evaluation split, scored by nuscenes-devkit, sealed with its scores."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipelines.assembly.weights import float_artifact
+from pipelines.lineage.chain import RESULTS, SCORES
+from pipelines.reporting.outcome import dry, finished, table
+from pipelines.scoring.evaluation import DETAILS, MODELS, evaluate_artifact
+from pipelines.store.artifacts import Artifact, Store
+from profiles import Profile
+
+
+def run(
+    profile: Profile,
+    *,
+    store: Store,
+    artifact: str | None = None,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Evaluate one artifact.
+
+    Args:
+        profile: Which data and how; the model of the artifact.
+        store: Where artifacts are.
+        artifact: What to evaluate, as the store names it; None takes the furthest stage of the profile, or the
+            float detector where there is none.
+        force: Evaluate again even if sealed.
+        dry_run: Say what would be done.
+        progress: Show bars.
+    """
+    model = store.open(artifact) if artifact else furthest(profile, store=store)
+    if dry_run:
+        name = model.path.name if model else f"the float {profile.model.name}"
+        return dry([f"evaluate {name} on the {profile.evaluation.split} split"])
+    model = model or float_artifact(profile, store=store)
+    sealed = evaluate_artifact(profile, store=store, model=model, scored=False, force=force, progress=progress)
+    if profile.evaluation.split == "test":
+        count = sealed.manifest.data["samples"]
+        submitted = f"submission of {count} samples, without scores, for the nuScenes server: {sealed.file(RESULTS)}"
+        return finished(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted])
+    return finished(
+        sealed,
+        tables=[overall_table(sealed), class_table(sealed)],
+        metrics=dict(sealed.manifest.metrics),
+        messages=[f"scored {model.path.name} by nuscenes-devkit's DetectionEval"],
+    )
+
+
+def furthest(profile: Profile, *, store: Store) -> Artifact | None:
+    """The artifact furthest along the chain that was made with this profile and model, or None."""
+    for kind in MODELS[:-1]:
+        if found := store.last(kind, profile=profile.name, model=profile.model.name):
+            return found
+    return None
+
+
+def overall_table(evaluation: Artifact) -> dict[str, Any]:
+    """NDS, mAP and the five errors in one row."""
+    metrics = evaluation.manifest.metrics
+    scenes, samples = evaluation.manifest.data["scenes"], evaluation.manifest.data["samples"]
+    return table(
+        "Scores",
+        headers=list(SCORES),
+        rows=[[metrics[name] for name in SCORES]],
+        notes=[f"{samples} samples of {scenes} scenes, detection_cvpr_2019"],
+    )
+
+
+def class_table(evaluation: Artifact) -> dict[str, Any]:
+    """AP and errors of every class."""
+    scores = json.loads(evaluation.file(DETAILS).read_text(encoding="utf-8"))
+    headers = ["class", "AP", "ATE", "ASE", "AOE", "AVE", "AAE"]
+    rows = [[name, *(values[key] for key in headers[1:])] for name, values in scores["classes"].items()]
+    return table("Classes", headers=headers, rows=rows)

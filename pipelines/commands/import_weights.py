@@ -1,0 +1,76 @@
+"""import-weights: the float weights of a published or own checkpoint, checked tensor by tensor, as an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipelines.assembly.weights import fitted, imported, matched, missing_weights, remarks
+from pipelines.reporting.outcome import dry, finished, table
+from pipelines.store.artifacts import Artifact, Store
+from pipelines.store.locations import imported_weights
+from profiles import Profile
+from profiles.sections.model import ModelProfile
+
+
+def run(
+    profile: Profile,
+    *,
+    file: Path,
+    store: Store,
+    force: bool = False,
+    dry_run: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Read a checkpoint as data, compare it with the model strictly, seal it.
+
+    Args:
+        profile: Its model section says what the file must hold; its name goes into the artifact's.
+        file: What ``torch.save`` or safetensors wrote: a state dict, alone or as ``state_dict`` beside other things.
+        store: Where the artifact goes; one of an equal file there is taken as it is.
+        force: Read and seal it again even so.
+        dry_run: Read and compare, seal nothing.
+        progress: Not used: it takes seconds.
+
+    Returns:
+        The command's outcome (``pipelines.reporting.outcome``) with a table of what matched.
+
+    Raises:
+        UnusableInput: The file is missing, damaged, or holds no plain tensors by name.
+        Misfit: It holds other tensors than the model; ``details`` names them all.
+    """
+    model, path = profile.model, file.expanduser()
+    if not path.is_file():
+        raise missing_weights(model.name, problem=f"there is no file {path}")
+    if dry_run:
+        detector, checkpoint = fitted(profile, path=path)
+        plan = dry([f"seal {path} as the float weights of {model.name} in {store.root}"])
+        return plan | {
+            "tables": [_match(matched(detector))],
+            "messages": list(remarks(checkpoint, model=profile.model)),
+        }
+    artifact = imported(profile, path=path, store=store, force=force)
+    counts: Any = artifact.manifest.data["matched"]
+    return finished(
+        artifact,
+        tables=[_match(counts)],
+        metrics={"matched": counts},
+        messages=[*artifact.manifest.notes, _next(profile.model, artifact=artifact, store=store)],
+    )
+
+
+def _match(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+    rows: list[list[Any]] = [[name, count["tensors"], count["elements"]] for name, count in counts.items()]
+    rows.append(["all", sum(row[1] for row in rows), sum(row[2] for row in rows)])
+    note = "none missing, none unknown, none of another shape or type"
+    return table("Matched by name and shape", headers=["module", "tensors", "numbers"], rows=rows, notes=[note])
+
+
+def _next(model: ModelProfile, *, artifact: Artifact, store: Store) -> str:
+    """How other commands are told to use it."""
+    last = imported_weights(model.name, store=store)
+    if model.weights is None and last is not None and last.digest == artifact.digest:
+        return f"--model {model.name} means these weights from now on; next: qdbev evaluate --model {model.name}"
+    taken = model.weights or "those imported later"
+    return f"--model {model.name} means {taken}; to use these: --set model.weights={artifact.path.name}"

@@ -1,0 +1,91 @@
+"""What a compression would need, said before it starts: samples, epochs, memory; nothing is generated or loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipelines.costs.memory import memory
+from pipelines.store.integrity import reading_data
+from pipelines.store.locations import SYNTHETIC
+from pipelines.training.teacher import keeps
+from profiles import Profile
+from profiles.sections.data import DataProfile
+from profiles.sections.model import BEVFORMER
+from profiles.sections.schedule import Optimisation
+from qdbev.data.nuscenes.tables import sample_counts, split_scenes
+
+_GIGABYTE = 2**30
+_NUSCENES = {  # key frames of whole splits, as nuscenes-devkit counts them
+    "v1.0-trainval": {"train": 28_130, "val": 6_019},
+    "v1.0-mini": {"train": 323, "val": 81},
+}
+
+
+def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
+    """Sentences about data, epochs and memory.
+
+    Args:
+        profile: What would be run.
+        stages: The parts that each stage of QAT adds.
+
+    Raises:
+        UnusableInput: The data set is damaged, or of another version.
+    """
+    data = profile.data
+    with reading_data():
+        train, val = (_samples(data, split=split) for split in ("train", "val"))
+    qat, distillation = profile.qat, profile.distillation.schedule
+    steps: dict[str, tuple[int, Optimisation]] = {"QAT": (sum(qat.steps(group) for group in stages), qat)}
+    steps |= {"distillation": (distillation.steps, distillation)} if distillation.steps else {}
+    epochs = [
+        f"{_epochs(count, schedule=schedule, samples=train)} in {name}" for name, (count, schedule) in steps.items()
+    ]
+    return [
+        f"data: {train:,} training and {val:,} validation samples of {data.source}{_absence(data)}",
+        f"epochs of the training samples, on one process: {', '.join(epochs)}",
+        *(distillation_forecast(profile) if distillation.steps else ()),
+        *(_memory(profile) if profile.model.detector == BEVFORMER else ()),
+    ]
+
+
+def distillation_forecast(profile: Profile) -> list[str]:
+    """A sentence about what is kept of the teacher, where any is wanted.
+
+    Raises:
+        ValueError: It must be kept and cannot be, or the data set is damaged.
+    """
+    if profile.distillation.cache_teacher == "never":
+        return []
+    return [keeps(profile, samples=_samples(profile.data, split="train"))[1]]
+
+
+def _memory(profile: Profile) -> Iterator[str]:
+    needed = memory(profile)
+    sizes = {"inference": needed.inference, "a step of QAT": needed.qat_step}
+    sizes |= {"a step of distillation": needed.distillation_step} if profile.distillation.schedule.steps else {}
+    gigabytes = [f"{size / _GIGABYTE:.2f} GB for {what}" for what, size in sizes.items()]
+    yield f"memory of one process in float32, about: {', '.join(gigabytes)}"
+
+
+def _samples(data: DataProfile, *, split: str) -> int:
+    """Key frames of a split: by the profile for scenes that would be made, else by the tables, or as published."""
+    limit = data.train_scenes if split == "train" else data.val_scenes
+    names = split_scenes(data.version)[split][:limit]
+    if data.source == SYNTHETIC:
+        return len(names) * data.key_frames
+    if _absence(data) and limit is None and data.version in _NUSCENES:
+        return _NUSCENES[data.version][split]
+    counts = sample_counts(Path(data.source).expanduser(), version=data.version)
+    found = [counts[name] for name in split_scenes(data.version)[split] if name in counts]
+    return sum(found[:limit])
+
+
+def _absence(data: DataProfile) -> str:
+    """What is said of a data set that is not there yet, where its size is published; empty where it is there."""
+    there = data.source == SYNTHETIC or (Path(data.source).expanduser() / data.version).is_dir()
+    return "" if there else f" ({data.version} is not there yet; counted as published)"
+
+
+def _epochs(steps: int, *, schedule: Optimisation, samples: int) -> str:
+    return f"{steps * schedule.batch_size * schedule.accumulation / samples:.2g}" if samples else "unknown"

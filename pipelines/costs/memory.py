@@ -1,0 +1,70 @@
+"""What a detector takes in memory by its shapes: inference, a step of QAT, a step of distillation; no data needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from pipelines.assembly.quantized import learn_as, with_quantizers
+from pipelines.assembly.scene import scene_of
+from pipelines.assembly.weights import build_detector, only_bevformer
+from profiles import Profile
+from profiles.sections.schedule import PARTS, Optimisation
+from qdbev.detectors.bevformer import BEVFormer
+from qdbev.detectors.bevformer.counting import Scene, shape_run
+from qdbev.quantization import Quantizer, activation_memory, fold_batchnorm, set_parts, trainable_parameters
+
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes in float32; what kernels allocate inside themselves, and the allocator's waste, come on top."""
+
+    inference: int
+    """Weights, and the largest activations of one frame."""
+    qat_step: int
+    """Weights, gradients, Adam's moments, an average where one is kept, and what the backward pass waits for."""
+    distillation_step: int
+    """The same, and the float teacher beside it."""
+
+
+def memory(profile: Profile) -> Memory:
+    """Count the memory of a profile's model.
+
+    Args:
+        profile: Its model, data, quantization, qat and distillation sections; batch sizes are those of one process.
+    """
+    scene = scene_of(profile)
+    detector = only_bevformer(build_detector(profile.model), what="a memory estimate")
+    weights, trainable = _weight_bytes(detector), trainable_parameters(detector) * _FLOAT_BYTES
+    frame = activation_memory(detector, shape_run(detector, scene)).peak_bytes
+    student = _quantized(detector, profile=profile, scene=scene)
+    kept = activation_memory(student, shape_run(student, scene, training=True)).peak_bytes
+
+    def step(schedule: Optimisation) -> int:
+        average = weights if schedule.ema_decay is not None else 0
+        history = frame * (profile.data.queue_length - 1)  # its frames run at once, before the one that trains
+        return weights + 3 * trainable + average + schedule.batch_size * max(kept, history)
+
+    teacher = weights + profile.distillation.schedule.batch_size * frame
+    return Memory(weights + frame, step(profile.qat), step(profile.distillation.schedule) + teacher)
+
+
+def _quantized(detector: BEVFormer, *, profile: Profile, scene: Scene) -> BEVFormer:
+    """The detector as QAT trains it, in place, every part on, with ranges of no meaning."""
+    folding = fold_batchnorm(detector, shape_run(detector, scene))
+    detector.to_empty(device="cpu")
+    quantized = with_quantizers(detector, folding, profile=profile)
+    for module in detector.modules():
+        if isinstance(module, Quantizer):
+            module.set_range(torch.ones_like(module.scale))
+    set_parts(detector, PARTS)
+    learn_as(profile.quantization, quantized)  # those that are on
+    return detector
+
+
+def _weight_bytes(detector: nn.Module) -> int:
+    return sum(value.numel() * value.element_size() for value in detector.state_dict().values())

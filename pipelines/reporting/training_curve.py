@@ -1,0 +1,36 @@
+"""The picture of NDS and loss over all training stages of a chain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from pipelines.lineage.chain import Link
+from qdbev.reporting.charts.stages import join_stages
+
+
+def curve_png(links: Sequence[Link]) -> bytes:
+    """The picture of NDS and loss over all training stages."""
+    from qdbev.reporting.charts.curve import curve_picture
+
+    stages = [
+        link for link in links if "curve.json" in link.model.manifest.files and link.model.manifest.kind != "float"
+    ]
+    joined = join_stages([(_short(link), _curve_rows(link)) for link in stages])
+    return curve_picture(
+        joined.points, stages=joined.stages, losses=joined.losses, float_nds=links[0].scores.get("NDS"), form="png"
+    )
+
+
+def _curve_rows(link: Link) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(link.model.file("curve.json").read_text(encoding="utf-8"))
+    kept = [{"step": row["step"], "loss": row["loss"]} for row in rows if "loss" in row]
+    if kept and link.scores:
+        kept.append({"step": kept[-1]["step"], "NDS": link.scores["NDS"]})
+    return kept
+
+
+def _short(link: Link) -> str:
+    parts = link.model.manifest.data.get("parts")
+    return str(parts[-1]) if isinstance(parts, list) else link.name

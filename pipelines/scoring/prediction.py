@@ -1,0 +1,112 @@
+"""Streaming prediction of a split, the submission, and its scores by nuscenes-devkit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from pipelines.assembly.samples import Split, load_split, streaming_dataset
+from pipelines.assembly.weights import Detector, device_of, inputs_on
+from pipelines.store import processes
+from pipelines.store.integrity import fetched
+from profiles import Profile
+from qdbev.data.queues.batches import Batch, frames_in, streaming_batches
+from qdbev.evaluation.nuscenes import Scores, score
+from qdbev.evaluation.submission import sample_result, submission
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+def evaluation_split(profile: Profile, *, scored: bool = True, progress: bool = False) -> Split:
+    """The split a profile is evaluated on.
+
+    Args:
+        profile: Its data and evaluation sections.
+        scored: Whether scores are wanted; for a submission alone they are not.
+        progress: Show bars.
+
+    Raises:
+        ValueError: Scores of the test split, which has no public ground truth.
+    """
+    if scored and profile.evaluation.split == "test":
+        raise ValueError(
+            "evaluation.split is test, which has no public ground truth to score against; `qdbev evaluate` alone takes "
+            "it, and writes the submission"
+        )
+    return load_split(profile.data, name=profile.evaluation.split, progress=progress)
+
+
+def evaluation_batches(
+    split: Split, *, profile: Profile, label: str = "evaluate", progress: bool = False
+) -> Iterator[Batch]:
+    """Batches of single frames, several scenes side by side, each scene whole and in order.
+
+    Of several processes each has its share of the scenes; ``together`` brings their results into one.
+
+    Raises:
+        UnusableInput: A camera file is missing or damaged.
+    """
+    dataset = streaming_dataset(split.only(processes.share(split.scenes)), model=profile.model)
+    batches = streaming_batches(dataset, streams=profile.evaluation.streams, workers=profile.data.workers)
+    with tqdm(total=len(dataset), desc=label, unit="sample", disable=not progress) as bar:
+        for batch in fetched(batches):
+            yield batch
+            bar.update(frames_in(batch))
+
+
+def predict(
+    detector: Detector, *, split: Split, profile: Profile, label: str = "evaluate", progress: bool = False
+) -> Results:
+    """Result entries of every sample of a split, history carried along each scene.
+
+    Args:
+        detector: Float or quantized; put in eval mode.
+        split: Whole scenes.
+        profile: Its model, device and evaluation sections.
+        label: Text of the progress bar.
+        progress: Show it.
+    """
+    device = device_of(profile)
+    detector.eval().to(device)
+    detector.history.reset()
+    collect = ResultCollector(split, max_boxes=profile.evaluation.max_boxes)
+    with torch.inference_mode():
+        for batch in evaluation_batches(split, profile=profile, label=label, progress=progress):
+            for token, boxes in detector.detections(inputs_on(batch, device=device), batch["data_samples"]):
+                collect(token, boxes)
+    detector.history.reset()
+    return together(collect.results)
+
+
+def together(results: Results) -> Results:
+    """The results of all processes, in each of them."""
+    return {token: entries for mine in processes.gathered(results) for token, entries in mine.items()}
+
+
+class ResultCollector:
+    """Turns predicted boxes into result entries, sample by sample."""
+
+    def __init__(self, split: Split, *, max_boxes: int) -> None:
+        self._poses = {sample["token"]: sample for sample in split.samples}
+        self._max_boxes = max_boxes
+        self.results: Results = {}
+
+    def __call__(self, token: str, boxes: Any) -> None:
+        """Add one sample's ``InstanceData``."""
+        pose = self._poses[token]
+        self.results[token] = sample_result(
+            boxes.bboxes_3d.tensor[: self._max_boxes].cpu().numpy(),
+            scores=boxes.scores_3d[: self._max_boxes].cpu().numpy(),
+            labels=boxes.labels_3d[: self._max_boxes].cpu().numpy(),
+            token=token,
+            lidar2ego=pose["lidar2ego"],
+            ego2global=pose["ego2global"],
+        )
+
+
+def score_results(results: Results, *, split: Split) -> Scores:
+    """Scores of result entries on all scenes of a split."""
+    return score(split.root, version=split.version, submission=submission(results), scenes=split.scenes)

@@ -1,0 +1,1 @@
+"""Sealed artifacts on disk; knows no kind of artifact."""

@@ -1,0 +1,1 @@
+"""Training: float, stage by stage, and distillation."""

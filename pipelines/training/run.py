@@ -1,0 +1,206 @@
+"""One training of any stage: a schedule of the profile, a split and a loss, handed to the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipelines.assembly.samples import Split, training_dataset
+from pipelines.assembly.weights import device_of, inputs_on
+from pipelines.store.integrity import UnusableInput, fetched
+from profiles import Profile
+from profiles.sections.schedule import Optimisation
+from qdbev.data.queues.batches import Frames, Slot, TrainingOrder, load_slots
+from qdbev.engine import (
+    DamagedState,
+    ExtraState,
+    OptimiserSettings,
+    ScheduleSettings,
+    TrainResult,
+    sum_losses,
+    train,
+)
+from qdbev.quantization import RANGE_PARAMETERS, range_penalty
+
+Precision = Literal["no", "bf16", "fp16"]
+Loss = Callable[[Any, int], tuple[Tensor, Mapping[str, float | Tensor]]]
+_PRECISIONS: dict[str, Precision] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Which training this is."""
+
+    profile: Profile
+    """The whole profile; model, data, seed and device are read."""
+    schedule: Optimisation
+    """Its schedule for this stage."""
+    steps: int
+    """Optimiser steps of this stage."""
+    key: str
+    """Key of the artifact in the making; resume state of another key is not taken up."""
+    scratch: Path
+    """Folder of the resume state."""
+    part_multipliers: Mapping[str, float] = field(default_factory=dict)
+    """Factors on the learning rate by path in the model, besides the schedule's own on the backbone."""
+    range_multiplier: float = 1.0
+    """Factor on the learning rate of learned ranges, where the model has any."""
+
+
+def run_training(
+    model: nn.Module,
+    *,
+    loss: Loss,
+    split: Split,
+    plan: Run,
+    label: str,
+    progress: bool = False,
+    freeze_batchnorm: bool = False,
+    extra_state: ExtraState | None = None,
+) -> TrainResult:
+    """Train ``model`` in place on ``split``.
+
+    Args:
+        model: What trains.
+        loss: ``loss(batch, step)`` as the engine takes it.
+        split: Training samples.
+        plan: Schedule, steps, key and scratch folder.
+        label: Text of the progress bar.
+        progress: Show it.
+        freeze_batchnorm: Hold batch norm in evaluation mode.
+        extra_state: State beside the model, resumed with it.
+
+    Returns:
+        The engine's result; ``model`` holds the last weights.
+
+    Raises:
+        UnusableInput: A camera file or the resume state is damaged.
+    """
+    profile, schedule = plan.profile, plan.schedule
+    multipliers = dict.fromkeys(profile.model.backbone_paths, schedule.backbone_multiplier)
+    multipliers |= {path: factor * multipliers.get(path, 1.0) for path, factor in plan.part_multipliers.items()}
+    words = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    learned = [word for word in RANGE_PARAMETERS if word in words]
+    dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=schedule)
+    with _resuming():
+        return train(
+            model,
+            loss=_with_range_penalty(loss, model=model, factor=profile.quantization.pact_penalty),
+            batches=NumberedBatches(
+                dataset, batch_size=schedule.batch_size, seed=profile.seed, workers=profile.data.workers
+            ),
+            optimiser=OptimiserSettings(
+                learning_rate=schedule.learning_rate,
+                weight_decay=schedule.weight_decay,
+                part_multipliers=multipliers,
+                leaf_multipliers=dict.fromkeys(learned, plan.range_multiplier),
+                undecayed=tuple(f"*.{word}" for word in learned),
+                clip_norm=schedule.clip_norm,
+            ),
+            schedule=ScheduleSettings(
+                steps=plan.steps,
+                warmup_steps=schedule.warmup_steps,
+                warmup_ratio=schedule.warmup_ratio,
+                shape=schedule.curve,
+                minimum_ratio=schedule.final_ratio,
+            ),
+            scratch=plan.scratch,
+            key=plan.key,
+            precision=_PRECISIONS[schedule.precision],
+            accumulation=schedule.accumulation,
+            ema_decay=schedule.ema_decay,
+            freeze_batchnorm=freeze_batchnorm,
+            seed=profile.seed,
+            device=profile.device,
+            save_every=schedule.save_every,
+            log_every=schedule.log_every,
+            extra_state=extra_state,
+            tensorboard=True,
+            progress=progress,
+            label=label,
+        )
+
+
+def _with_range_penalty(loss: Loss, *, model: nn.Module, factor: float) -> Loss:
+    """The loss plus PACT's term of squared clipping levels; the loss itself where the model learns none.
+
+    A term of the loss, as PACT prints it, and no weight decay: AdamW's decay is not the gradient of such a term.
+    """
+    if not factor or not any(name.endswith(".pact_alpha") for name, _ in model.named_parameters()):
+        return loss
+
+    def penalised(batch: Any, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        total, terms = loss(batch, step)
+        penalty = factor * range_penalty(model)
+        return total + penalty, {**terms, "pact_penalty": penalty.detach()}
+
+    return penalised
+
+
+@contextmanager
+def _resuming() -> Iterator[None]:
+    """Around a training: a resume state that cannot be gone on from is damaged input, as an artifact would be."""
+    try:
+        yield
+    except DamagedState as error:
+        raise UnusableInput(str(error)) from error
+
+
+class NumberedBatches:
+    """Training batches by number, as the engine asks for them: batch b is a function of the seed and b alone."""
+
+    def __init__(self, dataset: Frames, *, batch_size: int, seed: int, workers: int) -> None:
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._seed = seed
+        self._workers = workers
+
+    def __call__(self, start: int, *, stride: int) -> Iterator[Any]:
+        """Batches ``start``, ``start + stride``, ... without end; a damaged camera file is ``UnusableInput``."""
+        return fetched(load_slots(self._dataset, batches=self._slots(start, stride=stride), workers=self._workers))
+
+    def _slots(self, start: int, *, stride: int) -> Iterator[list[Slot]]:
+        order = TrainingOrder(len(self._dataset), seed=self._seed)
+        size = self._batch_size
+        for number in count(start, stride):
+            yield [order.slot(number, place=place, global_batch=size) for place in range(size)]
+
+
+def detection_loss(detector: nn.Module, *, profile: Profile, single_frame_steps: int = 0) -> Loss:
+    """The detector's own losses, summed.
+
+    Args:
+        detector: A detector with mmdet3d's interface.
+        profile: Its device.
+        single_frame_steps: So many steps at the start see the current frame alone, without history.
+    """
+    device = device_of(profile)
+
+    def loss(batch: Any, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
+        inputs = on_device(batch, device=device, last_frames=1 if step < single_frame_steps else None)
+        return sum_losses(detector(inputs["inputs"], inputs["data_samples"], mode="loss"))
+
+    return loss
+
+
+def on_device(batch: Any, *, device: torch.device, last_frames: int | None = None) -> Any:
+    """The batch with its images on the device, cut to the last frames of every queue where wanted."""
+    inputs, samples = batch["inputs"], batch["data_samples"]
+    if last_frames is not None and isinstance(inputs.get("img"), Tensor):  # lists hold single frames
+        inputs = {"img": inputs["img"][:, -last_frames:]}
+        for sample in samples:
+            sample.set_metainfo({"frames": sample.metainfo["frames"][-last_frames:]})
+    return {"inputs": inputs_on({"inputs": inputs}, device=device), "data_samples": samples}
+
+
+def write_curve(folder: Path, *, result: TrainResult) -> None:
+    """Write the training curve as ``curve.json``: a list of rows without times, so equal runs give equal bytes."""
+    (folder / "curve.json").write_text(json.dumps(result.curve, indent=0, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Samples as an mmdet3d config wants them."""

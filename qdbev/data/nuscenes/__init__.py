@@ -1,0 +1,1 @@
+"""nuScenes tables to samples: records, infos, motion, rig, cache."""

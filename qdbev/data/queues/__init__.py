@@ -1,0 +1,1 @@
+"""Samples to temporal queues and batches: transforms, turning, calibration sets."""

@@ -1,0 +1,163 @@
+"""Batches of a temporal data set: training batches that are a pure function of (seed, step), streams of whole scenes.
+
+Training: global slot g = step * batch_size * world_size + place walks through an endless chain of epoch permutations;
+permutation and augmentation of slot g come from the seed alone. So batch t is the same whether a run starts at 0 or
+at t, with however many workers, and on however many ranks that share the same global batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from qdbev.data.configured.dataset import ConfiguredDataset, join
+from qdbev.data.queues.temporal import Item, TemporalDataset, as_data_sample
+
+Batch = dict[str, Any]
+Frames = TemporalDataset | ConfiguredDataset
+_ORDER, _AUGMENT = 0, 1  # the two uses of a seed
+
+
+class Slot(NamedTuple):
+    """One place of a batch: the item's index, and the seed words of its augmentation (None: evaluation)."""
+
+    item: int
+    seed: tuple[int, ...] | None
+
+
+def collate(items: Sequence[Item]) -> Batch:
+    """{"inputs": {"img": (B, T, N, 3, H, W)}, "data_samples": [B]} of B items of equal shape."""
+    return {
+        "inputs": {"img": torch.stack([item["inputs"]["img"] for item in items])},
+        "data_samples": [item["data_samples"] for item in items],
+    }
+
+
+def training_batches(
+    dataset: TemporalDataset,
+    *,
+    batch_size: int,
+    seed: int,
+    start_step: int,
+    steps: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Iterator[Batch]:
+    """Batches of the steps ``start_step`` .. ``steps`` - 1 for one rank.
+
+    Args:
+        dataset: a training data set.
+        batch_size: items per rank and step.
+        seed: decides order and augmentation.
+        start_step: first step to make; a resumed run gives the number of steps it has done.
+        steps: number of steps of the whole run.
+        workers: processes that load; 0 loads here.
+        rank: number of this process; it takes items rank * batch_size and on of each global batch.
+        world_size: number of processes that share a global batch.
+
+    Raises:
+        ValueError: an empty data set, or a rank outside the world.
+    """
+    if len(dataset) == 0 or batch_size < 1:
+        raise ValueError(f"training needs samples and a positive batch size, got {len(dataset)} and {batch_size}.")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be in 0..{world_size - 1}, got {rank}.")
+    order = TrainingOrder(len(dataset), seed=seed)
+    batches = [
+        [
+            order.slot(step, place=rank * batch_size + own, global_batch=batch_size * world_size)
+            for own in range(batch_size)
+        ]
+        for step in range(start_step, steps)
+    ]
+    return load_slots(dataset, batches=batches, workers=workers)
+
+
+def frames_in(batch: Batch) -> int:
+    """How many key frames a batch holds; one may be several samples, one per camera."""
+    return len({sample.metainfo.get("token", place) for place, sample in enumerate(batch["data_samples"])})
+
+
+class TrainingOrder:
+    """The endless chain of epoch permutations of ``count`` items, and the seed of every slot."""
+
+    def __init__(self, count: int, *, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, dtype=np.int64)
+
+    def slot(self, step: int, *, place: int, global_batch: int) -> Slot:
+        """The slot ``place`` of the global batch ``step``."""
+        epoch, position = divmod(step * global_batch + place, self.count)
+        if epoch != self._epoch:
+            self._permutation = np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.count)
+            self._epoch = epoch
+        return Slot(int(self._permutation[position]), (self.seed, _AUGMENT, step * global_batch + place))
+
+
+def streaming_batches(dataset: Frames, *, streams: int, workers: int) -> Iterator[Batch]:
+    """Frames of whole scenes in the order of time, up to ``streams`` scenes side by side.
+
+    Scenes run in groups: batch k of a group holds frame k of each of its scenes that is that long, in a fixed order;
+    so every scene starts with its first frame, is complete and is never split. The longest scenes share a group.
+    Follow the state of a scene by its name, not by its place in the batch.
+    """
+    scenes: dict[str, list[int]] = {}
+    for index in sorted(range(len(dataset)), key=lambda at: dataset.samples[at]["index_in_scene"]):
+        scenes.setdefault(dataset.samples[index]["scene"], []).append(index)
+    longest_first = sorted(scenes, key=lambda name: (-len(scenes[name]), name))
+    groups = [longest_first[start : start + streams] for start in range(0, len(longest_first), streams)]
+    batches = [
+        [Slot(scenes[name][frame], None) for name in group if frame < len(scenes[name])]
+        for group in groups
+        for frame in range(len(scenes[group[0]]))
+    ]
+    return load_slots(dataset, batches=batches, workers=workers)
+
+
+class _Slots(Dataset[Any]):
+    """The data set seen through slots instead of indices, as plain arrays."""
+
+    def __init__(self, dataset: Frames) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, slot: Slot) -> Any:
+        generator = np.random.default_rng(list(slot.seed) if slot.seed is not None else [0])
+        return self.dataset.arrays(slot.item, generator=generator)
+
+
+def load_slots(dataset: Frames, *, batches: Iterable[list[Slot]], workers: int) -> Iterator[Batch]:
+    """Workers send one image tensor and small arrays per batch: a tensor sent costs a file descriptor."""
+    configured = isinstance(dataset, ConfiguredDataset)
+    loader: Iterable[Any] = DataLoader(
+        _Slots(dataset),
+        batch_sampler=batches,  # type: ignore[arg-type]
+        num_workers=workers,
+        collate_fn=join if configured else _stack_images,
+        worker_init_fn=_single_thread if workers else None,
+        prefetch_factor=4 if workers else None,
+    )
+    for sent in loader:
+        yield sent if configured else _with_samples(*sent)
+
+
+def _with_samples(images: torch.Tensor, rest: list[dict[str, Any]]) -> Batch:
+    return {"inputs": {"img": images}, "data_samples": [as_data_sample(arrays) for arrays in rest]}
+
+
+def _stack_images(items: list[dict[str, Any]]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    return default_collate([item.pop("img") for item in items]), items
+
+
+def _single_thread(worker: int) -> None:
+    cv2.setNumThreads(0)

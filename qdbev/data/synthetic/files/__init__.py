@@ -1,0 +1,1 @@
+"""A synthetic scene as files in nuScenes format."""

@@ -1,0 +1,1 @@
+"""What cameras and LiDAR see of a synthetic world."""

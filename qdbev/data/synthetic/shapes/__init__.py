@@ -1,0 +1,1 @@
+"""Meshes of everything that stands or drives in a synthetic world."""

@@ -1,0 +1,1 @@
+"""The synthetic world: roads, surroundings, and who moves in it."""

@@ -1,0 +1,1 @@
+"""What goes into BEVFormer: batches of frames, ego motion, history, geometry."""

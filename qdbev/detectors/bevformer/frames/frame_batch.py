@@ -1,0 +1,72 @@
+"""The numbers of one time step of a batch: camera matrices, ego motion, scene names.
+
+Shapes: B samples, N cameras.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qdbev.detectors.bevformer.frames.ego_motion import MOTION_ENTRIES
+
+Frame = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class FrameBatch:
+    """One frame of every sample.
+
+    Attributes:
+        scenes: scene name per sample.
+        indices: index in the scene per sample.
+        follows: whether a frame of the same scene comes before (in the queue, or in a stream).
+        can_bus_B18: values with differences to the frame before in 0:3 and 17.
+        lidar2img_BN44: LiDAR metres to pixels of the network input.
+        image_size_B2: (width, height) of the padded network input [px].
+    """
+
+    scenes: tuple[str, ...]
+    indices: tuple[int, ...]
+    follows: tuple[bool, ...]
+    can_bus_B18: Tensor
+    lidar2img_BN44: Tensor
+    image_size_B2: Tensor
+
+    def can_bus(self, present: Sequence[bool]) -> Tensor:
+        """CAN-bus values with no ego motion for samples that have no history."""
+        keep = torch.tensor(tuple(present), device=self.can_bus_B18.device)
+        values = self.can_bus_B18.clone()
+        values[:, MOTION_ENTRIES] = values[:, MOTION_ENTRIES] * keep[:, None]
+        return values
+
+
+def frame_batch(frames: Sequence[Frame], *, device: torch.device) -> FrameBatch:
+    """Collects one frame per sample (dicts of the data room) into tensors on the device.
+
+    Raises:
+        ValueError: a frame lacks an entry.
+    """
+    wanted = ("scene", "index_in_scene", "prev_exists", "can_bus", "lidar2img", "img_shape")
+    for frame in frames:
+        if missing := [key for key in wanted if key not in frame]:
+            raise ValueError(
+                f"a frame lacks {missing}, expected {list(wanted)}: take samples from the temporal dataset"
+            )
+
+    def stack(key: str) -> Tensor:
+        return torch.stack([torch.as_tensor(frame[key], dtype=torch.float32).cpu() for frame in frames]).to(device)
+
+    size = torch.tensor(
+        [[float(frame["img_shape"][1]), float(frame["img_shape"][0])] for frame in frames], device=device
+    )
+    return FrameBatch(
+        scenes=tuple(str(frame["scene"]) for frame in frames),
+        indices=tuple(int(frame["index_in_scene"]) for frame in frames),
+        follows=tuple(bool(frame["prev_exists"]) for frame in frames),
+        can_bus_B18=stack("can_bus"),
+        lidar2img_BN44=stack("lidar2img"),
+        image_size_B2=size,
+    )

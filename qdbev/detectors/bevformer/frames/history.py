@@ -1,0 +1,56 @@
+"""The memory of a stream: the last BEV features of each scene, found again only by the frame right after.
+
+Shapes: B samples, Q BEV cells, C channels.
+"""
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+
+from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
+from qdbev.detectors.bevformer.transformer import History
+
+
+class StreamingHistory:
+    """Last features per scene name. Several scenes may run in lockstep; the scenes unused for longest are forgotten."""
+
+    def __init__(self, *, max_scenes: int = 16) -> None:
+        """Keeps at most `max_scenes` scenes (at least as many as the batch has samples)."""
+        self.max_scenes = max_scenes
+        self._last: OrderedDict[str, tuple[int, Tensor]] = OrderedDict()
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self._last.clear()
+
+    def lookup(self, frames: FrameBatch) -> History | None:
+        """The history of each sample: the features of its scene's frame with the index before, if they were the last.
+
+        Raises:
+            ValueError: two samples of the batch are of the same scene.
+        """
+        if len(set(frames.scenes)) < len(frames.scenes):
+            raise ValueError(
+                f"a streaming batch holds one frame per scene, got scenes {list(frames.scenes)}: "
+                "run scenes in lockstep or use batches of one"
+            )
+        found = [self._before(scene, index) for scene, index in zip(frames.scenes, frames.indices, strict=True)]
+        present = tuple(bev is not None and follows for bev, follows in zip(found, frames.follows, strict=True))
+        template = next((bev for bev in found if bev is not None), None)
+        if template is None or not any(present):
+            return None
+        rows = [torch.zeros_like(template) if bev is None else bev for bev in found]
+        return History(torch.stack(rows), present)
+
+    def store(self, bev_BQC: Tensor, *, frames: FrameBatch) -> None:
+        """Remembers the features of this step."""
+        for scene, index, bev_QC in zip(frames.scenes, frames.indices, bev_BQC.detach(), strict=True):
+            self._last[scene] = (index, bev_QC.clone())
+            self._last.move_to_end(scene)
+        while len(self._last) > max(self.max_scenes, len(frames.scenes)):
+            self._last.popitem(last=False)
+
+    def _before(self, scene: str, index: int) -> Tensor | None:
+        last_index, bev_QC = self._last.get(scene, (None, None))
+        return bev_QC if last_index == index - 1 else None

@@ -1,0 +1,1 @@
+"""BEVFormer's layers: encoder, decoder, attention, their initial values."""

@@ -1,0 +1,1 @@
+"""Boxes of centre-based detectors: code, matching, loss, heat map."""

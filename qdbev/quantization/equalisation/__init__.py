@@ -1,0 +1,1 @@
+"""Rewrites before quantization that keep the float function: folding, equalisation, smoothing, biases."""

@@ -1,0 +1,1 @@
+"""The grid of integers: rounding, its gradients, and the kernels that compute them."""

@@ -1,0 +1,1 @@
+"""Quantizers in a network: layers, products, attention, swapping, packing."""

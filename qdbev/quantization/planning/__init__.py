@@ -1,0 +1,1 @@
+"""Which layers get which bits, and what that costs."""

@@ -1,0 +1,296 @@
+"""What a model costs: multiply-accumulates per layer, bit operations (QD-BEV, Eq. 7) and model size.
+
+    BOPS = sum_i  b_w,i  b_a,i  MAC_i
+
+A layer left in float counts 32 x 32. The paper's tables count layers (convolution, linear, projections) and no
+attention products or sampling; those are separate lines here and enter the sum only where asked for. Its size is the
+number of trainable parameters times the weight bits, without scales: see :func:`nominal_size_mb`.
+
+One MAC of a layer is one weight applied once. Deformable sampling counts 5 per sample and channel: four bilinear
+products and the attention weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from qdbev.quantization.planning.plan import FLOAT_BITS, Plan
+from qdbev.quantization.planning.policy import is_deformable_conv
+
+MacKind = Literal["conv2d", "linear", "deformable_conv", "attention", "attention_product", "sampling"]
+
+_LAYERS = ("conv2d", "linear", "deformable_conv", "attention")
+_SAMPLING_MACS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class MacLine:
+    """Multiply-accumulates of one layer or operation in one forward pass.
+
+    Attributes:
+        path: module path; the site's path for layers.
+        kind: a layer (conv2d, linear, deformable_conv, attention) or an operation (attention_product, sampling).
+        macs: multiply-accumulates, all calls together.
+        calls: how often it ran.
+    """
+
+    path: str
+    kind: MacKind
+    macs: int
+    calls: int
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is a layer with weights, which the paper counts."""
+        return self.kind in _LAYERS
+
+
+@dataclass(frozen=True)
+class BitOperations:
+    """Eq. 7 by part.
+
+    Attributes:
+        parts: part -> bit operations, in the plan's order.
+    """
+
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Sum over the parts."""
+        return sum(self.parts.values())
+
+
+class MeanBits(NamedTuple):
+    """Mean bits of a plan.
+
+    Attributes:
+        weights: over the weights.
+        inputs: over the multiply-accumulates that read them.
+    """
+
+    weights: float
+    inputs: float
+
+
+def count_macs(model: nn.Module, example_call: Callable[[], object]) -> list[MacLine]:
+    """Count multiply-accumulates by hooks on one forward pass, for a float or a quantized model.
+
+    Args:
+        model: the model; used in the mode it is in.
+        example_call: runs the model once, without gradients.
+
+    Returns:
+        One line per layer that ran and per attention product and sampling step, in the order they first ran.
+    """
+    found: dict[tuple[str, MacKind], list[int]] = {}
+
+    def count(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            for kind, macs in _macs_of_call(module, args=args, kwargs=kwargs, output=output):
+                _add(found, path=path, kind=kind, macs=macs)
+
+        return hook
+
+    handles = [m.register_forward_hook(count(p), with_kwargs=True) for p, m in model.named_modules() if _counted(m)]
+    handles += list(_watch_sampling(model, found))
+    try:
+        with torch.no_grad():
+            example_call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [MacLine(path=p, kind=k, macs=macs, calls=calls) for (p, k), (macs, calls) in found.items()]
+
+
+def bops(
+    plan: Plan,
+    macs: Iterable[MacLine],
+    *,
+    active_parts: Iterable[str] | None = None,
+    include_operations: bool = False,
+) -> BitOperations:
+    """Return Eq. 7 for a plan.
+
+    Args:
+        plan: bits per site.
+        macs: from :func:`count_macs` on the model of the plan.
+        active_parts: parts that are quantized, others counting 32 x 32; None means all.
+        include_operations: count attention products and sampling too, at 32 x 32.
+
+    Raises:
+        ValueError: a layer that the plan does not know.
+    """
+    sites = {site.path: site for site in plan.sites}
+    active = set(plan.parts if active_parts is None else active_parts)
+    totals = dict.fromkeys(plan.parts, 0)
+    for line in macs:
+        if line.is_layer:
+            if line.path not in sites:
+                raise ValueError(f"layer {line.path} has {line.macs} MACs and no site in the plan")
+            site = sites[line.path]
+            bits = site.weight_bits * site.activation_bits if site.part in active else FLOAT_BITS**2
+            totals[site.part] += bits * line.macs
+        elif include_operations:
+            totals[_nearest_part(plan, path=line.path)] += FLOAT_BITS**2 * line.macs
+    return BitOperations(parts=totals)
+
+
+def macs_by_part(plan: Plan, macs: Iterable[MacLine]) -> dict[str, int]:
+    """Return the MACs of the layers per part of the plan."""
+    totals = dict.fromkeys(plan.parts, 0)
+    for line in macs:
+        if line.is_layer:
+            totals[plan.site(line.path).part] += line.macs
+    return totals
+
+
+def weights_by_site(model: nn.Module, plan: Plan) -> dict[str, int]:
+    """Return the number of weights at each quantized site, biases left out; for a float or a quantized model."""
+    modules = dict(model.named_modules())
+    return {site.path: sum(_weight_counts(modules[site.path])) for site in plan.quantized}
+
+
+def mean_bits(plan: Plan, *, weights: Mapping[str, int], macs: Iterable[MacLine]) -> MeanBits:
+    """Return the mean bits of weights, and of inputs over the multiply-accumulates that read them.
+
+    Args:
+        plan: bits per site.
+        weights: from :func:`weights_by_site`.
+        macs: from :func:`count_macs`; layers in float do not count.
+    """
+    sites = {site.path: site for site in plan.quantized}
+    stored = sum(weights[path] * site.weight_bits for path, site in sites.items())
+    read = [(line.macs, sites[line.path].activation_bits) for line in macs if line.is_layer and line.path in sites]
+    products = sum(macs for macs, _ in read)
+    inputs = sum(macs * bits for macs, bits in read) / products if products else float(FLOAT_BITS)
+    return MeanBits(stored / max(sum(weights.values()), 1), inputs)
+
+
+def mixed_size_mb(plan: Plan, *, weights: Mapping[str, int], trainable: int, bits: int) -> float:
+    """Return the paper's model size where layers differ: every parameter at ``bits``, plus what each layer differs.
+
+    With ``bits`` everywhere it is the rule of :func:`nominal_size_mb`.
+
+    Args:
+        plan: bits per site.
+        weights: from :func:`weights_by_site`.
+        trainable: trainable parameters of the float model before batch norm is folded.
+        bits: of everything that is no weight of a quantized site.
+    """
+    more = sum(weights[site.path] * (site.weight_bits - bits) for site in plan.quantized)
+    return (trainable * bits + more) / 8 / 2**20
+
+
+def nominal_size_mb(model: nn.Module, *, bits: int = FLOAT_BITS) -> float:
+    """Return the paper's model size: trainable parameters times ``bits`` / 8 / 2^20, no scales, no exceptions.
+
+    Count the float model before batch norm is folded, with the parameters frozen that float training freezes.
+
+    >>> nominal_size_mb(nn.Linear(1024, 1024, bias=False), bits=8)
+    1.0
+    """
+    return trainable_parameters(model) * bits / 8 / 2**20
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """Return the number of parameters with ``requires_grad``, shared ones once.
+
+    >>> trainable_parameters(nn.Linear(3, 2))
+    8
+    """
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def parameters_by_part(model: nn.Module, plan: Plan) -> dict[str, int]:
+    """Return the number of parameters per part of the plan (trainable or not), shared ones once."""
+    totals = dict.fromkeys(plan.parts, 0)
+    for name, parameter in model.named_parameters():
+        totals[_nearest_part(plan, path=name)] += parameter.numel()
+    return totals
+
+
+def _nearest_part(plan: Plan, *, path: str) -> str:
+    """Return the part of the site at, above or below ``path``."""
+    parts: Mapping[str, str] = {site.path: site.part for site in plan.sites}
+    above = path
+    while above:
+        if above in parts:
+            return parts[above]
+        above = above.rpartition(".")[0]
+    for site in plan.sites:
+        if site.path.startswith(f"{path}."):
+            return site.part
+    raise ValueError(f"{path} lies in no part of the plan")
+
+
+def _weight_counts(module: nn.Module) -> Iterator[int]:
+    """Yield the elements of each weight: of a layer one, of an attention its in and out projections."""
+    for name, parameter in module.named_parameters(recurse=isinstance(module, nn.MultiheadAttention)):
+        if name.endswith("weight"):
+            yield parameter.numel()
+
+
+def _counted(module: nn.Module) -> bool:
+    kinds = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
+    return isinstance(module, kinds) or is_deformable_conv(module)
+
+
+def _macs_of_call(module: nn.Module, *, args: Any, kwargs: Any, output: Any) -> Iterator[tuple[MacKind, int]]:
+    """Yield the MACs of one call of a layer."""
+    if isinstance(module, nn.MultiheadAttention):
+        yield from _macs_of_attention(module, args=args, kwargs=kwargs)
+        return
+    weight = module._parameters["weight"]
+    assert weight is not None
+    per_output = weight[0].numel()  # input channels of the group times the kernel
+    kind: MacKind = "linear" if isinstance(module, nn.Linear) else "conv2d"
+    yield ("deformable_conv" if is_deformable_conv(module) else kind), output.numel() * per_output
+
+
+def _macs_of_attention(module: nn.MultiheadAttention, *, args: Any, kwargs: Any) -> Iterator[tuple[MacKind, int]]:
+    """Four projections, and QK^T and AV over the heads."""
+    named = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+    query, key, value = named["query"], named["key"], named["value"]
+    width = module.embed_dim
+    yield "attention", width * (2 * query.numel() + key.numel() + value.numel())
+    sequence = 0 if query.ndim == 2 or not module.batch_first else 1
+    yield "attention_product", 2 * query.numel() * key.shape[sequence]
+
+
+def _watch_sampling(model: nn.Module, found: dict[tuple[str, MacKind], list[int]]) -> Iterator[Any]:
+    """Hook deformable attention, told by its ``sampling_offsets`` and ``value_proj`` layers.
+
+    Each output token of C channels takes, per head, its samples of C / heads channels. Tokens are counted at the
+    output, because a module may compute offsets once per BEV cell and sample with them in several cameras.
+    """
+    offset_channels: dict[str, int] = {}
+
+    def keep(path: str) -> Callable[..., None]:
+        return lambda module, inputs, output: offset_channels.__setitem__(path, output.shape[-1])
+
+    def count(path: str, width: int, heads: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if path in offset_channels and isinstance(output, Tensor):
+                samples = output.numel() // width * (offset_channels[path] // 2)
+                _add(found, path=path, kind="sampling", macs=_SAMPLING_MACS * samples * (width // heads))
+
+        return hook
+
+    for path, module in model.named_modules():
+        offsets, value = getattr(module, "sampling_offsets", None), getattr(module, "value_proj", None)
+        heads = getattr(module, "num_heads", getattr(module, "heads", None))
+        if isinstance(offsets, nn.Linear) and isinstance(value, nn.Linear) and isinstance(heads, int):
+            yield offsets.register_forward_hook(keep(path))
+            yield module.register_forward_hook(count(path, value.out_features, heads))
+
+
+def _add(found: dict[tuple[str, MacKind], list[int]], *, path: str, kind: MacKind, macs: int) -> None:
+    entry = found.setdefault((path, kind), [0, 0])
+    entry[0] += macs
+    entry[1] += 1

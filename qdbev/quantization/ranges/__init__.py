@@ -1,0 +1,1 @@
+"""Where ranges come from: observers, histograms, training."""

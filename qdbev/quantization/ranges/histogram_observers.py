@@ -1,0 +1,197 @@
+"""Observers that read a histogram: percentile, least squared error, least KL divergence; and the list of all observers.
+
+All of them give the same range however the values were cut into batches and in whatever order these came.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from qdbev.quantization.grid.integers import check_bits, integer_limits, scale_of_range
+from qdbev.quantization.ranges.histogram import GrowingHistogram
+from qdbev.quantization.ranges.observers import MinMaxObserver, MovingAverageObserver, Observer
+
+ObserverKind = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
+
+_TENSOR_BINS = 4096
+_CANDIDATES = 100  # ranges tried by mse and entropy: 1 %, 2 % ... 100 % of the largest magnitude
+
+
+class HistogramObserver(Observer):
+    """Common part of the observers that read a histogram.
+
+    Args:
+        axis: channel axis or None.
+        bins: bins on each side of zero, a power of two.
+    """
+
+    def __init__(self, *, axis: int | None = None, bins: int = _TENSOR_BINS) -> None:
+        super().__init__(axis=axis)
+        self.histogram = GrowingHistogram(bins=bins)
+
+    def _take(self, x: Tensor) -> None:
+        self.histogram.update(x.reshape(1, -1) if self.axis is None else x.movedim(self.axis, 0).flatten(1))
+
+    def _range(self) -> Tensor:
+        ranges = self._row_ranges()
+        return ranges.reshape(()) if self.axis is None else ranges
+
+    def _row_ranges(self) -> Tensor:
+        raise NotImplementedError
+
+
+class PercentileObserver(HistogramObserver):
+    """The percentile of ``|x|``, linear inside a bin; 100 is the exact maximum. Zeros count as values.
+
+    Args:
+        axis: channel axis or None.
+        percentile: in (0, 100].
+        bins: bins on each side of zero.
+    """
+
+    def __init__(self, *, axis: int | None = None, percentile: float = 99.99, bins: int = _TENSOR_BINS) -> None:
+        super().__init__(axis=axis, bins=bins)
+        if not 0.0 < percentile <= 100.0:
+            raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
+        self.percentile = percentile
+
+    def _row_ranges(self) -> Tensor:
+        histogram = self.histogram
+        if self.percentile == 100.0:
+            return histogram.largest
+        counts = histogram.magnitudes.to(torch.float64)
+        cumulative = counts.cumsum(1)
+        target = cumulative[:, -1:] * (self.percentile / 100.0)
+        index = torch.searchsorted(cumulative, target).clamp_max(histogram.bins - 1)
+        inside = counts.gather(1, index)
+        before = cumulative.gather(1, index) - inside
+        position = index + ((target - before) / inside.clamp_min(1.0)).clamp(0.0, 1.0)
+        return torch.minimum(position.squeeze(1).to(torch.float32) * histogram.bin_width, histogram.largest)
+
+
+class MseObserver(HistogramObserver):
+    """The range, among 100 shares of the maximum, whose quantizer has the least squared error on the values seen.
+
+    Args:
+        bits: width of the quantizer.
+        axis: channel axis or None.
+        scale_rule: ``qdbev`` or ``hawq``.
+        narrow_range: of the quantizer.
+        bins: bins on each side of zero; 16 per step by default.
+    """
+
+    def __init__(
+        self,
+        *,
+        bits: int,
+        axis: int | None = None,
+        scale_rule: str = "qdbev",
+        narrow_range: bool = False,
+        bins: int | None = None,
+    ) -> None:
+        fitting = _TENSOR_BINS if axis is None else min(_TENSOR_BINS, 1 << (check_bits(bits) + 4))
+        super().__init__(axis=axis, bins=bins or fitting)
+        self.bits, self.scale_rule, self.narrow_range = bits, scale_rule, narrow_range
+
+    def _row_ranges(self) -> Tensor:
+        histogram, counts = self.histogram, self.histogram.counts.to(torch.float32)
+        width = histogram.bin_width[:, None]
+        low, high = integer_limits(self.bits, narrow_range=self.narrow_range)
+        best = torch.full_like(histogram.largest, torch.inf)
+        ranges = histogram.largest.clone()
+        for share in range(_CANDIDATES, 0, -1):  # the larger range wins a tie
+            candidate = histogram.largest * (share / _CANDIDATES)
+            scale = scale_of_range(candidate, bits=self.bits, rule=self.scale_rule)[:, None] / width
+            error = histogram.centres - (histogram.centres / scale).round_().clamp_(low, high) * scale
+            total = (error.square_() * counts).sum(1)
+            better = total < best
+            best, ranges = torch.where(better, total, best), torch.where(better, candidate, ranges)
+        return ranges
+
+
+class EntropyObserver(HistogramObserver):
+    """The range whose quantized distribution of ``|x|`` has the least KL divergence from the true one.
+
+    As in TensorRT's calibration: values above a candidate range are counted in its last bin (P); the candidate's levels
+    share their mass evenly among their occupied bins (Q); the range with the least KL(P, Q) wins. Here the levels are
+    those of the quantizer itself, at any width.
+
+    Args:
+        bits: width of the quantizer.
+        scale_rule: ``qdbev`` or ``hawq``.
+        bins: bins of ``|x|``.
+    """
+
+    def __init__(self, *, bits: int, scale_rule: str = "qdbev", bins: int = _TENSOR_BINS) -> None:
+        super().__init__(axis=None, bins=bins)
+        self.bits, self.scale_rule = check_bits(bits), scale_rule
+
+    def _row_ranges(self) -> Tensor:
+        largest, width = self.histogram.largest, self.histogram.bin_width
+        used = int(torch.ceil(largest / width).clamp_min(1.0).item())
+        counts = self.histogram.magnitudes[0, : min(used + 1, self.histogram.bins)].to(torch.float64)
+        best, chosen = torch.inf, largest
+        for share in range(_CANDIDATES, 0, -1):
+            candidate = largest * (share / _CANDIDATES)
+            divergence = self._divergence(counts, steps_of_range=float(candidate / width))
+            if divergence < best:
+                best, chosen = divergence, candidate
+        return chosen
+
+    def _divergence(self, counts: Tensor, *, steps_of_range: float) -> float:
+        """Return KL(P, Q) of a candidate range of so many bins; infinite where Q is zero and P is not."""
+        kept = min(len(counts), max(1, int(-(-steps_of_range // 1))))
+        clipped = counts[:kept]
+        reference = clipped.clone()
+        reference[-1] += counts[kept:].sum()
+        scale = scale_of_range(torch.tensor(steps_of_range), bits=self.bits, rule=self.scale_rule).to(counts)
+        level = ((torch.arange(kept).to(counts) + 0.5) / scale).round_().clamp_(max=integer_limits(self.bits)[1]).long()
+        occupied = (reference > 0).to(counts)
+        mass = torch.zeros(1 << self.bits).to(counts).index_add_(0, level, clipped)
+        bins = torch.zeros(1 << self.bits).to(counts).index_add_(0, level, occupied)
+        quantized = (mass / bins.clamp_min(1.0))[level] * occupied
+        p, q = reference / reference.sum(), quantized / quantized.sum().clamp_min(1.0)
+        terms = torch.where(p > 0, p * (p.log() - q.log()), torch.zeros_like(p))
+        return float(terms.sum())
+
+
+def make_observer(
+    kind: str,
+    *,
+    bits: int,
+    axis: int | None = None,
+    scale_rule: str = "qdbev",
+    narrow_range: bool = False,
+    percentile: float = 99.99,
+    momentum: float = 0.95,
+) -> Observer:
+    """Build the observer called ``kind``.
+
+    Args:
+        kind: minmax, moving_average, percentile, mse or entropy.
+        bits: width of the quantizer it is for (mse and entropy depend on it).
+        axis: channel axis or None.
+        scale_rule: ``qdbev`` or ``hawq``.
+        narrow_range: of the quantizer.
+        percentile: for ``percentile``.
+        momentum: for ``moving_average``.
+
+    Raises:
+        ValueError: an unknown kind, or entropy per channel.
+    """
+    if kind == "minmax":
+        return MinMaxObserver(axis=axis)
+    if kind == "moving_average":
+        return MovingAverageObserver(axis=axis, momentum=momentum)
+    if kind == "percentile":
+        return PercentileObserver(axis=axis, percentile=percentile)
+    if kind == "mse":
+        return MseObserver(bits=bits, axis=axis, scale_rule=scale_rule, narrow_range=narrow_range)
+    if kind == "entropy":
+        if axis is not None:
+            raise ValueError("the entropy observer needs many values and works per tensor only; use mse per channel")
+        return EntropyObserver(bits=bits, scale_rule=scale_rule)
+    raise ValueError(f"observer must be one of {', '.join(get_args(ObserverKind))}, got {kind!r}")

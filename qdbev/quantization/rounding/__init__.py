@@ -1,0 +1,1 @@
+"""Rounding that knows the layer's output: GPTQ, AdaRound, BRECQ."""

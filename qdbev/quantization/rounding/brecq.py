@@ -1,0 +1,270 @@
+"""Block reconstruction: the rounding of all weights of a block is learned, and its input ranges with it.
+
+BRECQ (Li et al., *BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction*, ICLR 2021, arXiv
+2102.05426): unit by unit, in the order they run, ``|| f(x) - f_q(x_q) ||^2`` falls by gradient steps on the shares of
+:mod:`qdbev.quantization.rounding.learned_rounding` and on the input ranges of the unit's layers (LSQ). ``f(x)`` is what
+the unit gives in the float network, ``x_q`` what it gets behind units that are quantized already. All numbers of an
+output weigh the same: the paper's diagonal Fisher weights are left out.
+
+QDrop (Wei et al., *QDrop: Randomly Dropping Quantization for Extremely Low-bit Post-Training Quantization*, ICLR 2022,
+arXiv 2203.05740) does the same with noise that makes the result hold beyond the samples: in each step every number of
+the unit's inputs is that of the float network, and every number that an input quantizer gives stays unquantized, with
+probability ``drop``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from qdbev.quantization.layers.quantized import QuantizedLayer, QuantizedWeight
+from qdbev.quantization.layers.quantizer import Quantizer
+from qdbev.quantization.rounding.gptq import layers_of, refuse_following
+from qdbev.quantization.rounding.learned_rounding import LearnedRounding, beta_at
+from qdbev.quantization.rounding.units import Call, Unit, find_units, map_tensors, recorded, tensors_in
+
+REGULARISER = 100.0  # per weight, where the error of the unit by nearest rounding counts as one per weight
+RANGE_RATE = 0.1  # learning rate of ranges over that of roundings
+
+Run = Callable[[nn.Module], object]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What was reconstructed.
+
+    Attributes:
+        errors: unit -> mean squared error of its output, over the output's mean square: as calibrated, and now.
+        kept: paths of the units that stayed as calibrated, because what was learned was no better.
+        refused: path of a quantized weight that is in no unit -> why.
+    """
+
+    errors: dict[Unit, tuple[float, float]]
+    kept: tuple[str, ...]
+    refused: dict[str, str]
+
+
+@torch.no_grad()
+def reconstruct(
+    model: nn.Module,
+    reference: nn.Module,
+    run: Run,
+    parts: Iterable[str],
+    *,
+    iterations: int,
+    learning_rate: float,
+    drop: float = 0.0,
+    seed: int = 0,
+    on_unit: Callable[[int], object] | None = None,
+) -> Reconstruction:
+    """Put the weights of some parts on their grid, in place, and set the ranges of their inputs, unit by unit.
+
+    The samples run once to find the units, then twice for each: in float and quantized. A unit whose output is no
+    nearer afterwards, over all its calls, stays as calibrated.
+
+    Args:
+        model: a calibrated model in eval mode; its other parts run as they are switched, and afterwards these are off.
+        reference: a copy of it, which gives what should come out: these parts run in float here.
+        run: runs the samples through the model it is given, the same each time.
+        parts: whose layers.
+        iterations: gradient steps for each unit, each on one call of it.
+        learning_rate: Adam's, for the parameters behind the shares; input ranges have a tenth of it.
+        drop: probability with which a number is left unquantized: 0 for BRECQ, QDrop has 0.5.
+        seed: of the order of calls and of what is dropped.
+        on_unit: told how many units there are, as each is done.
+
+    Returns:
+        What it did to every unit. Embedding tables stay as they were.
+
+    Raises:
+        ValueError: weight ranges that follow the weights, which would move under the rounded ones.
+    """
+    parts = tuple(parts)
+    layers = layers_of(model, parts)
+    refuse_following(layers)
+    _switch(layers_of(reference, parts), on=False)
+    learnable = {path: layer for path, layer in layers.items() if layer.site.kind != "embedding"}
+    units = find_units(reference, learnable, run=partial(run, reference))
+    inside = {path for unit in units for path in unit.layers}
+    refused = _names({path: layer for path, layer in learnable.items() if path not in inside}, why="it did not run")
+    tables = {path: layer for path, layer in layers.items() if path not in learnable}
+    refused |= _names(tables, why="a table has no input to reconstruct from")
+    for path, layer in layers.items():  # what is in no unit runs as it will be
+        _switch({path: layer}, on=path not in inside)
+    generator = torch.Generator().manual_seed(seed)
+    errors, kept = {}, []
+    for unit in units:
+        wanted = recorded(reference, unit.path, run=partial(run, reference))
+        given = recorded(model, unit.path, run=partial(run, model))
+        own = {path: layers[path] for path in unit.layers}
+        _switch(own, on=True)
+        if reason := _unlike(given, wanted):
+            refused |= _names(own, why=reason)
+        else:
+            learner = _Learner(model.get_submodule(unit.path), list(own.values()), given, wanted, drop, generator)
+            errors[unit], better = learner.learn(iterations=iterations, learning_rate=learning_rate)
+            kept += [] if better else [unit.path]
+        if on_unit is not None:
+            on_unit(len(units))
+    _switch(layers, on=False)
+    return Reconstruction(errors=errors, kept=tuple(kept), refused=refused)
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """A unit, its layers, and its calls: as it gets them behind quantized units, and as in float."""
+
+    module: nn.Module
+    layers: Sequence[QuantizedLayer]
+    given: Sequence[Call]
+    wanted: Sequence[Call]
+    drop: float
+    generator: torch.Generator
+
+    def learn(self, *, iterations: int, learning_rate: float) -> tuple[tuple[float, float], bool]:
+        """Learn, and keep what was learned if it is better; the error before and after, and whether it is."""
+        weights = [weight for layer in self.layers for weight in layer.quantized_weights()]
+        inputs = [quantizer for layer in self.layers for quantizer in layer.input_quantizers()]
+        before = self.error()
+        roundings = [
+            LearnedRounding(weight.value, scale=weight.quantizer.scale, quantizer=weight.quantizer)
+            for weight in weights
+        ]
+        floats = [weight.value.clone() for weight in weights]
+        grids = [[buffer.clone() for buffer in quantizer.buffers()] for quantizer in inputs]
+        self._descend(weights, inputs, roundings, iterations=iterations, learning_rate=learning_rate, before=before)
+        for weight, rounding in zip(weights, roundings, strict=True):
+            weight.value.copy_(rounding.rounded())
+        after = self.error()
+        if after < before:
+            return (before, after), True
+        for weight, value in zip(weights, floats, strict=True):
+            weight.value.copy_(value)
+        for quantizer, grid in zip(inputs, grids, strict=True):
+            for buffer, value in zip(quantizer.buffers(), grid, strict=True):
+                buffer.copy_(value)
+        return (before, before), False
+
+    @torch.no_grad()
+    def error(self) -> float:
+        """Mean over the calls of the error of the unit as it is."""
+        errors = [self._error_of(place, call.args, call.kwargs) for place, call in enumerate(self.given)]
+        return float(torch.stack(errors).mean())
+
+    def _descend(
+        self,
+        weights: Sequence[QuantizedWeight],
+        inputs: Sequence[Quantizer],
+        roundings: Sequence[LearnedRounding],
+        *,
+        iterations: int,
+        learning_rate: float,
+        before: float,
+    ) -> None:
+        """The gradient steps; what was learned of the input ranges is in the quantizers afterwards."""
+        count = max(1, sum(weight.value.numel() for weight in weights))
+        for quantizer in inputs:
+            quantizer.learn()
+        trained = [quantizer.trained for quantizer in inputs if quantizer.trained is not None]
+        ranges = [parameter for one in trained for parameter in one.parameters()]
+        optimiser = torch.optim.Adam(
+            [
+                {"params": [rounding.logit for rounding in roundings], "lr": learning_rate},
+                {"params": ranges, "lr": RANGE_RATE * learning_rate},
+            ]
+        )
+        with ExitStack() as stack:
+            stack.enter_context(_frozen(self.module, but=ranges))
+            for weight, rounding in zip(weights, roundings, strict=True):
+                stack.callback(weight.quantizer.register_forward_hook(partial(_learned, rounding)).remove)
+            for quantizer in inputs if self.drop else ():
+                stack.callback(quantizer.register_forward_hook(self._dropping).remove)
+            for step in range(iterations):
+                beta = beta_at(step, steps=iterations)
+                with torch.enable_grad():
+                    loss = self._random_call() * (count / max(before, 1e-12))
+                    if beta is not None:
+                        loss = loss + REGULARISER * sum(rounding.undecided(beta) for rounding in roundings)
+                    optimiser.zero_grad()
+                    loss.backward()
+                optimiser.step()
+        for quantizer in inputs:
+            quantizer.settle()
+
+    def _random_call(self) -> Tensor:
+        """The error of one call, its inputs mixed with those in float."""
+        place = int(torch.randint(len(self.given), (), generator=self.generator))
+        args, kwargs = self.given[place].args, self.given[place].kwargs
+        if self.drop:
+            others = tensors_in((self.wanted[place].args, self.wanted[place].kwargs))
+            args, kwargs = map_tensors((args, kwargs), lambda x: self._mixed(x, next(others)))
+        return self._error_of(place, args, kwargs)
+
+    def _dropping(self, quantizer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """A hook that has an input quantizer leave numbers as they are, at random."""
+        return self._mixed(output, args[0])
+
+    def _mixed(self, x: Tensor, other: Tensor) -> Tensor:
+        """``x``, each number replaced by that of ``other`` with the probability ``drop``; only real numbers are."""
+        if not x.is_floating_point():
+            return x
+        chosen = torch.rand(x.shape, generator=self.generator) < self.drop
+        return torch.where(chosen.to(x.device), other, x)
+
+    def _error_of(self, place: int, args: Any, kwargs: Any) -> Tensor:
+        """Mean squared error of a call's outputs over their mean square, each output counted alike."""
+        device = next(self.module.parameters()).device
+        args, kwargs = map_tensors((args, kwargs), lambda x: x.to(device, copy=True))
+        made = tensors_in(self.module(*args, **kwargs))
+        errors = [
+            F.mse_loss(y, target.to(device)) / target.square().mean().clamp(min=1e-12).to(device)
+            for y, target in zip(made, tensors_in(self.wanted[place].output), strict=True)
+            if y.is_floating_point()
+        ]
+        return torch.stack(errors).mean()
+
+
+def _learned(rounding: LearnedRounding, quantizer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    """A hook that has the quantizer of a weight return the weight as it is learned."""
+    return rounding()
+
+
+@contextmanager
+def _frozen(module: nn.Module, *, but: Collection[Tensor]) -> Iterator[None]:
+    """Give no parameter of a module gradients, but for some; restored afterwards."""
+    kept = {id(one) for one in but}
+    changed = [one for one in module.parameters() if one.requires_grad and id(one) not in kept]
+    for one in changed:
+        one.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for one in changed:
+            one.requires_grad_(True)
+
+
+def _switch(layers: Mapping[str, QuantizedLayer], *, on: bool) -> None:
+    for layer in layers.values():
+        for quantizer in layer.quantizers():
+            quantizer.state = "on" if on else "off"
+
+
+def _names(layers: Mapping[str, QuantizedLayer], *, why: str) -> dict[str, str]:
+    return {f"{path}.{weight.name}": why for path, layer in layers.items() for weight in layer.quantized_weights()}
+
+
+def _unlike(given: Sequence[Call], wanted: Sequence[Call]) -> str:
+    """Return why calls cannot be compared, or nothing."""
+    if not given or len(given) != len(wanted):
+        return f"its block ran {len(given)} times quantized and {len(wanted)} times in float"
+    for one, other in zip(given, wanted, strict=True):
+        if [x.shape for x in tensors_in(one)] != [x.shape for x in tensors_in(other)]:
+            return "its block runs on other shapes in float"
+    return ""

@@ -1,0 +1,1 @@
+"""Charts: curves, stages, sensitivity, Pareto front, operations."""

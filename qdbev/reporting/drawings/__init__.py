@@ -1,0 +1,1 @@
+"""Drawings of a scene: cameras, the view from above, boxes in both."""

@@ -1,0 +1,1 @@
+"""Tables: counts, results, costs, how numbers are rounded, the paper's rows."""

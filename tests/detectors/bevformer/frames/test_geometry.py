@@ -1,0 +1,64 @@
+"""Pillar points, projection and visibility."""
+
+import torch
+
+from qdbev.detectors.bevformer.frames.geometry import cell_centres, pillar_points, project, visibility
+
+RANGE = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
+CPU = torch.device("cpu")
+
+
+def test_cells_run_row_by_row():
+    cells = cell_centres(rows=2, columns=3, device=CPU)
+    torch.testing.assert_close(cells[1], torch.tensor([0.5, 0.25]))
+    torch.testing.assert_close(cells[5], torch.tensor([5 / 6, 0.75]))
+
+
+def test_heights_of_the_official_pillar():
+    points = pillar_points(rows=2, columns=2, heights=4, pc_range=RANGE, device=CPU)
+    torch.testing.assert_close(points[:, 0, 2], torch.tensor([-4.5, -2.16667, 0.16667, 2.5]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        points[0, :, :2], torch.tensor([[-25.6, -25.6], [25.6, -25.6], [-25.6, 25.6], [25.6, 25.6]])
+    )
+
+
+def projected(point, matrix=None):
+    matrix = torch.eye(4) if matrix is None else matrix
+    uv, mask = project(
+        torch.tensor([[point]]), lidar2img_BN44=matrix[None, None], image_size_B2=torch.tensor([[10.0, 20.0]])
+    )
+    return uv[0, 0, 0, 0].tolist(), bool(mask[0, 0, 0, 0])
+
+
+def test_projection_divides_by_depth_and_by_the_image_size():
+    assert projected([10.0, 10.0, 2.0]) == ([0.5, 0.25], True)
+
+
+def test_the_border_is_outside():
+    assert not projected([10.0, 5.0, 1.0])[1]
+    assert not projected([0.0, 5.0, 1.0])[1]
+    assert projected([9.99, 5.0, 1.0])[1]
+
+
+def test_behind_the_camera_is_not_seen():
+    assert not projected([-5.0, -5.0, -1.0])[1]
+    assert not projected([1e-6, 1e-6, 1e-5])[1]
+
+
+def test_projection_stays_in_float32_under_autocast():
+    point = torch.tensor([[[10.123456, 3.3, 2.0]]])
+    arguments = {"lidar2img_BN44": torch.eye(4)[None, None], "image_size_B2": torch.tensor([[10.0, 20.0]])}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside, _ = project(point, **arguments)
+    assert torch.equal(inside, project(point, **arguments)[0])
+
+
+def test_visibility_lists_cells_by_image_and_counts_cameras():
+    mask = torch.zeros(2, 2, 3, 1, dtype=torch.bool)
+    mask[0, 0, 2] = mask[0, 1, 0] = mask[0, 1, 2] = mask[1, 0, 1] = True
+    uv = torch.arange(2 * 2 * 3).view(2, 2, 3, 1, 1).expand(-1, -1, -1, -1, 2).float()
+    seen = visibility(uv, mask_BNQD=mask)
+    assert seen.rows.image_R.tolist() == [0, 1, 1, 2]
+    assert seen.rows.query_R.tolist() == [2, 0, 2, 3 + 1]
+    assert seen.references_RD2[:, 0, 0].tolist() == [2.0, 3.0, 5.0, 7.0]
+    assert seen.cameras_BQ.tolist() == [[1, 1, 2], [1, 1, 1]]

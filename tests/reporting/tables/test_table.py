@@ -1,0 +1,85 @@
+"""The four forms of a table: exact texts, and CSV and JSON read back to the numbers that went in."""
+
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qdbev.reporting.tables.rounding import score_text
+from qdbev.reporting.tables.table import Table, name_column, number_column, render, render_all
+
+ROWS = ({"name": "float", "NDS": 0.35449}, {"name": "a|b", "NDS": float("nan"), "extra": 7})
+COLUMNS = (name_column("name", head="model"), number_column("NDS", head="NDS", rule=score_text))
+TABLE = Table("accuracy", "Accuracy", COLUMNS, ROWS, notes=("A note.",))
+
+
+def test_text_form():
+    assert render(TABLE) == ("Accuracy\n\nmodel      NDS\n-------  -----\nfloat    0.354\na|b          –\n\nA note.\n")
+
+
+def test_markdown_form_escapes_bars():
+    assert render(TABLE, form="md") == (
+        "### Accuracy\n"
+        "\n"
+        "| model   |   NDS |\n"
+        "|:--------|------:|\n"
+        "| float   | 0.354 |\n"
+        "| a\\|b    |     – |\n"
+        "\n"
+        "A note.\n"
+    )
+
+
+def test_csv_form_holds_every_entry_unrounded():
+    assert render(TABLE, form="csv") == "name,NDS,extra\nfloat,0.35449,\na|b,,7\n"
+
+
+def test_json_form_holds_null_for_nan():
+    assert json.loads(render(TABLE, form="json")) == {
+        "name": "accuracy",
+        "title": "Accuracy",
+        "rows": [{"name": "float", "NDS": 0.35449}, {"name": "a|b", "NDS": None, "extra": 7}],
+        "notes": ["A note."],
+    }
+
+
+def test_an_unknown_form_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"'xml'.*text, md, csv, json"):
+        render(TABLE, form="xml")
+
+
+@pytest.mark.parametrize("form", ["text", "md"])
+def test_a_table_without_rows_shows_its_heads(form):
+    text = render(Table("empty", "Empty", COLUMNS, ()), form=form)
+    assert "model" in text
+    assert "NDS" in text
+
+
+def test_digits_in_names_are_left_alone():
+    """tabulate would turn names such as "0010" or "1e3" into numbers if it were let."""
+    rows = ({"name": "0010", "NDS": 0.5}, {"name": "1e3", "NDS": 0.25})
+    text = render(Table("t", "T", COLUMNS, rows))
+    assert "0010 " in text
+    assert "1e3 " in text
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5), st.text(max_size=8))
+def test_csv_reads_back_to_the_same_numbers_and_names(values, name):
+    name = name.replace("\r", "").replace("\x00", "")
+    rows = tuple({"name": name, "NDS": value} for value in values)
+    text = render(Table("t", "T", COLUMNS, rows), form="csv")
+    read = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [float(row["NDS"]) for row in read] == values
+    assert [row["name"] for row in read] == [name] * len(values)
+
+
+def test_several_tables_as_one_document():
+    second = Table("size", "Size", COLUMNS, ({"name": "x", "NDS": 1.0},))
+    assert list(json.loads(render_all([TABLE, second], form="json"))) == ["accuracy", "size"]
+    assert render_all([TABLE, second], form="csv") == (
+        "# accuracy\nname,NDS,extra\nfloat,0.35449,\na|b,,7\n\n# size\nname,NDS\nx,1.0\n"
+    )
+    assert render_all([TABLE, second]) == render(TABLE) + "\n" + render(second)
