@@ -1,5 +1,7 @@
 """WHAT is wanted: frozen pydantic documents and the YAML files they are read from; knows no torch."""
 
+from __future__ import annotations
+
 from profiles.document import Document, ProfileError, fingerprint
 from profiles.loading import builtin_models, builtin_profiles, builtin_recipes, load
 from profiles.manifest import Manifest

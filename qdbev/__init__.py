@@ -4,4 +4,6 @@ Tensors and flat arguments only; it sees no profile, no artifact folder and no t
 themselves (``qdbev.quantization``, ``qdbev.detectors`` ...): importing ``qdbev`` alone loads nothing heavy.
 """
 
+from __future__ import annotations
+
 __version__ = "0.1.0"

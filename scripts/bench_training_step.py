@@ -4,16 +4,16 @@
     python scripts/bench_training_step.py [--model tiny | nano] [--images 6] [--repeats 9] [--threads 1] [--ours]
         [--device cuda]
 
-`nano` is a step of its training: a batch of the profile `w4a6` from synthetic scenes, its frame of history, the
-detection losses. `tiny` is its ResNet-50 on images of 256 x 448, as many as a frame has cameras, every parameter
+``nano`` is a step of its training: a batch of the profile ``w4a6`` from synthetic scenes, its frame of history, the
+detection losses. ``tiny`` is its ResNet-50 on images of 256 x 448, as many as a frame has cameras, every parameter
 trained. Batch norm is folded in all forms alike, the float one too. The other tools stand in the places of our own
 quantizers, with the same ranges and bits; their products are of float values, as ours are where a CPU does not multiply
-bytes, and in the rows `products in float`; rows of a recipe have ranges of its form. A step is forward, backward and
+bytes, and in the rows ``products in float``; rows of a recipe have ranges of its form. A step is forward, backward and
 AdamW. The forms take turns inside each repeat, each between two float steps, to whose mean its ratio is: a machine that
 slows down meanwhile changes nothing. Times are process time on a CPU, elsewhere wall time with synchronisation, and the
-row `float` shows how far apart equal things are measured. `--ours` leaves the other tools out: more repeats in the same
-time. Memory is what a forward pass leaves for the backward pass, per element that a layer reads quantized; copies of
-quantized weights count too.
+row ``float`` shows how far apart equal things are measured. ``--ours`` leaves the other tools out: more repeats in the
+same time. Memory is what a forward pass leaves for the backward pass, per element that a layer reads quantized; copies
+of quantized weights count too.
 """
 
 from __future__ import annotations

@@ -7,9 +7,9 @@ What is scored is sealed in the store, so this may be called in pieces, by sever
 sealed already is not made again. A run is written into the file as soon as it is scored, in the place of an older one
 of the same method, bits and seed: the file may come from several machines, and says of each run where it was made and
 whether quantized layers of the profile's bits multiplied integers there.
-Differences are to the float detector, to the float control of the same seed, stages and rates (`float-longer...`) and,
-of distillation, to the same steps without a teacher (`ours-longer`), where those were made in the same store before;
-the same command once more adds them to runs from before.
+Differences are to the float detector, to the float control of the same seed, stages and rates (``float-longer...``)
+and, of distillation, to the same steps without a teacher (``ours-longer``), where those were made in the same store
+before; the same command once more adds them to runs from before.
 """
 
 from __future__ import annotations

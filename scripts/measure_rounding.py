@@ -4,7 +4,7 @@
 
 Each artifact is scored with products of integers, where this CPU multiplies bytes, with products of float values, and a
 few times more with the output of every quantized layer that is called multiplied by 1 + e, e drawn anew for each
-element between plus and minus `--size`, which is what another order of sums does to it. Nothing is sealed.
+element between plus and minus ``--size``, which is what another order of sums does to it. Nothing is sealed.
 """
 
 from __future__ import annotations

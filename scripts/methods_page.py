@@ -1,4 +1,4 @@
-"""Print docs/methods.md from docs/methods.json, which `scripts/measure_methods.py` writes.
+"""Print docs/methods.md from docs/methods.json, which ``scripts/measure_methods.py`` writes.
 
 python scripts/methods_page.py > docs/methods.md
 """

@@ -6,6 +6,8 @@ The file is a list of objects: the name of a ``kernel``, the ``types`` of its ar
 that the compiler knows. Prints a line for each kernel and GPU: name, compute capability, bytes of machine code.
 """
 
+from __future__ import annotations
+
 import json
 import sys
 from importlib import import_module

@@ -86,7 +86,7 @@ def quantized_from_float(detector: Detector, *, profile: Profile, split: Split, 
 
 
 def folded(detector: Detector, *, profile: Profile, split: Split) -> Folding:
-    """Fold the batch norms of a float detector, in place; see :func:`quantized_from_float`."""
+    """Fold the batch norms of a float detector, in place; see ``quantized_from_float``."""
     return fold_batchnorm(detector, lambda: example_call(detector, profile=profile, split=split))
 
 

@@ -68,7 +68,7 @@ def measured_losses(
     Args:
         detector: Float, folded.
         folding: How.
-        profile: See :func:`run`.
+        profile: See ``run``.
         split: Of training.
         samples: Calibration samples of it.
         scratch: Makes the folder that keeps what an interrupted measurement goes on from.

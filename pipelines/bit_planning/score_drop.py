@@ -67,7 +67,7 @@ def score_losses(
         candidates: Bits -> the detector with all layers at these bits, calibrated, everything off.
         output: Output errors of the same choices, which break ties.
         profile: Its model, evaluation, data and device sections.
-        split: What is scored: :func:`scored_split`.
+        split: What is scored: ``scored_split``.
         tensors: ``weights``, ``inputs`` or both.
         scratch: Folder that keeps the scores measured so far.
         progress: Show a bar.

@@ -93,7 +93,7 @@ def correct(prepared: Prepared, *, how: str, run: Callable[[], object], progress
     """Correct the biases of a detector that has its ranges.
 
     Args:
-        prepared: By :func:`prepared_from_float`, calibrated since.
+        prepared: By ``prepared_from_float``, calibrated since.
         how: ``none``, ``analytic`` or ``empirical``.
         run: Runs the calibration samples; once per layer, for ``empirical`` alone.
         progress: Show a bar.

@@ -132,7 +132,7 @@ def run(
 
 
 def refuse_unplannable(profile: Profile) -> None:
-    """Refuse a profile that no plan can be made with; see :func:`run`."""
+    """Refuse a profile that no plan can be made with; see ``run``."""
     section = profile.quantization
     if not profile.bit_plan.budgets:
         raise ValueError(

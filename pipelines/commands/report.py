@@ -44,7 +44,7 @@ def run(
     Args:
         profile: Its name and its model's name choose the chain.
         store: Holds it.
-        format: table, md, csv, json or html.
+        format: Table, md, csv, json or html.
         out: A name with an ending is the one file to write; any other is a folder, for ``report`` with the ending of
             the format and ``curve.png``. None prints; the page and the curve then go into ``_report`` in the store.
         paper: The paper's sizes and BOPS beside ours instead, of all official variants.

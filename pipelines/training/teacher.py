@@ -118,7 +118,7 @@ def teacher_of(
         device: Where student and teacher are.
 
     Raises:
-        ValueError: See :func:`keeps`.
+        ValueError: See ``keeps``.
     """
     needs = taught(profile.distillation)
     live = LiveTeacher(detector, needs=needs, device=device)

@@ -3,6 +3,8 @@
 View-guided (QD-BEV Eq. 2 to 6), channel-wise, hints, and those of class scores and boxes.
 """
 
+from __future__ import annotations
+
 from qdbev.distillation.cwd import bev_channel_wise_loss, channel_wise_loss, image_channel_wise_loss
 from qdbev.distillation.divergence import elementwise_divergence
 from qdbev.distillation.feature_cache import FeatureCache

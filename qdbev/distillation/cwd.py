@@ -6,6 +6,8 @@
 Shapes: B batch, N cameras, C channels, H W image features, Q BEV cells, P places.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
@@ -24,7 +26,7 @@ def channel_wise_loss(student_BCP: Tensor, *, teacher_BCP: Tensor, temperature: 
     Args:
         student_BCP: Features, places flattened.
         teacher_BCP: The same of the teacher; no gradient flows to it.
-        temperature: tau.
+        temperature: Tau.
 
     Returns:
         The loss, one number.

@@ -1,5 +1,7 @@
 """Element-wise divergence of two feature tensors read as logits (softmax with temperature: QD-BEV Eq. 2)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -14,9 +16,9 @@ def elementwise_divergence(
 ) -> Tensor:
     """Give the terms of KL(teacher, student) before any sum.
 
-    With p and q the softmax of teacher / temperature and student / temperature over `dims`, "kl" gives
-    p * (log p - log q) and "generalised_kl" gives p * (log p - log q) - p + q. Both have the same sum over `dims`; only
-    the second is non-negative in each place, and only its minimum stays at q = p when places are weighted.
+    With p and q the softmax of teacher / temperature and student / temperature over ``dims``, "kl" gives
+    p * (log p - log q) and "generalised_kl" gives p * (log p - log q) - p + q. Both have the same sum over ``dims``;
+    only the second is non-negative in each place, and only its minimum stays at q = p when places are weighted.
     No gradient flows to the teacher. Half-precision input is computed in float32.
 
     >>> terms = elementwise_divergence(torch.zeros(2), teacher=torch.tensor([0.0, 2.0]), temperature=2.0, dims=[0])

@@ -4,6 +4,8 @@ A file is whole or is not there, and carries a checksum of its tensors. One that
 its sample is computed again; nothing wrong is ever read.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import tempfile

@@ -8,6 +8,8 @@ is the identity.
 Shapes: B batch, N cameras, C channels, H W image features, Q BEV cells.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch

@@ -13,6 +13,8 @@ teacher's order, so query k is compared with query k.
 Shapes: L decoder layers, B samples, K object queries, C classes, D entries of a box code.
 """
 
+from __future__ import annotations
+
 from typing import Literal, get_args
 
 import torch
@@ -40,7 +42,7 @@ def class_output_loss(
     Args:
         student_LBKC: Class logits of the student.
         teacher_LBKC: The same of the teacher; no gradient flows to it.
-        temperature: tau.
+        temperature: Tau.
         layers: The last decoder layer, which boxes are taken from, or the mean over all.
         weighting: Queries count by the teacher's largest class score, or alike.
 
@@ -75,8 +77,8 @@ def box_output_loss(
         teacher_LBKD: The same of the teacher; no gradient flows to it.
         teacher_LBKC: Class logits of the teacher.
         code_weights_D: Weight of each entry of a code, such as the detection loss has.
-        layers: See :func:`class_output_loss`.
-        weighting: See :func:`class_output_loss`.
+        layers: See ``class_output_loss``.
+        weighting: See ``class_output_loss``.
 
     Raises:
         ValueError: Shapes that do not fit each other, or a setting's value.

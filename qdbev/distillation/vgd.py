@@ -36,10 +36,12 @@ What the paper leaves open (the first value is the default):
     levels       -               several FPN levels: mean of L_img over the levels, per camera (paper silent)
 
 Only the current frame is distilled; teacher and student each roll their own history. No weight on L_vgd is given in the
-paper: see `weight.py`.
+paper: see ``weight.py``.
 
 Shapes: B batch, N cameras, C channels, H W image features, Q BEV cells, D points per pillar.
 """
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Literal, get_args
@@ -81,7 +83,7 @@ def image_divergence(
     Args:
         student_BNCHW: Neck output of the student, one level.
         teacher_BNCHW: The same of the teacher.
-        temperature: tau.
+        temperature: Tau.
         axis: See the table above.
         pointwise: See the table above.
         normaliser: See the table above.
@@ -119,7 +121,7 @@ def bev_divergence(
     Args:
         student_BQC: Encoder output of the student.
         teacher_BQC: The same of the teacher.
-        temperature: tau.
+        temperature: Tau.
         axis: See the table above.
         pointwise: See the table above.
         normaliser: See the table above.
@@ -200,12 +202,12 @@ def view_guided_loss(
     """Compute the view-guided distillation loss, Eq. 6.
 
     Args:
-        student_image: Neck output (B, N, C, H, W), or a sequence of levels; None where `combine` does without.
+        student_image: Neck output (B, N, C, H, W), or a sequence of levels; None where ``combine`` does without.
         teacher_image: The same of the teacher; no gradient flows to it.
-        student_bev: Encoder output (B, Q, C); None where `combine` does without.
+        student_bev: Encoder output (B, Q, C); None where ``combine`` does without.
         teacher_bev: The same of the teacher.
         bev_mask_BNQD: View mask, which the product alone needs; BEVFormer computes it as (N, B, Q, D): transpose it.
-        temperature: tau.
+        temperature: Tau.
         image_axis: See the table above.
         bev_axis: See the table above.
         pointwise: See the table above.
@@ -216,11 +218,11 @@ def view_guided_loss(
         detach: See the table above.
 
     Returns:
-        The loss, and for the curve (detached): `vgd`, and of what was given the means `vgd_image` of L_img and
-        `vgd_bev` of L_bev.
+        The loss, and for the curve (detached): ``vgd``, and of what was given the means ``vgd_image`` of L_img and
+        ``vgd_bev`` of L_bev.
 
     Raises:
-        ValueError: Shapes that do not fit each other, a switch's value, or None for what `combine` needs.
+        ValueError: Shapes that do not fit each other, a switch's value, or None for what ``combine`` needs.
     """
     _check_switches(batch=batch, combine=combine, detach=detach)
     image_BN = bev_BQ = mask_BNQ = None

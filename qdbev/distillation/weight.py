@@ -4,6 +4,8 @@ The paper gives none for L_vgd, and with its normalisers the bare loss is about 
 Several losses have a weight each, and their state is resumed together.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from typing import Protocol
@@ -29,7 +31,7 @@ class Weight(Protocol):
         ...
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `state_tensors` gave."""
+        """Put back what ``state_tensors`` gave."""
         ...
 
 
@@ -59,7 +61,7 @@ class FixedWeight:
 
 
 class AutoWeight:
-    """A weight such that the weighted loss is `share` of the detection loss over the first calls; then it is fixed.
+    """A weight such that the weighted loss is ``share`` of the detection loss over the first calls; then it is fixed.
 
     weight = share * mean(detection) / mean(|distillation|), over the calls so far while it is being set, so that the
     loss counts from the first call on. A call with a value that is not finite, or a distillation loss of 0 is left out.
@@ -113,7 +115,7 @@ class AutoWeight:
         return {"sums": torch.tensor([self._detection, self._distillation, self._calls], dtype=torch.float64)}
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `state_tensors` gave."""
+        """Put back what ``state_tensors`` gave."""
         self._detection, self._distillation, calls = tensors["sums"].tolist()
         self._calls = int(calls)
 
@@ -154,7 +156,7 @@ class Weights:
         }
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `state_tensors` gave."""
+        """Put back what ``state_tensors`` gave."""
         for name, weight in self._weights.items():
             own = f"{name}."
             weight.load_state_tensors(

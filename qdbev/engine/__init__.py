@@ -1,5 +1,7 @@
 """Engine: one training loop on Hugging Face accelerate for every stage, with exact resume."""
 
+from __future__ import annotations
+
 from qdbev.engine.average import AverageWeights, weights_of
 from qdbev.engine.batches import Batches, ShuffledBatches, numbered
 from qdbev.engine.moment import ExtraState, Moment, TrainResult

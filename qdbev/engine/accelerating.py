@@ -1,5 +1,7 @@
 """Devices, precision, processes: one Hugging Face Accelerator per training, on the CPU or on CUDA devices."""
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,7 +22,7 @@ def open_accelerator(
     tensorboard: bool,
     find_unused_parameters: bool,
 ) -> Accelerator:
-    """Make an Accelerator; under `torchrun` or `accelerate launch` it joins the other processes.
+    """Make an Accelerator; under ``torchrun`` or ``accelerate launch`` it joins the other processes.
 
     accelerate keeps its settings for the whole process and refuses a second training with others, so what an earlier
     training left is cleared first; the process group stays.
@@ -29,7 +31,7 @@ def open_accelerator(
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1".
         precision: Autocast precision; "fp16" scales the loss and needs CUDA.
         accumulation: Batches per optimiser step and process.
-        scratch: TensorBoard files go to `scratch/tensorboard`.
+        scratch: TensorBoard files go to ``scratch/tensorboard``.
         tensorboard: Write TensorBoard files.
         find_unused_parameters: DDP looks for parameters the loss does not reach.
 

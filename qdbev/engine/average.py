@@ -1,5 +1,7 @@
 """Exponential moving average of a model's weights, with a warm-up of its decay."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 

@@ -1,9 +1,11 @@
 """Endless batches by number: batch b is a function of b alone, so that training goes on anywhere exactly.
 
-Training asks for batches `start, start + stride, ...`; with several processes each takes every so-many-th, and with
+Training asks for batches ``start, start + stride, ...``; with several processes each takes every so-many-th, and with
 gradient accumulation one step takes several in a row. So W processes see in one step the batches that one
 process with accumulation W sees.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -20,7 +22,7 @@ class Batches(Protocol):
     """Batches by number."""
 
     def __call__(self, start: int, *, stride: int) -> Iterable[Any]:
-        """Give the batches number `start`, `start + stride`, ... without end."""
+        """Give the batches number ``start``, ``start + stride``, ... without end."""
         ...
 
 
@@ -78,7 +80,7 @@ class ShuffledBatches:
         self._workers = workers
 
     def __call__(self, start: int, *, stride: int) -> Iterable[Any]:
-        """Give the batches number `start`, `start + stride`, ... without end."""
+        """Give the batches number ``start``, ``start + stride``, ... without end."""
         return DataLoader(
             _SeededItems(self._dataset, seed=self._seed),
             batch_sampler=_Endless(lambda: (self.positions(number) for number in count(start, stride))),  # type: ignore[arg-type]
@@ -87,7 +89,7 @@ class ShuffledBatches:
         )
 
     def positions(self, number: int) -> list[tuple[int, int]]:
-        """Give batch `number` as pairs (position in the endless sequence, index into the data set)."""
+        """Give batch ``number`` as pairs (position in the endless sequence, index into the data set)."""
         first = number * self._batch_size
         return [(position, self._index(position)) for position in range(first, first + self._batch_size)]
 

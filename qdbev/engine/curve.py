@@ -1,5 +1,7 @@
 """The curve of a training: rows of means since the last row, free of times, and resumable in mid-window."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -43,6 +45,6 @@ class Curve:
         return {"rows": self.rows, "sums": self._sums}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Put back what `state` gave."""
+        """Put back what ``state`` gave."""
         self.rows = list(state["rows"])
         self._sums = {name: (total, count) for name, (total, count) in state["sums"].items()}

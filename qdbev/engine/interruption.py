@@ -1,5 +1,7 @@
 """Stopping at a step boundary: SIGINT (Ctrl-C) and SIGTERM (schedulers) are noted, not obeyed mid-step."""
 
+from __future__ import annotations
+
 import os
 import signal
 import threading
@@ -8,7 +10,7 @@ from typing import Any
 
 
 class StopSignals:
-    """Context in which the first SIGINT or SIGTERM only sets `received`; a second one acts at once.
+    """Context in which the first SIGINT or SIGTERM only sets ``received``; a second one acts at once.
 
     Outside the main thread signals cannot be caught; there the context does nothing.
 
@@ -21,7 +23,7 @@ class StopSignals:
         self._owner = os.getpid()
         self._former: dict[int, Any] = {}
 
-    def __enter__(self) -> "StopSignals":
+    def __enter__(self) -> StopSignals:
         """Start to catch."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):

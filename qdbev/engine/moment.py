@@ -1,5 +1,7 @@
 """What training shows and gives: the moment a hook sees, the result, and state that is resumed beside the model."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,7 +20,7 @@ class ExtraState(Protocol):
         ...
 
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `state_tensors` gave."""
+        """Put back what ``state_tensors`` gave."""
         ...
 
 
@@ -29,8 +31,8 @@ class Moment:
     Attributes:
         step: Steps done, counted from 1.
         steps: Steps in all.
-        model: The model, as given to `train`.
-        average: The moving average, or None without one; `average.model_state()` is a state dict.
+        model: The model, as given to ``train``.
+        average: The moving average, or None without one; ``average.model_state()`` is a state dict.
         is_main: True in one process of several: the one that may write.
     """
 
@@ -48,7 +50,7 @@ class TrainResult:
     Attributes:
         steps: Steps done in all.
         curve: Rows of step, learning_rate, loss, grad_norm, the loss's terms (means since the last row) and the
-            metrics of `on_step`; free of times, so equal for equal runs.
+            metrics of ``on_step``; free of times, so equal for equal runs.
         ema_state: State dict with averaged weights on the CPU, or None.
         skipped: Steps left out because loss or gradient was not finite.
         resumed_from: Step this call began at; 0 when nothing was resumed.

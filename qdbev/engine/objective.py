@@ -1,5 +1,7 @@
 """What is minimised: the loss as a module that accelerate can wrap, and mmdet's rule of summing losses."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +15,7 @@ Loss = Callable[[Any, int], tuple[Tensor, Terms]]
 
 
 class Objective(nn.Module):
-    """A model with its loss; called as `objective(batch, step)`.
+    """A model with its loss; called as ``objective(batch, step)``.
 
     Mixed precision and DDP wrap this module, so the model itself is never wrapped or patched, and the loss may call it
     as it likes (several times, under no_grad, part by part).

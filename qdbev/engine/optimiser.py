@@ -1,5 +1,7 @@
 """AdamW with a learning-rate factor per part of the model."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -15,11 +17,11 @@ class OptimiserSettings:
 
     Attributes:
         learning_rate: Peak learning rate of a parameter with factor 1.
-        weight_decay: Decoupled weight decay; on every parameter unless `undecayed` names it.
-        part_multipliers: Factor on the learning rate by prefix of the parameter name, e.g. `{"img_backbone": 0.1}`.
+        weight_decay: Decoupled weight decay; on every parameter unless ``undecayed`` names it.
+        part_multipliers: Factor on the learning rate by prefix of the parameter name, e.g. ``{"img_backbone": 0.1}``.
             A prefix ends at a dot of the name; the longest that matches holds. 0 freezes all below it: no gradient.
-        leaf_multipliers: The same by the last word of the name, e.g. `{"log_scale": 10.0}`, before any prefix.
-        undecayed: Shell patterns of parameter names without weight decay, e.g. `("*.scale",)`.
+        leaf_multipliers: The same by the last word of the name, e.g. ``{"log_scale": 10.0}``, before any prefix.
+        undecayed: Shell patterns of parameter names without weight decay, e.g. ``("*.scale",)``.
         clip_norm: L2 norm that all gradients together are clipped to; None never clips.
         betas: Decay of the two moments.
         epsilon: Added to the root of the second moment.
@@ -50,8 +52,8 @@ def part_multiplier(name: str, *, part_multipliers: Mapping[str, float]) -> floa
 def build_optimiser(model: nn.Module, *, settings: OptimiserSettings, fused: bool = True) -> torch.optim.AdamW:
     """Build AdamW over the parameters that require a gradient, after those of parts with factor 0 stop requiring one.
 
-    Each parameter group carries its factor as `multiplier` and its parameters' names as `names`, in the order of
-    `model.named_parameters()` within the group.
+    Each parameter group carries its factor as ``multiplier`` and its parameters' names as ``names``, in the order of
+    ``model.named_parameters()`` within the group.
 
     Args:
         model: Model on its final device.
@@ -83,13 +85,13 @@ def build_optimiser(model: nn.Module, *, settings: OptimiserSettings, fused: boo
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, *, learning_rate: float) -> None:
-    """Set every group's rate to `learning_rate` times its own factor."""
+    """Set every group's rate to ``learning_rate`` times its own factor."""
     for group in optimiser.param_groups:
         group["lr"] = learning_rate * group["multiplier"]
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Give the optimiser's moments as flat tensors named `<parameter name>|<moment>`."""
+    """Give the optimiser's moments as flat tensors named ``<parameter name>|<moment>``."""
     tensors = {}
     for group in optimiser.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
@@ -99,7 +101,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimiser_tensors(optimiser: torch.optim.Optimizer, *, tensors: Mapping[str, Tensor]) -> None:
-    """Put moments back that `optimiser_tensors` gave.
+    """Put moments back that ``optimiser_tensors`` gave.
 
     Raises:
         ValueError: A moment belongs to no parameter of this optimiser.

@@ -1,5 +1,7 @@
 """Random numbers that depend on the seed and the batch number alone, so that no generator's state is ever saved."""
 
+from __future__ import annotations
+
 import random
 
 import numpy as np
@@ -18,7 +20,7 @@ def seed_for(*numbers: int) -> int:
 def seed_everything(*numbers: int) -> None:
     """Seed Python's, numpy's and torch's global generators (CUDA's where CUDA is in use) from whole numbers >= 0.
 
-    `torch.manual_seed` would do, but formats a stack trace for every device kind that is not in use: 0.5 ms a call.
+    ``torch.manual_seed`` would do, but formats a stack trace for every device kind that is not in use: 0.5 ms a call.
     """
     seed = seed_for(*numbers)
     random.seed(seed)

@@ -1,5 +1,7 @@
 """A training in progress: steps in a row, the curve, saved states, hooks, and stopping between two steps."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,5 +1,7 @@
 """Learning-rate schedules as pure functions of the step: warm-up, then cosine, constant or staircase."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,8 +13,8 @@ Shape = Literal["cosine", "constant", "step"]
 class ScheduleSettings:
     """How long to train and how the learning rate moves meanwhile.
 
-    BEVFormer's official schedule is `warmup_steps=500, warmup_ratio=1/3, shape="cosine", minimum_ratio=1e-3,
-    hold_steps=<steps of one epoch>`, because mmcv steps its cosine once per epoch.
+    BEVFormer's official schedule is ``warmup_steps=500, warmup_ratio=1/3, shape="cosine", minimum_ratio=1e-3,
+    hold_steps=<steps of one epoch>``, because mmcv steps its cosine once per epoch.
 
     Attributes:
         steps: Optimiser steps in all.
@@ -21,7 +23,7 @@ class ScheduleSettings:
         shape: Course after the warm-up.
         minimum_ratio: Share of the peak the cosine ends at.
         hold_steps: The shape is evaluated at multiples of this many steps only; 1 follows every step.
-        milestones: For "step": shares of `steps`, in (0, 1), at which the rate is multiplied by `milestone_factor`.
+        milestones: For "step": shares of ``steps``, in (0, 1), at which the rate is multiplied by ``milestone_factor``.
         milestone_factor: For "step": the factor.
     """
 

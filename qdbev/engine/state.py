@@ -6,6 +6,8 @@
 The folder is written under another name, fsynced and renamed; only then are older states removed.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging

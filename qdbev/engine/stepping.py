@@ -1,5 +1,7 @@
 """One optimiser step: forward and backward over its batches, clipping, update, averaging; or a clean skip."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -107,7 +109,7 @@ class Stepper:
         }
 
     def load(self, tensors: Mapping[str, Tensor], *, numbers: Mapping[str, Any]) -> None:
-        """Put back what `tensors` and `numbers` gave.
+        """Put back what ``tensors`` and ``numbers`` gave.
 
         Raises:
             ValueError: The state is of another model, optimiser or precision.

@@ -6,6 +6,8 @@ whole state, and a run that was stopped at any moment ends like one that was not
 its kernels are deterministic).
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
 from torch import nn
@@ -47,15 +49,15 @@ def train(
     progress: bool = False,
     label: str = "train",
 ) -> TrainResult:
-    """Train a model in place, going on from `scratch` where an earlier call with the same key stopped.
+    """Train a model in place, going on from ``scratch`` where an earlier call with the same key stopped.
 
-    At the end the state stays in `scratch`, so a call after the end returns at once; the caller removes the folder when
-    the result is safe. SIGINT and SIGTERM take effect after the step in progress, once the state is saved.
+    At the end the state stays in ``scratch``, so a call after the end returns at once; the caller removes the folder
+    when the result is safe. SIGINT and SIGTERM take effect after the step in progress, once the state is saved.
 
     Args:
         model: Model; its parameters that require a gradient are trained. It is moved to the device, and put in
             training mode for the duration.
-        loss: `loss(batch, step)` gives the loss, one number, and its terms for the curve. It calls `model`.
+        loss: ``loss(batch, step)`` gives the loss, one number, and its terms for the curve. It calls ``model``.
         batches: Batches by number; with W processes and accumulation A, step t takes W*A batches from t*W*A on.
         optimiser: Optimiser settings.
         schedule: Steps and learning-rate schedule.
@@ -75,7 +77,7 @@ def train(
         nonfinite_limit: So many steps in a row with a loss or gradient that is not finite are an error; fewer are
             skipped and counted, leaving weights and buffers as they were.
         find_unused_parameters: DDP looks for parameters the loss does not reach.
-        tensorboard: Write the curve as TensorBoard scalars to `scratch/tensorboard`.
+        tensorboard: Write the curve as TensorBoard scalars to ``scratch/tensorboard``.
         progress: Show a progress bar with loss and learning rate.
         label: Text of the progress bar.
 

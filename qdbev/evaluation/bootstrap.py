@@ -45,11 +45,11 @@ def paired_bootstrap(
     """Intervals of ``NDS`` and ``mAP`` differences b - a over resampled scenes.
 
     Args:
-        a: matches of the submission compared with.
-        b: matches of the other submission on the same scenes.
-        resamples: number of draws.
-        seed: decides the draws.
-        progress: show a bar.
+        a: Matches of the submission compared with.
+        b: Matches of the other submission on the same scenes.
+        resamples: Number of draws.
+        seed: Decides the draws.
+        progress: Show a bar.
 
     Raises:
         ValueError: the two were not matched on the same scenes, or there is nothing to draw.
@@ -73,7 +73,7 @@ def scores_from_matches(matches: Matches, *, weights: Ints) -> tuple[float, floa
     """NDS and mAP of a multiset of scenes.
 
     Args:
-        matches: of all scenes.
+        matches: Of all scenes.
         weights: (S,) how often each scene is there; all ones gives the devkit's scores.
     """
     config = config_factory("detection_cvpr_2019")

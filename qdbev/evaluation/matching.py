@@ -51,9 +51,9 @@ def match(truth: EvalBoxes, *, predictions: EvalBoxes, scene_of: dict[str, str])
     """Match filtered predictions to filtered ground truth.
 
     Args:
-        truth: the devkit's boxes by sample token, after its filters.
-        predictions: likewise.
-        scene_of: scene name of every sample token; samples are taken in the order of ``truth``.
+        truth: The devkit's boxes by sample token, after its filters.
+        predictions: Likewise.
+        scene_of: Scene name of every sample token; samples are taken in the order of ``truth``.
     """
     scenes = tuple(dict.fromkeys(scene_of[token] for token in truth.sample_tokens))
     numbers = {name: number for number, name in enumerate(scenes)}

@@ -76,11 +76,11 @@ def score(
     """Score a submission on some scenes (all of the tables where None).
 
     Args:
-        root: folder of the nuScenes tree.
-        version: table folder, such as v1.0-trainval.
-        submission: the result dict (``{"meta", "results"}``) or a JSON file of it; samples outside the scenes are
+        root: Folder of the nuScenes tree.
+        version: Table folder, such as v1.0-trainval.
+        submission: The result dict (``{"meta", "results"}``) or a JSON file of it; samples outside the scenes are
             ignored, as the devkit does with samples outside its split.
-        scenes: scene names to evaluate on.
+        scenes: Scene names to evaluate on.
 
     Raises:
         ValueError: a scene or a sample is missing, a sample has more than 500 boxes, or the file is no submission.

@@ -63,10 +63,10 @@ def sample_result(
         boxes: (n, 9), see the module.
         scores: (n,) confidences.
         labels: (n,) indices into ``classes``.
-        token: sample token.
+        token: Sample token.
         lidar2ego: (4, 4) calibration of LIDAR_TOP.
         ego2global: (4, 4) ego pose at the lidar's time.
-        classes: class names in the order of the labels.
+        classes: Class names in the order of the labels.
     """
     box = np.asarray(boxes, dtype=np.float64).reshape(-1, 9)
     score = np.asarray(scores, dtype=np.float64).reshape(-1)

@@ -1,5 +1,7 @@
 """Operators: sampling, and products of integers; a compiled kernel where there is one, pure torch elsewhere."""
 
+from __future__ import annotations
+
 from qdbev.ops.deformable_attention import Rows, deformable_attention, has_cpu_kernel, has_cuda_kernel, has_triton
 from qdbev.ops.integer_products import Bytes, integer_weight_bits
 

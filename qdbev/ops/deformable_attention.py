@@ -7,6 +7,8 @@ Shapes: E images, S tokens of all levels, J queries, R rows, M heads, L levels, 
 H W of one level.
 """
 
+from __future__ import annotations
+
 import functools
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -37,8 +39,8 @@ class Rows:
     one_each: bool = False
 
     @classmethod
-    def own_image(cls, *, images: int, queries: int, device: torch.device) -> "Rows":
-        """`queries` queries per image, each looking into its own.
+    def own_image(cls, *, images: int, queries: int, device: torch.device) -> Rows:
+        """``queries`` queries per image, each looking into its own.
 
         >>> Rows.own_image(images=2, queries=2, device=torch.device("cpu")).image_R.tolist()
         [0, 0, 1, 1]
@@ -58,20 +60,20 @@ def deformable_attention(
 ) -> Tensor:
     """Samples the images bilinearly at reference + offset and sums the samples with the attention weights.
 
-    Zero padding outside the image; pixel centres lie at (i + 0.5) / size (`align_corners=False`). The result is the
+    Zero padding outside the image; pixel centres lie at (i + 0.5) / size (``align_corners=False``). The result is the
     same in every form: our own kernels on a GPU with Triton and on a CPU with numba, mmcv's kernel on CUDA without
     Triton where it was compiled, torch operations elsewhere.
 
     Args:
-        value_ESMC: levels flattened row by row and concatenated, S = sum of H * W.
+        value_ESMC: Levels flattened row by row and concatenated, S = sum of H * W.
         level_shapes: (H, W) of each level, in pixels.
-        rows: who looks where.
+        rows: Who looks where.
         references_RLP2: (x, y) in fractions of the image, any finite numbers; the axes L and P may be 1.
         offsets_JMLP2: (x, y) in pixels of the level.
-        weights_JMLP: attention weights, usually summing to one over L and P.
+        weights_JMLP: Attention weights, usually summing to one over L and P.
 
     Returns:
-        (J, M * C), the sum over the rows of each query, zero for a query without one; in the type of `value_ESMC`.
+        (J, M * C), the sum over the rows of each query, zero for a query without one; in the type of ``value_ESMC``.
 
     Raises:
         ValueError: the number of tokens differs from the sum of the level sizes.
@@ -132,7 +134,7 @@ def _form(value: Tensor) -> Form:
 def cpu_form(
     value: Tensor, level_shapes: LevelShapes, rows: Rows, references: Tensor, offsets: Tensor, weights: Tensor
 ) -> Tensor:
-    """The kernel of `deformable_attention_cpu.py`."""
+    """The kernel of ``deformable_attention_cpu.py``."""
     from qdbev.ops.deformable_attention_cpu import DeformableAttentionCPU
 
     shapes = torch.tensor(list(level_shapes))
@@ -143,7 +145,7 @@ def cpu_form(
 def triton_form(
     value: Tensor, level_shapes: LevelShapes, rows: Rows, references: Tensor, offsets: Tensor, weights: Tensor
 ) -> Tensor:
-    """The kernels of `deformable_attention_triton.py`."""
+    """The kernels of ``deformable_attention_triton.py``."""
     from qdbev.ops.deformable_attention_triton import DeformableAttentionTriton
 
     shapes = _sizes(tuple(tuple(shape) for shape in level_shapes), value.device)
@@ -176,7 +178,7 @@ def dense_form(
     *,
     regular: Callable[[Tensor, LevelShapes, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """Rows in one list per image, padded to the longest, for forms of a regular batch such as `torch_form`."""
+    """Rows in one list per image, padded to the longest, for forms of a regular batch such as ``torch_form``."""
     counts_E = torch.bincount(rows.image_R, minlength=len(value))
     slot_R = torch.arange(len(rows.image_R), device=value.device) - (counts_E.cumsum(0) - counts_E)[rows.image_R]
     longest = int(counts_E.max()) if counts_E.numel() else 0

@@ -1,8 +1,10 @@
 """Deformable attention on a CPU, forward and backward, compiled by numba: one pass without intermediate samples.
 
-Same numbers as `torch_form` in `deformable_attention.py` up to the order of summation.
+Same numbers as ``torch_form`` in ``deformable_attention.py`` up to the order of summation.
 Shapes: E images, S tokens of all levels, J queries, R rows, M heads, L levels, P points, C channels of one head.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

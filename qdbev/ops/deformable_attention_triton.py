@@ -2,9 +2,11 @@
 
 A program does some rows of one head, its channels side by side. Rows of the same query add up by atomic operations,
 and so do the gradients of shared pixels: their order, and with it the last bits, may differ from run to run.
-Same numbers as `torch_form` in `deformable_attention.py` up to the order of summation.
+Same numbers as ``torch_form`` in ``deformable_attention.py`` up to the order of summation.
 Shapes: E images, S tokens of all levels, J queries, R rows, M heads, L levels, P points, C channels of one head.
 """
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
@@ -187,7 +189,7 @@ class DeformableAttentionTriton(torch.autograd.Function):
         weights_JMLP: Tensor,
         one_row_each: bool,
     ) -> Tensor:
-        """(J, M, C); the axes L and P of the references may be 1. `one_row_each`: each query has exactly one row."""
+        """(J, M, C); the axes L and P of the references may be 1. ``one_row_each``: each query has exactly one row."""
         floats = (value_ESMC, references_RLP2, offsets_JMLP2, weights_JMLP)
         value, references, offsets, weights = (each.contiguous() for each in floats)
         out = value.new_zeros(len(weights), *value.shape[2:])

@@ -4,6 +4,8 @@ mmcv's kernels, on CPU and GPU, read their inputs as if channels were the outerm
 in channels-last format, in which the rest of the backbone runs, their result is wrong without a warning (mmcv 2.1.0).
 """
 
+from __future__ import annotations
+
 import torch
 from mmcv.ops import ModulatedDeformConv2dPack, modulated_deform_conv2d
 from torch import Tensor

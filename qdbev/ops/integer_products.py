@@ -2,7 +2,7 @@
 
 The products of integers are summed exactly, in 32 bits, and the sums multiplied by the scales in float32. So the output
 is that of the float layer on the values which the integers stand for, with less rounding. On CPUs without AVX-512 VNNI
-that holds for weights of up to 7 bits, see :func:`integer_weight_bits`.
+that holds for weights of up to 7 bits, see ``integer_weight_bits``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Bytes(NamedTuple):
     """Integers and what they stand for, ``scale * (values - zero)``.
 
     Attributes:
-        values: uint8, or for weights int8, whose zero is 0 and which :func:`integer_weight_bits` limits.
+        values: uint8, or for weights int8, whose zero is 0 and which ``integer_weight_bits`` limits.
         scale: one element, or for weights one per output channel, float32.
         zero: the integer that stands for zero.
     """

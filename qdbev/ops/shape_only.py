@@ -15,8 +15,8 @@ def shape_only(*inputs: Tensor, shape: Sequence[int]) -> Tensor:
     Where gradients are wanted it holds on to the inputs, as the kernel's backward pass would.
 
     Args:
-        inputs: what the kernel reads; the first decides type and device.
-        shape: of the result.
+        inputs: What the kernel reads; the first decides type and device.
+        shape: Of the result.
     """
     result: Tensor = _ShapeOnly.apply(tuple(shape), *inputs)
     return result

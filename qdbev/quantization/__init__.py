@@ -7,6 +7,8 @@ folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observi
 ``choose_bits`` gives each layer its own bits, ``with_bits`` puts them into a plan.
 """
 
+from __future__ import annotations
+
 from qdbev.quantization.equalisation.bias_absorption import Absorption, absorb_biases
 from qdbev.quantization.equalisation.bias_correction import Correction, correct_analytically, correct_empirically
 from qdbev.quantization.equalisation.connections import Connections, Pair, find_connections

@@ -1,5 +1,7 @@
 """The report as one self-contained HTML file: tables, inline SVG, embedded images; it loads nothing from anywhere."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import re
@@ -74,10 +76,10 @@ def html_report(sections: Sequence[Section], *, title: str, subtitle: str = "", 
     """Writes the page. Sections without content are left out.
 
     Args:
-        sections: in the order of the page.
-        title: heading of the page.
-        subtitle: a line below it.
-        cards: the summary at the top.
+        sections: In the order of the page.
+        title: Heading of the page.
+        subtitle: A line below it.
+        cards: The summary at the top.
 
     Returns:
         An HTML document; every text in it is escaped.
@@ -121,7 +123,7 @@ def embedded(picture: Picture) -> Markup:
 
 
 def _inline_svg(picture: Picture) -> Markup:
-    """The drawing without the head of its file, with a description, and with `currentColor` for the figures' ink.
+    """The drawing without the head of its file, with a description, and with ``currentColor`` for the figures' ink.
 
     Names inside the drawing get a prefix, so that those of two drawings do not meet in one page. The pictures are the
     project's own (figure.py); an SVG from elsewhere would be embedded as it is, scripts included.

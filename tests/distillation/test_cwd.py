@@ -1,5 +1,7 @@
 """Channel-wise distillation: by hand, by torch's KL, and as what view-guided distillation calls spatial."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """Element-wise divergence: against torch's own KL, and where half precision and large logits would go wrong."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from hypothesis import given, settings

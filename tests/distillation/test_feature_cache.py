@@ -1,5 +1,7 @@
 """Tensors on disk: exact in every kind of number, whole or absent, and never wrong."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

@@ -1,5 +1,7 @@
 """Hints: against plain loops over cameras, cells and channels, and in half precision."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

@@ -1,5 +1,7 @@
 """Distillation of outputs: against plain loops over layers, samples and queries, and by laws of weighting."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """View-guided distillation: Eq. 2 to 6 by hand, by plain loops over cameras and cells, and by laws of each switch."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

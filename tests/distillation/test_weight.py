@@ -1,5 +1,7 @@
 """Weights of a distillation loss: the automatic one by hand, its law, its state, and what it refuses."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from hypothesis import given, settings

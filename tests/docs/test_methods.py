@@ -1,5 +1,7 @@
 """docs/methods.md is what its script prints of docs/methods.json."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path

@@ -1,5 +1,7 @@
 """The pages of docs/: links resolve, options and profile fields exist, every command has a page, Python runs."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """Moving average of weights: by hand, against torch's own, and weights lent for a while."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

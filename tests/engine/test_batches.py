@@ -1,5 +1,7 @@
 """Batches by number: a batch depends on its number alone, whatever was read before it and by whom."""
 
+from __future__ import annotations
+
 import random
 from itertools import islice
 

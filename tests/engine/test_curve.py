@@ -1,5 +1,7 @@
 """The curve: means since the last row, values that are not finite left out, and resuming in mid-window."""
 
+from __future__ import annotations
+
 import json
 
 from qdbev.engine.curve import Curve

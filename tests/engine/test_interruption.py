@@ -1,5 +1,7 @@
 """Signals are noted once and obeyed when asked; a second one, and everything afterwards, is Python's again."""
 
+from __future__ import annotations
+
 import signal
 import threading
 

@@ -1,5 +1,7 @@
 """The objective: what a loss must be, mmengine's rule for dicts of losses, and batch norm held still."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

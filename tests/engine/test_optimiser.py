@@ -1,5 +1,7 @@
 """AdamW by parts: groups, rates, frozen parameters, and moments that go through tensors and back."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

@@ -1,5 +1,7 @@
 """Seeding: one call fixes all three generators, and agrees with torch's own seeding."""
 
+from __future__ import annotations
+
 import random
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Learning-rate schedules: literal values, mmcv's formulas written out, and refused settings."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """Resume state: round trip, every kind of damage, states of other runs, and writes that fail half-way."""
 
+from __future__ import annotations
+
 import os
 
 import pytest

@@ -1,5 +1,7 @@
 """The training loop: against a loop written out, and resumed == uninterrupted bit for bit however it was stopped."""
 
+from __future__ import annotations
+
 import json
 import os
 import signal

@@ -1,5 +1,7 @@
 """Deformable attention: every form against a plain loop over points and pixels."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

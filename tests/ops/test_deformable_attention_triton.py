@@ -1,5 +1,7 @@
 """The GPU kernels of deformable attention, on a GPU or by Triton's interpreter, against the torch form."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from hypothesis import given, settings

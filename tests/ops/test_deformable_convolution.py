@@ -1,5 +1,7 @@
 """The deformable convolution against equation 1 of its paper, sampled with grid_sample, in every memory format."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 import torch.nn.functional as F

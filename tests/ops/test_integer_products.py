@@ -1,5 +1,7 @@
 """Products of bytes against sums of 64 bits, and against float layers in float64."""
 
+from __future__ import annotations
+
 import os
 from importlib import import_module
 from pathlib import Path

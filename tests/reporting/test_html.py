@@ -1,5 +1,7 @@
 """The HTML report: it parses, loads nothing from outside, escapes its texts, and sorts by unrounded numbers."""
 
+from __future__ import annotations
+
 import base64
 import re
 from html.parser import HTMLParser

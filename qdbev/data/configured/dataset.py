@@ -31,10 +31,10 @@ class ConfiguredDataset(Dataset[list[Packed]]):
     """Key frames as items; the order and number of samples are the caller's, whatever the config balances or repeats.
 
     Args:
-        samples: records of ``qdbev.data.nuscenes.records.read_samples``.
-        root: folder of their paths.
-        section: the config's data set, by ``dataset_section``; its paths are not used.
-        train: with ground truth, for a pipeline that loads it.
+        samples: Records of ``qdbev.data.nuscenes.records.read_samples``.
+        root: Folder of their paths.
+        section: The config's data set, by ``dataset_section``; its paths are not used.
+        train: With ground truth, for a pipeline that loads it.
 
     Raises:
         ValueError: the section is not mmdet3d's nuScenes, or its pipeline cannot be built.

@@ -48,11 +48,11 @@ def read_samples(
     """Read the key frames of some scenes, scene after scene, each in the order of time.
 
     Args:
-        root: folder that holds ``version``, ``samples`` and, where present, ``can_bus``.
-        version: name of the table folder, such as v1.0-trainval.
-        scenes: scene names; all scenes of the tables where None.
-        cache: folder for the parsed records (data only, keyed by the digest of what they were made from).
-        progress: show a bar over scenes.
+        root: Folder that holds ``version``, ``samples`` and, where present, ``can_bus``.
+        version: Name of the table folder, such as v1.0-trainval.
+        scenes: Scene names; all scenes of the tables where None.
+        cache: Folder for the parsed records (data only, keyed by the digest of what they were made from).
+        progress: Show a bar over scenes.
 
     Raises:
         ValueError: missing version, table, scene or camera image, each in one sentence with what to do.

@@ -3,6 +3,8 @@
 Poses and intrinsics of scene-0061 (table calibrated_sensor of nuScenes, Caesar et al., CVPR 2020).
 """
 
+from __future__ import annotations
+
 import numpy as np
 from numpy.typing import NDArray
 from pyquaternion import Quaternion
@@ -41,8 +43,8 @@ def nuscenes_lidar2img(*, image_size_px: tuple[int, int], scale: float = 1.0) ->
     """(6, 4, 4) LiDAR metres to pixels.
 
     Args:
-        image_size_px: width and height of the images; the field of view stays nuScenes'.
-        scale: factor on both sides of the image, as the network's input has it.
+        image_size_px: Width and height of the images; the field of view stays nuScenes'.
+        scale: Factor on both sides of the image, as the network's input has it.
     """
     lidar2ego = _pose(*LIDAR)
     factors = [scale * own / real for own, real in zip(image_size_px, NUSCENES_PX, strict=True)]

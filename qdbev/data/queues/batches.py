@@ -52,14 +52,14 @@ def training_batches(
     """Batches of the steps ``start_step`` .. ``steps`` - 1 for one rank.
 
     Args:
-        dataset: a training data set.
-        batch_size: items per rank and step.
-        seed: decides order and augmentation.
-        start_step: first step to make; a resumed run gives the number of steps it has done.
-        steps: number of steps of the whole run.
-        workers: processes that load; 0 loads here.
-        rank: number of this process; it takes items rank * batch_size and on of each global batch.
-        world_size: number of processes that share a global batch.
+        dataset: A training data set.
+        batch_size: Items per rank and step.
+        seed: Decides order and augmentation.
+        start_step: First step to make; a resumed run gives the number of steps it has done.
+        steps: Number of steps of the whole run.
+        workers: Processes that load; 0 loads here.
+        rank: Number of this process; it takes items rank * batch_size and on of each global batch.
+        world_size: Number of processes that share a global batch.
 
     Raises:
         ValueError: an empty data set, or a rank outside the world.

@@ -49,18 +49,18 @@ class TemporalDataset(Dataset[Item]):
     Evaluation (``train=False``): T = 1, no augmentation, the same ground truth.
 
     Args:
-        samples: records of ``qdbev.data.nuscenes.records.read_samples``.
-        root: folder of the image paths.
-        train: queues with augmentation, or single frames.
+        samples: Records of ``qdbev.data.nuscenes.records.read_samples``.
+        root: Folder of the image paths.
+        train: Queues with augmentation, or single frames.
         queue_length: T of training.
-        mean, std, to_rgb: normalisation, in the order of the network's channels.
-        scale: factor from file size to network size, before padding.
-        pad_divisor: network height and width are multiples of it.
-        point_cloud_range: metres (x, y, z low, x, y, z high) in the lidar frame.
-        photometric: distort colours in training.
-        grid_mask_probability: chance of GridMask per training item (official 0.7).
-        bev_rotation_rad: turn the lidar frame of a training item by an angle drawn from +- this (official 0).
-        drop_one: drop one of the T frames before at random; otherwise the T - 1 nearest are taken.
+        mean, std, to_rgb: Normalisation, in the order of the network's channels.
+        scale: Factor from file size to network size, before padding.
+        pad_divisor: Network height and width are multiples of it.
+        point_cloud_range: Metres (x, y, z low, x, y, z high) in the lidar frame.
+        photometric: Distort colours in training.
+        grid_mask_probability: Chance of GridMask per training item (official 0.7).
+        bev_rotation_rad: Turn the lidar frame of a training item by an angle drawn from +- this (official 0).
+        drop_one: Drop one of the T frames before at random; otherwise the T - 1 nearest are taken.
     """
 
     def __init__(

@@ -128,12 +128,12 @@ def distort(
 
     Args:
         image: (H, W, 3) BGR, 0..255.
-        brightness: added to all values.
-        contrast: factor on all values.
-        saturation: factor on the S of HSV; None: S and H stay.
-        hue: degrees added to the H of HSV; None likewise.
-        contrast_first: apply the contrast before the change of colour.
-        order: order of the output channels.
+        brightness: Added to all values.
+        contrast: Factor on all values.
+        saturation: Factor on the S of HSV; None: S and H stay.
+        hue: Degrees added to the H of HSV; None likewise.
+        contrast_first: Apply the contrast before the change of colour.
+        order: Order of the output channels.
     """
     out = image.astype(np.float32)
     if brightness:

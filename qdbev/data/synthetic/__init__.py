@@ -3,6 +3,8 @@
 >>> from qdbev.data.synthetic import generate, verify
 """
 
+from __future__ import annotations
+
 from qdbev.data.synthetic.files.tree import SyntheticSummary, verify
 from qdbev.data.synthetic.generate import generate
 

@@ -5,6 +5,8 @@ So a fragment or marker that stands in the tree speaks of whole files. One proce
 wait at a lock file beside it.
 """
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import json

@@ -1,5 +1,7 @@
 """Plane geometry of the scenes: paths with arc length, rectangles and their overlap, quaternions."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,14 +12,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Path:
-    """A polyline with arc length, metres. `start` is the arc length of the first point."""
+    """A polyline with arc length, metres. ``start`` is the arc length of the first point."""
 
     points: Array
     s: Array
     yaw: Array
 
     @classmethod
-    def through(cls, points: Array, *, start: float = 0.0) -> "Path":
+    def through(cls, points: Array, *, start: float = 0.0) -> Path:
         """A path through points of shape (M, 2)."""
         steps = np.diff(points, axis=0)
         s = start + np.concatenate([[0.0], np.cumsum(np.hypot(steps[:, 0], steps[:, 1]))])
@@ -33,7 +35,7 @@ class Path:
         beyond = s - inside
         return np.stack([x + beyond * np.cos(yaw), y + beyond * np.sin(yaw), yaw], axis=-1)
 
-    def shifted(self, left_m: float) -> "Path":
+    def shifted(self, left_m: float) -> Path:
         """The path at a constant distance to the left (negative: right), with its own arc length."""
         normal = np.stack([-np.sin(self.yaw), np.cos(self.yaw)], axis=1)
         moved = self.points + left_m * normal
@@ -41,7 +43,7 @@ class Path:
         path = Path.through(moved)
         return Path(path.points, path.s - path.s[zero] + self.s[zero], path.yaw)
 
-    def reversed(self) -> "Path":
+    def reversed(self) -> Path:
         """The same path in the other direction; arc length changes sign."""
         return Path.through(self.points[::-1], start=-float(self.s[-1]))
 

@@ -1,5 +1,7 @@
 """A bank of noise, drawn once, from which images cut their texture: drawing it anew would cost more than rendering."""
 
+from __future__ import annotations
+
 from functools import lru_cache
 
 import cv2
@@ -13,7 +15,7 @@ SIDE = 512
 
 @lru_cache(maxsize=8)
 def bank(smoothness: int) -> NDArray[np.float32]:
-    """Unit normal noise (SIDE, SIDE), seamless, smooth over about `smoothness` pixels."""
+    """Unit normal noise (SIDE, SIDE), seamless, smooth over about ``smoothness`` pixels."""
     rng = generator("noise bank", smoothness)
     small = rng.standard_normal((SIDE // smoothness, SIDE // smoothness)).astype(np.float32)
     if smoothness > 1:

@@ -1,5 +1,7 @@
 """One scene from its name to files in the tree and rows in its fragment."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 from dataclasses import dataclass, field

@@ -1,5 +1,7 @@
 """What decides the contents of a synthetic tree, checked once."""
 
+from __future__ import annotations
+
 from dataclasses import asdict, dataclass
 
 GENERATOR_VERSION = 4

@@ -1,5 +1,7 @@
 """Names out of hashes: tokens of table rows and random generators, by (seed, scene, role) alone."""
 
+from __future__ import annotations
+
 import hashlib
 
 import numpy as np

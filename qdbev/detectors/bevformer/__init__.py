@@ -1,5 +1,7 @@
 """BEVFormer (arXiv 2203.17270), from numbers to boxes; official parameter names and semantics."""
 
+from __future__ import annotations
+
 from qdbev.detectors.bevformer.build import build_bevformer
 from qdbev.detectors.bevformer.detector import BEVFormer, Features
 from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch, frame_batch

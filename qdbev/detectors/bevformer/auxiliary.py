@@ -1,12 +1,14 @@
 """Losses for training only: dense heads on the BEV and on the finest image features.
 
 They give every cell a gradient while the queries still search, and teach heading and velocity with a squared error: an
-L1 loss alone sits at the median, which is "standing, no heading". The state dict holds them under `auxiliary.`; nothing
-at inference reads them.
+L1 loss alone sits at the median, which is "standing, no heading". The state dict holds them under ``auxiliary.``;
+nothing at inference reads them.
 
 Shapes: B samples, N cameras, Q BEV cells, C channels, O objects of the whole batch, V (object, camera) pairs in view,
 H W of a map.
 """
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -56,7 +58,7 @@ def gather_objects(boxes: list[Tensor], labels: list[Tensor]) -> Objects:
 
 
 def dense_head(*, channels: int, outputs: int, classes: int) -> nn.Sequential:
-    """3x3, ReLU, 1x1; the first `classes` outputs start at a probability of 0.1."""
+    """3x3, ReLU, 1x1; the first ``classes`` outputs start at a probability of 0.1."""
     head = nn.Sequential(
         nn.Conv2d(channels, channels, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(channels, outputs, 1)
     )
@@ -84,7 +86,7 @@ class AuxiliaryHeads(nn.Module):
     def forward(
         self, bev_BQC: Tensor, *, image_BNCHW: Tensor, frames: FrameBatch, objects: Objects
     ) -> dict[str, Tensor]:
-        """Weighted losses named `auxiliary.loss_...`."""
+        """Weighted losses named ``auxiliary.loss_...``."""
         bev_BCHW = bev_BQC.transpose(1, 2).unflatten(-1, (self.grid.rows, self.grid.columns))
         losses = self._bev_losses(self.bev(bev_BCHW).float(), objects)
         losses |= self._image_losses(self.image(image_BNCHW.flatten(0, 1)).float(), frames, objects)
@@ -165,7 +167,7 @@ class InView:
 
 @torch.no_grad()
 def in_view(objects: Objects, frames: FrameBatch, *, rows: int, columns: int) -> InView:
-    """Projects all centres into the cameras of their sample; `rows` and `columns` are those of the feature map."""
+    """Projects all centres into the cameras of their sample; ``rows`` and ``columns`` are those of the feature map."""
     matrix_ON44 = frames.lidar2img_BN44[objects.sample_O]
     centre_O4 = torch.cat([objects.centres_O3, torch.ones_like(objects.centres_O3[:, :1])], -1)
     pixels_ON3 = torch.einsum("onij,oj->oni", matrix_ON44, centre_O4)[..., :3]

@@ -4,6 +4,8 @@ The standard stem (7x7 stride 2, then max pooling) costs a quarter of a small Re
 4x4 convolution with stride 4 gives the same stride. Everything after the stem, and every name, is mmdet's ResNet.
 """
 
+from __future__ import annotations
+
 from mmdet.models.backbones import ResNet
 from mmdet3d.registry import MODELS
 from torch import nn

@@ -1,5 +1,7 @@
 """A BEVFormer from flat numbers: every published variant, and nano, is one set of arguments."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,42 +63,42 @@ def build_bevformer(
     Args:
         backbone_depth: ResNet depth (18, 34, 50, 101, 152).
         backbone_style: "pytorch" has the stride of a bottleneck in its 3x3, "caffe" in its first 1x1.
-        backbone_base_channels: width of the stem and of the first stage (64 in the standard ResNet).
-        backbone_stages: number of stages, 1 to 4.
-        backbone_out_indices: stages whose maps go to the neck, 0 is the first (stride 4).
-        backbone_dcn_stages: per stage, whether its 3x3 convolutions are deformable (DCNv2).
-        backbone_frozen_stages: the stem (0) and the stages up to this one do not train; -1 trains all.
-        backbone_norm_frozen: batch norm keeps its statistics and affine numbers in training.
-        backbone_with_checkpointing: recompute activations in the backward pass to save memory.
+        backbone_base_channels: Width of the stem and of the first stage (64 in the standard ResNet).
+        backbone_stages: Number of stages, 1 to 4.
+        backbone_out_indices: Stages whose maps go to the neck, 0 is the first (stride 4).
+        backbone_dcn_stages: Per stage, whether its 3x3 convolutions are deformable (DCNv2).
+        backbone_frozen_stages: The stem (0) and the stages up to this one do not train; -1 trains all.
+        backbone_norm_frozen: Batch norm keeps its statistics and affine numbers in training.
+        backbone_with_checkpointing: Recompute activations in the backward pass to save memory.
         backbone_stem: "standard" (7x7 and max pooling) or "patch" (4x4 with stride 4).
-        neck_in_channels: channels of the maps named by `backbone_out_indices`.
-        neck_outputs: levels that the FPN gives.
-        neck_extra_convs: levels beyond the inputs come from a stride-2 convolution on the last output.
-        channels: embedding size, also of the neck's output.
-        heads: attention heads.
-        hidden: width inside the feed-forward blocks.
-        dropout: rate in all attention and feed-forward blocks.
+        neck_in_channels: Channels of the maps named by ``backbone_out_indices``.
+        neck_outputs: Levels that the FPN gives.
+        neck_extra_convs: Levels beyond the inputs come from a stride-2 convolution on the last output.
+        channels: Embedding size, also of the neck's output.
+        heads: Attention heads.
+        hidden: Width inside the feed-forward blocks.
+        dropout: Rate in all attention and feed-forward blocks.
         bev_rows: BEV cells along y.
         bev_columns: BEV cells along x.
-        heights: points in a pillar.
+        heights: Points in a pillar.
         pc_range_m: x, y, z minimum then maximum of the BEV grid [m].
-        rotation_centre_px: fixed point of the history's rotation, (100, 100) for official weights; None is the middle.
-        rotation_nearest: rotate the history by nearest neighbour (official) instead of bilinearly.
+        rotation_centre_px: Fixed point of the history's rotation, (100, 100) for official weights; None is the middle.
+        rotation_nearest: Rotate the history by nearest neighbour (official) instead of bilinearly.
         encoder_layers: BEV encoder layers.
-        temporal_points: sampling points of temporal self-attention.
-        spatial_points: sampling points of spatial cross-attention, a multiple of `heights`.
-        decoder_layers: object decoder layers.
-        decoder_points: sampling points of the decoder's attention over the BEV.
-        queries: object queries.
+        temporal_points: Sampling points of temporal self-attention.
+        spatial_points: Sampling points of spatial cross-attention, a multiple of ``heights``.
+        decoder_layers: Object decoder layers.
+        decoder_points: Sampling points of the decoder's attention over the BEV.
+        queries: Object queries.
         query_init: "random" (official) or "grid": first object positions spread over the range.
-        code_weights: weight of each box code entry in the L1 loss.
-        motion_weight: weight of the squared error of matched queries' heading and velocity.
-        cameras: number of cameras.
-        classes: number of classes.
-        max_boxes: boxes per sample at most.
-        centre_range_m: boxes with their centre outside are dropped.
-        auxiliary: with dense heads that only training uses.
-        auxiliary_weights: weights of their losses where they differ from `AuxiliaryWeights`.
+        code_weights: Weight of each box code entry in the L1 loss.
+        motion_weight: Weight of the squared error of matched queries' heading and velocity.
+        cameras: Number of cameras.
+        classes: Number of classes.
+        max_boxes: Boxes per sample at most.
+        centre_range_m: Boxes with their centre outside are dropped.
+        auxiliary: With dense heads that only training uses.
+        auxiliary_weights: Weights of their losses where they differ from ``AuxiliaryWeights``.
 
     Returns:
         The detector in training mode, on the CPU.

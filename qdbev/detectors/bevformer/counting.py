@@ -5,6 +5,8 @@ Only the geometry is computed, because how many cells each camera sees decides h
 Shapes: N cameras, Q BEV cells.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,9 +41,9 @@ def shape_run(detector: BEVFormer, scene: Scene, *, training: bool = False) -> C
     """Prepare a forward pass of shapes: one sample, one frame, with a history.
 
     Args:
-        detector: moved to the meta device for good; its weights are lost.
-        scene: the images' size and the cameras.
-        training: in training mode and with gradients, as far as the decoder's outputs.
+        detector: Moved to the meta device for good; its weights are lost.
+        scene: The images' size and the cameras.
+        training: In training mode and with gradients, as far as the decoder's outputs.
 
     Returns:
         What runs it; forward hooks see meta tensors.
@@ -61,9 +63,9 @@ def one_frame(detector: BEVFormer, scene: Scene, *, device: torch.device | str) 
     """The input of one sample that follows another, without meaning but for its geometry.
 
     Args:
-        detector: whose history it is.
-        scene: the images' size and the cameras.
-        device: where images and history are; geometry stays where it can be computed.
+        detector: Whose history it is.
+        scene: The images' size and the cameras.
+        device: Where images and history are; geometry stays where it can be computed.
 
     Returns:
         Images (1, N, 3, H, W) and a history, both uninitialised, and the frame.

@@ -1,10 +1,12 @@
 """BEVFormer (arXiv 2203.17270) as an mmdet3d detector: images of six cameras and their history to boxes.
 
 The stages are separate methods, so that a caller may stop, share or replace work between them:
-`backbone_features`, `neck_features`, `encode`, `decode`, then `losses` or `boxes`.
+``backbone_features``, ``neck_features``, ``encode``, ``decode``, then ``losses`` or ``boxes``.
 
 Shapes: B samples, T frames, N cameras, C channels, Q BEV cells, D heights, H W of an image or feature map.
 """
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,10 +53,10 @@ class Features:
 
 @MODELS.register_module()
 class BEVFormer(Base3DDetector):
-    """The detector. Build it with `build_bevformer`, or from the registry with the three dicts that it makes.
+    """The detector. Build it with ``build_bevformer``, or from the registry with the three dicts that it makes.
 
-    A batch is `{"img": (B, T, N, 3, H, W)}` with one data sample each, whose metainfo `frames` describes the T frames;
-    the last is the current one. Only the current frame gets gradients.
+    A batch is ``{"img": (B, T, N, 3, H, W)}`` with one data sample each, whose metainfo ``frames`` describes the T
+    frames; the last is the current one. Only the current frame gets gradients.
     """
 
     def __init__(
@@ -73,16 +75,16 @@ class BEVFormer(Base3DDetector):
         """Builds the parts from the registry.
 
         Args:
-            img_backbone: an mmdet backbone.
-            img_neck: an mmdet neck.
-            pts_bbox_head: a `BEVFormerHead`.
-            motion_weight: weight of the squared error of matched queries' heading and velocity.
-            auxiliary: with the dense heads that only training uses.
-            auxiliary_weights: weights of their losses where they differ from `AuxiliaryWeights`.
-            max_boxes: boxes per sample at most.
-            centre_range_m: boxes with their centre outside are dropped.
-            data_preprocessor: as in mmengine; images come normalised, so none is needed.
-            init_cfg: as in mmengine.
+            img_backbone: An mmdet backbone.
+            img_neck: An mmdet neck.
+            pts_bbox_head: A ``BEVFormerHead``.
+            motion_weight: Weight of the squared error of matched queries' heading and velocity.
+            auxiliary: With the dense heads that only training uses.
+            auxiliary_weights: Weights of their losses where they differ from ``AuxiliaryWeights``.
+            max_boxes: Boxes per sample at most.
+            centre_range_m: Boxes with their centre outside are dropped.
+            data_preprocessor: As in mmengine; images come normalised, so none is needed.
+            init_cfg: As in mmengine.
         """
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.img_backbone = MODELS.build(img_backbone)
@@ -126,7 +128,7 @@ class BEVFormer(Base3DDetector):
         )
 
     def boxes(self, decoded: Decoded) -> list[InstanceData]:
-        """Boxes of the last decoder layer, best first, one `InstanceData` per sample."""
+        """Boxes of the last decoder layer, best first, one ``InstanceData`` per sample."""
         results = []
         for logits_KC, code_K10 in zip(decoded.logits_LBKC[-1], decoded.code_LBK10[-1], strict=True):
             boxes, scores, labels = top_boxes(
@@ -224,7 +226,7 @@ class BEVFormer(Base3DDetector):
         return Features(image, encoded.bev_BQC, encoded.bev_mask_BNQD, decoded.logits_LBKC, decoded.code_LBK10)
 
     def predict(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> list[Det3DDataSample]:
-        """Boxes of the current frame as `pred_instances_3d`.
+        """Boxes of the current frame as ``pred_instances_3d``.
 
         Queues of one frame are a stream: the history is what this model saw last of the same scene, if that was the
         frame before. Longer queues bring their own history and leave the stream alone.
@@ -243,7 +245,7 @@ class BEVFormer(Base3DDetector):
     def detections(
         self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]
     ) -> list[tuple[str, InstanceData]]:
-        """Token and boxes of each sample's current frame, as `predict` finds them."""
+        """Token and boxes of each sample's current frame, as ``predict`` finds them."""
         found = self(inputs, data_samples, mode="predict")
         return [(sample.metainfo["frames"][-1]["token"], sample.pred_instances_3d) for sample in found]
 

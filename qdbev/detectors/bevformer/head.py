@@ -4,6 +4,8 @@ Shapes: B samples, N cameras, Q BEV cells, K object queries, C channels (classes
 L decoder layers.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +39,7 @@ class Decoded:
 
 @MODELS.register_module()
 class BEVFormerHead(nn.Module):
-    """Everything after the neck; names as in the official checkpoints (`pts_bbox_head`)."""
+    """Everything after the neck; names as in the official checkpoints (``pts_bbox_head``)."""
 
     def __init__(
         self,
@@ -64,7 +66,7 @@ class BEVFormerHead(nn.Module):
         dropout: float,
         code_weights: tuple[float, ...],
     ) -> None:
-        """Builds and initialises; the arguments are explained in `build_bevformer`."""
+        """Builds and initialises; the arguments are explained in ``build_bevformer``."""
         super().__init__()
         if len(code_weights) != CODE_SIZE:
             raise ValueError(

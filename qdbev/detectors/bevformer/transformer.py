@@ -4,6 +4,8 @@ Shapes: B samples, N cameras, Q BEV cells, K object queries, S image tokens, C c
 D heights, L decoder layers.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch

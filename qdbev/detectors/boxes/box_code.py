@@ -7,6 +7,8 @@ The official weights speak this code; nothing outside this file and the losses n
 Shapes: M boxes; a last axis of 10 is a code, of 9 a box (x, y, z of the bottom, length, width, height, yaw, vx, vy).
 """
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -47,7 +49,7 @@ def decode_boxes(code_M10: Tensor) -> Tensor:
 
 
 def metric_centre(centre_3: Tensor, *, pc_range: tuple[float, ...]) -> Tensor:
-    """Fractions of the range (..., 3) to metres; `pc_range` is x, y, z minimum then x, y, z maximum."""
+    """Fractions of the range (..., 3) to metres; ``pc_range`` is x, y, z minimum then x, y, z maximum."""
     low, high = centre_3.new_tensor(pc_range[:3]), centre_3.new_tensor(pc_range[3:])
     return centre_3 * (high - low) + low
 
@@ -58,10 +60,10 @@ def top_boxes(
     """The best (query, class) pairs of one sample as boxes, without suppression.
 
     Args:
-        logits_KC: class logits of the last decoder layer.
-        code_K10: metric box codes of the last decoder layer.
-        max_boxes: pairs kept, before the range filter.
-        centre_range: boxes whose centre leaves this box (inclusive, metres) are dropped.
+        logits_KC: Class logits of the last decoder layer.
+        code_K10: Metric box codes of the last decoder layer.
+        max_boxes: Pairs kept, before the range filter.
+        centre_range: Boxes whose centre leaves this box (inclusive, metres) are dropped.
 
     Returns:
         Boxes, scores in (0, 1) in falling order, and class indices.

@@ -3,6 +3,8 @@
 Shapes: O objects of the whole batch, G maps, H W of a map.
 """
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,12 +14,12 @@ def draw_centres(cells_O2: Tensor, *, sigma_O: Tensor, maps_O: Tensor, count: in
     """Maps (count, rows, columns) with a Gaussian of height 1 at each object's cell; overlaps take the maximum.
 
     Args:
-        cells_O2: integer cells (x, y), inside the map.
-        sigma_O: standard deviations in cells.
-        maps_O: the map that each object is drawn on.
-        count: number of maps.
-        rows: map height.
-        columns: map width.
+        cells_O2: Integer cells (x, y), inside the map.
+        sigma_O: Standard deviations in cells.
+        maps_O: The map that each object is drawn on.
+        count: Number of maps.
+        rows: Map height.
+        columns: Map width.
     """
     y = torch.arange(rows, device=cells_O2.device)[None, :, None] - cells_O2[:, 1, None, None]
     x = torch.arange(columns, device=cells_O2.device)[None, None] - cells_O2[:, 0, None, None]

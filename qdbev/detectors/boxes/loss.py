@@ -3,6 +3,8 @@
 Shapes: B samples, K object queries, M objects, C classes, L decoder layers.
 """
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from mmdet.utils import reduce_mean
@@ -38,20 +40,20 @@ def detection_losses(
     code_weights_10: Tensor,
     motion_weight: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Losses by official name: `loss_cls`, `loss_bbox` for the last layer, `d0.loss_cls` ... for the others.
+    """Losses by official name: ``loss_cls``, ``loss_bbox`` for the last layer, ``d0.loss_cls`` ... for the others.
 
-    With a `motion_weight`, `loss_motion` too: the squared error of heading and velocity. L1 alone is content with the
-    median, and most things stand still; the squared error asks for the mean.
+    With a ``motion_weight``, ``loss_motion`` too: the squared error of heading and velocity. L1 alone is content with
+    the median, and most things stand still; the squared error asks for the mean.
 
     Both are normalised by the number of matched queries, averaged over ranks, at least 1.
 
     Args:
-        logits_LBKC: class logits.
-        code_LBK10: metric box codes.
-        labels: per sample (M,) class indices.
-        targets: per sample (M, 10) box codes; rows with a number that is not finite give no box loss.
-        code_weights_10: weight of each code entry.
-        motion_weight: weight of `loss_motion`; the official losses have none.
+        logits_LBKC: Class logits.
+        code_LBK10: Metric box codes.
+        labels: Per sample (M,) class indices.
+        targets: Per sample (M, 10) box codes; rows with a number that is not finite give no box loss.
+        code_weights_10: Weight of each code entry.
+        motion_weight: Weight of ``loss_motion``; the official losses have none.
     """
     losses = {}
     last = len(logits_LBKC) - 1

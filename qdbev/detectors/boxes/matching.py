@@ -3,6 +3,8 @@
 Shapes: K object queries, M objects, C classes.
 """
 
+from __future__ import annotations
+
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor

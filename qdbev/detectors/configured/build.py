@@ -27,11 +27,11 @@ def build_configured(
     """Build a detector with fresh weights; nothing is downloaded, whatever the config says of pretrained ones.
 
     Args:
-        model: the dict `model` of an mmdet3d config.
-        parts: part -> paths of modules or parameters.
+        model: The dict ``model`` of an mmdet3d config.
+        parts: Part -> paths of modules or parameters.
         taps: "image" and "bev" -> path of the module that gives these features; none or null: there are none.
-        output_layers: paths or patterns of the last layers.
-        class_order: for each label of the detector, the class that it means, as the caller counts classes.
+        output_layers: Paths or patterns of the last layers.
+        class_order: For each label of the detector, the class that it means, as the caller counts classes.
 
     Raises:
         ValueError: mmdet3d cannot build it; a path of the parts or taps is not in it; or parameters are in no part.

@@ -1,7 +1,7 @@
 """An mmdet3d detector as the pipelines take it: raw batches in, parts by name, boxes of whole key frames out.
 
 The detector stays the object that mmdet3d built, with its own parameter names, so that its checkpoints fit; only its
-class changes, to one that puts `ConfiguredDetector` before its own.
+class changes, to one that puts ``ConfiguredDetector`` before its own.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class NoHistory:
 
 
 class ConfiguredDetector(nn.Module):
-    """What is put before an mmdet3d detector's own class; see `build_configured`.
+    """What is put before an mmdet3d detector's own class; see ``build_configured``.
 
-    A batch is what the config's pipeline packed, in lists; the detector's own `data_preprocessor` stacks it and brings
-    it to the device.
+    A batch is what the config's pipeline packed, in lists; the detector's own ``data_preprocessor`` stacks it and
+    brings it to the device.
     """
 
     history: NoHistory
@@ -92,8 +92,8 @@ class ConfiguredDetector(nn.Module):
         """Token and boxes of each key frame of a batch.
 
         Returns:
-            (token, boxes) each: `bboxes_3d` with 9 numbers in the lidar's frame, `scores_3d` best first, `labels_3d` in
-            the order of nuScenes' classes as qdbev counts them.
+            (token, boxes) each: ``bboxes_3d`` with 9 numbers in the lidar's frame, ``scores_3d`` best first,
+            ``labels_3d`` in the order of nuScenes' classes as qdbev counts them.
         """
         found = self(inputs, data_samples, mode="predict")
         views: dict[str, list[Det3DDataSample]] = {}

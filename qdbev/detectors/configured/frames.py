@@ -1,7 +1,7 @@
 """Predicted boxes of one key frame: from each camera's frame to the lidar's, merged over cameras, best first.
 
-Boxes of `LiDARInstance3DBoxes` and `CameraInstance3DBoxes` have their BOTTOM centre, three sizes, yaw and, where the
-detector predicts it, velocity over ground.
+Boxes of ``LiDARInstance3DBoxes`` and ``CameraInstance3DBoxes`` have their BOTTOM centre, three sizes, yaw and, where
+the detector predicts it, velocity over ground.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def frame_boxes(views: Sequence[tuple[InstanceData, Any]], *, class_order: Seque
     0.01, which is left here to the detector's own threshold.
 
     Args:
-        views: predictions, with lidar2cam (4, 4) where they are one camera's.
-        class_order: for each label of the detector, that of the caller.
+        views: Predictions, with lidar2cam (4, 4) where they are one camera's.
+        class_order: For each label of the detector, that of the caller.
 
     Raises:
         ValueError: boxes of a camera whose pose is not known, or of another kind.

@@ -50,9 +50,9 @@ def absorb_biases(
     borders). So is a deformable one, which pads too and weighs its samples.
 
     Args:
-        model: a float model, equalised or not.
-        connections: its pairs, and what is between them.
-        statistics: of the outputs as they are now, see :func:`qdbev.quantization.equalisation.cross_layer.rescaled`.
+        model: A float model, equalised or not.
+        connections: Its pairs, and what is between them.
+        statistics: Of the outputs as they are now, see ``qdbev.quantization.equalisation.cross_layer.rescaled``.
     """
     constants, refused, after = {}, {}, dict(statistics)
     for pair in connections.pairs:
@@ -72,8 +72,8 @@ def through_kernel(weight: Tensor, channels: Tensor) -> Tensor:
 
     Args:
         weight: (groups, outputs of a group, inputs of a group, kernel ...), as
-            :func:`qdbev.quantization.equalisation.cross_layer.incoming` gives it.
-        channels: the input per channel, (groups x inputs of a group,).
+            ``qdbev.quantization.equalisation.cross_layer.incoming`` gives it.
+        channels: The input per channel, (groups x inputs of a group,).
 
     Returns:
         (groups x outputs of a group,), float64.

@@ -48,9 +48,9 @@ def correct_analytically(
     At the border of a convolution that pads with zeros the input is not ``E[x]``; the paper's formula passes over it.
 
     Args:
-        model: a quantized model with weight ranges.
-        links: where inputs come from, found in the float model.
-        statistics: of the outputs as they are now.
+        model: A quantized model with weight ranges.
+        links: Where inputs come from, found in the float model.
+        statistics: Of the outputs as they are now.
     """
     shifts, refused = {}, {}
     for path, layer in quantized_layers(model).items():
@@ -77,9 +77,9 @@ def correct_empirically(
     """Correct every layer that has a bias, in place; afterwards all quantizers are off.
 
     Args:
-        model: a quantized model with weight ranges, in eval mode.
-        run: runs the model over the same samples each time; called once in float and once per quantized weight.
-        on_layer: told the path of each weight that is corrected.
+        model: A quantized model with weight ranges, in eval mode.
+        run: Runs the model over the same samples each time; called once in float and once per quantized weight.
+        on_layer: Told the path of each weight that is corrected.
     """
     set_sites(model, [])
     wanted, refused = [], {}
@@ -118,8 +118,8 @@ def rectified_mean(mean: Tensor, std: Tensor) -> Tensor:
     """Return ``E[ReLU(x)]`` of a normal ``x``: ``d pdf(m / d) + m cdf(m / d)`` (appendix C).
 
     Args:
-        mean: means ``m``.
-        std: standard deviations ``d``, not negative.
+        mean: Means ``m``.
+        std: Standard deviations ``d``, not negative.
 
     >>> rectified_mean(torch.tensor([0.0, 1.0, -2.0]), torch.tensor([1.0, 0.0, 0.0])).tolist()
     [0.3989422917366028, 1.0, 0.0]

@@ -85,12 +85,12 @@ def find_connections(
     """Find the pairs of a model, changing nothing.
 
     Args:
-        model: a float model whose batch norms are folded: one that is left stands between layers like anything else.
-        example_call: runs the model once on any fitting input, through all its branches; a tensor among what it
+        model: A float model whose batch norms are folded: one that is left stands between layers like anything else.
+        example_call: Runs the model once on any fitting input, through all its branches; a tensor among what it
             returns counts as read by the outside.
         stated: (first, second) that the model vouches for: each channel goes from the output of the one to the input
             of the other by weighted sums alone, and nowhere else.
-        norms: whether a LayerNorm with weights may be first in a pair: its output can be divided as a layer's can.
+        norms: Whether a LayerNorm with weights may be first in a pair: its output can be divided as a layer's can.
 
     Raises:
         ValueError: the model is quantized already, or a stated pair does not fit it.

@@ -31,10 +31,10 @@ def equalise(
     A channel that is zero on one side keeps its scale, and no step is larger than 1e6 or smaller than 1e-6.
 
     Args:
-        model: the model the pairs were found in.
-        pairs: see :func:`qdbev.quantization.equalisation.connections.find_connections`.
-        tolerance: stop where no range differs from its partner's by more than this share.
-        sweeps: or after as many rounds over all pairs.
+        model: The model the pairs were found in.
+        pairs: See ``qdbev.quantization.equalisation.connections.find_connections``.
+        tolerance: Stop where no range differs from its partner's by more than this share.
+        sweeps: Or after as many rounds over all pairs.
 
     Returns:
         Path of each first member -> what its output channels were divided by in all, float64, (C,).
@@ -59,7 +59,7 @@ def equalise(
 def rescaled(
     statistics: Mapping[str, ChannelStatistics], factors: Mapping[str, Tensor]
 ) -> dict[str, ChannelStatistics]:
-    """Return the statistics of the outputs after :func:`equalise` gave these factors."""
+    """Return the statistics of the outputs after ``equalise`` gave these factors."""
     found = dict(statistics)
     for path in found.keys() & factors.keys():
         mean, std = found[path]

@@ -51,11 +51,11 @@ def fold_batchnorm(model: nn.Module, example_call: Callable[[], object]) -> Fold
     """Fold every batch norm of ``model`` that can be folded, in place; outputs in eval mode do not change.
 
     Args:
-        model: any float model.
-        example_call: runs the model once on any fitting input, through all its branches.
+        model: Any float model.
+        example_call: Runs the model once on any fitting input, through all its branches.
 
     Returns:
-        The pairs, for :func:`apply_folding`, the norms that stay with the reason, and the statistics.
+        The pairs, for ``apply_folding``, the norms that stay with the reason, and the statistics.
     """
     folding = find_pairs(model, example_call)
     modules = dict(model.named_modules())
@@ -70,7 +70,7 @@ def apply_folding(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
     """Make the structure of a folded model without its numbers, so that a folded state can be loaded strictly.
 
     Args:
-        model: the same model, freshly built.
+        model: The same model, freshly built.
         pairs: ``Folding.pairs`` of the model that was folded.
 
     Raises:
@@ -85,7 +85,7 @@ def apply_folding(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
 
 
 def find_pairs(model: nn.Module, example_call: Callable[[], object]) -> Folding:
-    """Return what :func:`fold_batchnorm` would do, changing nothing."""
+    """Return what ``fold_batchnorm`` would do, changing nothing."""
     trace = _watch(model, example_call)
     pairs: list[tuple[str, str]] = []
     kept: dict[str, str] = {}

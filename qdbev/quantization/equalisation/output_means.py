@@ -28,8 +28,8 @@ def observed_means(model: nn.Module, run: Callable[[], object], places: Iterable
     """Return the mean output of each weight per channel, over all positions and calls.
 
     Args:
-        model: a quantized model, its quantizers in any state.
-        run: runs the model.
+        model: A quantized model, its quantizers in any state.
+        run: Runs the model.
         places: (path of the layer, name of the weight in it).
 
     Returns:

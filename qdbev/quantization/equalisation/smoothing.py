@@ -46,10 +46,10 @@ def smooth(
     """Smooth what can be, in place; the model's outputs do not change.
 
     Args:
-        model: a float model in eval mode.
-        example_call: runs it once, through all its branches, to find which layer reads which norm.
-        run: runs the samples that the largest magnitudes are of.
-        alpha: how much of the difference between channels moves, 0 to 1; the paper has 0.5 for most models.
+        model: A float model in eval mode.
+        example_call: Runs it once, through all its branches, to find which layer reads which norm.
+        run: Runs the samples that the largest magnitudes are of.
+        alpha: How much of the difference between channels moves, 0 to 1; the paper has 0.5 for most models.
     """
     found = find_connections(model, example_call, norms=True)
     pairs = [pair for pair in found.pairs if isinstance(model.get_submodule(pair.first), nn.LayerNorm)]

@@ -9,9 +9,9 @@
   ``x >= alpha``, else 0; on signed values ``sign(x)`` where ``|x| >= alpha``
 
 ``dy/dx`` is 1 where nothing is clipped, else 0. What is clipped is asked before rounding, as printed;
-:mod:`qdbev.quantization.grid.fake_quantize` asks after it, so that what rounds to the last integer still counts as
+``qdbev.quantization.grid.fake_quantize`` asks after it, so that what rounds to the last integer still counts as
 inside. The values are the same. Backward keeps nothing but the real values here too, and a layer's function
-(:mod:`qdbev.quantization.layers.products`) makes the values again and all gradients in one pass over memory, where
+(``qdbev.quantization.layers.products``) makes the values again and all gradients in one pass over memory, where
 there is a compiled kernel for it.
 """
 
@@ -32,7 +32,7 @@ from qdbev.quantization.grid.rectifier import note_rectified
 class Clipping(NamedTuple):
     """What a quantizer does with a tensor, where what is clipped is asked before rounding.
 
-    It does what :class:`qdbev.quantization.grid.fake_quantize.Rounding` does, by the same names.
+    It does what ``qdbev.quantization.grid.fake_quantize.Rounding`` does, by the same names.
 
     Attributes:
         scale: one step, or one per channel of ``axis``, float32, without a gradient.
@@ -52,7 +52,7 @@ class Clipping(NamedTuple):
 
     @classmethod
     def stepped(cls, scale: Tensor, offset: Tensor | None, *, axis: int | None, low: int, high: int) -> Clipping:
-        """That of LSQ and LSQ+, see :func:`fake_quantize_stepped`.
+        """That of LSQ and LSQ+, see ``fake_quantize_stepped``.
 
         Raises:
             ValueError: an unsigned grid with an offset.
@@ -63,7 +63,7 @@ class Clipping(NamedTuple):
 
     @classmethod
     def at_level(cls, alpha: Tensor, *, steps_per_range: float, low: int, high: int) -> Clipping:
-        """That of PACT, see :func:`fake_quantize_clipped`."""
+        """That of PACT, see ``fake_quantize_clipped``."""
         return cls(alpha.detach() / steps_per_range, None, low, high, (alpha, None), steps_per_range)
 
     @property
@@ -93,12 +93,12 @@ class Clipping(NamedTuple):
         return clamped_steps(shift(x, offset=offset), **limits, rescale=True).add_(offset).to(x.dtype)
 
     def as_bytes(self, x: Tensor, *, signed: bool = False) -> Bytes | None:
-        """Return the integers of :meth:`onto_grid` as the bytes that a CPU multiplies, which leave out the offset."""
+        """Return the integers of ``onto_grid`` as the bytes that a CPU multiplies, which leave out the offset."""
         limits: dict[str, Any] = {"scale": self.scale, "axis": self.axis, "low": self.low, "high": self.high}
         return as_bytes(x, **limits, signed=signed, offset=self.offset)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return :meth:`onto_grid` with gradients to ``x`` and to what is learned."""
+        """Return ``onto_grid`` with gradients to ``x`` and to what is learned."""
         if not torch.is_grad_enabled():
             return self.onto_grid(x)
         if any(one is not None and one.requires_grad for one in (x, *self.learned)):
@@ -134,7 +134,7 @@ class Clipping(NamedTuple):
         return passed, (of_scale, of_offset)
 
     def remake_and_pass_back(self, gradient: Tensor, x: Tensor, *, rectified: bool) -> tuple[Tensor, Tensor, Learned]:
-        """Return :meth:`onto_grid` and :meth:`pass_back` of a fresh gradient, on a CPU in one pass over memory.
+        """Return ``onto_grid`` and ``pass_back`` of a fresh gradient, on a CPU in one pass over memory.
 
         ``rectified``, where integers are unsigned, lets it do the backward pass of the ReLU that made ``x`` as well.
         """
@@ -219,13 +219,13 @@ def fake_quantize_stepped(
     """Return ``dequantize(quantize_int(x))`` in the type of ``x``, with the gradients of LSQ and LSQ+.
 
     Args:
-        x: real values, any shape.
-        scale: one step, or one per channel of ``axis``, positive float32.
-        bits: width of the integers.
-        offset: the value that integer 0 stands for, one element; None means 0.
-        axis: the channel axis of a per-channel step.
-        narrow_range: leave out the most negative integer.
-        unsigned: take negative values for 0, before all else; not beside an offset.
+        x: Real values, any shape.
+        scale: One step, or one per channel of ``axis``, positive float32.
+        bits: Width of the integers.
+        offset: The value that integer 0 stands for, one element; None means 0.
+        axis: The channel axis of a per-channel step.
+        narrow_range: Leave out the most negative integer.
+        unsigned: Take negative values for 0, before all else; not beside an offset.
 
     Raises:
         ValueError: ``unsigned`` beside an offset.
@@ -252,12 +252,12 @@ def fake_quantize_clipped(
     """Return ``x`` on the grid whose step is ``alpha / steps_per_range``, with the gradients of PACT.
 
     Args:
-        x: real values, any shape.
-        alpha: the clipping level, one positive element, float32.
-        steps_per_range: steps from 0 to ``alpha`` (:func:`qdbev.quantization.grid.integers.steps_per_range`).
-        bits: width of the signed integers.
-        narrow_range: leave out the most negative integer.
-        unsigned: take negative values for 0, before all else: the grid is ``[0, alpha]``.
+        x: Real values, any shape.
+        alpha: The clipping level, one positive element, float32.
+        steps_per_range: Steps from 0 to ``alpha`` (``qdbev.quantization.grid.integers.steps_per_range``).
+        bits: Width of the signed integers.
+        narrow_range: Leave out the most negative integer.
+        unsigned: Take negative values for 0, before all else: the grid is ``[0, alpha]``.
 
     >>> alpha = torch.tensor(15.0, requires_grad=True)
     >>> x = torch.tensor([4.9, 40.0, -16.0, -40.0, 15.0], requires_grad=True)

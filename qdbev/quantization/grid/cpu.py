@@ -1,7 +1,7 @@
 """The arithmetic of fake quantization on a CPU, compiled by numba: one pass over memory in place of four to eight.
 
-The same numbers, bit for bit, as the torch operations of :mod:`qdbev.quantization.grid.integers` and
-:mod:`qdbev.quantization.grid.fake_quantize`; the gradient of a scale up to the order of summation. Threads share a
+The same numbers, bit for bit, as the torch operations of ``qdbev.quantization.grid.integers`` and
+``qdbev.quantization.grid.fake_quantize``; the gradient of a scale up to the order of summation. Threads share a
 large tensor. The kernels are called by address, which for the many small tensors of a network is most of the time.
 """
 
@@ -70,7 +70,7 @@ def passed(
 def passed_and_slope(
     gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return :func:`passed`, and per scale the sum of the gradient times ``S q`` less what passed times ``x``."""
+    """Return ``passed``, and per scale the sum of the gradient times ``S q`` less what passed times ``x``."""
     out = _own(gradient, x=x, in_place=in_place)
     sums = _run(_passed_and_slope, x, out, scale=scale, axis=axis, limits=(low, high, _floor(low)))
     return out, _by_scale(sums, scale=scale)
@@ -88,7 +88,7 @@ def again_and_passed(
     rectified: bool = False,
     in_place: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return :func:`onto_grid`, rescaled, and :func:`passed_and_slope` in one pass over ``x``; the sum if ``slope``.
+    """Return ``onto_grid``, rescaled, and ``passed_and_slope`` in one pass over ``x``; the sum if ``slope``.
 
     ``rectified`` lets nothing pass where ``x`` is zero.
     """
@@ -111,7 +111,7 @@ def again_and_clipped(
     rectified: bool = False,
     in_place: bool = False,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Return :func:`onto_grid`, rescaled, what passes, and three sums per scale, in one pass over ``x``.
+    """Return ``onto_grid``, rescaled, what passes, and three sums per scale, in one pass over ``x``.
 
     Clipped is what does not lie between ``low`` and ``high`` steps of the offset, or given ``unit``, within one of it
     on either side; unsigned, also what is negative, and zero too if ``rectified``. The sums are of the gradient times

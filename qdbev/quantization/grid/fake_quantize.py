@@ -1,13 +1,13 @@
 """Fake quantization: real values onto the grid of ``k`` bits and back, with straight-through gradients (Eq. 1).
 
-The rounding is that of :mod:`qdbev.quantization.grid.integers`. Backward passes the gradient where the integer needed
+The rounding is that of ``qdbev.quantization.grid.integers``. Backward passes the gradient where the integer needed
 no clamp and stops it where it did, as ``torch.fake_quantize_per_tensor_affine`` does. A learned scale gets the gradient
 of LSQ (Esser et al., ICLR 2020, Eq. 3) in the logarithm of the scale (as TQT, Jain et al., MLSys 2020): one step of
 Adam is then the same share of every scale, and no scale turns negative.
 
 Speed is memory here: the forward pass writes one new tensor and works in it, and backward keeps nothing but the real
 values, which a float network keeps too; what else it needs is made from them again (see
-:mod:`qdbev.quantization.grid.recomputation`). ``scripts/bench_training_step.py`` measures both.
+``qdbev.quantization.grid.recomputation``). ``scripts/bench_training_step.py`` measures both.
 """
 
 from __future__ import annotations
@@ -81,11 +81,11 @@ class Rounding(NamedTuple):
         return made if made.dtype == x.dtype else made.to(x.dtype)
 
     def as_bytes(self, x: Tensor, *, signed: bool = False) -> Bytes | None:
-        """Return the integers of :meth:`onto_grid` as the bytes that a CPU multiplies, where they can be had."""
+        """Return the integers of ``onto_grid`` as the bytes that a CPU multiplies, where they can be had."""
         return as_bytes(x, scale=self.scale, low=self.low, high=self.high, axis=self.axis, signed=signed)
 
     def apply(self, x: Tensor) -> Tensor:
-        """Return :meth:`onto_grid` with gradients to ``x`` and to a learned scale."""
+        """Return ``onto_grid`` with gradients to ``x`` and to a learned scale."""
         if not torch.is_grad_enabled():
             return self.onto_grid(x)
         if x.requires_grad or self.log_scale is not None:
@@ -94,7 +94,7 @@ class Rounding(NamedTuple):
         return remember(self.onto_grid(x), x, self.scale, remake=lambda values, _: self.onto_grid(values))
 
     def pass_back(self, gradient: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Learned]:
-        """Return what of the gradient of the output passes to ``x``, and the gradients of :attr:`learned`.
+        """Return what of the gradient of the output passes to ``x``, and the gradients of ``learned``.
 
         ``fresh`` lets it write into the gradient.
         """
@@ -108,7 +108,7 @@ class Rounding(NamedTuple):
         return passed, (total * self._share(x), None)
 
     def remake_and_pass_back(self, gradient: Tensor, x: Tensor, *, rectified: bool) -> tuple[Tensor, Tensor, Learned]:
-        """Return :meth:`onto_grid` and :meth:`pass_back` of a fresh gradient, on a CPU in one pass over memory.
+        """Return ``onto_grid`` and ``pass_back`` of a fresh gradient, on a CPU in one pass over memory.
 
         ``rectified``, where integers are unsigned, lets it do the backward pass of the ReLU that made ``x`` as well.
         """
@@ -165,12 +165,12 @@ def fake_quantize(
     Equals ``dequantize(quantize_int(x))`` exactly. Half types are rounded in float32 and cast at the end.
 
     Args:
-        x: real values, any shape.
-        scale: one scale, or one per channel of ``axis``, float32.
-        bits: width of the integers.
-        axis: the channel axis of a per-channel scale.
-        narrow_range: leave out the most negative integer.
-        unsigned: leave out all negative integers; no gradient then passes to a negative value.
+        x: Real values, any shape.
+        scale: One scale, or one per channel of ``axis``, float32.
+        bits: Width of the integers.
+        axis: The channel axis of a per-channel scale.
+        narrow_range: Leave out the most negative integer.
+        unsigned: Leave out all negative integers; no gradient then passes to a negative value.
 
     >>> fake_quantize(torch.tensor([15.0, -15.0, 4.9, -1.1, 0.9]), scale=torch.tensor(2.0), bits=4).tolist()
     [14.0, -16.0, 4.0, -2.0, 0.0]
@@ -194,12 +194,12 @@ def fake_quantize_learned(
     of a scale is multiplied by LSQ's ``1 / sqrt(N q_max)``.
 
     Args:
-        x: real values, any shape.
-        log_scale: natural logarithm of one scale, or of one per channel of ``axis``, float32.
-        bits: width of the integers.
-        axis: the channel axis of a per-channel scale.
-        narrow_range: leave out the most negative integer.
-        unsigned: leave out all negative integers; negative values give and get no gradient then.
+        x: Real values, any shape.
+        log_scale: Natural logarithm of one scale, or of one per channel of ``axis``, float32.
+        bits: Width of the integers.
+        axis: The channel axis of a per-channel scale.
+        narrow_range: Leave out the most negative integer.
+        unsigned: Leave out all negative integers; negative values give and get no gradient then.
 
     >>> log_scale = torch.tensor(2.0).log().requires_grad_()
     >>> y = fake_quantize_learned(torch.tensor([4.9, 40.0]), log_scale=log_scale, bits=4)

@@ -57,8 +57,8 @@ def integer_limits(bits: int, *, narrow_range: bool = False) -> tuple[int, int]:
     """Return the smallest and the largest signed integer of ``bits`` bits.
 
     Args:
-        bits: width, 2..16.
-        narrow_range: leave out the most negative integer, so that the grid is symmetric about zero.
+        bits: Width, 2..16.
+        narrow_range: Leave out the most negative integer, so that the grid is symmetric about zero.
 
     >>> integer_limits(4), integer_limits(6), integer_limits(4, narrow_range=True)
     ((-8, 7), (-32, 31), (-7, 7))
@@ -83,8 +83,8 @@ def scale_of_range(r_max: Tensor, *, bits: int, rule: str = "qdbev") -> Tensor:
     A range of zero (a dead channel) gets the scale 1: its zeros stay zeros and nothing divides by zero.
 
     Args:
-        r_max: largest magnitude, any shape (one value per tensor, or one per channel).
-        bits: width of the integers.
+        r_max: Largest magnitude, any shape (one value per tensor, or one per channel).
+        bits: Width of the integers.
         rule: ``qdbev`` (Eq. 1) or ``hawq``.
 
     >>> scale_of_range(torch.tensor([15.0, 7.5, 0.0]), bits=4).tolist()
@@ -97,7 +97,7 @@ def scale_of_range(r_max: Tensor, *, bits: int, rule: str = "qdbev") -> Tensor:
 
 
 def range_of_scale(scale: Tensor, *, bits: int, rule: str = "qdbev") -> Tensor:
-    """Return the ``r_max`` that a scale belongs to (the inverse of :func:`scale_of_range`).
+    """Return the ``r_max`` that a scale belongs to (the inverse of ``scale_of_range``).
 
     >>> range_of_scale(torch.tensor(2.0), bits=4).item()
     15.0
@@ -128,8 +128,8 @@ def round_steps(x: Tensor, *, scale: Tensor) -> Tensor:
     It divides, as ONNX QuantizeLinear does; multiplying by ``1 / S`` may differ by one step at exact ties.
 
     Args:
-        x: real values.
-        scale: broadcastable to ``x`` (see :func:`align_scale`).
+        x: Real values.
+        scale: Broadcastable to ``x`` (see ``align_scale``).
 
     >>> round_steps(torch.tensor([1.0, 3.0, 5.0, -15.0]), scale=torch.tensor(2.0)).tolist()
     [0.0, 2.0, 2.0, -8.0]
@@ -138,7 +138,7 @@ def round_steps(x: Tensor, *, scale: Tensor) -> Tensor:
 
 
 def in_steps(x: Tensor, *, scale: Tensor) -> Tensor:
-    """Return ``x / S`` as a new float tensor (float32 for half types); see :func:`round_steps`."""
+    """Return ``x / S`` as a new float tensor (float32 for half types); see ``round_steps``."""
     if x.dtype in _WIDE:
         return torch.div(x, scale)
     return x.to(torch.float32).div_(scale)
@@ -163,12 +163,12 @@ def clamped_steps(
     Training, packing and export all round here. A compiled kernel does the same in one pass, where there is one.
 
     Args:
-        x: real values.
-        scale: one scale, or one per channel of ``axis``, float32.
-        low: smallest integer.
-        high: largest integer.
-        axis: the channel axis of a per-channel scale.
-        rescale: multiply by ``S`` again.
+        x: Real values.
+        scale: One scale, or one per channel of ``axis``, float32.
+        low: Smallest integer.
+        high: Largest integer.
+        axis: The channel axis of a per-channel scale.
+        rescale: Multiply by ``S`` again.
 
     >>> clamped_steps(torch.tensor([1.0, 3.0, 50.0]), scale=torch.tensor(2.0), low=-8, high=7).tolist()
     [0.0, 2.0, 7.0]
@@ -193,16 +193,16 @@ def as_bytes(
     signed: bool = False,
     offset: Tensor | None = None,
 ) -> Bytes | None:
-    """Return ``clamp(round((x - beta) / S), low, high)`` as the bytes that a CPU multiplies (see :mod:`qdbev.ops`).
+    """Return ``clamp(round((x - beta) / S), low, high)`` as the bytes that a CPU multiplies (see ``qdbev.ops``).
 
     Args:
-        x: real values.
-        scale: one scale, or one per channel of ``axis``, float32.
-        low: smallest integer.
-        high: largest integer.
-        axis: the channel axis of a per-channel scale.
+        x: Real values.
+        scale: One scale, or one per channel of ``axis``, float32.
+        low: Smallest integer.
+        high: Largest integer.
+        axis: The channel axis of a per-channel scale.
         signed: int8, as weights are; else uint8, whose zero is 128 where ``low`` is negative.
-        offset: the ``beta`` that integer 0 stands for; the bytes leave it out. None means 0.
+        offset: The ``beta`` that integer 0 stands for; the bytes leave it out. None means 0.
 
     Returns:
         None where there is no compiled kernel, where the integers do not fit, and where ``x`` or the scale holds what
@@ -225,11 +225,11 @@ def kernel_for(x: Tensor, *, axis: int | None) -> ModuleType | None:
     """Return the compiled kernels that can work on ``x``, else None: torch operations do it then.
 
     Args:
-        x: plain values, see :func:`is_plain`.
-        axis: the channel axis of a per-channel scale.
+        x: Plain values, see ``is_plain``.
+        axis: The channel axis of a per-channel scale.
 
     Returns:
-        :mod:`qdbev.quantization.grid.cpu`, or :mod:`qdbev.quantization.grid.triton`, which has all of its functions but
+        ``qdbev.quantization.grid.cpu``, or ``qdbev.quantization.grid.triton``, which has all of its functions but
         ``again_and_passed`` and ``onto_bytes``.
     """
     if not is_plain(x):
@@ -276,12 +276,12 @@ def quantize_int(
     """Return the integers of ``x``: int8 up to eight bits, int16 above.
 
     Args:
-        x: real values, any shape and float type.
-        scale: one scale, or one per channel of ``axis``.
-        bits: width of the integers, 2..16.
-        axis: the channel axis of a per-channel scale.
-        narrow_range: leave out the most negative integer.
-        offset: the value that integer 0 stands for, one element; None means 0.
+        x: Real values, any shape and float type.
+        scale: One scale, or one per channel of ``axis``.
+        bits: Width of the integers, 2..16.
+        axis: The channel axis of a per-channel scale.
+        narrow_range: Leave out the most negative integer.
+        offset: The value that integer 0 stands for, one element; None means 0.
 
     With ``r_max = 15`` and four bits, ``S = 2``; ``+15`` would be 8 and is clamped to 7:
 

@@ -5,8 +5,8 @@ backward pass needs. These real values a float layer keeps as well; quantizing t
 operations before a convolution, leaves nothing else to be kept.
 
 An autograd function takes part by setting ``ctx.remake``, which is called with ``ctx`` and makes the output again from
-:func:`open_saved`. So it is autograd that keeps the real values: it checks their versions, and activation checkpointing
-around the layer finds them where it looks. A result without gradient has no ``ctx``: see :func:`remember`.
+``open_saved``. So it is autograd that keeps the real values: it checks their versions, and activation checkpointing
+around the layer finds them where it looks. A result without gradient has no ``ctx``: see ``remember``.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def open_saved(ctx: Any) -> tuple[Tensor, ...]:
 
 
 def close_saved(ctx: Any) -> tuple[Tensor, ...]:
-    """Return :func:`open_saved` for the last time in a backward pass: the function's own backward."""
+    """Return ``open_saved`` for the last time in a backward pass: the function's own backward."""
     opened, ctx.opened = open_saved(ctx), None
     return opened
 

@@ -28,7 +28,7 @@ class QuantReLU(nn.ReLU):
 
 
 def is_rectified(x: Tensor) -> bool:
-    """Whether a :class:`QuantReLU` made this tensor, with gradients on."""
+    """Whether a ``QuantReLU`` made this tensor, with gradients on."""
     return isinstance(x.grad_fn, _Rectified._backward_cls)  # type: ignore[attr-defined]
 
 

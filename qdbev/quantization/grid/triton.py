@@ -1,7 +1,7 @@
 """The arithmetic of fake quantization on a GPU, compiled by Triton: one launch in place of four to eight.
 
-The same numbers, bit for bit, as the torch operations of :mod:`qdbev.quantization.grid.integers` and
-:mod:`qdbev.quantization.grid.fake_quantize`; the gradient of a scale up to the order of summation. Half types are read
+The same numbers, bit for bit, as the torch operations of ``qdbev.quantization.grid.integers`` and
+``qdbev.quantization.grid.fake_quantize``; the gradient of a scale up to the order of summation. Half types are read
 and written as they are and computed in float32.
 """
 
@@ -43,7 +43,7 @@ def passed(
 def passed_and_slope(
     gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return :func:`passed`, and per scale the sum of the gradient times ``S q`` less what passed times ``x``."""
+    """Return ``passed``, and per scale the sum of the gradient times ``S q`` less what passed times ``x``."""
     gradient, out = _laid_as(x, gradient=gradient, in_place=in_place)
     sums = torch.empty(_rows(x, scale=scale, axis=axis)[0], dtype=torch.float32, device=x.device)
     limits = (low, high, _floor(low))

@@ -30,8 +30,8 @@ class LiveNorm(nn.Module):
     """A batch norm that starts as the identity; no ``BatchNorm2d``, so that what freezes those leaves it alone.
 
     Args:
-        mean: of the output per channel.
-        variance: of the output per channel.
+        mean: Of the output per channel.
+        variance: Of the output per channel.
     """
 
     running_mean: Tensor
@@ -89,9 +89,9 @@ def thaw_norms(model: nn.Module, layers: Iterable[str], run: Callable[[], object
     Their biases, which the norms take over, are not trained until these are folded.
 
     Args:
-        model: a quantized model.
-        layers: paths of the layers that batch norms were folded into; those that do not run get none.
-        run: runs the samples that the outputs are measured on, in eval mode.
+        model: A quantized model.
+        layers: Paths of the layers that batch norms were folded into; those that do not run get none.
+        run: Runs the samples that the outputs are measured on, in eval mode.
 
     Raises:
         ValueError: a layer without a bias, or with one step for its whole weight.

@@ -24,12 +24,12 @@ def learn_ranges(
     """Make the ranges of the quantizers that are on parameters, from the present ones.
 
     Args:
-        model: a calibrated model.
-        weights: those of weights.
-        inputs: those of inputs.
-        fixed_inputs: paths of layers whose input range stays as it is all the same.
-        form: what is the parameter, the logarithm of a step or the step itself (LSQ).
-        clip: for inputs, a clipping level instead (PACT).
+        model: A calibrated model.
+        weights: Those of weights.
+        inputs: Those of inputs.
+        fixed_inputs: Paths of layers whose input range stays as it is all the same.
+        form: What is the parameter, the logarithm of a step or the step itself (LSQ).
+        clip: For inputs, a clipping level instead (PACT).
     """
     for path, layer in quantized_layers(model).items():
         for weight in layer.quantized_weights() if weights else ():

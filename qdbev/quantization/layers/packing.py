@@ -29,7 +29,7 @@ def pack_bits(integers: Tensor, *, bits: int) -> Tensor:
     """Pack signed integers of ``bits`` bits into bytes.
 
     Args:
-        integers: any shape, values in ``[-2^(bits-1), 2^(bits-1) - 1]``.
+        integers: Any shape, values in ``[-2^(bits-1), 2^(bits-1) - 1]``.
         bits: 2..8.
 
     Returns:
@@ -61,7 +61,7 @@ def packed_bytes(count: int, *, bits: int) -> int:
 
 
 def unpack_bits(packed: Tensor, *, bits: int, count: int) -> Tensor:
-    """Return the ``count`` integers of :func:`pack_bits`, int8, flat.
+    """Return the ``count`` integers of ``pack_bits``, int8, flat.
 
     >>> unpack_bits(torch.tensor([240, 8], dtype=torch.uint8), bits=4, count=3).tolist()
     [-8, 7, 0]
@@ -83,8 +83,8 @@ def pack_model(model: nn.Module, *, rest: Literal["fp16", "fp32"] = "fp16") -> d
     Weight ranges are frozen in the result: a range that followed the dequantized weight would be another one.
 
     Args:
-        model: a quantized model whose weight quantizers have ranges.
-        rest: type of the other float tensors (biases, norms, raw parameters). Scales and offsets stay float32, and so
+        model: A quantized model whose weight quantizers have ranges.
+        rest: Type of the other float tensors (biases, norms, raw parameters). Scales and offsets stay float32, and so
             does a tensor that float16 cannot hold.
 
     Raises:
@@ -113,7 +113,7 @@ def unpack_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the state dict of the quantized model: weights on their grid, everything in float32.
 
     Args:
-        tensors: what :func:`pack_model` returned.
+        tensors: What ``pack_model`` returned.
 
     Raises:
         ValueError: a tensor of a packed weight is missing or of the wrong size.
@@ -151,10 +151,10 @@ def size_bytes(tensors: Mapping[str, Tensor]) -> int:
 
 
 def packed_size_bytes(model: nn.Module) -> int:
-    """Return the bytes that :func:`pack_model` would take with float16 for the rest, from shapes alone.
+    """Return the bytes that ``pack_model`` would take with float16 for the rest, from shapes alone.
 
     Args:
-        model: a quantized model, on any device (``meta`` too), with or without ranges.
+        model: A quantized model, on any device (``meta`` too), with or without ranges.
 
     Raises:
         ValueError: a weight quantizer wider than 8 bits.

@@ -1,15 +1,15 @@
 """A linear layer or a convolution on quantized input and weight, as one function of autograd.
 
 Composed of two quantizers and a layer, a training step passes through three functions with all that keeps quantized
-tensors from being stored (:mod:`qdbev.quantization.grid.recomputation`), and a layer on a small tensor spends most of
+tensors from being stored (``qdbev.quantization.grid.recomputation``), and a layer on a small tensor spends most of
 its time between them. Here one function quantizes, multiplies, and in its backward pass makes the gradient of the input
 first, so that one pass over memory makes the quantized input again and lets that gradient through. It keeps what a
 float layer keeps. Whatever it is not made for is composed.
 
-Where a CPU multiplies bytes (:func:`qdbev.ops.integer_weight_bits`), a large product is that of the integers
+Where a CPU multiplies bytes (``qdbev.ops.integer_weight_bits``), a large product is that of the integers
 themselves, as it is when the model is deployed: faster than that of the float values which stand for them, and closer
 to the true one. What lies within one rounding of a tie may then fall on its other side a layer later, so that a run is
-not repeated to the bit by a CPU that multiplies float values; :func:`float_products` asks any to.
+not repeated to the bit by a CPU that multiplies float values; ``float_products`` asks any to.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ class Linear(NamedTuple):
     """``F.linear``."""
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """See :class:`Product`."""
+        """See ``Product``."""
         return F.linear(x, weight, bias)
 
     def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None, offset: Tensor | None) -> Tensor:
-        """See :class:`Product`."""
+        """See ``Product``."""
         return integer_products.linear(x, weight, bias, offset=offset)
 
     def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """See :class:`Product`."""
+        """See ``Product``."""
         return (gradient.reshape(-1, weight.shape[0]) @ weight).view(x.shape)
 
     def to_weight(self, gradient: Tensor, x: Tensor, weight: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Product`."""
+        """See ``Product``."""
         rows = gradient.reshape(-1, weight.shape[0])
         return rows.t() @ x.reshape(-1, weight.shape[1]), rows.sum(0) if bias else None
 
@@ -87,19 +87,19 @@ class Convolution(NamedTuple):
     groups: int
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """See :class:`Product`."""
+        """See ``Product``."""
         return torch.conv2d(x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
     def of_bytes(self, x: Bytes, weight: Bytes, bias: Tensor | None, offset: Tensor | None) -> Tensor:
-        """See :class:`Product`."""
+        """See ``Product``."""
         return integer_products.convolution(x, weight, bias, offset=offset, **self._asdict())
 
     def to_input(self, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-        """See :class:`Product`."""
+        """See ``Product``."""
         return self._backward(gradient, x, weight, wanted=(True, False, False))[0]
 
     def to_weight(self, gradient: Tensor, x: Tensor, weight: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
-        """See :class:`Product`."""
+        """See ``Product``."""
         found = self._backward(gradient, x, weight, wanted=(False, True, bias))
         return found[1], found[2] if bias else None
 
@@ -148,7 +148,7 @@ def composed(forward: Callable[[Tensor, Tensor, Tensor | None], Tensor], x: Tens
 def quantized_product(product: Product, x: Tensor, layer: Layer) -> Tensor:
     """Return a layer's product of ``x``, both quantized.
 
-    The numbers are those of :func:`composed`, bit for bit, where float values are multiplied, and so are the gradients,
+    The numbers are those of ``composed``, bit for bit, where float values are multiplied, and so are the gradients,
     where tensors lie in memory without gaps; elsewhere, and for what a quantizer learns, which are sums over all
     elements, they are up to the order of sums. It is composed where a quantizer is missing, off or hooked; for a single
     vector, under autocast, in a graph that is compiled or exported, and on a GPU, where this has not been tried.

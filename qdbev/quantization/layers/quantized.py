@@ -45,7 +45,7 @@ class QuantizedLayer(nn.Module):
 
     Attributes:
         site: its place in the plan.
-        weight_names: paths of the weights inside the layer; their quantizers are at :func:`quantizer_of` these.
+        weight_names: paths of the weights inside the layer; their quantizers are at ``quantizer_of`` these.
         input_names: paths of the input quantizers inside the layer.
     """
 

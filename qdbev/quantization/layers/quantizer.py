@@ -7,10 +7,10 @@ Its state is two or three buffers, saved and loaded strictly with the model:
   ``has_range`` is 2 for a range from zero on. A sixth, 1, says that there is an offset
 * ``offset``, only where there is one: float32, (), the value that integer 0 stands for
 
-A range comes from calibration (:meth:`Quantizer.calibrate`, or observing) and then stays, or the quantizer *follows*
+A range comes from calibration (``Quantizer.calibrate``, or observing) and then stays, or the quantizer *follows*
 the tensor it is given: the range is that tensor's own ``max|w|`` each time. Min-max weights follow while they train. A
-range can also be *learned*: from :meth:`Quantizer.learn` to :meth:`Quantizer.settle` it is a parameter, in one of the
-forms of :mod:`qdbev.quantization.ranges.trained_ranges`. While it is ``held``, a range that moves or is learned stays.
+range can also be *learned*: from ``Quantizer.learn`` to ``Quantizer.settle`` it is a parameter, in one of the
+forms of ``qdbev.quantization.ranges.trained_ranges``. While it is ``held``, a range that moves or is learned stays.
 
 A range that follows or moves is a new tensor each time: a backward pass that is still to come keeps the old one.
 
@@ -53,18 +53,18 @@ class Quantizer(nn.Module):
     """Fake quantization of one tensor, with the state that makes it repeatable.
 
     Args:
-        name: full path, for error messages.
-        bits: width of the integers, 2..16.
-        axis: channel axis of a per-channel scale, or None for one scale.
-        channels: number of channels when ``axis`` is given.
+        name: Full path, for error messages.
+        bits: Width of the integers, 2..16.
+        axis: Channel axis of a per-channel scale, or None for one scale.
+        channels: Number of channels when ``axis`` is given.
         scale_rule: ``qdbev`` (Eq. 1) or ``hawq``.
-        observer: what calibration uses, see :mod:`qdbev.quantization.ranges.observers`.
-        percentile: for the percentile observer.
-        narrow_range: leave out the most negative integer.
-        follow: take the range from each tensor it is given (min-max only).
-        ema_momentum: when set, a training forward moves the range: ``r <- m r + (1 - m) max|x|``.
-        may_be_unsigned: let calibration without negative values leave the sign out.
-        has_offset: let calibration choose an offset, so that the grid need not be symmetric about zero; the sign stays.
+        observer: What calibration uses, see ``qdbev.quantization.ranges.observers``.
+        percentile: For the percentile observer.
+        narrow_range: Leave out the most negative integer.
+        follow: Take the range from each tensor it is given (min-max only).
+        ema_momentum: When set, a training forward moves the range: ``r <- m r + (1 - m) max|x|``.
+        may_be_unsigned: Let calibration without negative values leave the sign out.
+        has_offset: Let calibration choose an offset, so that the grid need not be symmetric about zero; the sign stays.
 
     Attributes:
         held: while True, a range that moves or is learned stays as it is.
@@ -174,7 +174,7 @@ class Quantizer(nn.Module):
 
     @property
     def only_rounds(self) -> bool:
-        """Whether a forward is :meth:`rounding` and no more: on, and without hooks."""
+        """Whether a forward is ``rounding`` and no more: on, and without hooks."""
         return (
             self._state == "on"
             and type(self) is Quantizer
@@ -220,7 +220,7 @@ class Quantizer(nn.Module):
         """Fix the range, symmetric about zero.
 
         Args:
-            r_max: largest magnitudes, shape of ``scale``, finite and not negative.
+            r_max: Largest magnitudes, shape of ``scale``, finite and not negative.
         """
         if r_max.shape != self.scale.shape:
             raise ValueError(

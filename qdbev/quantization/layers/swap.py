@@ -62,21 +62,21 @@ def quantize(
     """Give the layers of ``model`` the quantizers of ``plan``, in place; all are off afterwards.
 
     Parameters keep their objects and names; quantizers appear beside them (``X.weight_quantizer.scale`` ...). A ReLU
-    may leave its backward pass to the layer behind it: :mod:`qdbev.quantization.grid.rectifier`.
+    may leave its backward pass to the layer behind it: ``qdbev.quantization.grid.rectifier``.
 
     Args:
-        model: the float model the plan was made of.
-        plan: what is quantized where.
+        model: The float model the plan was made of.
+        plan: What is quantized where.
         scale_rule: ``qdbev`` (Eq. 1) or ``hawq``.
-        narrow_range: leave out the most negative integer.
-        weight_observer: for weights; only minmax can follow a weight that is trained.
-        weight_granularity: one scale per output ``channel`` (embedding: per row) or per ``tensor``.
-        activation_observer: for inputs.
-        percentile: for the percentile observer, of weights or inputs.
-        follow_weights: weight ranges follow the weights; None means where the observer is minmax.
-        activation_ema: momentum with which input ranges go on moving in training; None freezes them.
-        unsigned_inputs: inputs that calibration never sees negative get unsigned integers.
-        offset_inputs: inputs get an offset, which calibration sets; then their integers keep the sign.
+        narrow_range: Leave out the most negative integer.
+        weight_observer: For weights; only minmax can follow a weight that is trained.
+        weight_granularity: One scale per output ``channel`` (embedding: per row) or per ``tensor``.
+        activation_observer: For inputs.
+        percentile: For the percentile observer, of weights or inputs.
+        follow_weights: Weight ranges follow the weights; None means where the observer is minmax.
+        activation_ema: Momentum with which input ranges go on moving in training; None freezes them.
+        unsigned_inputs: Inputs that calibration never sees negative get unsigned integers.
+        offset_inputs: Inputs get an offset, which calibration sets; then their integers keep the sign.
         narrow_inputs: ``narrow_range`` for inputs alone.
 
     Returns:
@@ -141,9 +141,9 @@ def set_sites(model: nn.Module, paths: Iterable[str], *, tensors: Tensors = "all
     """Switch on exactly these sites, everything else off.
 
     Args:
-        model: a quantized model.
-        paths: sites.
-        tensors: of these sites switch on ``all`` quantizers, those of ``weights`` or those of ``inputs``.
+        model: A quantized model.
+        paths: Sites.
+        tensors: Of these sites switch on ``all`` quantizers, those of ``weights`` or those of ``inputs``.
 
     Raises:
         ValueError: a path that is no quantized site.
@@ -166,8 +166,8 @@ def start_observing(model: nn.Module, parts: Iterable[str] | None = None) -> Non
     """Put every input quantizer into observing and weight quantizers off: the model runs in float and is watched.
 
     Args:
-        model: a quantized model.
-        parts: watch these alone, and leave the others on or off as they are.
+        model: A quantized model.
+        parts: Watch these alone, and leave the others on or off as they are.
     """
     for layer in _layers_of(model, parts):
         for weight in layer.quantized_weights():
@@ -203,11 +203,11 @@ def observing(
     If the block raises, no range is changed.
 
     Args:
-        model: a quantized model.
-        parts: watch these alone; the others stay on or off as they are.
-        observer: what chooses the ranges, of weights and inputs, in place of what the quantizers were made with; ranges
+        model: A quantized model.
+        parts: Watch these alone; the others stay on or off as they are.
+        observer: What chooses the ranges, of weights and inputs, in place of what the quantizers were made with; ranges
             that follow their tensor stay min-max.
-        unsigned_inputs: as in :func:`quantize`, in place of what the quantizers were made with.
+        unsigned_inputs: As in ``quantize``, in place of what the quantizers were made with.
     """
     watched = None if parts is None else tuple(parts)
     if observer is not None:

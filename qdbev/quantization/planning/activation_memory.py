@@ -35,8 +35,8 @@ def activation_memory(model: nn.Module, forward: Callable[[], object]) -> Activa
     """Count the bytes of the tensors that a forward pass makes.
 
     Args:
-        model: its parameters and buffers, and views of them, are not counted.
-        forward: runs it and returns what the caller would hold; it decides about gradients.
+        model: Its parameters and buffers, and views of them, are not counted.
+        forward: Runs it and returns what the caller would hold; it decides about gradients.
 
     >>> layer = nn.Linear(4, 8, device="meta")
     >>> with torch.no_grad():  # the input, and then the output too, of 4-byte floats

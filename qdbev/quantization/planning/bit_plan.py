@@ -103,8 +103,8 @@ def choose_bits(problem: Problem, *, budgets: Budgets) -> Chosen:
     """Choose one option per layer, so that the sum of losses is least and every budget is kept.
 
     Args:
-        problem: options and costs.
-        budgets: resource -> share of the float model's cost that may be used; none leaves it free. A fraction is exact:
+        problem: Options and costs.
+        budgets: Resource -> share of the float model's cost that may be used; none leaves it free. A fraction is exact:
             an amount over the float model's cost.
 
     Returns:
@@ -132,10 +132,10 @@ def front(problem: Problem, *, over: Resource, budgets: Budgets, points: int = 2
     """The Pareto front: the best choices for budgets of one resource, from the smallest reachable to the largest.
 
     Args:
-        problem: options and costs.
-        over: the resource that varies.
-        budgets: those of other resources hold.
-        points: how many budgets, evenly spaced.
+        problem: Options and costs.
+        over: The resource that varies.
+        budgets: Those of other resources hold.
+        points: How many budgets, evenly spaced.
 
     Returns:
         Choices of rising cost and falling loss, without repetitions.
@@ -155,8 +155,8 @@ def with_bits(plan: Plan, bits: Mapping[str, tuple[int, int]]) -> Plan:
     """A plan with the bits of its quantized sites replaced.
 
     Args:
-        plan: a plan of some model.
-        bits: path of each quantized site -> bits of weights and of inputs (embedding tables have no inputs).
+        plan: A plan of some model.
+        bits: Path of each quantized site -> bits of weights and of inputs (embedding tables have no inputs).
 
     Raises:
         ValueError: a site without bits, or bits for what is no quantized site: they were chosen for another model.

@@ -4,7 +4,7 @@
 
 A layer left in float counts 32 x 32. The paper's tables count layers (convolution, linear, projections) and no
 attention products or sampling; those are separate lines here and enter the sum only where asked for. Its size is the
-number of trainable parameters times the weight bits, without scales: see :func:`nominal_size_mb`.
+number of trainable parameters times the weight bits, without scales: see ``nominal_size_mb``.
 
 One MAC of a layer is one weight applied once. Deformable sampling counts 5 per sample and channel: four bilinear
 products and the attention weight.
@@ -82,8 +82,8 @@ def count_macs(model: nn.Module, example_call: Callable[[], object]) -> list[Mac
     """Count multiply-accumulates by hooks on one forward pass, for a float or a quantized model.
 
     Args:
-        model: the model; used in the mode it is in.
-        example_call: runs the model once, without gradients.
+        model: The model; used in the mode it is in.
+        example_call: Runs the model once, without gradients.
 
     Returns:
         One line per layer that ran and per attention product and sampling step, in the order they first ran.
@@ -118,10 +118,10 @@ def bops(
     """Return Eq. 7 for a plan.
 
     Args:
-        plan: bits per site.
-        macs: from :func:`count_macs` on the model of the plan.
-        active_parts: parts that are quantized, others counting 32 x 32; None means all.
-        include_operations: count attention products and sampling too, at 32 x 32.
+        plan: Bits per site.
+        macs: From ``count_macs`` on the model of the plan.
+        active_parts: Parts that are quantized, others counting 32 x 32; None means all.
+        include_operations: Count attention products and sampling too, at 32 x 32.
 
     Raises:
         ValueError: a layer that the plan does not know.
@@ -160,9 +160,9 @@ def mean_bits(plan: Plan, *, weights: Mapping[str, int], macs: Iterable[MacLine]
     """Return the mean bits of weights, and of inputs over the multiply-accumulates that read them.
 
     Args:
-        plan: bits per site.
-        weights: from :func:`weights_by_site`.
-        macs: from :func:`count_macs`; layers in float do not count.
+        plan: Bits per site.
+        weights: From ``weights_by_site``.
+        macs: From ``count_macs``; layers in float do not count.
     """
     sites = {site.path: site for site in plan.quantized}
     stored = sum(weights[path] * site.weight_bits for path, site in sites.items())
@@ -175,13 +175,13 @@ def mean_bits(plan: Plan, *, weights: Mapping[str, int], macs: Iterable[MacLine]
 def mixed_size_mb(plan: Plan, *, weights: Mapping[str, int], trainable: int, bits: int) -> float:
     """Return the paper's model size where layers differ: every parameter at ``bits``, plus what each layer differs.
 
-    With ``bits`` everywhere it is the rule of :func:`nominal_size_mb`.
+    With ``bits`` everywhere it is the rule of ``nominal_size_mb``.
 
     Args:
-        plan: bits per site.
-        weights: from :func:`weights_by_site`.
-        trainable: trainable parameters of the float model before batch norm is folded.
-        bits: of everything that is no weight of a quantized site.
+        plan: Bits per site.
+        weights: From ``weights_by_site``.
+        trainable: Trainable parameters of the float model before batch norm is folded.
+        bits: Of everything that is no weight of a quantized site.
     """
     more = sum(weights[site.path] * (site.weight_bits - bits) for site in plan.quantized)
     return (trainable * bits + more) / 8 / 2**20

@@ -28,10 +28,10 @@ def hutchinson_traces(
     """Estimate the trace of each weight's own block of the Hessian, at the present weights.
 
     Args:
-        gradients: the gradients of the loss with respect to ``weights``, in their order, where they are at the call.
-        weights: name -> tensor; moved while this runs, then put back to the bit.
-        probes: random vectors to average over, 1 or more.
-        seed: of the vectors.
+        gradients: The gradients of the loss with respect to ``weights``, in their order, where they are at the call.
+        weights: Name -> tensor; moved while this runs, then put back to the bit.
+        probes: Random vectors to average over, 1 or more.
+        seed: Of the vectors.
         relative_step: h, as a share of each weight's root mean square: small against curvature, large against rounding.
 
     Returns:
@@ -60,9 +60,9 @@ def perturbation_loss(trace: float, *, count: int, squared_error: float) -> floa
     """Second-order loss of moving one weight: mean trace times squared distance (HAWQ-V2).
 
     Args:
-        trace: of the weight's block of the Hessian; its magnitude counts: a negative estimate tells of curvature that
+        trace: Of the weight's block of the Hessian; its magnitude counts: a negative estimate tells of curvature that
             few probes cannot tell from zero, which is no reason to take it for zero.
-        count: number of elements, n.
+        count: Number of elements, n.
         squared_error: ``||Q(w) - w||^2``.
 
     >>> perturbation_loss(6.0, count=3, squared_error=0.5)

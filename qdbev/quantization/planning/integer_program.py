@@ -21,10 +21,10 @@ def take_one_each(
     """Take one of the options of each owner, so that the sum of losses is least and no sum of costs exceeds its limit.
 
     Args:
-        losses: one per option, finite.
-        owners: whose each option is.
-        costs: name -> one per option.
-        limits: name -> largest sum of costs; names without one are free.
+        losses: One per option, finite.
+        owners: Whose each option is.
+        costs: Name -> one per option.
+        limits: Name -> largest sum of costs; names without one are free.
 
     Returns:
         Which options are taken, or None where nothing keeps the limits.

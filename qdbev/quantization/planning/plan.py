@@ -1,7 +1,7 @@
 """The plan: for every layer of a model, what is quantized to how many bits, and why anything is not.
 
 Every parameter of the model belongs to exactly one site of the plan, so nothing is left out in silence. Plans are made
-by :func:`qdbev.quantization.planning.policy.make_plan`.
+by ``qdbev.quantization.planning.policy.make_plan``.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Plan:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Plan:
-        """Read what :meth:`to_json` wrote; ValueError on anything else."""
+        """Read what ``to_json`` wrote; ValueError on anything else."""
         names = {field.name for field in fields(Site)}
         if set(document) != {"parts", "sites"}:
             raise ValueError(f"a plan has the keys parts and sites, got {sorted(document)}")

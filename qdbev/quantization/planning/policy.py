@@ -38,14 +38,14 @@ def make_plan(
     """Give every parameter of ``model`` a site.
 
     Args:
-        model: a float model (batch norm folded or not).
-        parts: part name -> module (or parameter) path prefixes; the longest prefix wins. Order is the plan's order.
-        weight_bits: width of weights, 2..16 or 32 for float.
-        activation_bits: width of inputs, 2..16 or 32.
-        exceptions: path pattern (as in ``fnmatch``) -> (weight bits, activation bits); 32, 32 keeps a site in float.
-        first_last_bits: width of both weights and inputs of the first and last layers, or None for no difference.
-        first_sites: patterns of the first layers; the plan's first convolution or linear layer if empty.
-        last_sites: patterns of the last layers; the plan's last convolution or linear layer if empty.
+        model: A float model (batch norm folded or not).
+        parts: Part name -> module (or parameter) path prefixes; the longest prefix wins. Order is the plan's order.
+        weight_bits: Width of weights, 2..16 or 32 for float.
+        activation_bits: Width of inputs, 2..16 or 32.
+        exceptions: Path pattern (as in ``fnmatch``) -> (weight bits, activation bits); 32, 32 keeps a site in float.
+        first_last_bits: Width of both weights and inputs of the first and last layers, or None for no difference.
+        first_sites: Patterns of the first layers; the plan's first convolution or linear layer if empty.
+        last_sites: Patterns of the last layers; the plan's last convolution or linear layer if empty.
         embedding: ``weight`` quantizes embedding tables per row, ``float`` leaves them.
 
     Raises:

@@ -26,10 +26,10 @@ def grid_of_bounds(low: Tensor, high: Tensor, *, bits: int, narrow_range: bool =
     Where both are equal the step is 1, and the smallest integer stands for them.
 
     Args:
-        low: smallest value.
-        high: largest value.
-        bits: width of the integers.
-        narrow_range: leave out the most negative integer.
+        low: Smallest value.
+        high: Largest value.
+        bits: Width of the integers.
+        narrow_range: Leave out the most negative integer.
 
     >>> grid_of_bounds(torch.tensor(-1.0), torch.tensor(14.0), bits=4)
     (tensor(1.), tensor(7.))
@@ -78,8 +78,8 @@ class MseBoundsObserver(BoundsObserver):
     """The ends of least squared error: the upper one between mean and maximum, then the lower one, a few times over.
 
     Args:
-        bits: width of the quantizer.
-        narrow_range: of the quantizer.
+        bits: Width of the quantizer.
+        narrow_range: Of the quantizer.
     """
 
     def __init__(self, *, bits: int, narrow_range: bool = False) -> None:
@@ -119,9 +119,9 @@ def make_bounds_observer(kind: str, *, bits: int, narrow_range: bool = False) ->
     """Build the observer called ``kind``.
 
     Args:
-        kind: minmax or mse.
-        bits: width of the quantizer it is for.
-        narrow_range: of the quantizer.
+        kind: Minmax or mse.
+        bits: Width of the quantizer it is for.
+        narrow_range: Of the quantizer.
 
     Raises:
         ValueError: another kind.

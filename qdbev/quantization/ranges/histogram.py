@@ -17,7 +17,7 @@ class GrowingHistogram:
     """Counts of values per row over ``[-2^e, 2^e)`` in ``2 bins`` bins; ``e`` grows with the largest magnitude seen.
 
     Args:
-        bins: bins on each side of zero, a power of two.
+        bins: Bins on each side of zero, a power of two.
 
     Attributes:
         counts: (R, 2 * bins) int64, R rows (1 for a tensor, C for channels); bin ``bins`` starts at zero.

@@ -24,8 +24,8 @@ class HistogramObserver(Observer):
     """Common part of the observers that read a histogram.
 
     Args:
-        axis: channel axis or None.
-        bins: bins on each side of zero, a power of two.
+        axis: Channel axis or None.
+        bins: Bins on each side of zero, a power of two.
     """
 
     def __init__(self, *, axis: int | None = None, bins: int = _TENSOR_BINS) -> None:
@@ -47,9 +47,9 @@ class PercentileObserver(HistogramObserver):
     """The percentile of ``|x|``, linear inside a bin; 100 is the exact maximum. Zeros count as values.
 
     Args:
-        axis: channel axis or None.
-        percentile: in (0, 100].
-        bins: bins on each side of zero.
+        axis: Channel axis or None.
+        percentile: In (0, 100].
+        bins: Bins on each side of zero.
     """
 
     def __init__(self, *, axis: int | None = None, percentile: float = 99.99, bins: int = _TENSOR_BINS) -> None:
@@ -76,11 +76,11 @@ class MseObserver(HistogramObserver):
     """The range, among 100 shares of the maximum, whose quantizer has the least squared error on the values seen.
 
     Args:
-        bits: width of the quantizer.
-        axis: channel axis or None.
+        bits: Width of the quantizer.
+        axis: Channel axis or None.
         scale_rule: ``qdbev`` or ``hawq``.
-        narrow_range: of the quantizer.
-        bins: bins on each side of zero; 16 per step by default.
+        narrow_range: Of the quantizer.
+        bins: Bins on each side of zero; 16 per step by default.
     """
 
     def __init__(
@@ -120,9 +120,9 @@ class EntropyObserver(HistogramObserver):
     those of the quantizer itself, at any width.
 
     Args:
-        bits: width of the quantizer.
+        bits: Width of the quantizer.
         scale_rule: ``qdbev`` or ``hawq``.
-        bins: bins of ``|x|``.
+        bins: Bins of ``|x|``.
     """
 
     def __init__(self, *, bits: int, scale_rule: str = "qdbev", bins: int = _TENSOR_BINS) -> None:
@@ -171,13 +171,13 @@ def make_observer(
     """Build the observer called ``kind``.
 
     Args:
-        kind: minmax, moving_average, percentile, mse or entropy.
-        bits: width of the quantizer it is for (mse and entropy depend on it).
-        axis: channel axis or None.
+        kind: Minmax, moving_average, percentile, mse or entropy.
+        bits: Width of the quantizer it is for (mse and entropy depend on it).
+        axis: Channel axis or None.
         scale_rule: ``qdbev`` or ``hawq``.
-        narrow_range: of the quantizer.
-        percentile: for ``percentile``.
-        momentum: for ``moving_average``.
+        narrow_range: Of the quantizer.
+        percentile: For ``percentile``.
+        momentum: For ``moving_average``.
 
     Raises:
         ValueError: an unknown kind, or entropy per channel.

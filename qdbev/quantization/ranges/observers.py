@@ -26,9 +26,9 @@ def largest_magnitude(x: Tensor, *, axis: int | None, unsigned: bool = False) ->
     """Return ``max|x|`` in float32: shape () without an axis, (C,) with one.
 
     Args:
-        x: values, any shape.
-        axis: the channel axis.
-        unsigned: take negative values for 0.
+        x: Values, any shape.
+        axis: The channel axis.
+        unsigned: Take negative values for 0.
 
     >>> largest_magnitude(torch.tensor([[1.0, -3.0], [0.5, 0.25]]), axis=0).tolist()
     [3.0, 0.5]
@@ -47,7 +47,7 @@ class Observer:
     """Common part: refuses bad values, skips empty ones, and has no range before it has seen any.
 
     Args:
-        axis: channel axis, or None for one range of the whole tensor.
+        axis: Channel axis, or None for one range of the whole tensor.
     """
 
     def __init__(self, *, axis: int | None = None) -> None:
@@ -103,7 +103,7 @@ class MovingAverageObserver(Observer):
     """``r <- m r + (1 - m) max|x|`` per update, starting at the first batch's maximum (HAWQ-v3 uses m = 0.95).
 
     Args:
-        axis: channel axis or None.
+        axis: Channel axis or None.
         momentum: ``m``, in [0, 1).
     """
 

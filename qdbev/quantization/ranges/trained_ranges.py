@@ -33,7 +33,7 @@ class TrainedRange(nn.Module):
     """The range of one quantizer as a parameter.
 
     Args:
-        offset: where the quantizer has one, its present value.
+        offset: Where the quantizer has one, its present value.
     """
 
     lsq_beta: nn.Parameter | None
@@ -70,11 +70,11 @@ class LogScale(TrainedRange):
 
     @property
     def scale(self) -> Tensor:
-        """See :class:`TrainedRange`."""
+        """See ``TrainedRange``."""
         return self.log_scale.detach().exp()
 
     def rounding(self, *, axis: int | None, low: int, high: int) -> Rounding | Clipping:
-        """See :class:`TrainedRange`; with an offset the gradient is LSQ+'s."""
+        """See ``TrainedRange``; with an offset the gradient is LSQ+'s."""
         if self.lsq_beta is None:
             return Rounding.at_log_scale(self.log_scale, axis=axis, low=low, high=high)
         return Clipping.stepped(self.log_scale.exp(), self.lsq_beta, axis=axis, low=low, high=high)
@@ -89,11 +89,11 @@ class StepSize(TrainedRange):
 
     @property
     def scale(self) -> Tensor:
-        """See :class:`TrainedRange`."""
+        """See ``TrainedRange``."""
         return self.step_size.detach().clamp_min(SMALLEST)
 
     def rounding(self, *, axis: int | None, low: int, high: int) -> Clipping:
-        """See :class:`TrainedRange`."""
+        """See ``TrainedRange``."""
         return Clipping.stepped(above_zero(self.step_size), self.lsq_beta, axis=axis, low=low, high=high)
 
 
@@ -101,8 +101,8 @@ class ClippingLevel(TrainedRange):
     """PACT's clipping level, one for a whole tensor.
 
     Args:
-        r_max: where it starts.
-        steps_per_range: steps from 0 to it.
+        r_max: Where it starts.
+        steps_per_range: Steps from 0 to it.
     """
 
     def __init__(self, r_max: Tensor, *, steps_per_range: float) -> None:
@@ -111,11 +111,11 @@ class ClippingLevel(TrainedRange):
 
     @property
     def scale(self) -> Tensor:
-        """See :class:`TrainedRange`."""
+        """See ``TrainedRange``."""
         return self.pact_alpha.detach().clamp_min(SMALLEST) / self.steps_per_range
 
     def rounding(self, *, axis: int | None, low: int, high: int) -> Clipping:
-        """See :class:`TrainedRange`; ``axis`` is None."""
+        """See ``TrainedRange``; ``axis`` is None."""
         alpha = above_zero(self.pact_alpha)
         return Clipping.at_level(alpha, steps_per_range=self.steps_per_range, low=low, high=high)
 

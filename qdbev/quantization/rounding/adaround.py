@@ -2,7 +2,7 @@
 
 AdaRound (Nagel et al., *Up or Down? Adaptive Rounding for Post-Training Quantization*, ICML 2020, arXiv 2004.10568).
 Layer by layer ``|| (W x_q + b) - (W_q x_q + b) ||^2`` falls by gradient steps on the shares of
-:mod:`qdbev.quantization.rounding.learned_rounding`; ``x_q`` is what the layer gets, quantized, behind layers that are
+``qdbev.quantization.rounding.learned_rounding``; ``x_q`` is what the layer gets, quantized, behind layers that are
 rounded already. The paper's asymmetric form (section 3.5) has ``W x`` there, ``x`` from the float network, and so makes
 up for errors before the layer. Its inputs were not quantized; where they are, coarsely, the best fit to noisy inputs is
 a smaller weight, which the layers behind do not expect. So it is an option here.
@@ -132,15 +132,15 @@ def adaptive_rounding(
     next layers in the order they run, on inputs that come from weights rounded already.
 
     Args:
-        model: a calibrated model; its other parts run as they are switched, and afterwards these are off.
-        reference: a copy of it, which gives what should come out: these parts run in float here.
-        run: runs the samples through the model it is given, the same each time.
-        parts: round the weights of these.
-        iterations: gradient steps for each layer.
+        model: A calibrated model; its other parts run as they are switched, and afterwards these are off.
+        reference: A copy of it, which gives what should come out: these parts run in float here.
+        run: Runs the samples through the model it is given, the same each time.
+        parts: Round the weights of these.
+        iterations: Gradient steps for each layer.
         learning_rate: Adam's, for the parameters behind the shares.
-        asymmetric: whether an output should be that of the float network, not that of the same inputs.
-        rounds: as many groups of layers.
-        on_block: told how many blocks there are, as each is done.
+        asymmetric: Whether an output should be that of the float network, not that of the same inputs.
+        rounds: As many groups of layers.
+        on_block: Told how many blocks there are, as each is done.
 
     Returns:
         What it did to every block; deformable and grouped convolutions and embedding tables stay as they were.
@@ -195,11 +195,11 @@ def learned(
     """Learn the rounding of a matrix. An output that nearest rounding serves better keeps it, so that none is worse.
 
     Args:
-        weight_OI: float weights.
-        quantizer: its bits and limits.
-        scale: one scale, or one per output.
+        weight_OI: Float weights.
+        quantizer: Its bits and limits.
+        scale: One scale, or one per output.
         moments: ``H``, ``c`` and ``v``.
-        iterations: gradient steps.
+        iterations: Gradient steps.
         learning_rate: Adam's.
 
     Returns:

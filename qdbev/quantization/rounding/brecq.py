@@ -2,7 +2,7 @@
 
 BRECQ (Li et al., *BRECQ: Pushing the Limit of Post-Training Quantization by Block Reconstruction*, ICLR 2021, arXiv
 2102.05426): unit by unit, in the order they run, ``|| f(x) - f_q(x_q) ||^2`` falls by gradient steps on the shares of
-:mod:`qdbev.quantization.rounding.learned_rounding` and on the input ranges of the unit's layers (LSQ). ``f(x)`` is what
+``qdbev.quantization.rounding.learned_rounding`` and on the input ranges of the unit's layers (LSQ). ``f(x)`` is what
 the unit gives in the float network, ``x_q`` what it gets behind units that are quantized already. All numbers of an
 output weigh the same: the paper's diagonal Fisher weights are left out.
 
@@ -70,15 +70,15 @@ def reconstruct(
     nearer afterwards, over all its calls, stays as calibrated.
 
     Args:
-        model: a calibrated model in eval mode; its other parts run as they are switched, and afterwards these are off.
-        reference: a copy of it, which gives what should come out: these parts run in float here.
-        run: runs the samples through the model it is given, the same each time.
-        parts: whose layers.
-        iterations: gradient steps for each unit, each on one call of it.
+        model: A calibrated model in eval mode; its other parts run as they are switched, and afterwards these are off.
+        reference: A copy of it, which gives what should come out: these parts run in float here.
+        run: Runs the samples through the model it is given, the same each time.
+        parts: Whose layers.
+        iterations: Gradient steps for each unit, each on one call of it.
         learning_rate: Adam's, for the parameters behind the shares; input ranges have a tenth of it.
-        drop: probability with which a number is left unquantized: 0 for BRECQ, QDrop has 0.5.
-        seed: of the order of calls and of what is dropped.
-        on_unit: told how many units there are, as each is done.
+        drop: Probability with which a number is left unquantized: 0 for BRECQ, QDrop has 0.5.
+        seed: Of the order of calls and of what is dropped.
+        on_unit: Told how many units there are, as each is done.
 
     Returns:
         What it did to every unit. Embedding tables stay as they were.

@@ -114,12 +114,12 @@ def compensate_rounding(
     they run, on inputs that are quantized and come from weights rounded already. Weight ranges may shrink on the way.
 
     Args:
-        model: a calibrated model; its other parts run as they are switched, and afterwards these are off.
-        run: runs the samples.
-        parts: round the weights of these.
-        rounds: as many groups of layers.
-        damping: share of the mean variance that is added to every variance.
-        range_factors: each output takes, of its range times these, the one that changes it least.
+        model: A calibrated model; its other parts run as they are switched, and afterwards these are off.
+        run: Runs the samples.
+        parts: Round the weights of these.
+        rounds: As many groups of layers.
+        damping: Share of the mean variance that is added to every variance.
+        range_factors: Each output takes, of its range times these, the one that changes it least.
 
     Returns:
         What it did to every block; deformable and grouped convolutions and embedding tables stay as they were.
@@ -197,9 +197,9 @@ def input_moments(
     """Gather the moments of what blocks are multiplied with, as their input quantizers give it.
 
     Args:
-        layers: path -> layer.
-        run: runs the samples.
-        blocks: which are watched.
+        layers: Path -> layer.
+        run: Runs the samples.
+        blocks: Which are watched.
 
     Returns:
         Block -> moments, in the order they first ran, without those that did not run.
@@ -236,11 +236,11 @@ def compensated(
     An output that nearest rounding serves better keeps it, so that none is worse off.
 
     Args:
-        weight_OI: float weights.
-        quantizer: its bits and limits.
-        scale_O1: a scale per output.
-        moment_II: covariance of the inputs, or second moments where there is no bias to take the mean.
-        damping: share of the mean variance that is added to every variance.
+        weight_OI: Float weights.
+        quantizer: Its bits and limits.
+        scale_O1: A scale per output.
+        moment_II: Covariance of the inputs, or second moments where there is no bias to take the mean.
+        damping: Share of the mean variance that is added to every variance.
     """
     weight = weight_OI.double()
     nearest = _nearest(weight, quantizer=quantizer, scale_O1=scale_O1)

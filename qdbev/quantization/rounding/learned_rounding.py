@@ -26,9 +26,9 @@ class LearnedRounding(nn.Module):
     """The shares ``h(V)`` by which weights are rounded up, as parameters.
 
     Args:
-        weight: float weights, the output channels first.
-        scale: one scale, or one per output channel.
-        quantizer: its bits and limits.
+        weight: Float weights, the output channels first.
+        scale: One scale, or one per output channel.
+        quantizer: Its bits and limits.
 
     >>> quantizer = Quantizer(name="toy", bits=4)
     >>> rounding = LearnedRounding(torch.tensor([4.9, -1.1, 40.0]), scale=torch.tensor(2.0), quantizer=quantizer)

@@ -48,9 +48,9 @@ def find_units(model: nn.Module, layers: Iterable[str], *, run: Callable[[], obj
     """Find the units of a model, in the order they run.
 
     Args:
-        model: any.
-        layers: paths of the layers to round; those that do not run are in no unit.
-        run: runs the model.
+        model: Any.
+        layers: Paths of the layers to round; those that do not run are in no unit.
+        run: Runs the model.
     """
     called = _called(model, run=run)
     ran = [path for path in layers if path in called]
@@ -103,7 +103,7 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors of ``value``, in the order :func:`map_tensors` meets them."""
+    """Yield the tensors of ``value``, in the order ``map_tensors`` meets them."""
     found: list[Tensor] = []
 
     def note(x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The training curve: NDS over all stages as one line, stages as bands, and the loss below (the paper's figure 3)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,13 +29,13 @@ def curve_picture(
     """Draws the training curve.
 
     Args:
-        points: evaluations, entries `step` (counted over all stages) and `NDS`. Two points may share a step: the end of
-            a stage and the start of the next one, which has just quantized one part more.
-        stages: bands, entries `name`, `start`, `end` (steps).
+        points: Evaluations, entries ``step`` (counted over all stages) and ``NDS``. Two points may share a step: the
+            end of a stage and the start of the next one, which has just quantized one part more.
+        stages: Bands, entries ``name``, ``start``, ``end`` (steps).
         float_nds: NDS of the float model, a dashed line; None draws none.
-        losses: training loss, entries `step`, `loss`; without them the picture has no lower panel.
-        width_px: width.
-        height_px: height.
+        losses: Training loss, entries ``step``, ``loss``; without them the picture has no lower panel.
+        width_px: Width.
+        height_px: Height.
         form: "png" or "svg".
 
     Returns:
@@ -65,7 +67,7 @@ def curve_picture(
 
 
 def running_mean(values: Sequence[float], *, window: int) -> np.ndarray:
-    """Mean over the last `window` values; fewer at the start.
+    """Mean over the last ``window`` values; fewer at the start.
 
     >>> running_mean([4.0, 2.0, 0.0, 2.0], window=2).tolist()
     [4.0, 3.0, 1.0, 1.0]

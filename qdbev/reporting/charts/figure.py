@@ -1,5 +1,7 @@
 """Figures without a screen: size in pixels, one quiet style, PNG or SVG bytes that are the same at every run."""
 
+from __future__ import annotations
+
 import io
 from typing import Any, Literal
 

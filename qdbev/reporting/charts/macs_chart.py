@@ -1,5 +1,7 @@
 """Bars of the multiply-accumulates of each part of a detector, operations without weights apart."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -17,10 +19,10 @@ def macs_picture(
     """Draws one bar for each entry, with its share of the layers' sum.
 
     Args:
-        macs: multiply-accumulates by name, in the order of the bars.
-        operations: names among them that are no layers: drawn pale, and without a share.
-        title: what was counted.
-        width_px: width; the height follows from the number of bars.
+        macs: Multiply-accumulates by name, in the order of the bars.
+        operations: Names among them that are no layers: drawn pale, and without a share.
+        title: What was counted.
+        width_px: Width; the height follows from the number of bars.
         form: "png" or "svg".
 
     Returns:

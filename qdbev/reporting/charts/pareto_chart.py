@@ -1,5 +1,7 @@
 """The Pareto front of bit plans: predicted loss over the share of what the float model costs."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,10 +27,10 @@ def pareto_picture(
     """Draws the front as a line, uniform bits as circles, the chosen plan as a star.
 
     Args:
-        points: entries `share` and `loss`, of rising share.
-        chosen: the same of the plan.
-        uniform: the same with `name`, such as W4A6.
-        resource: what the share is of: size, bytes, bops or latency.
+        points: Entries ``share`` and ``loss``, of rising share.
+        chosen: The same of the plan.
+        uniform: The same with ``name``, such as W4A6.
+        resource: What the share is of: size, bytes, bops or latency.
         form: "png" or "svg".
 
     Returns:

@@ -1,5 +1,7 @@
 """Bars of what each module costs when it alone is quantized, the worst on top."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,11 +27,11 @@ def sensitivity_picture(
     """Draws the ranking.
 
     Args:
-        rows: entries `name`, `NDS`; optional `part` (decides the colour), and `NDS_low`, `NDS_high`: ends of the
-            interval of NDS minus the reference, drawn as a whisker.
+        rows: Entries ``name``, ``NDS``; optional ``part`` (decides the colour), and ``NDS_low``, ``NDS_high``: ends of
+            the interval of NDS minus the reference, drawn as a whisker.
         reference_nds: NDS of the float model.
-        top: how many bars at most; the rest is counted in a line below. None draws all.
-        width_px: width; the height follows from the number of bars.
+        top: How many bars at most; the rest is counted in a line below. None draws all.
+        width_px: Width; the height follows from the number of bars.
         form: "png" or "svg".
 
     Returns:

@@ -1,5 +1,7 @@
 """Curves of single stages put one after the other, for the one picture over all of them."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -7,12 +9,12 @@ Row = Mapping[str, Any]
 
 
 class JoinedStages(NamedTuple):
-    """What `curve_picture` draws, with steps counted over all stages.
+    """What ``curve_picture`` draws, with steps counted over all stages.
 
     Attributes:
-        points: entries `step`, `NDS`.
-        losses: entries `step`, `loss`.
-        stages: entries `name`, `start`, `end`.
+        points: entries ``step``, ``NDS``.
+        losses: entries ``step``, ``loss``.
+        stages: entries ``name``, ``start``, ``end``.
     """
 
     points: list[dict[str, Any]]
@@ -24,10 +26,10 @@ def join_stages(curves: Sequence[tuple[str, Sequence[Row]]], *, score: str = "ND
     """Shifts each stage's steps behind those of the stages before it.
 
     Args:
-        curves: per stage its name and its rows, with `step` counted from the stage's own start, ascending. A row may
+        curves: Per stage its name and its rows, with ``step`` counted from the stage's own start, ascending. A row may
             hold a score, a loss, or both; a row at step 0 is the state before the stage's first step.
-        score: name of the score in the rows.
-        loss: name of the loss in the rows.
+        score: Name of the score in the rows.
+        loss: Name of the loss in the rows.
 
     Returns:
         Points, losses and stages. A stage is as long as its last step.

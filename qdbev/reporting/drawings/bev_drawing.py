@@ -1,5 +1,7 @@
 """Boxes seen from above: the ego vehicle in the middle, range rings, a tick at each box's front."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -20,8 +22,8 @@ def draw_bev_ground(axes: Axes, *, range_m: float) -> None:
     """Prepares an axes: ground, rings every 10 m with their distance, the ego vehicle pointing up.
 
     Args:
-        axes: an empty axes; it is square afterwards, and shows -range_m to range_m both ways.
-        range_m: half the side of what is shown.
+        axes: An empty axes; it is square afterwards, and shows -range_m to range_m both ways.
+        range_m: Half the side of what is shown.
     """
     axes.set_xlim(-range_m, range_m)
     axes.set_ylim(-range_m, range_m)
@@ -44,10 +46,10 @@ def draw_bev_boxes(
     """Draws boxes from above.
 
     Args:
-        axes: prepared by `draw_bev_ground`.
+        axes: Prepared by ``draw_bev_ground``.
         boxes: (n, 9) LiDAR frame (see projection.py).
         colours: n colours.
-        filled: solid boxes (the ground truth below a prediction) or outlines with a tick at the front.
+        filled: Solid boxes (the ground truth below a prediction) or outlines with a tick at the front.
         opacity: 0 to 1.
     """
     if not len(boxes):

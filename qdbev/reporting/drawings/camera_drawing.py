@@ -1,5 +1,7 @@
 """Boxes drawn into camera images."""
 
+from __future__ import annotations
+
 import cv2
 import numpy as np
 
@@ -16,9 +18,9 @@ def enlarge_image(
 
     Args:
         image: (H, W, 3) uint8.
-        lidar2img: (4, 4) to pixels of `image`.
-        width_px: wanted width.
-        height_px: wanted height.
+        lidar2img: (4, 4) to pixels of ``image``.
+        width_px: Wanted width.
+        height_px: Wanted height.
 
     Returns:
         The image (height_px, width_px, 3) and the (4, 4) projection to its pixels.
@@ -44,10 +46,10 @@ def draw_camera_boxes(
     Args:
         image: (H, W, 3) uint8, RGB; it is not changed.
         boxes: (n, 9) LiDAR frame, bottom centres (see projection.py).
-        lidar2img: (4, 4) to pixels of `image`.
+        lidar2img: (4, 4) to pixels of ``image``.
         colours: (n, 3) uint8 RGB, one per box.
-        thickness_px: line width.
-        shadow: opacity of the dark line beneath each line, which keeps it readable on bright ground; 0 leaves it out.
+        thickness_px: Line width.
+        shadow: Opacity of the dark line beneath each line, which keeps it readable on bright ground; 0 leaves it out.
 
     Returns:
         A new image of the same shape.

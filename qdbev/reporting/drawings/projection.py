@@ -5,6 +5,8 @@ BOTTOM face in metres, dx lies along the heading, yaw turns counter-clockwise fr
 nuScenes' LIDAR_TOP frame x points right and y forward.
 """
 
+from __future__ import annotations
+
 import numpy as np
 
 # Corners 0 to 3 are the bottom face, 4 to 7 the top face above them; 0 and 1 are the front.
@@ -36,7 +38,7 @@ def ground_corners(boxes: np.ndarray) -> np.ndarray:
 
 
 def box_corners(boxes: np.ndarray) -> np.ndarray:
-    """All corners: the bottom face as in `ground_corners`, then the top face.
+    """All corners: the bottom face as in ``ground_corners``, then the top face.
 
     Args:
         boxes: (n, 7 or more).
@@ -70,14 +72,14 @@ def project_segments(
     """Projects line segments and keeps the pieces that the camera sees.
 
     Clipping happens in homogeneous coordinates, before the division: a segment that passes the camera is cut at
-    `NEAR_M` in front of it, where projecting its far end would throw it to the wrong side of the image.
+    ``NEAR_M`` in front of it, where projecting its far end would throw it to the wrong side of the image.
 
     Args:
         segments: (k, 2, 3) in metres, LiDAR frame.
         lidar2img: (4, 4), its first two rows in pixels of the image to draw on.
-        width_px: image width.
-        height_px: image height.
-        margin_px: how far beyond the image's border a piece may reach, so that thick lines end outside.
+        width_px: Image width.
+        height_px: Image height.
+        margin_px: How far beyond the image's border a piece may reach, so that thick lines end outside.
 
     Returns:
         (m, 2, 2) pixel coordinates u, v of the visible pieces, m at most k.

@@ -1,5 +1,7 @@
 """One scene as a picture: six cameras with boxes of several sources, and each source from above (paper, figure 4)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -42,7 +44,7 @@ class BoxSource:
     Attributes:
         name: as it stands in the legend ("ground truth", "float", "W4A6").
         boxes: (n, 9) in the LiDAR frame, bottom centres (see projection.py).
-        labels: (n,) class indices in nuScenes' detection order; used where `colour` is None.
+        labels: (n,) class indices in nuScenes' detection order; used where ``colour`` is None.
         scores: (n,) in 0 to 1; None for the ground truth.
         colour: of all boxes of this source; None colours each box by its class.
     """
@@ -69,14 +71,14 @@ def scene_image(
     The first source is taken as the truth: it lies, filled, beneath the others in their panels.
 
     Args:
-        images: six (H, W, 3) uint8 RGB images in nuScenes' order (FRONT, FRONT_RIGHT, FRONT_LEFT, BACK, BACK_LEFT,
+        images: Six (H, W, 3) uint8 RGB images in nuScenes' order (FRONT, FRONT_RIGHT, FRONT_LEFT, BACK, BACK_LEFT,
             BACK_RIGHT), any size; small ones are enlarged.
-        lidar2img: (6, 4, 4) projections to the pixels of `images`.
-        sources: one to three of them, drawn in this order.
-        min_score: boxes with a lower score are left out.
-        range_m: half the side of the panels from above.
-        width_px: width of the whole picture.
-        title: a line at the top left.
+        lidar2img: (6, 4, 4) projections to the pixels of ``images``.
+        sources: One to three of them, drawn in this order.
+        min_score: Boxes with a lower score are left out.
+        range_m: Half the side of the panels from above.
+        width_px: Width of the whole picture.
+        title: A line at the top left.
 
     Returns:
         (height, width_px, 3) uint8 RGB.
@@ -109,7 +111,7 @@ def encode_image(image: np.ndarray, *, form: str = "png", quality: int = 92) -> 
     Args:
         image: (H, W, 3) uint8 RGB.
         form: "png", or "jpg" for a file of about a fifth of the size.
-        quality: of JPEG, 1 to 100.
+        quality: Of JPEG, 1 to 100.
 
     Raises:
         ValueError: the form is unknown.

@@ -1,5 +1,7 @@
 """The tables of what a model costs: size by the paper's rule and on disk, bit operations per part (Eq. 7)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,14 +18,14 @@ def size_table(rows: Sequence[Row], *, reference: str, title: str = "Model size"
     """Sizes by the paper's rule and as files.
 
     Args:
-        rows: entries `name`, `nominal_bytes` (trainable parameters x weight bits / 8, the rule behind the paper's
-            table 4), `artifact_bytes` (what lies on the disk; None where there is no file); optional `bits`,
-            `parameters`.
-        reference: `name` of the row that the others are compared with.
-        title: heading.
+        rows: Entries ``name``, ``nominal_bytes`` (trainable parameters x weight bits / 8, the rule behind the paper's
+            table 4), ``artifact_bytes`` (what lies on the disk; None where there is no file); optional ``bits``,
+            ``parameters``.
+        reference: ``name`` of the row that the others are compared with.
+        title: Heading.
 
     Returns:
-        The rows with `nominal_ratio` and `artifact_ratio` added (how many times smaller than the reference).
+        The rows with ``nominal_ratio`` and ``artifact_ratio`` added (how many times smaller than the reference).
 
     Raises:
         ValueError: no row, or more than one, has the reference's name.
@@ -53,13 +55,13 @@ def bops_table(rows: Sequence[Row], *, reference: str, title: str = "Bit operati
     """Bit operations of one inference, per part and in total (Eq. 7: sum of b_w x b_a x MAC).
 
     Args:
-        rows: one per model and part, entries `name`, `part`, `bops`; optional `bits`. Parts become columns in the
-            order of first appearance; the unit is chosen by the largest total.
-        reference: `name` of the model that the others are compared with.
-        title: heading.
+        rows: One per model and part, entries ``name``, ``part``, ``bops``; optional ``bits``. Parts become columns in
+            the order of first appearance; the unit is chosen by the largest total.
+        reference: ``name`` of the model that the others are compared with.
+        title: Heading.
 
     Returns:
-        One row per model: `name`, `bits`, one entry per part, `total`, `ratio` (reference total / total).
+        One row per model: ``name``, ``bits``, one entry per part, ``total``, ``ratio`` (reference total / total).
 
     Raises:
         ValueError: the reference is missing, a model has one part twice, or a part is called like another column.

@@ -1,5 +1,7 @@
 """The tables of what a model would cost, by its numbers alone: size, multiply-accumulates, bit operations."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 
@@ -38,12 +40,12 @@ def sizes_table(rows: Sequence[Row], *, title: str = "Model size by its numbers"
     """Sizes by bits.
 
     Args:
-        rows: entries `name`, `bits`, `parameters`, `nominal_bytes`, `packed_bytes`; the first is what the others are
-            compared with.
-        title: heading.
+        rows: Entries ``name``, ``bits``, ``parameters``, ``nominal_bytes``, ``packed_bytes``; the first is what the
+            others are compared with.
+        title: Heading.
 
     Returns:
-        The rows with `ratio` and `packed_ratio` added.
+        The rows with ``ratio`` and ``packed_ratio`` added.
     """
     first = rows[0]
     lines = tuple(
@@ -70,8 +72,8 @@ def memory_table(rows: Sequence[Row], *, title: str = "Memory, estimated") -> Ta
     """Memory by what is done.
 
     Args:
-        rows: entries `name`, `batch`, `bytes`.
-        title: heading.
+        rows: Entries ``name``, ``batch``, ``bytes``.
+        title: Heading.
     """
     columns = (
         name_column("name", head="for"),
@@ -85,9 +87,10 @@ def latency_table(rows: Sequence[Row], *, device: str, frames: int) -> Table:
     """Measured latency by part.
 
     Args:
-        rows: entries `part`, `median_s`, `low_s`, `high_s` (the quickest and the slowest frame), `share` of the whole.
-        device: what ran it.
-        frames: how many were timed.
+        rows: Entries ``part``, ``median_s``, ``low_s``, ``high_s`` (the quickest and the slowest frame), ``share`` of
+            the whole.
+        device: What ran it.
+        frames: How many were timed.
     """
     columns = (
         name_column("part", head="part"),
@@ -104,9 +107,9 @@ def macs_table(rows: Sequence[Row], *, parts: Sequence[str], title: str = "Multi
     """MACs by part.
 
     Args:
-        rows: entries `name`, one per part, `total` (layers), `attention_product`, `sampling`.
-        parts: names of the parts.
-        title: heading.
+        rows: Entries ``name``, one per part, ``total`` (layers), ``attention_product``, ``sampling``.
+        parts: Names of the parts.
+        title: Heading.
     """
     keys = (*parts, "total", "attention_product", "sampling")
     heads = {"attention_product": "attention products"}
@@ -123,13 +126,13 @@ def operations_table(rows: Sequence[Row], *, parts: Sequence[str], title: str = 
     """Eq. 7 by bits and part.
 
     Args:
-        rows: entries `bits`, one per part, `total`, `official` (the same, as the official code runs), and `paper` where
-            the paper prints a number; the first is what the others are compared with.
-        parts: names of the parts.
-        title: heading.
+        rows: Entries ``bits``, one per part, ``total``, ``official`` (the same, as the official code runs), and
+            ``paper`` where the paper prints a number; the first is what the others are compared with.
+        parts: Names of the parts.
+        title: Heading.
 
     Returns:
-        The rows with `ratio` added.
+        The rows with ``ratio`` added.
     """
     divisor, letter = bops_unit(max(row["total"] for row in rows))
     rule = partial(scaled_text, divisor=divisor)
@@ -151,11 +154,11 @@ def compared_table(rows: Sequence[Row], *, title: str = "Table 4 of the paper, e
     """The paper's sizes and BOPS beside ours.
 
     Args:
-        rows: entries `model`, `bits`, `paper_mb`, `size_mb`, `paper_bops`, `bops`.
-        title: heading.
+        rows: Entries ``model``, ``bits``, ``paper_mb``, ``size_mb``, ``paper_bops``, ``bops``.
+        title: Heading.
 
     Returns:
-        The rows with `size_deviation` (ours / paper - 1) and `bops_ratio` (paper / ours) added.
+        The rows with ``size_deviation`` (ours / paper - 1) and ``bops_ratio`` (paper / ours) added.
     """
     tera = partial(scaled_text, divisor=1e12)
     columns: tuple[Column, ...] = (

@@ -1,5 +1,7 @@
 """What the paper prints about cost: QD-BEV (Zhang et al., ICCV 2023), table 4, columns model size and BOPS."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 

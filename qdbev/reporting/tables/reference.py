@@ -1,5 +1,7 @@
 """What the tables share: the row that others are compared with, ratios to it, columns for optional entries."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 from qdbev.reporting.tables.rounding import count_text
@@ -7,7 +9,7 @@ from qdbev.reporting.tables.table import Column, Row, name_column, number_column
 
 
 def reference_row(rows: Sequence[Row], *, reference: str) -> Row:
-    """The one row with this `name`.
+    """The one row with this ``name``.
 
     Raises:
         ValueError: no row, or more than one, has it.

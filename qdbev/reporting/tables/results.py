@@ -4,6 +4,8 @@ Every function takes flat rows (one mapping per line) and adds what follows from
 float row, ratios, ranks. Nothing is measured here.
 """
 
+from __future__ import annotations
+
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -22,13 +24,13 @@ def accuracy_table(rows: Sequence[Row], *, reference: str, title: str = "Accurac
     """NDS, mAP and the five true-positive errors of each model, with differences to one of them.
 
     Args:
-        rows: entries `name`, `NDS`, `mAP`; optional `bits` ("W4A6"), `mATE`, `mASE`, `mAOE`, `mAVE`, `mAAE`, and
-            `NDS_low`, `NDS_high`: ends of the paired interval of NDS minus the reference's NDS.
-        reference: `name` of the row that the others are compared with, usually the float model.
-        title: heading.
+        rows: Entries ``name``, ``NDS``, ``mAP``; optional ``bits`` ("W4A6"), ``mATE``, ``mASE``, ``mAOE``, ``mAVE``,
+            ``mAAE``, and ``NDS_low``, ``NDS_high``: ends of the paired interval of NDS minus the reference's NDS.
+        reference: ``name`` of the row that the others are compared with, usually the float model.
+        title: Heading.
 
     Returns:
-        The rows with `NDS_change`, `NDS_of_reference` and `mAP_change` added.
+        The rows with ``NDS_change``, ``NDS_of_reference`` and ``mAP_change`` added.
 
     Raises:
         ValueError: no row, or more than one, has the reference's name.
@@ -52,12 +54,12 @@ def comparison_table(rows: Sequence[Row], *, title: str = "Paired comparisons") 
     """Answers to "is A better than B?", each with its interval.
 
     Args:
-        rows: entries `name` (A), `than` (B), `NDS_change` (A minus B); optional `NDS_low`, `NDS_high`, `seeds`,
-            `scenes`.
-        title: heading.
+        rows: Entries ``name`` (A), ``than`` (B), ``NDS_change`` (A minus B); optional ``NDS_low``, ``NDS_high``,
+            ``seeds``, ``scenes``.
+        title: Heading.
 
     Returns:
-        The rows with `verdict` added: "better", "worse", "none", or None without an interval.
+        The rows with ``verdict`` added: "better", "worse", "none", or None without an interval.
     """
     columns = (
         name_column("name", head="model"),
@@ -76,14 +78,14 @@ def sensitivity_table(
     """What each part or module costs when it alone is quantized (the paper's table 1).
 
     Args:
-        rows: entries `name`, `NDS`, `mAP`; optional `part`, `NDS_low`, `NDS_high` as in `accuracy_table`.
-        reference: `name` of the float row.
-        together: `name` of the row with everything quantized, which takes no part in the ranking; it may be absent.
-        title: heading.
+        rows: Entries ``name``, ``NDS``, ``mAP``; optional ``part``, ``NDS_low``, ``NDS_high`` as in ``accuracy_table``.
+        reference: ``name`` of the float row.
+        together: ``name`` of the row with everything quantized, which takes no part in the ranking; it may be absent.
+        title: Heading.
 
     Returns:
-        The rows with `NDS_change`, `NDS_of_reference`, `mAP_change` and `rank` added: rank 1 has lost most NDS; the
-        reference and the row of all together have none.
+        The rows with ``NDS_change``, ``NDS_of_reference``, ``mAP_change`` and ``rank`` added: rank 1 has lost most NDS;
+        the reference and the row of all together have none.
 
     Raises:
         ValueError: no row, or more than one, has the reference's name.
@@ -109,8 +111,8 @@ def rank_by_drop(rows: Sequence[Row], *, unranked: Collection[str | None] = ()) 
     """Names of the rows, the one with the lowest NDS first; equals stay in their order.
 
     Args:
-        rows: entries `name`, `NDS`.
-        unranked: names left out (the float row, the row of all together).
+        rows: Entries ``name``, ``NDS``.
+        unranked: Names left out (the float row, the row of all together).
     """
     ranked = [row for row in rows if row["name"] not in unranked]
     return [row["name"] for row in sorted(ranked, key=lambda row: row["NDS"])]
@@ -120,8 +122,9 @@ def class_table(rows: Sequence[Row], *, title: str = "Classes") -> Table:
     """Average precision and true-positive errors of each class.
 
     Args:
-        rows: entries `class`, `AP`; optional `ATE`, `ASE`, `AOE`, `AVE`, `AAE` (NaN where nuScenes defines none).
-        title: heading.
+        rows: Entries ``class``, ``AP``; optional ``ATE``, ``ASE``, ``AOE``, ``AVE``, ``AAE`` (NaN where nuScenes
+            defines none).
+        title: Heading.
     """
     errors = [error for error in CLASS_ERRORS if any(error in row for row in rows)]
     columns = (

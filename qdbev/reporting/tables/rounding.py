@@ -1,5 +1,7 @@
 """How numbers of a report become text: one rule per quantity, the same in every table."""
 
+from __future__ import annotations
+
 import math
 
 MISSING = "–"
@@ -38,9 +40,9 @@ def interval_text(difference: float | None, *, low: float | None, high: float | 
     """A paired difference with its interval, or "none" where the interval holds zero.
 
     Args:
-        difference: what was measured, for example NDS of the quantized model minus NDS of float.
-        low: lower end of the interval; None where none was computed.
-        high: upper end.
+        difference: What was measured, for example NDS of the quantized model minus NDS of float.
+        low: Lower end of the interval; None where none was computed.
+        high: Upper end.
 
     >>> interval_text(-0.012, low=-0.018, high=-0.006)
     '−0.012 [−0.018, −0.006]'

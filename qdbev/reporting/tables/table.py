@@ -1,5 +1,7 @@
 """A table of plain rows and its four forms: text and Markdown (rounded, by tabulate), CSV and JSON (full precision)."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -76,7 +78,7 @@ def render(table: Table, *, form: str = "text") -> str:
     """Writes a table in one of the four forms.
 
     Args:
-        table: what to write.
+        table: What to write.
         form: "text" for a terminal, "md" for a README, "csv" or "json" for programs.
 
     Returns:

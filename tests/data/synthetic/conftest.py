@@ -1,5 +1,7 @@
 """Hand-placed boxes for tests of rendering and scanning."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

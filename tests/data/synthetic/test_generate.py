@@ -1,5 +1,7 @@
 """Whole trees: read by the devkit, the same however they are made, refused when damaged."""
 
+from __future__ import annotations
+
 import json
 import os
 import shutil

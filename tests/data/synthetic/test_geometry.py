@@ -1,5 +1,7 @@
 """Paths, overlap of rectangles (against shapely) and quaternions (against pyquaternion)."""
 
+from __future__ import annotations
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,5 +1,7 @@
 """Tokens and generators depend on their names alone."""
 
+from __future__ import annotations
+
 import hashlib
 
 from qdbev.data.synthetic.tokens import generator, token

@@ -1,5 +1,7 @@
 """A ring of six cameras, a very small BEVFormer and random batches for it."""
 
+from __future__ import annotations
+
 import math
 import runpy
 from collections.abc import Callable
@@ -82,7 +84,7 @@ def random_boxes(count: int, generator: torch.Generator) -> LiDARInstance3DBoxes
 @pytest.fixture
 def make_batch() -> Callable[..., Batch]:
     def make(*, follows: list[list[bool]], objects: int = 5, seed: int = 0, first_index: int = 0) -> Batch:
-        """One sample per row of `follows`, which says for each frame whether it follows the one before."""
+        """One sample per row of ``follows``, which says for each frame whether it follows the one before."""
         generator = torch.Generator().manual_seed(seed)
         height, width = SIZE
         images = torch.randn(len(follows), len(follows[0]), 6, 3, height, width, generator=generator)

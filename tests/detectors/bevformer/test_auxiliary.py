@@ -1,5 +1,7 @@
 """Targets of the dense training heads."""
 
+from __future__ import annotations
+
 import math
 
 import torch

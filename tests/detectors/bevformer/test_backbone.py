@@ -1,5 +1,7 @@
 """The patch stem."""
 
+from __future__ import annotations
+
 import torch
 
 

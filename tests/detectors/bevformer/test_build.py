@@ -1,5 +1,7 @@
 """Every variant is numbers: official names and shapes, and nano's size."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

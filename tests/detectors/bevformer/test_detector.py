@@ -1,5 +1,7 @@
 """Laws of the whole detector."""
 
+from __future__ import annotations
+
 import copy
 import math
 

@@ -4,6 +4,8 @@ Sources: He et al. 2016 (ResNet; "caffe" strides in the first 1x1 of a bottlenec
 deformable convolution, equation 1), Lin et al. 2017 (FPN); BEVFormer's public configurations for the numbers.
 """
 
+from __future__ import annotations
+
 import re
 
 import pytest

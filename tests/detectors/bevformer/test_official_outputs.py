@@ -1,5 +1,7 @@
 """BEVFormer tiny against outputs of the official code on regenerated weights and inputs."""
 
+from __future__ import annotations
+
 import json
 import math
 import runpy

@@ -1,5 +1,7 @@
 """What tiny does not have: several image levels, deformable convolutions, checkpointed backbones; small and base do."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,4 +1,6 @@
-"""The arguments of `build_bevformer` for each variant, as numbers."""
+"""The arguments of ``build_bevformer`` for each variant, as numbers."""
+
+from __future__ import annotations
 
 from typing import Any
 

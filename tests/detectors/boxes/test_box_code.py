@@ -1,5 +1,7 @@
 """The box code and its way to and from mmdet3d boxes."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """Heat maps of centres and their loss."""
 
+from __future__ import annotations
+
 import math
 
 import torch

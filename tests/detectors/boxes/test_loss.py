@@ -1,5 +1,7 @@
 """Detection losses by hand and by law."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """The assignment against trying every assignment, its cost by hand."""
 
+from __future__ import annotations
+
 import itertools
 import math
 

@@ -1,4 +1,4 @@
-"""Killed at any stage and started again, `compress` ends with the artifacts of a run that nothing disturbed."""
+"""Killed at any stage and started again, ``compress`` ends with the artifacts of a run that nothing disturbed."""
 
 from __future__ import annotations
 

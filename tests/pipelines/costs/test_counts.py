@@ -1,5 +1,7 @@
 """A detector's cost by its numbers: the official counts to the last MAC, the paper's rule, and the report of it."""
 
+from __future__ import annotations
+
 import json
 import time
 from collections import Counter

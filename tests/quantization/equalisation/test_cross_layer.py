@@ -114,7 +114,7 @@ def test_pairs_get_equal_ranges_and_outputs_stay(name: str) -> None:
 
 
 class Refused(nn.Module):
-    """A first layer whose output goes where `use` says, beside a second that reads it."""
+    """A first layer whose output goes where ``use`` says, beside a second that reads it."""
 
     def __init__(self, use: Callable[[Refused, Tensor], object]) -> None:
         super().__init__()

@@ -1,5 +1,7 @@
 """Batch norm folding: outputs unchanged, the structure repeatable, and what must not be folded."""
 
+from __future__ import annotations
+
 import copy
 
 import pytest

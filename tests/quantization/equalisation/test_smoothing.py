@@ -1,5 +1,7 @@
 """Smoothing: exact in float, where it may be done, and that channels come nearer each other."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from hypothesis import given, settings

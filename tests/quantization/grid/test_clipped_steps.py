@@ -3,6 +3,8 @@
 What a backward pass keeps is measured, and that recomputing it changes no number. Brevitas: ``test_against_brevitas``.
 """
 
+from __future__ import annotations
+
 import math
 from contextlib import nullcontext
 

@@ -1,5 +1,7 @@
 """The compiled kernels against torch operations: the same bits, over layouts, axes and threads."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module

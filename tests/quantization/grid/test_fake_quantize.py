@@ -1,5 +1,7 @@
 """Agreement with torch's fake quantizer, the straight-through gradient, and the tie to the integers."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from hypothesis import given, settings

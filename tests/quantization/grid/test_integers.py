@@ -1,5 +1,7 @@
 """Eq. 1 by hand, the limits, and the laws of rounding."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

@@ -1,5 +1,7 @@
 """What layers keep for their backward pass, and that recomputing changes no number."""
 
+from __future__ import annotations
+
 import copy
 import weakref
 from contextlib import nullcontext

@@ -1,5 +1,7 @@
 """A ReLU that leaves its backward pass to the layer behind it: the same numbers, and only where that alone reads it."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

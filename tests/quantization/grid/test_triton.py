@@ -1,5 +1,7 @@
 """The GPU kernels of fake quantization, on a GPU or by Triton's interpreter: the same bits as torch operations."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

@@ -1,5 +1,7 @@
 """The written-out attention equals nn.MultiheadAttention, with every kind of mask."""
 
+from __future__ import annotations
+
 from itertools import product
 
 import pytest

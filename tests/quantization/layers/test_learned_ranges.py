@@ -1,5 +1,7 @@
 """Learned ranges: LSQ's gradient against its formula in float64, and the way from a fixed range to one and back."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

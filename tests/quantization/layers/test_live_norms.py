@@ -1,5 +1,7 @@
 """Batch norms given back to folded layers: nothing changes at first, they follow batches, and fold without a trace."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

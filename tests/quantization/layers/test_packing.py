@@ -1,5 +1,7 @@
 """The bit layout by hand, and the law: unpacked equals fake-quantized."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from hypothesis import given, settings

@@ -1,5 +1,7 @@
 """A quantized layer as one function: the numbers of its parts, one after the other, in whatever it is given."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from importlib import import_module
 from types import SimpleNamespace

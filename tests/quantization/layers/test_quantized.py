@@ -1,5 +1,7 @@
 """Quantized convolution, linear, embedding and deformable convolution, by hand."""
 
+from __future__ import annotations
+
 import copy
 
 import pytest

@@ -1,5 +1,7 @@
 """The quantizer's states, its strict state, and following."""
 
+from __future__ import annotations
+
 import copy
 
 import pytest

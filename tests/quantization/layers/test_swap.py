@@ -1,5 +1,7 @@
 """Quantizing a whole toy detector: off is the float model, parts switch exactly, state is strict, copies work."""
 
+from __future__ import annotations
+
 import copy
 
 import pytest

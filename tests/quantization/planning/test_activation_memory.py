@@ -1,5 +1,7 @@
 """Live bytes by hand, on the meta device as on the CPU."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

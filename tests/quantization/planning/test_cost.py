@@ -1,5 +1,7 @@
 """MACs by hand, Eq. 7 by hand, and the paper's size rule."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

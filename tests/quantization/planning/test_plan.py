@@ -1,5 +1,7 @@
 """The plan as a document."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

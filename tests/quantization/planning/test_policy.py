@@ -1,5 +1,7 @@
 """Every parameter gets a site; parts, exceptions and first and last layers by hand."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch import nn

@@ -1,5 +1,7 @@
 """Both ends of values: by hand, against a search over all pairs of ends, and whatever the batches were."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

@@ -1,5 +1,7 @@
 """The growing histogram: counts by hand, and independence of how the values were cut."""
 
+from __future__ import annotations
+
 from itertools import chain
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Percentile, squared error and entropy against brute force in numpy, and independence of the batches."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

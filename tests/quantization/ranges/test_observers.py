@@ -1,5 +1,7 @@
 """Min-max and moving average against independent formulas, and what every observer refuses."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

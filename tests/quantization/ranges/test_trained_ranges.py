@@ -1,5 +1,7 @@
 """Ranges as parameters, form by form: where they start and end, what they save, what holds them, what loads."""
 
+from __future__ import annotations
+
 import copy
 
 import pytest

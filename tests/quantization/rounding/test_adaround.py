@@ -1,5 +1,7 @@
 """Adaptive rounding: against every rounding of a small layer, on inputs it never saw, and on every kind of layer."""
 
+from __future__ import annotations
+
 import copy
 import itertools
 from dataclasses import replace

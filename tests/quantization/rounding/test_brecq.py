@@ -1,5 +1,7 @@
 """Block reconstruction: which blocks there are, that their outputs come nearer, and that nothing else changes."""
 
+from __future__ import annotations
+
 import copy
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """Rounding that compensates: the Cholesky form against the plain OBQ loop, and what it promises of a network."""
 
+from __future__ import annotations
+
 from dataclasses import replace
 
 import pytest

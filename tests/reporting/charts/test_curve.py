@@ -1,5 +1,7 @@
 """The training curve: where the points, bands and lines are in the drawing, read back from the SVG and the pixels."""
 
+from __future__ import annotations
+
 import re
 import xml.etree.ElementTree as ElementTree
 

@@ -1,5 +1,7 @@
 """Figures: exact sizes, known formats, the same bytes at every run."""
 
+from __future__ import annotations
+
 import cv2
 import numpy as np
 import pytest

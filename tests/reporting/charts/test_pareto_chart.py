@@ -1,5 +1,7 @@
 """The Pareto picture, read back from the SVG."""
 
+from __future__ import annotations
+
 import xml.etree.ElementTree as ElementTree
 
 import pytest

@@ -1,5 +1,7 @@
 """The ranking chart: order and lengths of the bars, read back from the SVG."""
 
+from __future__ import annotations
+
 import re
 import xml.etree.ElementTree as ElementTree
 

@@ -1,5 +1,7 @@
 """Stages put one after the other."""
 
+from __future__ import annotations
+
 from hypothesis import given
 from hypothesis import strategies as st
 

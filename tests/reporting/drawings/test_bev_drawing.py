@@ -1,5 +1,7 @@
 """Boxes from above: which pixels a box takes, that up is forward, and ticks at the front."""
 
+from __future__ import annotations
+
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 

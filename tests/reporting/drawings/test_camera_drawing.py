@@ -1,5 +1,7 @@
 """Boxes in camera images: which pixels change, and that enlarging moves image and projection together."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

@@ -1,5 +1,7 @@
 """Corners and clipped segments: hand-computed places, an independent clipping rule, boxes behind the camera."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from hypothesis import given

@@ -1,5 +1,7 @@
 """The whole picture of a scene: sizes, places of the cameras, what a box changes, files that decode."""
 
+from __future__ import annotations
+
 import cv2
 import numpy as np
 import pytest

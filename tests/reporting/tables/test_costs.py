@@ -1,5 +1,7 @@
 """Tables of size and BOPS: ratios of the paper's accounting, parts, totals, units."""
 
+from __future__ import annotations
+
 import pytest
 
 from qdbev.reporting.tables.costs import bops_table, size_table

@@ -1,5 +1,7 @@
 """Tables of scores: differences, intervals, verdicts and ranks against numbers written by hand."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """Rounding rules, against texts written by hand and against the printed tables of the paper."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """The four forms of a table: exact texts, and CSV and JSON read back to the numbers that went in."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json

@@ -1,5 +1,7 @@
 """CAN bus files of one scene, as the nuScenes CAN bus expansion lays them out (messages at their usual rates)."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
@@ -34,7 +36,7 @@ def _listed(values: Array) -> list[float]:
 
 
 def _pose_messages(motion: dict[str, Array], utimes: Array, *, full: bool) -> list[dict[str, object]]:
-    """Messages of `pose` (full) or of `ms_imu`."""
+    """Messages of ``pose`` (full) or of ``ms_imu``."""
     messages: list[dict[str, object]] = []
     for k, utime in enumerate(utimes.tolist()):
         x, y, yaw = motion["poses"][k]
@@ -90,10 +92,10 @@ def _vehicle_messages(motion: dict[str, Array], utimes: Array) -> dict[str, list
 
 
 def write_can_bus(folder: Path, name: str, *, crowd: Crowd, placing: Placing, duration_s: float) -> list[Path]:
-    """Write `<scene>_<message>.json` for all messages of one scene; returns the files.
+    """Write ``<scene>_<message>.json`` for all messages of one scene; returns the files.
 
     Args:
-        folder: The tree's `can_bus` folder.
+        folder: The tree's ``can_bus`` folder.
         name: Scene name.
         crowd: Knows the ego's way.
         placing: From the scene frame and time to global ones.

@@ -1,5 +1,7 @@
 """Where and when a scene happens: from its own frame and clock to the map's coordinates and Unix time."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Rows of the thirteen nuScenes tables (schema of nuScenes v1.0): those of one scene, and those that all share."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -168,7 +170,7 @@ class SceneRows:
     def add_annotation(
         self, actor: int, sample: int, *, pose: Array, size_lwh: Array, attribute: str, visibility: str, points: int
     ) -> None:
-        """One box; pose is x, y, yaw on the map. Chains are closed by `add_instances`."""
+        """One box; pose is x, y, yaw on the map. Chains are closed by ``add_instances``."""
         length, width, height = size_lwh
         self.rows["sample_annotation"].append(
             {

@@ -1,5 +1,7 @@
 """The tree on disk: what lies where, the marker that seals it, and the check that it is whole."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import os

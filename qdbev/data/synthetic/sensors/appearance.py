@@ -1,5 +1,7 @@
 """Light and weather of one scene, and how each camera renders it: hour, fog, rain, exposure, colour cast, noise."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -3,6 +3,8 @@
 Poses and intrinsics are those of nuScenes scene-0061 (calibrated_sensor table), rounded.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,7 +38,7 @@ OFFSETS_US = {
 
 @dataclass(frozen=True)
 class Sensor:
-    """A sensor fixed to the ego vehicle; `intrinsic` (3, 3) is None for the LiDAR."""
+    """A sensor fixed to the ego vehicle; ``intrinsic`` (3, 3) is None for the LiDAR."""
 
     channel: str
     translation: Array

@@ -1,5 +1,7 @@
 """The ground of one scene, painted once from above: grass or paving, sidewalks, asphalt, markings."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import cv2

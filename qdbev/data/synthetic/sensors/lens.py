@@ -1,5 +1,7 @@
 """From light to a camera's image: glow of lamps, rain, exposure, colour cast, blur, drops on the lens, noise."""
 
+from __future__ import annotations
+
 from functools import lru_cache
 
 import cv2

@@ -1,5 +1,7 @@
 """LiDAR sweeps: 32 beams ray-cast against the boxes of the same world and its flat ground."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

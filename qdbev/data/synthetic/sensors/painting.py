@@ -1,5 +1,7 @@
 """In which order to paint: the footprints of two things tell which of them can hide the other."""
 
+from __future__ import annotations
+
 import heapq
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Camera images by the painter's algorithm: one buffer of face numbers, coloured by light, fog and texture."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import cv2

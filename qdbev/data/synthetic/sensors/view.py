@@ -1,5 +1,7 @@
 """What one camera of one scene sees apart from things: rays, ground and sky, painted per time."""
 
+from __future__ import annotations
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray

@@ -4,6 +4,8 @@ Names follow the nuScenes schema (category, attribute and visibility tables of v
 near the means of its training annotations.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

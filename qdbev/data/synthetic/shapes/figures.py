@@ -1,5 +1,7 @@
 """Shapes of the small classes: cycles with and without riders, pedestrians, barriers, traffic cones."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from qdbev.data.synthetic.geometry import Array

@@ -3,6 +3,8 @@
 Object frame: x forward, y left, z up, metres, origin on the ground under the centre.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

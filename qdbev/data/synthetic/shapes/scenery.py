@@ -1,5 +1,7 @@
 """Shapes without annotation: buildings, trees, poles and clutter that look a little like things that matter."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from qdbev.data.synthetic.geometry import Array

@@ -1,5 +1,7 @@
 """Shapes of the vehicle classes: front and back differ, so that the heading can be seen."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from qdbev.data.synthetic.geometry import Array

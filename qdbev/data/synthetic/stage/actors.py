@@ -1,5 +1,7 @@
 """Things in a scene and how they move; the stage refuses what would stand inside something else."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass, field
 
 import numpy as np

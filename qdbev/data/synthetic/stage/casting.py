@@ -1,5 +1,7 @@
 """Putting actors on a stage: draw size, paint and shape of a class, and place it still or along a path."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,5 +1,7 @@
 """All shapes of a scene as one set of arrays, and where they are at a time."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,5 +1,7 @@
 """What stands beside the lanes: parked rows, large vehicles, work zones with barriers and cones."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from qdbev.data.synthetic.shapes.catalogue import KINDS

@@ -1,5 +1,7 @@
 """People on foot, on sidewalks and at crossings, and the cycles they left there."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from qdbev.data.synthetic.geometry import Path

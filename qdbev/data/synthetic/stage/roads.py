@@ -3,6 +3,8 @@
 Scene frame: metres, ego near the origin at the first key frame and heading +x. Traffic keeps to the right.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,5 +1,7 @@
 """What lines the roads without annotation: poles, clutter, trees, buildings."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Vehicles in the lanes: the ego's lane moves as the ego does, other lanes at a pace of their own or not at all."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from qdbev.data.synthetic.geometry import Path

@@ -1,5 +1,7 @@
 """What is where in one scene and how it moves."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +30,7 @@ _STEPS = (
 
 @dataclass(frozen=True)
 class World:
-    """A scene's contents over time: `times` [s], ego poses and actors' tracks at them, in the scene frame."""
+    """A scene's contents over time: ``times`` [s], ego poses and actors' tracks at them, in the scene frame."""
 
     layout: Layout
     times: Array

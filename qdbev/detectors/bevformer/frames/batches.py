@@ -3,6 +3,8 @@
 Shapes: B samples, T frames, N cameras, M objects.
 """
 
+from __future__ import annotations
+
 import torch
 from mmdet3d.structures import Det3DDataSample
 from torch import Tensor

@@ -5,6 +5,8 @@ BEVFormer (arXiv 2203.17270) section 3.4. CAN-bus entries used: 0:3 translation 
 Shapes: B samples, Q BEV cells, C channels, H rows, W columns.
 """
 
+from __future__ import annotations
+
 import math
 
 import torch
@@ -20,10 +22,10 @@ def shift(can_bus_B18: Tensor, *, cell_m: tuple[float, float], rows: int, column
     """(B, 2) ego motion (x, y) since the previous frame in fractions of the grid, in the LiDAR frame (y forward).
 
     Args:
-        can_bus_B18: with differences in entries 0:3.
-        cell_m: cell size (x, y) [m].
-        rows: cells along y.
-        columns: cells along x.
+        can_bus_B18: With differences in entries 0:3.
+        cell_m: Cell size (x, y) [m].
+        rows: Cells along y.
+        columns: Cells along x.
     """
     dx, dy, yaw = can_bus_B18[:, 0], can_bus_B18[:, 1], can_bus_B18[:, 16]
     length = torch.hypot(dx, dy)
@@ -34,14 +36,15 @@ def shift(can_bus_B18: Tensor, *, cell_m: tuple[float, float], rows: int, column
 def rotate(bev_BCHW: Tensor, *, degrees_B: Tensor, centre_px: tuple[float, float] | None, nearest: bool) -> Tensor:
     """Rotates each map by its own angle, zeros coming in from outside.
 
-    Same numbers as torchvision's `rotate` on a tensor: a positive angle turns counter-clockwise as seen on the screen.
+    Same numbers as torchvision's ``rotate`` on a tensor: a positive angle turns counter-clockwise as seen on the
+    screen.
 
     Args:
-        bev_BCHW: maps.
-        degrees_B: angles.
+        bev_BCHW: Maps.
+        degrees_B: Angles.
         centre_px: (x, y) of the fixed point in pixels from the upper left corner; None is the map's own centre. The
             official code has (100, 100) for every variant, which is the centre only of a 200 x 200 map.
-        nearest: nearest neighbour instead of bilinear.
+        nearest: Nearest neighbour instead of bilinear.
     """
     _, _, height, width = bev_BCHW.shape
     with without_autocast(bev_BCHW.device):

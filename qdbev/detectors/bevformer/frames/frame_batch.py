@@ -3,6 +3,8 @@
 Shapes: B samples, N cameras.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -5,6 +5,8 @@ Shapes: B samples, N cameras, Q BEV cells (row by row), D heights in a pillar, R
 sees it.
 """
 
+from __future__ import annotations
+
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -58,7 +60,7 @@ class Visibility:
     references_RD2: Tensor
     cameras_BQ: Tensor
 
-    def to(self, device: torch.device) -> "Visibility":
+    def to(self, device: torch.device) -> Visibility:
         """The same on a device."""
         rows = Rows(self.rows.image_R.to(device), self.rows.query_R.to(device))
         return Visibility(rows, self.references_RD2.to(device), self.cameras_BQ.to(device))
@@ -69,7 +71,7 @@ def project(points_DQ3: Tensor, *, lidar2img_BN44: Tensor, image_size_B2: Tensor
     """Projects the pillar points into the images.
 
     Args:
-        points_DQ3: metres in the LiDAR frame.
+        points_DQ3: Metres in the LiDAR frame.
         lidar2img_BN44: LiDAR metres to pixels of the network input.
         image_size_B2: (width, height) of the padded network input [px].
 

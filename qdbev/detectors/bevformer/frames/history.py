@@ -3,6 +3,8 @@
 Shapes: B samples, Q BEV cells, C channels.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
 
 import torch
@@ -16,7 +18,7 @@ class StreamingHistory:
     """Last features per scene name. Several scenes may run in lockstep; the scenes unused for longest are forgotten."""
 
     def __init__(self, *, max_scenes: int = 16) -> None:
-        """Keeps at most `max_scenes` scenes (at least as many as the batch has samples)."""
+        """Keeps at most ``max_scenes`` scenes (at least as many as the batch has samples)."""
         self.max_scenes = max_scenes
         self._last: OrderedDict[str, tuple[int, Tensor]] = OrderedDict()
 

@@ -4,6 +4,8 @@ Deformable DETR (arXiv 2010.04159) with iterative refinement in three dimensions
 Shapes: B samples, K object queries, Q BEV cells, C channels, M heads, P points, L decoder layers.
 """
 
+from __future__ import annotations
+
 from contextlib import nullcontext
 
 import torch
@@ -30,7 +32,7 @@ class ObjectSelfAttention(nn.Module):
     """Multi-head attention among the queries with its residual; the position joins queries and keys, not the values."""
 
     def __init__(self, *, channels: int, heads: int, dropout: float) -> None:
-        """Builds torch's attention under the official name `attn`."""
+        """Builds torch's attention under the official name ``attn``."""
         super().__init__()
         self.attn = nn.MultiheadAttention(channels, heads, dropout=dropout, batch_first=True)
         self.dropout = nn.Dropout(dropout)
@@ -61,7 +63,7 @@ class BEVCrossAttention(nn.Module):
     def forward(
         self, query_BKC: Tensor, *, position_BKC: Tensor, bev_BQC: Tensor, reference_BK2: Tensor, rows: int
     ) -> Tensor:
-        """(B, K, C) to the same; `reference_BK2` is (x, y) in fractions of the grid."""
+        """(B, K, C) to the same; ``reference_BK2`` is (x, y) in fractions of the grid."""
         looking = query_BKC + position_BKC
         batch, queries, _ = query_BKC.shape
         out = deformable_attention(

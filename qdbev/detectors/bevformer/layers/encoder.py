@@ -3,6 +3,8 @@
 Shapes: B samples, N cameras, Q BEV cells, S image tokens, C channels.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 from torch import Tensor, nn

@@ -1,10 +1,12 @@
 """Feed-forward block of a transformer layer with its residual."""
 
+from __future__ import annotations
+
 from torch import Tensor, nn
 
 
 class FeedForward(nn.Module):
-    """Linear, ReLU, dropout, linear, dropout, plus the input. Official names: `layers.0.0` and `layers.1`."""
+    """Linear, ReLU, dropout, linear, dropout, plus the input. Official names: ``layers.0.0`` and ``layers.1``."""
 
     def __init__(self, *, channels: int, hidden: int, dropout: float) -> None:
         """Builds channels -> hidden -> channels."""

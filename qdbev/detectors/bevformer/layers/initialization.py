@@ -3,6 +3,8 @@
 Shapes: K object queries, C channels.
 """
 
+from __future__ import annotations
+
 import math
 from typing import TYPE_CHECKING
 
@@ -21,18 +23,18 @@ PRIOR_PROBABILITY = 0.01
 QUERY_INITS = ("random", "grid")
 
 
-def initialize_head(head: "BEVFormerHead", *, query_init: str) -> None:
+def initialize_head(head: BEVFormerHead, *, query_init: str) -> None:
     """Xavier for the transformer's matrices, stars for the sampling layers, a low prior for the classes.
 
     Branch weights, biases of the feed-forward blocks and all embedding tables keep torch's own first values, as in the
     official code.
 
     Args:
-        head: the head, changed in place.
+        head: The head, changed in place.
         query_init: "random" as in the official code, or "grid": object queries start spread over the range.
 
     Raises:
-        ValueError: unknown `query_init`.
+        ValueError: unknown ``query_init``.
     """
     if query_init not in QUERY_INITS:
         raise ValueError(f"query_init is {query_init!r}, expected one of {list(QUERY_INITS)}")

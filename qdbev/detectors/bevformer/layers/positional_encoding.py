@@ -3,6 +3,8 @@
 Shapes: Q BEV cells (row by row), C channels.
 """
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ class LearnedPositionalEncoding(nn.Module):
     """Half of the channels say the column (x), half the row (y)."""
 
     def __init__(self, *, rows: int, columns: int, channels: int) -> None:
-        """Makes the two tables; `channels` is the sum of both halves."""
+        """Makes the two tables; ``channels`` is the sum of both halves."""
         super().__init__()
         self.row_embed = nn.Embedding(rows, channels // 2)
         self.col_embed = nn.Embedding(columns, channels // 2)

@@ -3,6 +3,8 @@
 Shapes: M heads, G groups (history slots and levels), P points.
 """
 
+from __future__ import annotations
+
 import math
 
 import torch

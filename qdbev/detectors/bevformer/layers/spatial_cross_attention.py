@@ -4,6 +4,8 @@ Shapes: B samples, N cameras, Q BEV cells, S image tokens, C channels, R pairs o
 that sees it, D heights, M heads, L levels, P points.
 """
 
+from __future__ import annotations
+
 from torch import Tensor, nn
 
 from qdbev.detectors.bevformer.frames.geometry import Visibility
@@ -18,7 +20,7 @@ class PillarDeformableAttention(nn.Module):
         """Builds the three linear layers.
 
         Raises:
-            ValueError: `points` is no multiple of `heights`.
+            ValueError: ``points`` is no multiple of ``heights``.
         """
         super().__init__()
         if points % heights:

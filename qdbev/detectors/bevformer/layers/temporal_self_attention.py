@@ -4,6 +4,8 @@ Shapes: B samples, Q BEV cells, C channels, M heads, P points; an axis of 2 befo
 (history, current), X is (x, y).
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
 import torch
@@ -58,12 +60,12 @@ class TemporalSelfAttention(nn.Module):
         is (query, query). A batch may mix both: each sample then computes what it would compute alone.
 
         Args:
-            query_BQC: input of this encoder layer.
-            first_BQC: input of the first encoder layer.
-            position_QC: positional encoding, added to the query but not to the values.
-            past: aligned history, or None where no sample has one.
-            cells_Q2: cell centres in fractions of the grid.
-            rows: rows of the grid, Q = rows * columns.
+            query_BQC: Input of this encoder layer.
+            first_BQC: Input of the first encoder layer.
+            position_QC: Positional encoding, added to the query but not to the values.
+            past: Aligned history, or None where no sample has one.
+            cells_Q2: Cell centres in fractions of the grid.
+            rows: Rows of the grid, Q = rows * columns.
         """
         history, current, points_BQ2X = _pair(query_BQC, first_BQC, past, cells_Q2)
         batch, cells, _ = query_BQC.shape

@@ -1,5 +1,7 @@
 """The rig at any image size, held against the real numbers of nuScenes."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from qdbev.data.synthetic.sensors.cameras import CHANNELS, build_rig

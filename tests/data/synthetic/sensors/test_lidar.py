@@ -1,5 +1,7 @@
 """Ray-casting against hand-placed boxes."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

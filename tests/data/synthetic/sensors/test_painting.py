@@ -1,5 +1,7 @@
 """Which thing can hide which: hand-made places, and the law that no painted thing covers one before it."""
 
+from __future__ import annotations
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st

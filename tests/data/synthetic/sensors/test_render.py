@@ -1,5 +1,7 @@
 """Images of hand-placed boxes: where they appear, what hides them, and how much of them is seen."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

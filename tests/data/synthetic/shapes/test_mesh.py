@@ -1,5 +1,7 @@
 """Shapes: sides face outwards, nothing leaves the annotated box, heads and tails are where they belong."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import numpy as np

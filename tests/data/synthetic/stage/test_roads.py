@@ -1,5 +1,7 @@
 """The way driven and the side of the road it is driven on."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

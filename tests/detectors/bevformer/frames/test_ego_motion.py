@@ -1,5 +1,7 @@
 """Rotation of the history map and shift of its reference points."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

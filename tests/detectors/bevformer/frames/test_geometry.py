@@ -1,5 +1,7 @@
 """Pillar points, projection and visibility."""
 
+from __future__ import annotations
+
 import torch
 
 from qdbev.detectors.bevformer.frames.geometry import cell_centres, pillar_points, project, visibility

@@ -1,5 +1,7 @@
 """The memory of a stream."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

@@ -1,5 +1,7 @@
 """Refinement of the boxes from layer to layer."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """First values of the parameters."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

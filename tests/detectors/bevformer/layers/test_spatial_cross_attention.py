@@ -1,5 +1,7 @@
 """Spatial cross-attention on images where the answer is known."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

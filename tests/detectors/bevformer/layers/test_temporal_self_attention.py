@@ -1,5 +1,7 @@
 """Temporal self-attention on maps where the answer is known."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 
