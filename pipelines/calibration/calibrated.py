@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import nn
 from tqdm import tqdm
 
-from pipelines.assembly.quantized import Bits, Quantized, quantized_cost, quantized_from_float, write_quantized
+from pipelines.assembly.quantized import Bits, Quantized, quantized_cost, write_quantized
 from pipelines.assembly.samples import Split, load_split, notes_on_motion, ordered_dataset
 from pipelines.assembly.weights import Detector, device_of, float_artifact, float_detector, inputs_on, package_versions
-from pipelines.calibration.data_free import correct, prepared_from_float
-from pipelines.calibration.reconstruction import reconstruct_blocks
-from pipelines.calibration.rounding import compensate, learn_rounding
+from pipelines.calibration.methods import FloatRun, WorkRecord, calibration_row
 from pipelines.calibration.smoothing import smoothed
 from pipelines.lineage.bit_plan import planned_bits, samples_of_plan, with_plan_found
 from pipelines.scoring.prediction import evaluation_split
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.integrity import fetched
 from profiles import Profile, fingerprint
-from profiles.sections.calibration import CalibrationProfile
 from profiles.sections.schedule import PARTS
 from qdbev.data.nuscenes.records import Sample
 from qdbev.data.queues.batches import streaming_batches
@@ -31,16 +26,6 @@ from qdbev.data.queues.calibration import calibration_samples
 from qdbev.quantization import observing, ranges_missing, trainable_parameters
 
 KIND = "calibration"
-
-
-class Record(Protocol):
-    """What a method says of its work."""
-
-    def sentence(self) -> str:
-        """In a sentence, for the terminal."""
-
-    def write(self, folder: Path) -> None:
-        """In a file of the artifact."""
 
 
 def calibrated(profile: Profile, *, store: Store, force: bool = False, progress: bool = False) -> tuple[Artifact, str]:
@@ -117,37 +102,26 @@ def _with_ranges(
     samples: Sequence[Sample],
     bits: Bits | None,
     progress: bool,
-) -> tuple[Quantized, list[Record]]:
+) -> tuple[Quantized, list[WorkRecord]]:
     """Quantize a float detector and set its ranges by the profile's method; with records of what did more."""
     section = profile.calibration
-    records: list[Record] = []
-    run_of = partial(run_samples, split=split, samples=samples, profile=profile)
-    run = partial(run_of, detector)
+    run = partial(run_samples, split=split, samples=samples, profile=profile)
+    smoothing: list[WorkRecord] = []
     if section.smoothing is not None:
-        records.append(smoothed(detector, profile=profile, split=split, run=run, alpha=section.smoothing))
-    if section.method == "dfq":
-        prepared = prepared_from_float(detector, profile=profile, split=split, bits=bits)
-        observe(prepared.quantized, split=split, samples=samples, profile=profile, progress=progress)
-        return prepared.quantized, [
-            *records,
-            correct(prepared, how=section.bias_correction, run=run, progress=progress),
+        smoothing = [
+            smoothed(detector, profile=profile, split=split, run=partial(run, detector), alpha=section.smoothing)
         ]
-    quantized = quantized_from_float(detector, profile=profile, split=split, bits=bits)
-    observe(quantized, split=split, samples=samples, profile=profile, progress=progress)
-    return quantized, [*records, *_rounded(detector, run=run_of, section=section, progress=progress)]
-
-
-def _rounded(
-    detector: Detector, *, run: Callable[[nn.Module], object], section: CalibrationProfile, progress: bool
-) -> list[Record]:
-    """Round the weights of a calibrated detector by the method; the record of it, none where it stays as it is."""
-    if section.method == "gptq":
-        return [compensate(detector, run=partial(run, detector), parts=PARTS)]
-    if section.method == "adaround":
-        return [learn_rounding(detector, run=run, parts=PARTS, section=section, progress=progress)]
-    if section.method in ("brecq", "qdrop"):
-        return [reconstruct_blocks(detector, run=run, parts=PARTS, section=section, progress=progress)]
-    return []
+    given = FloatRun(
+        detector,
+        profile=profile,
+        split=split,
+        observe=partial(observe, split=split, samples=samples, profile=profile, progress=progress),
+        run=run,
+        bits=bits,
+        progress=progress,
+    )
+    quantized, records = calibration_row(section.method).calibrate(given)
+    return quantized, [*smoothing, *records]
 
 
 def refuse_evaluation_samples(samples: Sequence[Sample], *, evaluated: Split) -> list[str]:

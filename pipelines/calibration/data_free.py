@@ -43,7 +43,7 @@ class Prepared:
 
 
 @dataclass(frozen=True)
-class Record:
+class Equalised:
     """What was equalised, absorbed and corrected, and why anything was not."""
 
     connections: Connections
@@ -89,7 +89,7 @@ def prepared_from_float(detector: Detector, *, profile: Profile, split: Split, b
     return Prepared(with_quantizers(detector, folding, profile=profile, bits=bits), connections, absorption)
 
 
-def correct(prepared: Prepared, *, how: str, run: Callable[[], object], progress: bool = False) -> Record:
+def correct(prepared: Prepared, *, how: str, run: Callable[[], object], progress: bool = False) -> Equalised:
     """Correct the biases of a detector that has its ranges.
 
     Args:
@@ -104,7 +104,7 @@ def correct(prepared: Prepared, *, how: str, run: Callable[[], object], progress
     elif how == "empirical":
         with tqdm(desc="correct biases", unit="layer", disable=not progress) as bar:
             correction = correct_empirically(detector, run, on_layer=lambda _: bar.update())
-    return Record(prepared.connections, prepared.absorption, correction)
+    return Equalised(prepared.connections, prepared.absorption, correction)
 
 
 def _largest(tensors: Mapping[str, Tensor]) -> dict[str, float]:

@@ -14,8 +14,6 @@ from tqdm import tqdm
 from profiles.sections.calibration import CalibrationProfile
 from qdbev.quantization import Reconstruction, reconstruct
 
-DROP = {"brecq": 0.0, "qdrop": 0.5}
-
 
 @dataclass(frozen=True)
 class Reconstructed:
@@ -58,6 +56,7 @@ def reconstruct_blocks(
     run: Callable[[nn.Module], object],
     parts: Sequence[str],
     section: CalibrationProfile,
+    drop: float,
     progress: bool = False,
 ) -> Reconstructed:
     """Reconstruct the blocks of some parts, in place.
@@ -66,7 +65,8 @@ def reconstruct_blocks(
         detector: Quantized, with ranges; its other parts run as they are switched, and afterwards these are off.
         run: Runs the calibration samples through the detector it is given.
         parts: Whose blocks.
-        section: Its method is ``brecq`` or ``qdrop``; it says how many steps, how large, and what draws.
+        section: Names the method; says how many steps, how large, and what draws.
+        drop: Share of the activations that stay in float at each step, drawn at random.
         progress: Show a bar.
 
     Raises:
@@ -85,7 +85,7 @@ def reconstruct_blocks(
             parts,
             iterations=section.iterations,
             learning_rate=section.learning_rate,
-            drop=DROP[section.method],
+            drop=drop,
             seed=section.seed,
             on_unit=on_unit,
         )

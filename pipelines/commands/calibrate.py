@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.calibration.calibrated import calibrated
+from pipelines.calibration.methods import calibration_row
 from pipelines.reporting.outcome import dry, finished
 from pipelines.store.artifacts import Store
 from profiles import Profile
@@ -24,7 +25,7 @@ def run(
     Args:
         profile: What is wanted.
         store: Where the artifact goes.
-        method: ``ptq``, ``dfq``, ``gptq``, ``adaround``, ``brecq`` or ``qdrop``, in place of the profile's.
+        method: One of ``METHODS``, in place of the profile's.
         force: Calibrate again even if it is sealed.
         dry_run: Say what would be done.
         progress: Show bars.
@@ -42,34 +43,10 @@ def run(
 
 def _steps(profile: Profile) -> list[str]:
     """What would be done, a sentence a step."""
-    section, name = profile.calibration, profile.model.name
-    ranges = f"calibrate {name} to {profile.quantization.label} on {section.samples} samples of the train split"
-    first = []
-    if section.smoothing is not None:
-        first = [
-            f"move scales of layer norm channels into the linear layers that read them (alpha {section.smoothing})"
-        ]
-    learned = f"learn the rounding of the weights, {section.iterations} steps for each"
-    done = {
-        "ptq": [],
-        "gptq": ["round the weights so that each layer's output on these samples changes least"],
-        "adaround": [f"{learned} layer, so that its output on these samples changes least"],
-        "brecq": [f"{learned} block, and its activation ranges, so that its output on these samples changes least"],
-        "qdrop": [
-            f"{learned} block, and its activation ranges, so that its output on these samples changes least, half of "
-            "the activations at random in float"
-        ],
-    }
-    if section.method != "dfq":
-        return [*first, ranges, *done[section.method]]
-    how = {
-        "none": "leave the biases as they are",
-        "analytic": "correct the biases of the layers whose mean input a batch norm tells, without data",
-        "empirical": f"correct the biases of all layers, running the {section.samples} samples once for each",
-    }
-    return [
-        *first,
-        f"fold the batch norms of {name}, equalise the ranges of consecutive layers, absorb large biases",
-        ranges,
-        how[section.bias_correction],
-    ]
+    alpha = profile.calibration.smoothing
+    smoothing = (
+        []
+        if alpha is None
+        else [f"move scales of layer norm channels into the linear layers that read them (alpha {alpha})"]
+    )
+    return [*smoothing, *calibration_row(profile.calibration.method).steps(profile)]

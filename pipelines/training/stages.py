@@ -13,6 +13,7 @@ from torch import Tensor
 from pipelines.assembly.quantized import Quantized, learn_as, load_quantized, quantized_cost, write_quantized
 from pipelines.assembly.samples import Split, load_split, notes_on_motion
 from pipelines.calibration.calibrated import calibrated, observe, run_samples
+from pipelines.calibration.methods import calibration_row
 from pipelines.calibration.rounding import compensate
 from pipelines.lineage.bit_plan import with_plan_found
 from pipelines.store import processes
@@ -92,7 +93,7 @@ def left_behind(profile: Profile) -> list[str]:
     """A sentence where the stages choose anew what calibration has learned."""
     section, method = profile.quantization, profile.calibration.method
     anew = section.training_observer is not None or section.training_rounding == "compensated"
-    if not anew or method in ("ptq", "dfq"):
+    if not anew or not calibration_row(method).rounds:
         return []
     keep = "--set quantization.training_observer=null --set quantization.training_rounding=nearest"
     return [

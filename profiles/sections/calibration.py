@@ -8,13 +8,15 @@ from pydantic import Field
 
 from profiles.document import Document
 
+CalibrationMethod = Literal["ptq", "dfq", "gptq", "adaround", "brecq", "qdrop"]
+
 
 class CalibrationProfile(Document):
     """Post-training calibration on samples of the train split, in scene order."""
 
     later: ClassVar[frozenset[str]] = frozenset({"adaround_target", "iterations", "learning_rate", "smoothing"})
 
-    method: Literal["ptq", "dfq", "gptq", "adaround", "brecq", "qdrop"] = "ptq"
+    method: CalibrationMethod = "ptq"
     """ptq observes ranges on calibration samples; dfq (Nagel et al., ICCV 2019) equalises weights before it does; gptq
     (Frantar et al., ICLR 2023) then rounds weights so that each layer's output on these samples changes least; adaround
     (Nagel et al., ICML 2020) learns their rounding to that end; brecq (Li et al., ICLR 2021) learns it, and the ranges
