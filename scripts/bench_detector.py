@@ -17,8 +17,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 import profiles
+from pipelines.assembly.detector import build_detector, only_bevformer
 from pipelines.assembly.scene import scene_of
-from pipelines.assembly.weights import build_detector, only_bevformer
 from pipelines.costs.latency import measured
 from profiles import Profile
 from qdbev.detectors.bevformer import BEVFormer

@@ -23,9 +23,10 @@ import torch
 from tabulate import tabulate
 
 import profiles
+from pipelines.assembly.detector import device_of
 from pipelines.assembly.quantized import load_quantized
 from pipelines.assembly.samples import load_split, training_dataset
-from pipelines.assembly.weights import device_of, float_detector
+from pipelines.assembly.weights import float_detector
 from pipelines.calibration.calibrated import calibrated
 from pipelines.store.artifacts import Store
 from pipelines.training.distillation import distillation_loss

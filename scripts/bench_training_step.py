@@ -38,9 +38,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import profiles
+from pipelines.assembly.detector import build_detector, only_bevformer
 from pipelines.assembly.quantized import folded
 from pipelines.assembly.samples import load_split, training_dataset
-from pipelines.assembly.weights import build_detector, float_detector, only_bevformer
+from pipelines.assembly.weights import float_detector
 from pipelines.costs.latency import device_name
 from pipelines.store.artifacts import Store
 from pipelines.store.processes import keep_freed_memory

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 
 import profiles
+from pipelines.assembly.detector import Detector
 from pipelines.assembly.quantized import load_quantized
 from pipelines.assembly.samples import Split, streaming_dataset
-from pipelines.assembly.weights import Detector, float_detector
+from pipelines.assembly.weights import float_detector
 from pipelines.scoring.prediction import evaluation_split
 from pipelines.store.artifacts import Store
 from profiles import Profile

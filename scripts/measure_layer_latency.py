@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import profiles
+from pipelines.assembly.detector import build_detector, only_bevformer
 from pipelines.assembly.quantized import detector_plan
 from pipelines.assembly.scene import scene_of
-from pipelines.assembly.weights import build_detector, only_bevformer
 from pipelines.costs.latency import device_name
 from profiles import Profile
 from qdbev.detectors.bevformer.counting import shape_run

@@ -25,7 +25,8 @@ from typing import Any
 from method_rows import BITS, CALIBRATE, CONTROL, DISTIL, FLOAT, LEDGER, METHODS, NO_TEACHER, SCORES, Method
 
 import profiles
-from pipelines.assembly.weights import device_of, float_artifact
+from pipelines.assembly.detector import device_of
+from pipelines.assembly.weights import float_artifact
 from pipelines.calibration.calibrated import calibrated
 from pipelines.commands import plan_bits, train_float
 from pipelines.costs.latency import device_name

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from pipelines.assembly.detector import Detector, build_detector, inputs_on
 from pipelines.assembly.samples import Split, streaming_dataset
 from pipelines.assembly.strict_loading import load_strictly
-from pipelines.assembly.weights import WEIGHTS, Detector, build_detector, inputs_on
+from pipelines.lineage.chain import WEIGHTS
 from pipelines.store.artifacts import Artifact
 from pipelines.store.integrity import fetched
 from profiles import Profile

@@ -13,18 +13,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipelines.assembly.checkpoint import Checkpoint, read_checkpoint
+from pipelines.assembly.detector import Detector, build_detector
 from pipelines.assembly.strict_loading import Misfit, load_strictly
 from pipelines.lineage.chain import WEIGHTS
-from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
 from pipelines.store.integrity import reading_data
 from pipelines.store.locations import FLOAT, ZOO, imported_weights, shipped_weights
-from profiles import Profile, ProfileError, builtin_models, fingerprint, load
+from profiles import Profile, builtin_models, fingerprint, load
 from profiles.sections.model import MMDET3D, ModelProfile
 from qdbev.data.configured.config import class_order, dataset_section, read_config
 from qdbev.data.nuscenes.records import CLASSES
-from qdbev.detectors.bevformer import BEVFormer, build_bevformer
-from qdbev.detectors.configured import ConfiguredDetector, build_configured
+from qdbev.detectors.bevformer import BEVFormer
 
 OFFICIAL_FILES = {
     "tiny": "bevformer_tiny_epoch_24.pth",
@@ -32,47 +31,8 @@ OFFICIAL_FILES = {
     "base": "bevformer_r101_dcn_24ep.pth",
 }
 _OFFICIAL_PAGE = "the model table of https://github.com/fundamentalvision/BEVFormer"
-Detector = BEVFormer | ConfiguredDetector
 _ENCODER = "pts_bbox_head.transformer.encoder.layers."
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
-
-
-def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> Detector:
-    """The detector of a model profile with fresh weights.
-
-    Args:
-        model: Its numbers, or its config.
-        auxiliary: With the dense heads that only float training uses, which BEVFormer alone has.
-
-    Raises:
-        ValueError: A config of mmdet3d that cannot be built, or does not have the stated parts.
-    """
-    if model.detector == MMDET3D:
-        section = model.mmdet3d
-        config = read_config(str(section.config), options=section.options)
-        return build_configured(
-            config["model"],
-            parts=dict(section.parts),
-            taps=dict(section.taps),
-            output_layers=section.output_layers,
-            class_order=class_order(dataset_section(config, name="test")),
-        )
-    return build_bevformer(**model.arguments(), auxiliary=auxiliary)
-
-
-def only_bevformer(detector: Detector, *, what: str) -> BEVFormer:
-    """The detector, where it is a BEVFormer.
-
-    Args:
-        detector: Any.
-        what: What is done with it, for the sentence.
-
-    Raises:
-        ValueError: It is another.
-    """
-    if not isinstance(detector, BEVFormer):
-        raise ValueError(f"{what} is known for BEVFormer alone, and this is {type(detector).__name__} by its config")
-    return detector
 
 
 def float_artifact(profile: Profile, *, store: Store) -> Artifact:
@@ -220,36 +180,6 @@ def missing_weights(model: str, *, problem: str) -> MissingArtifact:
 def package_versions() -> dict[str, str]:
     """Versions of what decides numbers."""
     return {name: version(name) for name in _PACKAGES}
-
-
-def device_of(profile: Profile) -> torch.device:
-    """The device a profile means.
-
-    Raises:
-        ProfileError: It is not here.
-    """
-    if profile.device == "auto":
-        return torch.device(processes.device("cuda" if torch.cuda.is_available() else "cpu"))
-    device = torch.device(processes.device(profile.device))
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ProfileError(
-            f"device is {profile.device}, but torch sees {_gpus_here()}; use --device cpu or --device auto "
-            "(`qdbev doctor` says what this machine has)"
-        )
-    return device
-
-
-def inputs_on(batch: Mapping[str, Any], *, device: torch.device) -> dict[str, Any]:
-    """A batch's inputs, tensors on the device; lists stay, which an mmdet3d detector's preprocessor brings there."""
-    inputs = batch["inputs"]
-    return {name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in inputs.items()}
-
-
-def _gpus_here() -> str:
-    count = torch.cuda.device_count()
-    if count < 2:
-        return "the one CUDA device cuda:0" if count else "no CUDA device"
-    return f"{count} CUDA devices, cuda:0 to cuda:{count - 1}"
 
 
 def _shipped(model: ModelProfile) -> Artifact:

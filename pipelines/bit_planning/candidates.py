@@ -6,9 +6,9 @@ import copy
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
+from pipelines.assembly.detector import Detector, device_of
 from pipelines.assembly.quantized import Quantized, with_quantizers
 from pipelines.assembly.samples import Split
-from pipelines.assembly.weights import Detector, device_of
 from pipelines.calibration.calibrated import observe
 from profiles import Profile
 from qdbev.data.nuscenes.records import Sample

@@ -14,9 +14,9 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
+from pipelines.assembly.detector import device_of
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import Split, training_dataset
-from pipelines.assembly.weights import device_of
 from pipelines.bit_planning.candidates import Choice, Losses, Measured
 from pipelines.training.run import NumberedBatches, detection_loss
 from profiles import Profile

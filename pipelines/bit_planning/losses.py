@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.assembly.detector import build_detector, only_bevformer
 from pipelines.assembly.quantized import detector_plan
 from pipelines.assembly.samples import Split
-from pipelines.assembly.weights import build_detector, only_bevformer
 from pipelines.bit_planning.candidates import Choice, Measured, candidate_detectors
 from pipelines.bit_planning.hessian_error import hessian_losses
 from pipelines.bit_planning.output_error import output_losses

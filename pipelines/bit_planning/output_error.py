@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipelines.assembly.detector import device_of, only_bevformer
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import Split, ordered_dataset
-from pipelines.assembly.weights import device_of, only_bevformer
 from pipelines.bit_planning.candidates import Choice, Losses, Tensors, choices_of, spread
 from pipelines.store.integrity import fetched
 from profiles import Profile
@@ -24,7 +24,7 @@ from profiles.sections.schedule import PARTS
 from qdbev.data.nuscenes.records import Sample
 from qdbev.data.queues.batches import streaming_batches
 from qdbev.detectors.bevformer import BEVFormer
-from qdbev.detectors.bevformer.detector import current_frames
+from qdbev.detectors.bevformer.frames.batches import current_frames
 from qdbev.detectors.bevformer.frames.history import StreamingHistory
 from qdbev.evaluation.output_distance import output_distance
 from qdbev.quantization import set_sites

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from pipelines.assembly.detector import Detector, device_of, inputs_on
 from pipelines.assembly.quantized import Bits, Quantized, quantized_cost, write_quantized
 from pipelines.assembly.samples import Split, load_split, notes_on_motion, ordered_dataset
-from pipelines.assembly.weights import Detector, device_of, float_artifact, float_detector, inputs_on, package_versions
+from pipelines.assembly.weights import float_artifact, float_detector, package_versions
 from pipelines.calibration.methods import FloatRun, WorkRecord, calibration_row
 from pipelines.calibration.smoothing import smoothed
 from pipelines.lineage.bit_plan import planned_bits, samples_of_plan, with_plan_found

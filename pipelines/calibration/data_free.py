@@ -14,9 +14,9 @@ from pathlib import Path
 from torch import Tensor
 from tqdm import tqdm
 
+from pipelines.assembly.detector import Detector
 from pipelines.assembly.quantized import Bits, Quantized, example_call, folded, with_quantizers
 from pipelines.assembly.samples import Split
-from pipelines.assembly.weights import Detector
 from profiles import Profile
 from qdbev.quantization import (
     Absorption,

@@ -13,9 +13,9 @@ from typing import Protocol
 
 from torch import nn
 
+from pipelines.assembly.detector import Detector
 from pipelines.assembly.quantized import Bits, Quantized, quantized_from_float
 from pipelines.assembly.samples import Split
-from pipelines.assembly.weights import Detector
 from pipelines.calibration.data_free import correct, prepared_from_float
 from pipelines.calibration.reconstruction import reconstruct_blocks
 from pipelines.calibration.rounding import compensate, learn_rounding

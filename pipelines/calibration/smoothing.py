@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pipelines.assembly.detector import Detector
 from pipelines.assembly.quantized import example_call
 from pipelines.assembly.samples import Split
-from pipelines.assembly.weights import Detector
 from profiles import Profile
 from qdbev.quantization import Smoothing, smooth
 

@@ -12,9 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.assembly.detector import only_bevformer
 from pipelines.assembly.quantized import detector_plan, folded, layer_macs
 from pipelines.assembly.samples import load_split, notes_on_motion
-from pipelines.assembly.weights import float_detector, only_bevformer, package_versions
+from pipelines.assembly.weights import float_detector, package_versions
 from pipelines.bit_planning.costs import packed_costs
 from pipelines.bit_planning.latency_table import LatencyTable, read_latency_table, table_digest
 from pipelines.bit_planning.losses import evaluations, known_losses, losses_key, measured_losses

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipelines.assembly.detector import Detector, build_detector
 from pipelines.assembly.samples import load_split, notes_on_motion, with_more_seeds
 from pipelines.assembly.strict_loading import load_strictly
-from pipelines.assembly.weights import Detector, build_detector, float_artifact, package_versions
+from pipelines.assembly.weights import float_artifact, package_versions
 from pipelines.lineage.chain import WEIGHTS
 from pipelines.lineage.float_control import controls_of_stages, float_key
 from pipelines.reporting.outcome import dry, finished

@@ -9,9 +9,9 @@ from fractions import Fraction
 from typing import Any
 
 import profiles
+from pipelines.assembly.detector import build_detector, only_bevformer
 from pipelines.assembly.quantized import detector_plan, with_quantizers
 from pipelines.assembly.scene import scene_of
-from pipelines.assembly.weights import build_detector, only_bevformer
 from pipelines.costs.memory import Memory, memory
 from profiles import Profile
 from profiles.sections.quantization import QuantizationProfile

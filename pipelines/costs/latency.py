@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pipelines.assembly.detector import build_detector, device_of, only_bevformer
 from pipelines.assembly.scene import scene_of
-from pipelines.assembly.weights import build_detector, device_of, only_bevformer
 from profiles import Profile
 from profiles.sections.schedule import PARTS
 from qdbev.detectors.bevformer.counting import one_frame

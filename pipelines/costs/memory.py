@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from pipelines.assembly.detector import build_detector, only_bevformer
 from pipelines.assembly.quantized import learn_as, with_quantizers
 from pipelines.assembly.scene import scene_of
-from pipelines.assembly.weights import build_detector, only_bevformer
 from profiles import Profile
 from profiles.sections.schedule import PARTS, Optimisation
 from qdbev.detectors.bevformer import BEVFormer

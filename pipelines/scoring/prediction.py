@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from pipelines.assembly.detector import Detector, device_of, inputs_on
 from pipelines.assembly.samples import Split, load_split, streaming_dataset
-from pipelines.assembly.weights import Detector, device_of, inputs_on
 from pipelines.store import processes
 from pipelines.store.integrity import fetched
 from profiles import Profile

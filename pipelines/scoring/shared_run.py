@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipelines.assembly.detector import Detector, device_of, inputs_on
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import Split
-from pipelines.assembly.weights import Detector, device_of, inputs_on
 from pipelines.scoring.prediction import ResultCollector, Results, evaluation_batches, together
 from profiles import Profile
 from profiles.sections.schedule import PARTS
 from qdbev.data.queues.batches import Batch
 from qdbev.detectors.bevformer import BEVFormer
-from qdbev.detectors.bevformer.detector import current_frames
+from qdbev.detectors.bevformer.frames.batches import current_frames
 from qdbev.detectors.bevformer.frames.history import StreamingHistory
 from qdbev.quantization import quantized_layers, set_sites
 from qdbev.quantization.layers.swap import Tensors

@@ -8,9 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+from pipelines.assembly.detector import Detector, device_of
 from pipelines.assembly.quantized import load_quantized, quantized_cost, write_quantized
 from pipelines.assembly.samples import load_split, notes_on_motion
-from pipelines.assembly.weights import Detector, device_of, float_detector
+from pipelines.assembly.weights import float_detector
 from pipelines.lineage.bit_plan import with_plan_found
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.training.objectives import Objective, given_by, objectives, refuse_missing, weighed

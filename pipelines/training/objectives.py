@@ -16,7 +16,7 @@ from profiles import Profile
 from profiles.sections.distillation import DistillationProfile, Weighed
 from profiles.sections.distillation import Objective as Name
 from profiles.sections.model import BEVFORMER
-from qdbev.detectors.bevformer.detector import Features
+from qdbev.detectors.features import Features
 from qdbev.distillation import (
     AutoWeight,
     FixedWeight,

@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from pipelines.assembly.detector import device_of, inputs_on
 from pipelines.assembly.samples import Split, training_dataset
-from pipelines.assembly.weights import device_of, inputs_on
 from pipelines.store.integrity import UnusableInput, fetched
 from profiles import Profile
 from profiles.sections.schedule import Optimisation

@@ -16,9 +16,9 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from pipelines.assembly.detector import Detector, build_detector, only_bevformer
 from pipelines.assembly.samples import Split
 from pipelines.assembly.scene import scene_of
-from pipelines.assembly.weights import Detector, build_detector, only_bevformer
 from pipelines.store import processes
 from pipelines.store.integrity import UnusableInput
 from pipelines.store.locations import cache_folder
@@ -26,8 +26,8 @@ from pipelines.training.objectives import BEV, CODE, IMAGE, LOGITS, OUTPUTS, tau
 from profiles import Profile, fingerprint
 from profiles.sections.model import MMDET3D
 from qdbev.detectors.bevformer.counting import shape_run
-from qdbev.detectors.bevformer.detector import Features
 from qdbev.detectors.bevformer.head import Decoded
+from qdbev.detectors.features import Features
 from qdbev.distillation import FeatureCache
 
 FORMAT = 1  # raised where code changes what a kept file means

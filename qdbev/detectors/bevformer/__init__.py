@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from qdbev.detectors.bevformer.build import build_bevformer
-from qdbev.detectors.bevformer.detector import BEVFormer, Features
+from qdbev.detectors.bevformer.detector import BEVFormer
 from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch, frame_batch
-from qdbev.detectors.bevformer.frames.history import StreamingHistory
+from qdbev.detectors.bevformer.frames.history import History, StreamingHistory
 from qdbev.detectors.bevformer.head import BEVFormerHead, Decoded, Encoded
-from qdbev.detectors.bevformer.transformer import History
 
 __all__ = [
     "BEVFormer",
     "BEVFormerHead",
     "Decoded",
     "Encoded",
-    "Features",
     "FrameBatch",
     "History",
     "StreamingHistory",

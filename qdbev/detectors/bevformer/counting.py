@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from qdbev.detectors.bevformer.detector import BEVFormer
 from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
-from qdbev.detectors.bevformer.frames.geometry import pillar_points, project
+from qdbev.detectors.bevformer.frames.geometry import CAN_BUS_SIZE, pillar_points, project
+from qdbev.detectors.bevformer.frames.history import History
 from qdbev.detectors.bevformer.layers.spatial_cross_attention import PillarDeformableAttention
-from qdbev.detectors.bevformer.transformer import CAN_BUS_SIZE, History
 from qdbev.ops.shape_only import shape_only
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,32 +22,13 @@ from torch import Tensor
 from qdbev.detectors.bevformer.auxiliary import AuxiliaryHeads, AuxiliaryWeights, gather_objects
 from qdbev.detectors.bevformer.frames.batches import checked_images, current_frames, ground_truth, queue_frames
 from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
-from qdbev.detectors.bevformer.frames.history import StreamingHistory
+from qdbev.detectors.bevformer.frames.history import History, StreamingHistory
 from qdbev.detectors.bevformer.head import BEVFormerHead, Decoded, Encoded
-from qdbev.detectors.bevformer.transformer import History
 from qdbev.detectors.boxes.box_code import encode_boxes, top_boxes
 from qdbev.detectors.boxes.loss import detection_losses
+from qdbev.detectors.features import Features
 
 CENTRE_RANGE_M = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
-
-
-@dataclass(frozen=True)
-class Features:
-    """What distillation compares, of the current frame; a detector leaves None what it does not have.
-
-    Attributes:
-        image: neck levels, each (B, N, C, H, W).
-        bev_BQC: BEV features.
-        bev_mask_BNQD: which camera sees which point of a cell's pillar, bool.
-        logits_LBKC: class logits of every decoder layer's object queries.
-        code_LBKD: their box codes.
-    """
-
-    image: list[Tensor] | None = None
-    bev_BQC: Tensor | None = None
-    bev_mask_BNQD: Tensor | None = None
-    logits_LBKC: Tensor | None = None
-    code_LBKD: Tensor | None = None
 
 
 @MODELS.register_module()

@@ -13,11 +13,12 @@ from mmdet3d.registry import MODELS
 from torch import Tensor, nn
 
 from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
+from qdbev.detectors.bevformer.frames.history import History
 from qdbev.detectors.bevformer.layers.decoder import BEVFormerDecoder, DecoderLayer
 from qdbev.detectors.bevformer.layers.encoder import BEVFormerEncoder, EncoderLayer
-from qdbev.detectors.bevformer.layers.initialization import initialize_head
+from qdbev.detectors.bevformer.layers.initialization import initialize
 from qdbev.detectors.bevformer.layers.positional_encoding import LearnedPositionalEncoding
-from qdbev.detectors.bevformer.transformer import Grid, History, PerceptionTransformer
+from qdbev.detectors.bevformer.transformer import Grid, PerceptionTransformer
 from qdbev.detectors.boxes.box_code import CODE_SIZE, metric_centre
 
 
@@ -103,7 +104,12 @@ class BEVFormerHead(nn.Module):
         self.reg_branches = nn.ModuleList(_box_branch(channels) for _ in range(decoder_layers))
         self.bev_embedding = nn.Embedding(bev_rows * bev_columns, channels)
         self.query_embedding = nn.Embedding(queries, 2 * channels)
-        initialize_head(self, query_init=query_init)
+        initialize(
+            self.transformer,
+            class_branches=self.cls_branches,
+            query_embedding=self.query_embedding,
+            query_init=query_init,
+        )
 
     def encode(self, image_BNCHW_levels: list[Tensor], *, frames: FrameBatch, history: History | None) -> Encoded:
         """BEV features of one frame from its neck features."""

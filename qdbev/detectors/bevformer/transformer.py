@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.detectors.bevformer.frames.ego_motion import rotate, shift
-from qdbev.detectors.bevformer.frames.geometry import cell_centres, pillar_points, project, visibility
+from qdbev.detectors.bevformer.frames.geometry import CAN_BUS_SIZE, cell_centres, pillar_points, project, visibility
+from qdbev.detectors.bevformer.frames.history import History
 from qdbev.detectors.bevformer.layers.decoder import BEVFormerDecoder
 from qdbev.detectors.bevformer.layers.encoder import BEVFormerEncoder, View
 from qdbev.detectors.bevformer.layers.temporal_self_attention import Past
 
-CAN_BUS_SIZE = 18
 OFFICIAL_LEVELS = 4
 
 
@@ -46,19 +46,6 @@ class Grid:
         """Cell size along x and y [m]."""
         width, depth = self.pc_range[3] - self.pc_range[0], self.pc_range[4] - self.pc_range[1]
         return width / self.columns, depth / self.rows
-
-
-@dataclass(frozen=True)
-class History:
-    """The BEV features of the frame before, as the encoder made them.
-
-    Attributes:
-        bev_BQC: features; rows of samples without history are ignored.
-        present: per sample, whether there is a history.
-    """
-
-    bev_BQC: Tensor
-    present: tuple[bool, ...]
 
 
 class PerceptionTransformer(nn.Module):

@@ -14,9 +14,9 @@ from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 from torch import nn
 
-from qdbev.detectors.bevformer.detector import Features
 from qdbev.detectors.configured.frames import frame_boxes
 from qdbev.detectors.configured.taps import features, recorded
+from qdbev.detectors.features import Features
 
 
 class NoHistory:

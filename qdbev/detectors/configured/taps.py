@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from qdbev.detectors.bevformer.detector import Features
+from qdbev.detectors.features import Features
 
 IMAGE, BEV = "image", "bev"
 

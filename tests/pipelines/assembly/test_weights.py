@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import profiles
+from pipelines.assembly.detector import device_of
 from pipelines.assembly.quantized import load_quantized, quantized_from_float, write_quantized
 from pipelines.assembly.samples import load_split
 from pipelines.assembly.strict_loading import load_strictly
-from pipelines.assembly.weights import device_of, float_artifact, float_detector
+from pipelines.assembly.weights import float_artifact, float_detector
 from pipelines.lineage.chain import WEIGHTS
 from pipelines.store.artifacts import Store
 from pipelines.store.integrity import UnusableInput

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import profiles
+from pipelines.assembly.detector import build_detector
 from pipelines.assembly.quantized import detector_plan
-from pipelines.assembly.weights import build_detector
 from pipelines.bit_planning.candidates import Choice
 from pipelines.bit_planning.costs import timed_costs
 from pipelines.bit_planning.latency_table import Timed, read_latency_table, table_digest

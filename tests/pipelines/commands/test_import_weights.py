@@ -18,7 +18,8 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 import profiles
-from pipelines.assembly.weights import build_detector, float_detector
+from pipelines.assembly.detector import build_detector
+from pipelines.assembly.weights import float_detector
 from pipelines.lineage.chain import WEIGHTS
 from pipelines.store.artifacts import Store
 from pipelines.store.locations import stated_weights

@@ -21,7 +21,7 @@ from pipelines.scoring.evaluation import as_made
 from pipelines.store.artifacts import Store
 from pipelines.training.stages import learning
 from qdbev.data.configured.dataset import ConfiguredDataset, join
-from qdbev.detectors.bevformer import Features
+from qdbev.detectors.features import Features
 from qdbev.distillation.vgd import bev_divergence, image_divergence
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"

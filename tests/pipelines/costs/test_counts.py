@@ -12,9 +12,9 @@ import torch
 from typer.testing import CliRunner
 
 import profiles
+from pipelines.assembly.detector import build_detector
 from pipelines.assembly.quantized import detector_plan
 from pipelines.assembly.scene import scene_of
-from pipelines.assembly.weights import build_detector
 from pipelines.costs.counts import FLOAT, Footprint, cost_tables, count, footprint, paper_table
 from pipelines.costs.memory import Memory, memory
 from profiles.sections.schedule import PARTS

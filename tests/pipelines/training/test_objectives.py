@@ -12,7 +12,7 @@ import torch
 import profiles
 from pipelines.lineage.chain import link_name
 from pipelines.training.objectives import Name, given_by, objectives, refuse_missing, taught, weighed
-from qdbev.detectors.bevformer.detector import Features
+from qdbev.detectors.features import Features
 from qdbev.distillation import (
     bev_channel_wise_loss,
     box_output_loss,

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import profiles
+from pipelines.assembly.detector import Detector
 from pipelines.assembly.samples import load_split, training_dataset
-from pipelines.assembly.weights import Detector, float_detector
+from pipelines.assembly.weights import float_detector
 from pipelines.store.artifacts import Store
 from pipelines.store.integrity import UnusableInput
 from pipelines.training.run import NumberedBatches
@@ -25,7 +26,7 @@ from pipelines.training.teacher import (
     teacher_of,
 )
 from profiles import Profile
-from qdbev.detectors.bevformer.detector import Features
+from qdbev.detectors.features import Features
 
 Load = Callable[..., Profile]
 OUTPUTS = "distillation.objectives=[cwd_bev,output_box]"

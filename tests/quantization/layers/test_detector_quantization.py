@@ -13,9 +13,9 @@ from torch import nn
 
 import profiles
 from pipelines.assembly import quantized
+from pipelines.assembly.detector import build_detector
 from pipelines.assembly.quantized import Quantized, detector_plan, example_call, quantized_cost
 from pipelines.assembly.samples import Split
-from pipelines.assembly.weights import build_detector
 from profiles.sections.schedule import PARTS
 from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import Folding

@@ -16,6 +16,7 @@ from torch import Tensor
 from qdbev.ops import Rows
 
 MIN_DEPTH_M = 1e-5
+CAN_BUS_SIZE = 18
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -6,12 +6,25 @@ Shapes: B samples, Q BEV cells, C channels.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
-from qdbev.detectors.bevformer.transformer import History
+
+
+@dataclass(frozen=True)
+class History:
+    """The BEV features of the frame before, as the encoder made them.
+
+    Attributes:
+        bev_BQC: features; rows of samples without history are ignored.
+        present: per sample, whether there is a history.
+    """
+
+    bev_BQC: Tensor
+    present: tuple[bool, ...]
 
 
 class StreamingHistory:

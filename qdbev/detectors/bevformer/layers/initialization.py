@@ -6,7 +6,7 @@ Shapes: K object queries, C channels.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -16,42 +16,45 @@ from qdbev.detectors.bevformer.layers.sampling_heads import reset_sampling
 from qdbev.detectors.bevformer.layers.spatial_cross_attention import PillarDeformableAttention, SpatialCrossAttention
 from qdbev.detectors.bevformer.layers.temporal_self_attention import TemporalSelfAttention
 
-if TYPE_CHECKING:
-    from qdbev.detectors.bevformer.head import BEVFormerHead
-
 PRIOR_PROBABILITY = 0.01
 QUERY_INITS = ("random", "grid")
 
 
-def initialize_head(head: BEVFormerHead, *, query_init: str) -> None:
+def initialize(
+    transformer: nn.Module, *, class_branches: Iterable[nn.Module], query_embedding: nn.Embedding, query_init: str
+) -> None:
     """Xavier for the transformer's matrices, stars for the sampling layers, a low prior for the classes.
 
     Branch weights, biases of the feed-forward blocks and all embedding tables keep torch's own first values, as in the
     official code.
 
     Args:
-        head: The head, changed in place.
+        transformer: A ``PerceptionTransformer``; it and the others are changed in place.
+        class_branches: Each ends in the linear layer that gives the class logits.
+        query_embedding: The table of object queries.
         query_init: "random" as in the official code, or "grid": object queries start spread over the range.
 
     Raises:
-        ValueError: unknown ``query_init``.
+        ValueError: Unknown ``query_init``.
     """
     if query_init not in QUERY_INITS:
         raise ValueError(f"query_init is {query_init!r}, expected one of {list(QUERY_INITS)}")
-    for parameter in head.transformer.parameters():
+    for parameter in transformer.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
-    nn.init.normal_(head.transformer.level_embeds)
-    nn.init.normal_(head.transformer.cams_embeds)
-    nn.init.zeros_(head.transformer.reference_points.bias)
-    for module in head.transformer.modules():
+    nn.init.normal_(transformer.get_parameter("level_embeds"))
+    nn.init.normal_(transformer.get_parameter("cams_embeds"))
+    reference_points = transformer.get_submodule("reference_points")
+    assert isinstance(reference_points, nn.Linear)
+    nn.init.zeros_(reference_points.bias)
+    for module in transformer.modules():
         _reset_attention(module)
-    for branch in head.cls_branches:
+    for branch in class_branches:
         last = list(branch.children())[-1]
         assert isinstance(last, nn.Linear)
         nn.init.constant_(last.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
     if query_init == "grid":
-        spread_queries(head.query_embedding, reference_points=head.transformer.reference_points)
+        spread_queries(query_embedding, reference_points=reference_points)
 
 
 def _reset_attention(module: nn.Module) -> None:
