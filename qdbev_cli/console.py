@@ -1,6 +1,6 @@
 """What the shell sees: tables, messages, JSON, sentences for errors, exit codes.
 
-stdout holds results alone: whatever libraries print while a command runs goes to stderr.
+stdout holds outcomes alone: whatever libraries print while a command runs goes to stderr.
 
 Exit codes: 0 done; 1 a bug; 2 usage or profile; 3 missing or damaged artifact or data; 130 stopped by Ctrl-C.
 """
@@ -15,19 +15,20 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-Result = Mapping[str, Any]
-"""What a pipeline returns: ``artifact``, ``tables``, ``metrics``, ``messages``, ``plan``; some also a ``text`` to read
-or a ``document`` for another program."""
+from pipelines.reporting.outcome import Outcome
+
+if TYPE_CHECKING:
+    from qdbev.reporting.tables.table import Table
 
 BUG, USAGE, INPUT, STOPPED = 1, 2, 3, 130
 
 
-def guarded(action: Callable[[], Result], *, as_json: bool) -> None:
-    """Run a command and print its result, or the sentence for what went wrong.
+def guarded(action: Callable[[], Outcome], *, as_json: bool) -> None:
+    """Run a command and print its outcome, or the sentence for what went wrong.
 
     With ``as_json`` stdout carries exactly one JSON document, also for an error; an error's ``details`` are in it.
 
@@ -36,20 +37,20 @@ def guarded(action: Callable[[], Result], *, as_json: bool) -> None:
     """
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            result = action()
-        code = int(result.get("exit_code", 0))
+            outcome = action()
+        code = _code(outcome)
     except (typer.Exit, SystemExit, BrokenPipeError):
         raise
     except (Exception, KeyboardInterrupt) as error:
         code = exit_code(error)
         sentence = _explain(error, code=code)
         details = getattr(error, "details", None)
-        result = {"error": sentence, "exit_code": code, **(details if isinstance(details, Mapping) else {})}
         typer.echo(f"qdbev: {sentence}", err=True)
         if as_json:
-            typer.echo(as_document(result))
+            answer = {"error": sentence, "exit_code": code, **(details if isinstance(details, Mapping) else {})}
+            typer.echo(_json(answer))
     else:
-        _show(result, as_json=as_json)
+        _show(outcome, as_json=as_json)
     if code:
         raise typer.Exit(code)
 
@@ -67,31 +68,52 @@ def exit_code(error: BaseException) -> int:
     return USAGE if isinstance(error, ValueError | NotImplementedError) else BUG
 
 
-def as_text(result: Result) -> str:
-    """Tables, text, the plan of a dry run, messages, and last what was made and where."""
-    blocks = [_table(table) for table in result.get("tables") or ()]
-    if text := str(result.get("text", "")).rstrip():
-        blocks.append(text)
-    plan = result.get("plan")
-    if plan:
-        blocks.append("\n".join(["Would do:", *(f"  {_step(step)}" for step in plan)]))
-    lines = [str(message) for message in result.get("messages") or ()]
-    artifact = result.get("artifact")
-    if artifact:
-        lines.append(f"{artifact['kind']} {artifact['name']} ({artifact['digest'][:12]}): {artifact['path']}")
+def as_text(outcome: Outcome) -> str:
+    """Tables, what a dry run would do, messages, and last what was made and where.
+
+    A document holds the tables already.
+    """
+    from qdbev.reporting.tables.table import render
+
+    blocks = [render(table).rstrip() for table in outcome.tables if outcome.document is None]
+    if outcome.would_do:
+        blocks.append("\n".join(["Would do:", *(f"  {step}" for step in outcome.would_do)]))
+    lines = list(outcome.messages)
+    if outcome.artifact is not None:
+        made = outcome.artifact.summary()
+        lines.append(f"{made['kind']} {made['name']} ({made['digest'][:12]}): {made['path']}")
     if lines:
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
-def as_document(result: Result) -> str:
-    """The result as one JSON document; NaN and infinity, which JSON lacks, become null."""
-    plain = {name: value for name, value in result.items() if name not in ("text", "document")}
-    return json.dumps(_plain(plain), indent=2, ensure_ascii=False, allow_nan=False)
+def as_document(outcome: Outcome) -> str:
+    """The outcome as one JSON document, without what is a document itself."""
+    return _json(
+        {
+            "artifact": outcome.artifact.summary() if outcome.artifact else None,
+            "tables": [_table_values(table) for table in outcome.tables],
+            "metrics": outcome.metrics,
+            "messages": outcome.messages,
+            "would_do": outcome.would_do,
+            "ok": outcome.ok,
+            "exit_code": _code(outcome),
+            **outcome.details,
+        }
+    )
 
 
-def _show(result: Result, *, as_json: bool) -> None:
-    """Print a result; a ``document`` has stdout for itself, to the byte, and all else goes to stderr.
+def _code(outcome: Outcome) -> int:
+    return 0 if outcome.ok else INPUT
+
+
+def _json(answer: Mapping[str, Any]) -> str:
+    """One JSON document; NaN and infinity, which JSON lacks, become null."""
+    return json.dumps(_plain(answer), indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _show(outcome: Outcome, *, as_json: bool) -> None:
+    """Print an outcome; a document has stdout for itself, to the byte, and all else goes to stderr.
 
     Of several processes only the first prints.
     """
@@ -100,43 +122,19 @@ def _show(result: Result, *, as_json: bool) -> None:
     if not processes.is_first():
         return
     if as_json:
-        typer.echo(as_document(result))
+        typer.echo(as_document(outcome))
         return
-    document = result.get("document")
-    if document is not None:
-        typer.echo(document, nl=False)
-    if text := as_text(result):
-        typer.echo(text, err=document is not None)
+    if outcome.document is not None:
+        typer.echo(outcome.document, nl=False)
+    if text := as_text(outcome):
+        typer.echo(text, err=outcome.document is not None)
 
 
-def _table(table: Mapping[str, Any]) -> str:
-    from tabulate import tabulate
-
-    rows = [[_cell(value) for value in row] for row in table["rows"]]
-    body = tabulate(rows, headers=table["headers"], tablefmt="simple", disable_numparse=True, colalign=_align(table))
-    title = [str(table["title"]), ""] if table.get("title") else []
-    return "\n".join([*title, body, *(str(note) for note in table.get("notes") or ())])
-
-
-def _align(table: Mapping[str, Any]) -> list[str]:
-    """Columns of numbers to the right, all others to the left."""
-    columns = zip(*table["rows"], strict=False)
-    numeric = [all(value is None or isinstance(value, int | float) for value in column) for column in columns]
-    return ["right" if one else "left" for one in numeric]
-
-
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
-    return str(value)
-
-
-def _step(step: Any) -> str:
-    if isinstance(step, Mapping):
-        return ", ".join(f"{name}: {value}" for name, value in step.items())
-    return str(step)
+def _table_values(table: Table) -> dict[str, Any]:
+    """A table with the names of its entries once and the values of every row, unrounded."""
+    keys = table.keys or tuple(column.key for column in table.columns)
+    rows = [[row.get(key) for key in keys] for row in table.rows]
+    return {"name": table.name, "title": table.title, "headers": keys, "rows": rows, "notes": table.notes}
 
 
 def _explain(error: BaseException, *, code: int) -> str:
@@ -152,9 +150,9 @@ def _explain(error: BaseException, *, code: int) -> str:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(one) for key, one in value.items()}
+        return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(one) for one in value]
+        return [_plain(entry) for entry in value]
     if value is not None and not isinstance(value, str | int | float) and hasattr(value, "item"):
         value = value.item()
     if isinstance(value, float) and not math.isfinite(value):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from qdbev_cli.console import Result, guarded
+from pipelines.reporting.outcome import Outcome
+from qdbev_cli.console import guarded
 
 if TYPE_CHECKING:
     from pipelines.store.artifacts import Store
@@ -96,8 +97,8 @@ class Launcher(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class RunOptions(StoreOptions, ProfileOptions):
-    """Of every command that makes something."""
+class WorkOptions(ProfileOptions):
+    """Of commands that work by one profile."""
 
     profile: Annotated[
         str, typer.Option("--profile", help="A built-in profile or a YAML file.", rich_help_panel=_WHAT)
@@ -105,9 +106,48 @@ class RunOptions(StoreOptions, ProfileOptions):
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, do nothing.", rich_help_panel=_HOW)
     ] = False
+
+    def load_profile(self, *words: str | None) -> Profile:
+        """The profile wanted, with all overrides; where a launcher started several processes, they meet here."""
+        from pipelines.store import processes
+
+        profile = self.load(self.profile, *words)
+        processes.keep_freed_memory()
+        processes.join(device=profile.device)
+        return profile
+
+    def how(self) -> dict[str, Any]:
+        """The keywords of a pipeline that say how, not what."""
+        from pipelines.store import processes
+
+        return {"dry_run": self.dry_run, "progress": not self.as_json and processes.is_first()}
+
+
+@dataclass(frozen=True)
+class ReadOptions(StoreOptions, WorkOptions):
+    """Of commands that read artifacts."""
+
+    def how(self) -> dict[str, Any]:
+        """The keywords of a pipeline that say how and where, not what."""
+        return {"store": self.open_store(), **super().how()}
+
+
+@dataclass(frozen=True)
+class MakeOptions(ReadOptions):
+    """Of commands that make an artifact."""
+
     force: Annotated[
         bool, typer.Option("--force", help="Make it again, even if it is sealed already.", rich_help_panel=_HOW)
     ] = False
+
+    def how(self) -> dict[str, Any]:
+        """The keywords of a pipeline that say how and where, not what."""
+        return {"force": self.force, **super().how()}
+
+
+@dataclass(frozen=True)
+class RunOptions(MakeOptions):
+    """Of commands that several processes may share out among them."""
 
     launcher: Annotated[
         Launcher,
@@ -118,27 +158,13 @@ class RunOptions(StoreOptions, ProfileOptions):
         """The profile wanted, with all overrides; where a launcher started several processes, they meet here."""
         from pipelines.store import processes
 
-        profile = self.load(self.profile, *words)
         if self.launcher is Launcher.slurm:
             processes.launched_by_slurm()
-        processes.keep_freed_memory()
-        processes.join(device=profile.device)
-        return profile
-
-    def how(self) -> dict[str, Any]:
-        """The keywords every pipeline takes besides its own."""
-        from pipelines.store import processes
-
-        return {
-            "store": self.open_store(),
-            "force": self.force,
-            "dry_run": self.dry_run,
-            "progress": not self.as_json and processes.is_first(),
-        }
+        return super().load_profile(*words)
 
 
-def command(**defaults: Any) -> Callable[[Callable[..., Result]], Callable[..., None]]:
-    """Make a function ``(options, *, own options) -> result`` a command.
+def command(**defaults: Any) -> Callable[[Callable[..., Outcome]], Callable[..., None]]:
+    """Make a function ``(options, *, own options) -> outcome`` a command.
 
     The dataclass that annotates ``options`` is unfolded into shell options; what the function returns is printed, what
     it raises becomes a sentence and an exit code.
@@ -147,7 +173,7 @@ def command(**defaults: Any) -> Callable[[Callable[..., Result]], Callable[..., 
         **defaults: Other defaults for shared options, such as ``profile="float"``.
     """
 
-    def decorate(function: Callable[..., Result]) -> Callable[..., None]:
+    def decorate(function: Callable[..., Outcome]) -> Callable[..., None]:
         hints = get_type_hints(function, include_extras=True)
         kind = hints.pop("options")
         shared = {field.name: field for field in dataclasses.fields(kind)}
@@ -158,7 +184,8 @@ def command(**defaults: Any) -> Callable[[Callable[..., Result]], Callable[..., 
             guarded(lambda: function(options, **given), as_json=options.as_json)
 
         run.__signature__ = _unfolded(function, kind=kind, defaults=defaults)  # type: ignore[attr-defined]
-        run.__annotations__ = {name: one.annotation for name, one in inspect.signature(run).parameters.items()}
+        parameters = inspect.signature(run).parameters
+        run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
         run.__doc__ = _without_wraps(function.__doc__)
         del run.__wrapped__
         return run
@@ -168,11 +195,11 @@ def command(**defaults: Any) -> Callable[[Callable[..., Result]], Callable[..., 
 
 def _unfolded(function: Callable[..., Any], *, kind: type, defaults: dict[str, Any]) -> inspect.Signature:
     """The function's own parameters, then one keyword per field of the options dataclass."""
-    own_hints = get_type_hints(function, include_extras=True)
-    own = [
-        one.replace(annotation=own_hints[one.name], kind=inspect.Parameter.KEYWORD_ONLY)
-        for one in inspect.signature(function).parameters.values()
-        if one.name != "options"
+    hints = get_type_hints(function, include_extras=True)
+    parameters = [
+        parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if name != "options"
     ]
     hints = get_type_hints(kind, include_extras=True)
     shared = [
@@ -184,11 +211,11 @@ def _unfolded(function: Callable[..., Any], *, kind: type, defaults: dict[str, A
         )
         for field in dataclasses.fields(kind)
     ]
-    return inspect.Signature([*own, *shared])
+    return inspect.Signature([*parameters, *shared])
 
 
 def _without_wraps(text: str | None) -> str:
     """A docstring with its paragraphs each on one line, as the terminal wraps them; indented examples stay."""
     paragraphs = inspect.cleandoc(text or "").split("\n\n")
-    joined = [one if one.startswith(("  ", "\b")) else re.sub(r"\n", " ", one) for one in paragraphs]
+    joined = [text if text.startswith(("  ", "\b")) else re.sub(r"\n", " ", text) for text in paragraphs]
     return "\n\n".join(joined)

@@ -87,7 +87,8 @@ def _model(method: Method, *, profile: Profile, store: Store) -> Artifact:
         return float_artifact(profile, store=store)
     if method.command.startswith(CONTROL):
         made = train_float.run(profile, store=store, further=True)
-        return store.open(made["artifact"]["digest"])
+        assert made.artifact is not None
+        return made.artifact
     if method.command == CALIBRATE:
         return calibrated(profile, store=store, progress=True)[0]
     stages, _ = trained_stages(profile, store=store, progress=True)
@@ -102,7 +103,8 @@ def plan_of(bits: str, *, seed: int, store: Store) -> str:
         profiles.load(bits, overrides=[f"calibration.seed={seed}", *budget_words(bits, seed=seed, store=store)]),
         store=store,
     )
-    return str(made["artifact"]["digest"])
+    assert made.artifact is not None
+    return made.artifact.digest
 
 
 def _budget(bits: str, *, store: Store) -> list[str]:

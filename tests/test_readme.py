@@ -25,7 +25,7 @@ NO_DRY_RUN = {"doctor": "--help", "import-weights": "--help", "artifacts": "--js
 def test_command(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)[1:]
     words.append(NO_DRY_RUN.get(words[0], "--dry-run"))
-    if words[0] not in ("doctor", "profiles"):
+    if words[0] not in ("doctor", "profiles", "data"):
         words += ["--store", str(tmp_path)]
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, result.output

@@ -1,35 +1,39 @@
-"""What is in the store, as plain dicts: list, show, verify."""
+"""artifacts: what is in the store; list, show, verify."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pipelines.store.artifacts import DamagedArtifact, Store
+from pipelines.reporting.outcome import Outcome
+from pipelines.store.artifacts import Artifact, DamagedArtifact, Store
+from qdbev.reporting.tables.table import Table, plain_table
 
 
-def list_all(store: Store) -> dict[str, Any]:
-    """One row per artifact, oldest first; damaged ones at the end, with the reason.
+def list_all(store: Store) -> Outcome:
+    """One row per artifact, oldest first; damaged ones at the end.
 
     Returns:
-        The result dict of a command: ``tables``, ``messages``, ``artifacts``.
+        The command's outcome; its details hold ``artifacts``, the summaries of all that are not damaged.
     """
-    found = store.list()
-    rows = [_row(artifact.summary(), size=_size(artifact.manifest.files)) for artifact in found]
-    readable = {artifact.path for artifact in found}
-    broken = [folder for folder in store.folders() if folder not in readable]
-    rows += [["?", folder.name, "damaged", "", str(folder)] for folder in broken]
-    headers = ["kind", "name", "digest", "MB", "path"]
-    message = f"{len(found)} artifacts in {store.root}" + (f", {len(broken)} damaged" if broken else "")
-    return {
-        "artifact": None,
-        "artifacts": [artifact.summary() for artifact in found],
-        "tables": [{"title": "Artifacts", "headers": headers, "rows": rows, "notes": []}] if rows else [],
-        "messages": [message],
-    }
+    readable = store.list()
+    rows = [_row(artifact.summary(), size=_size(artifact.manifest.files)) for artifact in readable]
+    paths = {artifact.path for artifact in readable}
+    damaged = [folder for folder in store.folders() if folder not in paths]
+    rows += [["?", folder.name, "damaged", "", str(folder)] for folder in damaged]
+    table = plain_table("artifacts", title="Artifacts", headers=["kind", "name", "digest", "MB", "path"], rows=rows)
+    message = f"{len(readable)} artifacts in {store.root}" + (f", {len(damaged)} damaged" if damaged else "")
+    return Outcome(
+        tables=[table] if rows else [],
+        messages=[message],
+        details={"artifacts": [artifact.summary() for artifact in readable]},
+    )
 
 
-def show(store: Store, *, ref: str) -> dict[str, Any]:
+def show(store: Store, *, ref: str) -> Outcome:
     """The manifest of one artifact, verified.
+
+    Returns:
+        The command's outcome; its details hold the whole ``manifest``.
 
     Raises:
         MissingArtifact: If there is none of that name.
@@ -37,33 +41,42 @@ def show(store: Store, *, ref: str) -> dict[str, Any]:
     """
     artifact = store.open(ref)
     manifest = artifact.manifest
-    rows = [[name, sealed.bytes, sealed.sha256[:12]] for name, sealed in sorted(manifest.files.items())]
-    facts: list[list[Any]] = [
-        ["kind", manifest.kind],
-        ["name", manifest.name],
-        ["digest", artifact.digest],
-        ["key", manifest.key],
+    return Outcome(
+        artifact,
+        tables=[_facts_table(artifact), _files_table(artifact)],
+        metrics=manifest.metrics,
+        messages=[f"sound: {artifact.path}"],
+        details={"manifest": manifest.model_dump(mode="json") | {"digest": artifact.digest}},
+    )
+
+
+def _facts_table(artifact: Artifact) -> Table:
+    manifest = artifact.manifest
+    rows: list[tuple[str, Any]] = [
+        ("kind", manifest.kind),
+        ("name", manifest.name),
+        ("digest", artifact.digest),
+        ("key", manifest.key),
+        ("created", manifest.record.created),
+        ("seed", manifest.seed),
+        *((f"parent {role}", digest) for role, digest in sorted(manifest.parents.items())),
+        *_flat(manifest.metrics),
     ]
-    facts += [["created", manifest.record.created], ["seed", manifest.seed]]
-    facts += [[f"parent {role}", digest] for role, digest in sorted(manifest.parents.items())]
-    facts += [[name, value] for name, value in _flat(manifest.metrics)]
-    return {
-        "artifact": artifact.summary(),
-        "manifest": manifest.model_dump(mode="json") | {"digest": artifact.digest},
-        "metrics": manifest.metrics,
-        "tables": [
-            {"title": artifact.path.name, "headers": ["", ""], "rows": facts, "notes": list(manifest.notes)},
-            {"title": "Files", "headers": ["file", "bytes", "sha256"], "rows": rows, "notes": []},
-        ],
-        "messages": [f"sound: {artifact.path}"],
-    }
+    keys = ("name", "value")
+    return plain_table("facts", title=artifact.path.name, headers=["", ""], rows=rows, keys=keys, notes=manifest.notes)
 
 
-def verify(store: Store, *, refs: tuple[str, ...] = ()) -> dict[str, Any]:
+def _files_table(artifact: Artifact) -> Table:
+    files = sorted(artifact.manifest.files.items())
+    rows = [[name, sealed.bytes, sealed.sha256[:12]] for name, sealed in files]
+    return plain_table("files", title="Files", headers=["file", "bytes", "sha256"], rows=rows)
+
+
+def verify(store: Store, *, refs: tuple[str, ...] = ()) -> Outcome:
     """Check every byte of the named artifacts, or of all.
 
     Returns:
-        The result dict of a command; ``damaged`` lists the sentences of those that are refused.
+        The command's outcome; its details hold ``damaged``, the sentences about those that are refused.
 
     Raises:
         MissingArtifact: If a named one does not exist.
@@ -77,12 +90,9 @@ def verify(store: Store, *, refs: tuple[str, ...] = ()) -> dict[str, Any]:
             damaged.append(str(error))
             rows.append([ref.rstrip("/").rpartition("/")[2], "REFUSED", ""])
     sound = len(rows) - len(damaged)
-    return {
-        "artifact": None,
-        "damaged": damaged,
-        "tables": [{"title": "Verified", "headers": ["artifact", "state", "digest"], "rows": rows, "notes": []}],
-        "messages": [f"{sound} of {len(rows)} artifacts are sound"],
-    }
+    table = plain_table("verified", title="Verified", headers=["artifact", "state", "digest"], rows=rows)
+    message = f"{sound} of {len(rows)} artifacts are sound"
+    return Outcome(tables=[table], messages=[message], details={"damaged": damaged}, ok=not damaged)
 
 
 def _row(summary: dict[str, str], *, size: int) -> list[Any]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipelines.calibration.calibrated import calibrated
 from pipelines.calibration.methods import calibration_row
-from pipelines.reporting.outcome import dry, finished
+from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Store
 from profiles import Profile
 
@@ -19,7 +17,7 @@ def run(
     force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Outcome:
     """Calibrate the float detector and seal the quantized one.
 
     Args:
@@ -36,9 +34,9 @@ def run(
     if method is not None and method != profile.calibration.method:
         profile = profile.model_copy(update={"calibration": profile.calibration.model_copy(update={"method": method})})
     if dry_run:
-        return dry(_steps(profile))
+        return Outcome(would_do=_steps(profile))
     artifact, message = calibrated(profile, store=store, force=force, progress=progress)
-    return finished(artifact, metrics=dict(artifact.manifest.metrics), messages=[message])
+    return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=[message])
 
 
 def _steps(profile: Profile) -> list[str]:

@@ -6,10 +6,10 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from pipelines.commands import report
 from pipelines.lineage.bit_plan import with_plan_found
 from pipelines.lineage.chain import Link, chain_of, sealed_chain
-from pipelines.reporting.outcome import dry, finished
+from pipelines.reporting.chain_tables import COMPRESSION, against, chain_metrics, chain_tables, is_drawn
+from pipelines.reporting.outcome import Outcome
 from pipelines.reporting.training_curve import curve_png
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
 from pipelines.store.locations import stated_data, stated_weights
@@ -17,7 +17,7 @@ from profiles import Profile, fingerprint
 from profiles.sections.model import BEVFORMER
 from profiles.sections.schedule import PARTS
 
-KIND = report.COMPRESSION
+KIND = COMPRESSION
 _NOTHING_TRAINED = "no controls: no step is trained, so the float detector itself is the float control"
 
 
@@ -30,7 +30,7 @@ def run(
     force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Outcome:
     """Run every stage that is not sealed yet; a killed run goes on where it was.
 
     Args:
@@ -46,7 +46,7 @@ def run(
     if controls and not _steps(profile):
         controls, remarks = False, [*remarks, _NOTHING_TRAINED]
     if dry_run:
-        return dry([*_plan(profile, stages=stages or profile.qat.stages, controls=controls), *remarks])
+        return Outcome(would_do=[*_would_do(profile, stages=stages or profile.qat.stages, controls=controls), *remarks])
     profile = with_plan_found(profile, store=store)
     key = _key(profile, store=store, stages=stages or profile.qat.stages, controls=controls)
     links, message = None, "already compressed; --force does it again"
@@ -60,9 +60,12 @@ def run(
         )
         links, message = sealed_chain(sealed, store=store), "compressed"
     intervals: Any = sealed.manifest.metrics.get("intervals", {})
-    tables = report.chain_tables(links, intervals=intervals)
-    outcome = finished(sealed, metrics=report.chain_metrics(links, intervals=intervals), messages=[*remarks, message])
-    return outcome | {"text": report.render_all(tables, form="text")}
+    return Outcome(
+        sealed,
+        tables=chain_tables(links, intervals=intervals),
+        metrics=chain_metrics(links, intervals=intervals),
+        messages=[*remarks, message],
+    )
 
 
 def without_distillation(profile: Profile) -> tuple[Profile, list[str]]:
@@ -130,7 +133,8 @@ def _compress(
         qat = profile.qat.model_copy(update={"stages": stages or profile.qat.stages})
         wanted = profile.model_copy(update={"qat": qat})
         made = train_float.run(wanted, store=store, further=True, force=force, progress=progress)
-        held = [store.open(made["artifact"]["digest"])]
+        assert made.artifact is not None
+        held = [made.artifact]
         if last is not artifact:
             longer, _ = distil(profile, store=store, parent=artifact, distilled=False, force=force, progress=progress)
             held.append(longer)
@@ -143,10 +147,10 @@ def _compress(
     for control in links:
         if control.control:
             found = interval_between(control, end, profile=profile)
-            intervals |= {report.against(end.name, control.name): found} if found else {}
+            intervals |= {against(end.name, control.name): found} if found else {}
 
     def write(folder: Path) -> None:
-        if report.is_drawn(links):
+        if is_drawn(links):
             (folder / "curve.png").write_bytes(curve_png(links))
 
     return store.seal(
@@ -184,7 +188,7 @@ def _key(profile: Profile, *, store: Store, stages: int, controls: bool) -> str:
     )
 
 
-def _plan(profile: Profile, *, stages: int, controls: bool) -> list[str]:
+def _would_do(profile: Profile, *, stages: int, controls: bool) -> list[str]:
     from pipelines.costs.forecast import forecast
     from pipelines.training.stages import stage_parts
 

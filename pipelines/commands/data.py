@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipelines.reporting.outcome import dry, finished, table
-from pipelines.store.artifacts import Store
+from pipelines.reporting.outcome import Outcome
 from pipelines.store.integrity import reading_data
 from pipelines.store.locations import SYNTHETIC, synthetic_root
 from profiles import Profile
+from qdbev.reporting.tables.table import plain_table
 
 ALL_TRAIN, ALL_VAL = 700, 150  # the scene names of nuscenes-devkit's own splits
 
@@ -18,18 +18,14 @@ def synth(
     profile: Profile,
     *,
     out: Path | None = None,
-    store: Store | None = None,
-    force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Outcome:
     """Generate the scenes of a profile's data section; goes on where it was interrupted.
 
     Args:
         profile: Its data section says how many scenes, their size and seed.
         out: Folder of the data set; None takes the cache that the other commands read.
-        store: Not used: a data set is no artifact.
-        force: Not used: what is whole is never made again.
         dry_run: Say what would be done.
         progress: Show a bar.
     """
@@ -41,7 +37,7 @@ def synth(
     val = ALL_VAL if data.val_scenes is None else data.val_scenes
     width, height = data.image_size_px
     if dry_run:
-        return dry([f"generate {train} train and {val} val scenes of {width}x{height} images in {root}"])
+        return Outcome(would_do=[f"generate {train} train and {val} val scenes of {width}x{height} images in {root}"])
     with reading_data():
         summary = generate(
             root,
@@ -55,9 +51,9 @@ def synth(
             progress=progress,
         )
     rows = [[summary.train_scenes, summary.val_scenes, summary.samples, summary.annotations, summary.size_bytes / 1e6]]
-    return finished(
-        None,
-        tables=[table("Data set", headers=["train scenes", "val scenes", "samples", "boxes", "MB"], rows=rows)],
+    headers = ["train scenes", "val scenes", "samples", "boxes", "MB"]
+    return Outcome(
+        tables=[plain_table("data", title="Data set", headers=headers, rows=rows)],
         metrics={"samples": summary.samples, "annotations": summary.annotations, "digest": summary.digest},
         messages=[f"nuScenes-format data set of version {data.version}: {root}"],
     )
@@ -66,17 +62,13 @@ def synth(
 def prepare(
     profile: Profile,
     *,
-    store: Store | None = None,
-    force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Outcome:
     """Check a nuScenes tree and read its key frames into the cache, split by split.
 
     Args:
         profile: Its data section names the folder and the version; all scenes are read, whatever it limits.
-        store: Not used: what is read goes into the cache.
-        force: Not used: the cache is keyed by what it was read from.
         dry_run: Say what would be done.
         progress: Show bars.
 
@@ -92,7 +84,7 @@ def prepare(
     root = Path(data.source).expanduser()
     names = list(split_scenes(data.version))
     if dry_run:
-        return dry([f"check {root / data.version} and read its splits {' and '.join(names)}"])
+        return Outcome(would_do=[f"check {root / data.version} and read its splits {' and '.join(names)}"])
     with reading_data():
         check_tables(root, version=data.version)
     rows: list[list[Any]] = []
@@ -107,9 +99,8 @@ def prepare(
     if with_can < scenes:
         motion += ", of the others from ego poses (unpack the CAN bus expansion beside samples/ for BEVFormer's own)"
     headers = ["split", "scenes", "key frames", "boxes", "scenes with CAN bus"]
-    return finished(
-        None,
-        tables=[table(f"nuScenes {data.version}", headers=headers, rows=rows)],
+    return Outcome(
+        tables=[plain_table("data", title=f"nuScenes {data.version}", headers=headers, rows=rows)],
         metrics={row[0]: dict(zip(headers[1:], row[1:], strict=True)) for row in rows},
         messages=[motion, f"ready: --set data.source={root} --set data.version={data.version}"],
     )

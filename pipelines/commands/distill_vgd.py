@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pipelines.costs.forecast import distillation_forecast
-from pipelines.reporting.outcome import dry, finished
+from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Store
 from pipelines.training.distillation import distil
 from pipelines.training.objectives import with_taps
@@ -22,7 +20,7 @@ def run(
     force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Outcome:
     """Distil the last stage of progressive QAT and seal the result.
 
     Args:
@@ -41,13 +39,13 @@ def run(
         with_taps(profile)
         refuse_unkeepable(profile)
     if dry_run and control:
-        return dry([f"train the quantized {name} on without a teacher: {steps} steps"])
+        return Outcome(would_do=[f"train the quantized {name} on without a teacher: {steps} steps"])
     if dry_run:
         by = ", ".join(profile.distillation.objectives)
-        plan = f"distil the quantized {name} from its float self: {steps} steps, by {by}"
-        return dry([plan, *distillation_forecast(profile)])
+        step = f"distil the quantized {name} from its float self: {steps} steps, by {by}"
+        return Outcome(would_do=[step, *distillation_forecast(profile)])
     parent, messages = trained_stages(profile, store=store, progress=progress)
     artifact, message = distil(
         profile, store=store, parent=parent, distilled=not control, force=force, progress=progress
     )
-    return finished(artifact, metrics=dict(artifact.manifest.metrics), messages=[*messages, message])
+    return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=[*messages, message])

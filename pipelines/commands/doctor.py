@@ -19,7 +19,8 @@ from typing import Any, TypedDict
 
 from packaging.requirements import Requirement
 
-from pipelines.reporting.outcome import finished, table
+from pipelines.reporting.outcome import Outcome
+from qdbev.reporting.tables.table import plain_table
 
 FREE_DISK_GB = 2.0
 MEND = "run `make setup` in the clone"
@@ -42,19 +43,19 @@ class Check(TypedDict):
     """What to do; empty where nothing is to be done."""
 
 
-def run() -> dict[str, Any]:
+def run() -> Outcome:
     """Ask everything.
 
     Returns:
-        The command's outcome (``pipelines.reporting.outcome``) with ``checks``, a list of ``Check``, and ``ok``,
-        whether all are.
+        The command's outcome; its details hold ``checks``, a list of ``Check``.
     """
     checks = [_guarded(name, check) for name, check in _CHECKS.items()]
     bad = sum(not check["ok"] for check in checks)
     rows = [[check["name"], "ok" if check["ok"] else "MEND", check["found"], check["do"]] for check in checks]
-    answers = table("doctor", headers=["what", "", "found", "what to do"], rows=rows)
+    headers, keys = ["what", "", "found", "what to do"], ["what", "state", "found", "what to do"]
+    answers = plain_table("doctor", title="doctor", headers=headers, rows=rows, keys=keys)
     message = "everything is in place" if bad == 0 else f"{bad} of {len(checks)} checks ask for something to be done"
-    return finished(None, tables=[answers], messages=[message]) | {"ok": bad == 0, "checks": checks}
+    return Outcome(tables=[answers], messages=[message], details={"checks": checks}, ok=bad == 0)
 
 
 def _guarded(name: str, check: Callable[[], tuple[bool, str, str]]) -> Check:

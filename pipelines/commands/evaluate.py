@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from pipelines.assembly.weights import float_artifact
 from pipelines.lineage.chain import RESULTS, SCORES
-from pipelines.reporting.outcome import dry, finished, table
+from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import DETAILS, MODELS, evaluate_artifact
 from pipelines.store.artifacts import Artifact, Store
 from profiles import Profile
+from qdbev.reporting.tables.table import Table, plain_table
 
 
 def run(
@@ -21,7 +21,7 @@ def run(
     force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Outcome:
     """Evaluate one artifact.
 
     Args:
@@ -36,14 +36,14 @@ def run(
     model = store.open(artifact) if artifact else furthest(profile, store=store)
     if dry_run:
         name = model.path.name if model else f"the float {profile.model.name}"
-        return dry([f"evaluate {name} on the {profile.evaluation.split} split"])
+        return Outcome(would_do=[f"evaluate {name} on the {profile.evaluation.split} split"])
     model = model or float_artifact(profile, store=store)
     sealed = evaluate_artifact(profile, store=store, model=model, scored=False, force=force, progress=progress)
     if profile.evaluation.split == "test":
         count = sealed.manifest.data["samples"]
         submitted = f"submission of {count} samples, without scores, for the nuScenes server: {sealed.file(RESULTS)}"
-        return finished(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted])
-    return finished(
+        return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted])
+    return Outcome(
         sealed,
         tables=[overall_table(sealed), class_table(sealed)],
         metrics=dict(sealed.manifest.metrics),
@@ -59,21 +59,22 @@ def furthest(profile: Profile, *, store: Store) -> Artifact | None:
     return None
 
 
-def overall_table(evaluation: Artifact) -> dict[str, Any]:
+def overall_table(evaluation: Artifact) -> Table:
     """NDS, mAP and the five errors in one row."""
     metrics = evaluation.manifest.metrics
     scenes, samples = evaluation.manifest.data["scenes"], evaluation.manifest.data["samples"]
-    return table(
-        "Scores",
+    return plain_table(
+        "scores",
+        title="Scores",
         headers=list(SCORES),
         rows=[[metrics[name] for name in SCORES]],
         notes=[f"{samples} samples of {scenes} scenes, detection_cvpr_2019"],
     )
 
 
-def class_table(evaluation: Artifact) -> dict[str, Any]:
+def class_table(evaluation: Artifact) -> Table:
     """AP and errors of every class."""
     scores = json.loads(evaluation.file(DETAILS).read_text(encoding="utf-8"))
     headers = ["class", "AP", "ATE", "ASE", "AOE", "AVE", "AAE"]
     rows = [[name, *(values[key] for key in headers[1:])] for name, values in scores["classes"].items()]
-    return table("Classes", headers=headers, rows=rows)
+    return plain_table("classes", title="Classes", headers=headers, rows=rows)

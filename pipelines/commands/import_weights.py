@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.assembly.weights import fitted, imported, matched, missing_weights, remarks
-from pipelines.reporting.outcome import dry, finished, table
+from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.locations import imported_weights
 from profiles import Profile
 from profiles.sections.model import ModelProfile
+from qdbev.reporting.tables.table import Table, plain_table
 
 
 def run(
@@ -21,8 +22,7 @@ def run(
     store: Store,
     force: bool = False,
     dry_run: bool = False,
-    progress: bool = True,
-) -> dict[str, Any]:
+) -> Outcome:
     """Read a checkpoint as data, compare it with the model strictly, seal it.
 
     Args:
@@ -31,10 +31,9 @@ def run(
         store: Where the artifact goes; one of an equal file there is taken as it is.
         force: Read and seal it again even so.
         dry_run: Read and compare, seal nothing.
-        progress: Not used: it takes seconds.
 
     Returns:
-        The command's outcome (``pipelines.reporting.outcome``) with a table of what matched.
+        The command's outcome with a table of what matched.
 
     Raises:
         UnusableInput: The file is missing, damaged, or holds no plain tensors by name.
@@ -45,14 +44,14 @@ def run(
         raise missing_weights(model.name, problem=f"there is no file {path}")
     if dry_run:
         detector, checkpoint = fitted(profile, path=path)
-        plan = dry([f"seal {path} as the float weights of {model.name} in {store.root}"])
-        return plan | {
-            "tables": [_match(matched(detector))],
-            "messages": list(remarks(checkpoint, model=profile.model)),
-        }
+        return Outcome(
+            tables=[_match(matched(detector))],
+            messages=remarks(checkpoint, model=model),
+            would_do=[f"seal {path} as the float weights of {model.name} in {store.root}"],
+        )
     artifact = imported(profile, path=path, store=store, force=force)
     counts: Any = artifact.manifest.data["matched"]
-    return finished(
+    return Outcome(
         artifact,
         tables=[_match(counts)],
         metrics={"matched": counts},
@@ -60,11 +59,12 @@ def run(
     )
 
 
-def _match(counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+def _match(counts: Mapping[str, Mapping[str, int]]) -> Table:
     rows: list[list[Any]] = [[name, count["tensors"], count["elements"]] for name, count in counts.items()]
     rows.append(["all", sum(row[1] for row in rows), sum(row[2] for row in rows)])
     note = "none missing, none unknown, none of another shape or type"
-    return table("Matched by name and shape", headers=["module", "tensors", "numbers"], rows=rows, notes=[note])
+    headers = ["module", "tensors", "numbers"]
+    return plain_table("matched", title="Matched by name and shape", headers=headers, rows=rows, notes=[note])
 
 
 def _next(model: ModelProfile, *, artifact: Artifact, store: Store) -> str:

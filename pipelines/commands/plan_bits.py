@@ -30,7 +30,7 @@ from pipelines.bit_planning.problem import (
 from pipelines.bit_planning.score_drop import scored_split
 from pipelines.calibration.calibrated import refuse_evaluation_samples
 from pipelines.lineage.bit_plan import FILE, KIND, mixed_label, plan_content
-from pipelines.reporting.outcome import dry, finished, table
+from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.prediction import evaluation_split
 from pipelines.store.artifacts import Artifact, Store
 from profiles import Profile, fingerprint
@@ -48,6 +48,7 @@ from qdbev.quantization import (
 )
 from qdbev.quantization.planning.bit_plan import RESOURCES
 from qdbev.reporting.charts.pareto_chart import pareto_picture
+from qdbev.reporting.tables.table import plain_table
 
 WIDEST = "that of the widest bits in the table"
 PICTURE = "pareto.png"
@@ -55,7 +56,7 @@ PICTURE = "pareto.png"
 
 def run(
     profile: Profile, *, store: Store, force: bool = False, dry_run: bool = False, progress: bool = True
-) -> dict[str, Any]:
+) -> Outcome:
     """Measure, choose and seal a bit plan.
 
     Args:
@@ -74,7 +75,7 @@ def run(
     section = profile.bit_plan
     times = read_latency_table(section.latency_table) if section.latency and section.latency_table else None
     if dry_run:
-        return dry(_steps(profile))
+        return Outcome(would_do=_steps(profile))
     found, source = float_detector(profile, store=store)  # missing weights are said before scenes are made
     detector = only_bevformer(found, what="a bit plan")
     evaluated = evaluation_split(profile, progress=progress)
@@ -229,7 +230,7 @@ def _flat(point: Mapping[str, Any], over: str) -> dict[str, float]:
     return {"share": point["share"][over], "loss": point["predicted_loss"]}
 
 
-def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
+def _outcome(artifact: Artifact, *, message: str) -> Outcome:
     """The plan part by part, and how to use it."""
     content = plan_content(artifact)
     rows = [_row(part, content["layers"]) for part in dict.fromkeys(one["part"] for one in content["layers"])]
@@ -243,10 +244,11 @@ def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
     if content["criterion"] == "hessian" and {"bops", "latency"} & set(content["budgets"]):
         notes.append("traces are of weights, so inputs keep the bits of the profile")
     headers = ["part", "layers", "weight bits", "fewest", "most", "input bits", "share of bits", "loss"]
-    tables = [table(f"Bit plan, by {content['criterion']}", headers=headers, rows=rows, notes=notes)]
+    title = f"Bit plan, by {content['criterion']}"
+    tables = [plain_table("bit_plan", title=title, headers=headers, rows=rows, notes=notes)]
     use = f"use it: qdbev compress --plan {artifact.digest[:12]}, or --set quantization.plan={artifact.path.name}"
     messages = [message, f"picture: {artifact.file(PICTURE)}", use]
-    return finished(artifact, tables=tables, metrics=dict(artifact.manifest.metrics), messages=messages)
+    return Outcome(artifact, tables=tables, metrics=dict(artifact.manifest.metrics), messages=messages)
 
 
 def _costs(point: Mapping[str, Any]) -> str:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from pipelines.assembly.weights import float_artifact
-from pipelines.reporting.outcome import dry, finished
+from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import evaluate_artifact
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.training.stages import stage_parts, trained_stages
@@ -21,7 +20,7 @@ def run(
     force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Outcome:
     """Train all stages and seal each; score the float detector, PTQ and each stage where the profile says so.
 
     Args:
@@ -34,7 +33,8 @@ def run(
     """
     groups = stage_parts(stages or profile.qat.stages, without=profile.model.empty_parts)
     if dry_run:
-        return dry([_sentence(profile, number=number, groups=groups) for number in range(1, len(groups) + 1)])
+        steps = [_sentence(profile, number=number, groups=groups) for number in range(1, len(groups) + 1)]
+        return Outcome(would_do=steps)
 
     def score(model: Artifact) -> None:
         evaluate_artifact(profile, store=store, model=model, force=force, progress=progress)
@@ -45,7 +45,7 @@ def run(
     artifact, messages = trained_stages(
         profile, store=store, stages=stages, force=force, progress=progress, on_stage=each
     )
-    return finished(artifact, metrics=dict(artifact.manifest.metrics), messages=messages)
+    return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=messages)
 
 
 def _sentence(profile: Profile, *, number: int, groups: Sequence[tuple[str, ...]]) -> str:

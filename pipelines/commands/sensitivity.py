@@ -11,7 +11,7 @@ from pipelines.assembly.samples import Split, load_split, notes_on_motion
 from pipelines.assembly.weights import float_detector, package_versions
 from pipelines.calibration.calibrated import observe, refuse_evaluation_samples
 from pipelines.lineage.bit_plan import planned_bits, with_plan_found
-from pipelines.reporting.outcome import dry, finished
+from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.comparison import interval, match_results
 from pipelines.scoring.prediction import Results, evaluation_split, score_results
 from pipelines.scoring.shared_run import Row, SharedRun
@@ -21,7 +21,6 @@ from profiles.sections.schedule import PARTS
 from qdbev.data.queues.calibration import calibration_samples
 from qdbev.reporting.charts.sensitivity_chart import sensitivity_picture
 from qdbev.reporting.tables.results import sensitivity_table
-from qdbev.reporting.tables.table import render
 
 KIND = "sensitivity"
 
@@ -30,18 +29,16 @@ def run(
     profile: Profile,
     *,
     store: Store,
-    bits: str | None = None,
     level: str = "part",
     force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Outcome:
     """Measure the table and seal it.
 
     Args:
         profile: Model, quantization, calibration and evaluation sections and the seed decide the result.
         store: Where it goes.
-        bits: Not used here: the door writes them into the profile.
         level: ``part`` for the paper's table, ``module`` for every layer alone.
         force: Measure again even if sealed.
         dry_run: Say what would be done.
@@ -61,7 +58,8 @@ def run(
             "weights and biases would shift the rows that leave them in float; set calibration.method to ptq (default)"
         )
     if dry_run:
-        return dry([f"evaluate {profile.model.name} with each {level} alone in {profile.quantization.label}, and all"])
+        label = profile.quantization.label
+        return Outcome(would_do=[f"evaluate {profile.model.name} with each {level} alone in {label}, and all"])
     profile = with_plan_found(profile, store=store)
     detector, source = float_detector(profile, store=store)  # missing weights are said before scenes are made
     split = evaluation_split(profile, progress=progress)
@@ -160,8 +158,8 @@ def _ranked(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [row for row in rows if row["name"] != "float"]
 
 
-def _outcome(artifact: Artifact, *, message: str) -> dict[str, Any]:
+def _outcome(artifact: Artifact, *, message: str) -> Outcome:
     rows: Any = artifact.manifest.metrics["rows"]
     picture = artifact.file("sensitivity.png")
-    outcome = finished(artifact, metrics={"rows": rows}, messages=[message, f"picture: {picture}"])
-    return outcome | {"text": render(sensitivity_table(rows, reference="float"), form="text")}
+    table = sensitivity_table(rows, reference="float")
+    return Outcome(artifact, tables=[table], metrics={"rows": rows}, messages=[message, f"picture: {picture}"])

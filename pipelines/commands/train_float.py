@@ -16,7 +16,7 @@ from pipelines.assembly.strict_loading import load_strictly
 from pipelines.assembly.weights import float_artifact, package_versions
 from pipelines.lineage.chain import WEIGHTS
 from pipelines.lineage.float_control import controls_of_stages, float_key
-from pipelines.reporting.outcome import dry, finished
+from pipelines.reporting.outcome import Outcome
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.training.run import Run, detection_loss, run_training, write_curve
@@ -36,7 +36,7 @@ def run(
     force: bool = False,
     dry_run: bool = False,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> Outcome:
     """Train, seal the averaged weights, and give the artifact.
 
     Args:
@@ -47,9 +47,6 @@ def run(
         force: Train again even so.
         dry_run: Say what would be done.
         progress: Show bars.
-
-    Returns:
-        The command's outcome (``pipelines.reporting.outcome``).
     """
     wanted = [profile]
     if further:
@@ -59,7 +56,7 @@ def run(
         raise ValueError("the profile's stages and distillation have no steps, so there is nothing to train on for")
     if dry_run:
         origins = _origins(wanted, further=further)
-        return dry([_plan(one, origin=origin) for one, origin in zip(wanted, origins, strict=True)])
+        return Outcome(would_do=[_step(one, origin=origin) for one, origin in zip(wanted, origins, strict=True)])
     imported = further and profile.model.weights is None  # a first training without `start_from` starts from scratch
     made = float_artifact(profile, store=store) if imported else None
     for number, one in enumerate(wanted, start=1):
@@ -69,7 +66,7 @@ def run(
         label = f"train-float {number}/{len(wanted)}" if len(wanted) > 1 else "train-float"
         made, message = _trained(one, store=store, label=label, force=force, progress=progress)
     assert made is not None
-    return finished(made, metrics=dict(made.manifest.metrics), messages=[message])
+    return Outcome(made, metrics=dict(made.manifest.metrics), messages=[message])
 
 
 def _origins(wanted: Sequence[Profile], *, further: bool) -> list[str]:
@@ -79,7 +76,7 @@ def _origins(wanted: Sequence[Profile], *, further: bool) -> list[str]:
     return [first.float_training.start_from or unnamed, *("what that made" for _ in others)]
 
 
-def _plan(profile: Profile, *, origin: str) -> str:
+def _step(profile: Profile, *, origin: str) -> str:
     schedule = profile.float_training
     parts = "" if schedule.parts is None else f" ({', '.join(schedule.parts)})"
     size = schedule.batch_size

@@ -1,44 +1,42 @@
-"""What a command gives back: plain dicts and lists that the door prints or writes as JSON."""
+"""What a command gives back: one value that the door prints as text or as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from pipelines.store.artifacts import Artifact
-
-Outcome = dict[str, Any]
-
-
-def table(title: str, *, headers: Sequence[str], rows: Iterable[Sequence[Any]], notes: Iterable[str] = ()) -> Outcome:
-    """One table: a title, column names, rows of text and numbers, and sentences under it."""
-    return {"title": title, "headers": list(headers), "rows": [list(row) for row in rows], "notes": list(notes)}
+if TYPE_CHECKING:  # the door imports this for its help, which must come at once
+    from pipelines.store.artifacts import Artifact
+    from qdbev.reporting.tables.table import Table
 
 
-def finished(
-    artifact: Artifact | None,
-    *,
-    tables: Iterable[Outcome] = (),
-    metrics: Mapping[str, Any] | None = None,
-    messages: Iterable[str] = (),
-) -> Outcome:
-    """A command that did its work.
+@dataclass(frozen=True)
+class Outcome:
+    """What a command made, measured and has to say."""
 
-    Args:
-        artifact: What it made or found.
-        tables: Tables of ``table``, in the order they are read.
-        metrics: Numbers by name, nested freely.
-        messages: Sentences, the last one saying what was made and where.
-    """
-    return {
-        "artifact": artifact.summary() if artifact else None,
-        "tables": list(tables),
-        "metrics": dict(metrics or {}),
-        "messages": list(messages),
-        "plan": [],
-    }
+    artifact: Artifact | None = None
+    """What it made, or found as it would make it."""
 
+    _: KW_ONLY
 
-def dry(plan: Sequence[str]) -> Outcome:
-    """A command that only says what it would do, one sentence a step."""
-    return finished(None) | {"plan": list(plan)}
+    tables: Sequence[Table] = ()
+    """Tables in the order they are read."""
+
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    """Numbers by name, nested freely."""
+
+    messages: Sequence[str] = ()
+    """Sentences, the last one saying what comes next or what was made."""
+
+    would_do: Sequence[str] = ()
+    """The answer of a dry run: one sentence a step."""
+
+    document: str | None = None
+    """What another program reads. It has stdout for itself, to the byte; empty where it went into a file."""
+
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What a program wants besides: entries that stand in the JSON under their own names."""
+
+    ok: bool = True
+    """Whether all is there and sound; where it is not, the door ends with the exit code for that."""

@@ -1,1 +1,1 @@
-"""One file per command: parse, load the profile, call ``pipelines.<verb>.run``, hand the result to the console."""
+"""One file per command: parse, load the profile, call ``pipelines.<verb>.run``, hand the outcome to the console."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qdbev_cli.console import INPUT, Result
+from pipelines.reporting.outcome import Outcome
 from qdbev_cli.options import StoreOptions, command
 
 app = typer.Typer(no_args_is_help=True, help="List, show and verify sealed artifacts.")
@@ -14,7 +14,7 @@ app = typer.Typer(no_args_is_help=True, help="List, show and verify sealed artif
 
 @app.command("list")
 @command()
-def list_all(options: StoreOptions) -> Result:
+def list_all(options: StoreOptions) -> Outcome:
     """List the artifacts of the store, oldest first.
 
     Example: qdbev artifacts list
@@ -29,7 +29,7 @@ def list_all(options: StoreOptions) -> Result:
 def show(
     options: StoreOptions,
     artifact: Annotated[str, typer.Argument(help="Path, folder name, start of a digest, or kind:name.")],
-) -> Result:
+) -> Outcome:
     """Show the manifest of one artifact: parents, files, metrics.
 
     Example: qdbev artifacts show qat:w4a6-nano
@@ -44,14 +44,14 @@ def show(
 def verify(
     options: StoreOptions,
     names: Annotated[list[str] | None, typer.Argument(help="Artifacts; all of the store where none is named.")] = None,
-) -> Result:
+) -> Outcome:
     """Check every byte; exit code 3 if one is damaged.
 
     Example: qdbev artifacts verify
     """
     from pipelines.commands import artifacts
 
-    result = artifacts.verify(options.open_store(), refs=tuple(names or ()))
-    for sentence in result["damaged"]:
+    outcome = artifacts.verify(options.open_store(), refs=tuple(names or ()))
+    for sentence in outcome.details["damaged"]:
         typer.echo(f"qdbev: {sentence}", err=True)
-    return {**result, "exit_code": INPUT if result["damaged"] else 0}
+    return outcome

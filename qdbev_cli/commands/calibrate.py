@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qdbev_cli.console import Result
+from pipelines.reporting.outcome import Outcome
 from qdbev_cli.options import RunOptions, command
 
 
@@ -30,7 +30,7 @@ def calibrate(
         Method | None,
         typer.Option(help="ptq sets ranges; the others change or round weights too."),
     ] = None,
-) -> Result:
+) -> Outcome:
     """Set the quantizers' ranges on training samples (PTQ).
 
     Post-training quantization: the artifact holds the ranges; samples that are scored later are refused.

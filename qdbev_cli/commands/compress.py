@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pipelines.reporting.outcome import Outcome
 from qdbev_cli.commands.qat_progressive import Stages
-from qdbev_cli.console import Result
 from qdbev_cli.options import RunOptions, command
 
 Plan = Annotated[str | None, typer.Option(help="A bit plan of sensitivity --plan: folder name or digest.")]
@@ -17,7 +17,7 @@ Controls = Annotated[bool, typer.Option("--controls", help="Train float and QAT 
 
 
 @command()
-def compress(options: RunOptions, *, stages: Stages = None, plan: Plan = None, controls: Controls = False) -> Result:
+def compress(options: RunOptions, *, stages: Stages = None, plan: Plan = None, controls: Controls = False) -> Outcome:
     """Run the whole chain, from float to distilled.
 
     Calibrate, train in stages, distil, evaluate. What is sealed already is skipped.

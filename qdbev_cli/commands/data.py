@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from qdbev_cli.console import Result
-from qdbev_cli.options import RunOptions, command
+from pipelines.reporting.outcome import Outcome
+from qdbev_cli.options import WorkOptions, command
 
 app = typer.Typer(no_args_is_help=True, help="Make synthetic scenes, or check and read your own nuScenes.")
 
@@ -25,7 +25,7 @@ class Sweeps(enum.StrEnum):
 @app.command("synth")
 @command()
 def synth(
-    options: RunOptions,
+    options: WorkOptions,
     *,
     out: Annotated[Path | None, typer.Option(help="Folder to write; the cache where not given.")] = None,
     scenes: Annotated[int | None, typer.Option(min=2, help="Scenes in all, a quarter of them for validation.")] = None,
@@ -33,7 +33,7 @@ def synth(
     val_scenes: Annotated[int | None, typer.Option(min=1, max=150, help="Validation scenes.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Image size in pixels, such as 1600x900.")] = None,
     sweeps: Annotated[Sweeps | None, typer.Option(help="Splits with 12 Hz camera sweeps between key frames.")] = None,
-) -> Result:
+) -> Outcome:
     """Generate a nuScenes-format data set: six cameras, LiDAR, CAN bus, all tables.
 
     A scene depends on the seed and its own name alone, so a small data set is a subset of a large one. Without --out
@@ -60,11 +60,11 @@ def synth(
 @app.command("prepare")
 @command()
 def prepare(
-    options: RunOptions,
+    options: WorkOptions,
     *,
     root: Annotated[Path | None, typer.Option(help="Folder that holds the version's folder and samples/.")] = None,
     version: Annotated[str | None, typer.Option(help="v1.0-trainval, v1.0-mini or v1.0-test.")] = None,
-) -> Result:
+) -> Outcome:
     """Check your nuScenes and read its tables once, into the cache.
 
     Says how many files are missing, of which camera, and where each scene's motion comes from (CAN bus or ego poses).

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from qdbev_cli.console import Result
+from pipelines.reporting.outcome import Outcome
 from qdbev_cli.options import RunOptions, command
 
 Control = Annotated[bool, typer.Option("--control", help="The same steps without a teacher.")]
 
 
 @command()
-def distill(options: RunOptions, *, control: Control = False) -> Result:
+def distill(options: RunOptions, *, control: Control = False) -> Outcome:
     """Distil the float detector into the quantized one.
 
     View-guided distillation: image and BEV features, weighted by what each camera sees.

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from qdbev_cli.console import INPUT, Result
+from pipelines.reporting.outcome import Outcome
 from qdbev_cli.options import OutputOptions, command
 
 
 @command()
-def check(options: OutputOptions) -> Result:
+def check(options: OutputOptions) -> Outcome:
     """Check the installation, data and weights; say what to do.
 
     Python, torch, CUDA, mmcv's ops, the devkit, the data cache and the shipped weights.
@@ -18,5 +18,4 @@ def check(options: OutputOptions) -> Result:
     """
     from pipelines.commands import doctor
 
-    result = doctor.run()
-    return {**result, "exit_code": 0 if result["ok"] else INPUT}
+    return doctor.run()

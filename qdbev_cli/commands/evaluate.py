@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qdbev_cli.console import Result
+from pipelines.reporting.outcome import Outcome
 from qdbev_cli.options import RunOptions, command
 
 
@@ -17,7 +17,7 @@ def evaluate(
         str | None,
         typer.Argument(help="Path, folder name, start of a digest, or kind:name; the newest where not given."),
     ] = None,
-) -> Result:
+) -> Outcome:
     """Score a detector: NDS, mAP, errors, classes.
 
     The submission is written and scored by nuscenes-devkit: NDS, mAP, five true-positive errors, a class table.

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from qdbev_cli.console import Result
-from qdbev_cli.options import RunOptions, command
+from pipelines.reporting.outcome import Outcome
+from qdbev_cli.options import MakeOptions, command
 
 
 @command(profile="float")
 def import_weights(
-    options: RunOptions,
+    options: MakeOptions,
     file: Annotated[Path, typer.Argument(help="A .pth file of mmcv, mmengine or torch.save, or .safetensors.")],
-) -> Result:
+) -> Outcome:
     """Take float weights from a checkpoint file.
 
     The official BEVFormer files go in as they are published (--model tiny, small or base), and so do fp16 copies and
@@ -30,4 +30,6 @@ def import_weights(
     """
     from pipelines.commands import import_weights
 
-    return import_weights.run(options.load_profile(), file=file, **options.how())
+    return import_weights.run(
+        options.load_profile(), file=file, store=options.open_store(), force=options.force, dry_run=options.dry_run
+    )

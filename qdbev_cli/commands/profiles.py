@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from qdbev_cli.console import Result
+from pipelines.reporting.outcome import Outcome
 from qdbev_cli.options import OutputOptions, ProfileOptions, command
 
 app = typer.Typer(no_args_is_help=True, help="List, show and check profiles.")
@@ -14,13 +14,14 @@ app = typer.Typer(no_args_is_help=True, help="List, show and check profiles.")
 
 @app.command("list")
 @command()
-def list_all(options: OutputOptions) -> Result:
+def list_all(options: OutputOptions) -> Outcome:
     """List the built-in profiles, models and recipes.
 
     Example: qdbev profiles list
     """
     import profiles
     from profiles.description import headline
+    from qdbev.reporting.tables.table import plain_table
 
     rows: list[list[Any]] = []
     for name, path in profiles.builtin_profiles().items():
@@ -32,8 +33,9 @@ def list_all(options: OutputOptions) -> Result:
         "models": [*profiles.builtin_models()],
         "recipes": [*profiles.builtin_recipes()],
     }
-    table = {"title": "", "headers": ["", "name", "bits", "what it is"], "rows": rows, "notes": []}
-    return {"artifact": None, **names, "tables": [table], "messages": ["qdbev profiles show NAME prints all fields"]}
+    headers, keys = ["", "name", "bits", "what it is"], ["kind", "name", "bits", "what it is"]
+    table = plain_table("profiles", title="", headers=headers, rows=rows, keys=keys)
+    return Outcome(tables=[table], messages=["qdbev profiles show NAME prints all fields"], details=names)
 
 
 @app.command("show")
@@ -41,7 +43,7 @@ def list_all(options: OutputOptions) -> Result:
 def show(
     options: ProfileOptions,
     name: Annotated[str, typer.Argument(help="A built-in profile or a YAML file.")] = "w4a6",
-) -> Result:
+) -> Outcome:
     """Print a whole profile as YAML, every field with its meaning.
 
     Example: qdbev profiles show w4a6 --set qat.stages=1
@@ -49,7 +51,7 @@ def show(
     from profiles.description import as_yaml
 
     profile = options.load(name)
-    return {"artifact": None, "profile": profile.model_dump(mode="json"), "text": as_yaml(profile)}
+    return Outcome(document=f"{as_yaml(profile)}\n", details={"profile": profile.model_dump(mode="json")})
 
 
 @app.command("check")
@@ -57,16 +59,18 @@ def show(
 def check(
     options: ProfileOptions,
     names: Annotated[list[str] | None, typer.Argument(help="Profiles or YAML files; all built-in where none.")] = None,
-) -> Result:
+) -> Outcome:
     """Check profiles: exit code 2 and a sentence naming the field if one is wrong.
 
     Example: qdbev profiles check my-profile.yaml
     """
     import profiles
+    from qdbev.reporting.tables.table import plain_table
 
     rows = []
     for name in names or profiles.builtin_profiles():
         profile = options.load(name)
         rows.append([profile.name, profile.model.name, profile.quantization.label, "right"])
-    table = {"title": "", "headers": ["profile", "model", "bits", ""], "rows": rows, "notes": []}
-    return {"artifact": None, "tables": [table], "messages": [f"{len(rows)} profiles are right"]}
+    headers, keys = ["profile", "model", "bits", ""], ["profile", "model", "bits", "state"]
+    table = plain_table("profiles", title="", headers=headers, rows=rows, keys=keys)
+    return Outcome(tables=[table], messages=[f"{len(rows)} profiles are right"])

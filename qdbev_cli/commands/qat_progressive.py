@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from qdbev_cli.console import Result
+from pipelines.reporting.outcome import Outcome
 from qdbev_cli.options import RunOptions, command
 
 Stages = Annotated[int | None, typer.Option(min=1, max=4, help="Stages; 1 quantizes all parts at once (standard QAT).")]
 
 
 @command()
-def train(options: RunOptions, *, stages: Stages = None) -> Result:
+def train(options: RunOptions, *, stages: Stages = None) -> Outcome:
     """Train with quantizers in place, part after part.
 
     Each stage starts from the last. Killed at any moment, the same command goes on where it was.

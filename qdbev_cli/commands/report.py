@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from qdbev_cli.console import Result
-from qdbev_cli.options import RunOptions, command
+from pipelines.reporting.outcome import Outcome
+from qdbev_cli.options import ReadOptions, command
 
 
 class Format(enum.StrEnum):
@@ -24,7 +24,7 @@ class Format(enum.StrEnum):
 
 @command()
 def report(
-    options: RunOptions,
+    options: ReadOptions,
     *,
     format: Annotated[
         Format | None,
@@ -39,7 +39,7 @@ def report(
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's sizes and BOPS beside ours.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Time the float model on this device too.")] = False,
-) -> Result:
+) -> Outcome:
     """Show size, BOPS and accuracy of what was made.
 
     Three tables, float to distilled, with the drops, and the training curve. Where nothing was made yet, size and

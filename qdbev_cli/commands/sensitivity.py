@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qdbev_cli.console import Result
+from pipelines.reporting.outcome import Outcome
 from qdbev_cli.options import RunOptions, command
 
 
@@ -44,7 +44,7 @@ def measure(
         str | None, typer.Option(metavar="N,N,...", help="With --plan: bits to choose from, such as 2,3,4,6,8.")
     ] = None,
     criterion: Annotated[Criterion | None, typer.Option(help="With --plan: what a layer's bits cost.")] = None,
-) -> Result:
+) -> Outcome:
     """Quantize each part alone: the drop of mAP and NDS.
 
     The paper's table 1: float, backbone, neck, encoder, decoder, all. With --plan instead: bits of their own for every
@@ -71,7 +71,7 @@ def measure(
         return plan_bits.run(profile, **options.how())
     from pipelines.commands import sensitivity
 
-    return sensitivity.run(profile, bits=bits, level=level.value, **options.how())
+    return sensitivity.run(profile, level=level.value, **options.how())
 
 
 def _bits(text: str) -> tuple[str, str]:

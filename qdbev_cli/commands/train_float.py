@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from qdbev_cli.console import Result
+from pipelines.reporting.outcome import Outcome
 from qdbev_cli.options import RunOptions, command
 
 Continue = Annotated[bool, typer.Option("--continue", help="Train on as long as QAT does: its float control.")]
 
 
 @command(profile="float")
-def train(options: RunOptions, *, further: Continue = False) -> Result:
+def train(options: RunOptions, *, further: Continue = False) -> Outcome:
     """Train the float weights.
 
     Killed at any moment, the same command goes on where it was.

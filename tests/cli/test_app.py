@@ -17,9 +17,12 @@ from typer.testing import CliRunner
 
 import pipelines.commands
 import profiles
+from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import DamagedArtifact, MissingArtifact, Store
 from profiles import Profile
+from qdbev.reporting.tables.table import plain_table
 from qdbev_cli.app import app
+from qdbev_cli.console import as_document, as_text
 
 ROOT = Path(__file__).parents[2]
 RUN = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
@@ -39,12 +42,9 @@ WORK = {
     "report": ["report"],
     "data": ["data", "synth"],
 }
-RESULT = {
-    "artifact": {"kind": "qat", "name": "w4a6-nano", "path": "runs/x", "digest": "ab" * 32, "key": "cd" * 32},
-    "tables": [{"title": "Accuracy", "headers": ["detector", "NDS"], "rows": [["float", 0.4]], "notes": []}],
-    "metrics": {"nds": 0.4},
-    "messages": ["done"],
-}
+TABLE = plain_table("accuracy", title="Accuracy", headers=["detector", "NDS"], rows=[["float", 0.4]])
+OUTCOME = Outcome(tables=[TABLE], metrics={"nds": 0.4}, messages=["done"])
+NO_STORE, NO_FORCE = ("data",), ("data", "report")  # a data set is no artifact, and a report makes none
 
 Calls = list[tuple[str, Profile, dict[str, Any]]]
 
@@ -60,9 +60,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def replace(monkeypatch: pytest.MonkeyPatch, action: Callable[[str, Profile, dict[str, Any]], None]) -> None:
     for name in WORK:
 
-        def run(profile: Profile, *, _name: str = name, **keywords: Any) -> dict[str, Any]:
+        def run(profile: Profile, *, _name: str = name, **keywords: Any) -> Outcome:
             action(_name, profile, keywords)
-            return RESULT
+            return OUTCOME
 
         module = types.ModuleType(f"pipelines.commands.{name}")
         module.run = module.synth = run  # type: ignore[attr-defined]
@@ -96,21 +96,24 @@ def test_every_command_explains_itself_with_an_example(words: list[str]) -> None
 @pytest.mark.parametrize("words", WORK.values(), ids=WORK)
 def test_every_command_that_works_takes_the_shared_options(words: list[str]) -> None:
     text = RUN.invoke(app, [*words, "--help"]).stdout
-    for option in ("profile", "model", "recipe", "set", "seed", "device", "store", "json", "dry-run"):
+    for option in ("profile", "model", "recipe", "set", "seed", "device", "json", "dry-run"):
         assert f"--{option} " in text
 
 
-def test_the_readme_names_the_commands_that_lack_a_shared_option() -> None:
-    readme = re.sub(r"\s+", " ", (ROOT / "README.md").read_text(encoding="utf-8"))
-    exempt, shared = re.findall(r"All but ((?:`[a-z-]+`(?:, | and )?)+) take ([^.]*?(?:\.[^.]*?)*)\. Every", readme)[0]
-    options = re.findall(r"`(--[a-z-]+)", shared)
-    assert len(options) == 11
-    lacking = set()
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
-        for one in getattr(command, "commands", {name: command}).values():
-            taken = {option for parameter in one.params for option in parameter.opts}
-            lacking |= {name} if set(options) - taken else set()
-    assert lacking == set(re.findall(r"`([a-z-]+)`", exempt))
+def test_the_page_names_the_commands_without_a_shared_option() -> None:
+    page = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    stated = re.findall(r"^\| `(--[a-z-]+)[^|]*\|([^|]*)\|[^|]*\|$", page, re.M)
+    assert len(stated) == 11
+    for option, without in stated:
+        lacking = {name for name in COMMANDS if option not in options_of(name)}
+        assert lacking == set(re.findall(r"`([a-z-]+)`", without)), option
+
+
+def options_of(name: str) -> set[str]:
+    """All options of a command, or of any command of a group."""
+    command = get_command(app).commands[name]  # type: ignore[attr-defined]
+    members = getattr(command, "commands", {name: command}).values()
+    return {option for member in members for parameter in member.params for option in parameter.opts}
 
 
 def test_importing_and_asking_for_help_loads_no_torch() -> None:
@@ -161,15 +164,18 @@ def test_without_arguments_nano_on_synthetic_scenes_into_runs(calls: Calls, name
     assert called == name
     assert (profile.model.name, profile.data.source) == ("nano", "synthetic")
     assert profile == profiles.load("float" if name in ("train_float", "import_weights") else "w4a6")
-    assert keywords["store"].root == Path("runs")
-    assert (keywords["force"], keywords["dry_run"], keywords["progress"]) == (False, False, True)
+    assert keywords["dry_run"] is False
+    assert keywords.get("progress", True) is True
+    assert name in NO_STORE or keywords["store"].root == Path("runs")
+    assert name in NO_FORCE or keywords["force"] is False
 
 
-@pytest.mark.parametrize("words", WORK.values(), ids=WORK)
-def test_shared_options_reach_profile_and_pipeline(calls: Calls, words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "words"), WORK.items(), ids=WORK)
+def test_shared_options_reach_profile_and_pipeline(calls: Calls, name: str, words: list[str], tmp_path: Path) -> None:
     options = ["--profile", "w8a8", "--model", "tiny", "--set", "qat.batch_size=3", "--set", "qat.stages=2"]
     options += ["--recipe", "hawq-v3"]
-    options += ["--seed", "7", "--device", "cpu", "--store", str(tmp_path), "--dry-run", "--force", "--json"]
+    options += ["--seed", "7", "--device", "cpu", "--dry-run", "--json"]
+    options += ["--store", str(tmp_path)] * (name not in NO_STORE) + ["--force"] * (name not in NO_FORCE)
     result = RUN.invoke(app, [*words, *options])
     assert result.exit_code == 0, result.stderr
     [(_, profile, keywords)] = calls
@@ -177,8 +183,19 @@ def test_shared_options_reach_profile_and_pipeline(calls: Calls, words: list[str
     assert (profile.qat.stages, profile.quantization.scale_rule) == (2, "hawq")
     assert (profile.seed, profile.device) == (7, "cpu")
     assert {"model=tiny", "qat.batch_size=3", "qat.stages=2", "seed=7", "device=cpu"} <= set(profile.overrides)
-    assert (keywords["force"], keywords["dry_run"], keywords["progress"]) == (True, True, False)
-    assert keywords["store"].root == tmp_path
+    assert keywords["dry_run"] is True
+    assert keywords.get("progress", False) is False
+    assert name in NO_STORE or keywords["store"].root == tmp_path
+    assert name in NO_FORCE or keywords["force"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, ["--store", "x"]) for name in NO_STORE), *((name, ["--force"]) for name in NO_FORCE)]
+)
+def test_an_option_that_would_mean_nothing_is_refused(calls: Calls, name: str, options: list[str]) -> None:
+    result = RUN.invoke(app, [*WORK[name], *options])
+    assert (result.exit_code, calls) == (2, [])
+    assert "No such option" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -186,8 +203,8 @@ def test_shared_options_reach_profile_and_pipeline(calls: Calls, words: list[str
     [
         (["calibrate"], {"method": "ptq"}),
         (["calibrate", "--method", "dfq"], {"method": "dfq"}),
-        (["sensitivity"], {"bits": None, "level": "part"}),
-        (["sensitivity", "--bits", "w4a4", "--level", "module"], {"bits": "w4a4", "level": "module"}),
+        (["sensitivity"], {"level": "part"}),
+        (["sensitivity", "--bits", "w4a4", "--level", "module"], {"level": "module"}),
         (["qat-progressive", "--stages", "1"], {"stages": 1}),
         (["compress"], {"stages": 4, "controls": False}),
         (["compress", "--stages", "2", "--controls"], {"stages": 2, "controls": True}),
@@ -244,7 +261,7 @@ def test_a_plan_is_a_name_also_where_it_looks_like_a_number(calls: Calls, name: 
 def test_choosing_bits_stands_in_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[Profile] = []
     module = types.ModuleType("pipelines.commands.plan_bits")
-    module.run = lambda profile, **_: noted.append(profile) or RESULT  # type: ignore[attr-defined]
+    module.run = lambda profile, **_: noted.append(profile) or OUTCOME  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipelines.commands.plan_bits", module)
     monkeypatch.setattr(pipelines.commands, "plan_bits", module, raising=False)
     words = ["--budget", "size=0.13", "--budget", "bops=2e-2", "--candidates", "2,4", "--criterion", "hessian"]
@@ -273,15 +290,12 @@ def test_scenes_are_shared_out_and_the_seed_is_the_scenes(calls: Calls) -> None:
 # -- results and errors --------------------------------------------------------------------------------------------
 
 
-def test_text_ends_with_what_was_made_and_where(calls: Calls) -> None:
-    out = RUN.invoke(app, ["compress"]).stdout
-    assert out.splitlines()[0] == "Accuracy"
-    assert out.splitlines()[-1] == "qat w4a6-nano (abababababab): runs/x"
+def test_text_is_the_outcome(calls: Calls) -> None:
+    assert RUN.invoke(app, ["compress"]).stdout == f"{as_text(OUTCOME)}\n"
 
 
-def test_json_is_the_result(calls: Calls) -> None:
-    result = RUN.invoke(app, ["compress", "--json"])
-    assert json.loads(result.stdout) == RESULT
+def test_json_is_the_outcome(calls: Calls) -> None:
+    assert RUN.invoke(app, ["compress", "--json"]).stdout == f"{as_document(OUTCOME)}\n"
 
 
 @pytest.mark.parametrize("words", WORK.values(), ids=WORK)
@@ -413,10 +427,9 @@ def test_doctor_prints_its_checks_and_exits_3_if_something_is_missing(
     monkeypatch: pytest.MonkeyPatch, ok: bool, code: int
 ) -> None:
     check = {"name": "mmcv ops", "ok": ok, "found": "2.1.0", "do": "" if ok else "build it again"}
-    table = {"title": "", "headers": ["check", "do"], "rows": [[check["name"], check["do"]]], "notes": []}
+    table = plain_table("doctor", title="", headers=["check", "do"], rows=[[check["name"], check["do"]]])
     module = types.ModuleType("pipelines.commands.doctor")
-    found = {"artifact": None, "tables": [table], "metrics": {}, "messages": [], "ok": ok, "checks": [check]}
-    module.run = lambda: found  # type: ignore[attr-defined]
+    module.run = lambda: Outcome(tables=[table], details={"checks": [check]}, ok=ok)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipelines.commands.doctor", module)
     monkeypatch.setattr(pipelines.commands, "doctor", module, raising=False)
     result = RUN.invoke(app, ["doctor"])

@@ -4,21 +4,40 @@ from __future__ import annotations
 
 import errno
 import json
-from typing import Any
+from pathlib import Path
 
 import pytest
 import typer
 
-from pipelines.store.artifacts import DamagedArtifact, MissingArtifact, StoreUnwritable
+import profiles
+from pipelines.reporting.outcome import Outcome
+from pipelines.store.artifacts import Artifact, DamagedArtifact, MissingArtifact, Store, StoreUnwritable
 from profiles import ProfileError
+from qdbev.reporting.tables.rounding import megabytes_text
+from qdbev.reporting.tables.table import Table, number_column, plain_table
 from qdbev_cli.console import as_document, as_text, exit_code, guarded
 
-TABLE = {
-    "title": "Accuracy",
-    "headers": ["detector", "NDS", "drop", "n"],
-    "rows": [["float", 0.41234, None, 7], ["W4A6", 0.4, float("nan"), 12]],
-    "notes": ["60 scenes"],
+TABLE = plain_table(
+    "accuracy",
+    title="Accuracy",
+    headers=["detector", "NDS", "drop", "n"],
+    rows=[["float", 0.41234, None, 7], ["W4A6", 0.4, float("nan"), 12]],
+    notes=["60 scenes"],
+)
+EMPTY = {
+    "artifact": None,
+    "tables": [],
+    "metrics": {},
+    "messages": [],
+    "would_do": [],
+    "ok": True,
+    "exit_code": 0,
 }
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Artifact:
+    return Store(tmp_path).seal("qat", profile=profiles.load("w4a6"), key="c" * 64, write=lambda folder: None)
 
 
 @pytest.mark.parametrize(
@@ -43,66 +62,71 @@ def test_exit_codes(error: BaseException, code: int) -> None:
     assert exit_code(error) == code
 
 
-def test_text_is_tables_messages_and_last_what_was_made() -> None:
-    artifact = {"kind": "qat", "name": "w4a6-nano", "path": "runs/qat-w4a6-nano-0", "digest": "ab" * 32, "key": "c"}
-    text = as_text({"tables": [TABLE], "messages": ["done"], "artifact": artifact, "metrics": {"nds": 0.4}})
-    assert text.splitlines() == [
+def test_text_is_tables_messages_and_last_what_was_made(artifact: Artifact) -> None:
+    text = as_text(Outcome(artifact, tables=[TABLE, TABLE], messages=["done"], metrics={"nds": 0.4}))
+    table = [
         "Accuracy",
         "",
         "detector       NDS    drop    n",
         "----------  ------  ------  ---",
-        "float       0.4123       -    7",
-        "W4A6        0.4000       -   12",
+        "float       0.4123       –    7",
+        "W4A6        0.4000       –   12",
+        "",
         "60 scenes",
         "",
-        "done",
-        "qat w4a6-nano (abababababab): runs/qat-w4a6-nano-0",
     ]
+    made = f"qat w4a6-nano ({artifact.digest[:12]}): {artifact.path}"
+    assert text.splitlines() == [*table, *table, "done", made]
 
 
 def test_text_of_a_dry_run() -> None:
-    assert (
-        as_text({"plan": ["calibrate", {"stage": 1, "steps": 90}]}) == "Would do:\n  calibrate\n  stage: 1, steps: 90"
-    )
-    assert as_text({"plan": [], "messages": ["done"]}) == "done"
+    assert as_text(Outcome(would_do=["calibrate", "train"])) == "Would do:\n  calibrate\n  train"
+    assert as_text(Outcome(messages=["done"])) == "done"
 
 
 def test_a_table_without_rows_or_title() -> None:
-    assert as_text({"tables": [{"title": "", "headers": ["a", "b"], "rows": [], "notes": []}]}).split() == [
-        "a",
-        "b",
-        "---",
-        "---",
+    empty = Outcome(tables=[plain_table("empty", title="", headers=["a", "b"], rows=[])])
+    assert as_text(empty) == "a    b\n---  ---"
+    assert json.loads(as_document(empty))["tables"] == [
+        {"name": "empty", "title": "", "headers": ["a", "b"], "rows": [], "notes": []}
     ]
 
 
-def test_verbatim_text_comes_before_what_was_made_and_stays_out_of_json() -> None:
-    artifact = {"kind": "compression", "name": "w4a6-nano", "path": "runs/x", "digest": "ab" * 32, "key": "c"}
-    result = {"messages": ["compressed"], "text": "a: 1\n", "artifact": artifact}
-    assert as_text(result) == "a: 1\n\ncompressed\ncompression w4a6-nano (abababababab): runs/x"
-    assert json.loads(as_document(result)) == {"messages": ["compressed"], "artifact": artifact}
-
-
 def test_a_document_has_stdout_for_itself_to_the_byte(capsys: pytest.CaptureFixture[str]) -> None:
-    result = {"document": "a,b\n1,2\n", "messages": ["training curve: runs/_report/curve.png"]}
+    curve = ["training curve: runs/_report/curve.png"]
+    result = Outcome(tables=[TABLE], document="a,b\n1,2\n", messages=curve)
     guarded(lambda: result, as_json=False)
     assert capsys.readouterr() == ("a,b\n1,2\n", "training curve: runs/_report/curve.png\n")
-    guarded(lambda: {"document": "", "messages": ["report: r.csv"]}, as_json=False)
+    guarded(lambda: Outcome(tables=[TABLE], document="", messages=["report: r.csv"]), as_json=False)
     assert capsys.readouterr() == ("", "report: r.csv\n")
-    assert json.loads(as_document(result)) == {"messages": ["training curve: runs/_report/curve.png"]}
+    printed = json.loads(as_document(result))
+    assert (printed.keys(), printed["messages"]) == (EMPTY.keys(), curve)
 
 
-def test_json_has_null_for_undefined_numbers_and_text_for_paths(tmp_path: Any) -> None:
+def test_json_has_all_fields_and_the_details_beside_them(artifact: Artifact) -> None:
+    assert json.loads(as_document(Outcome())) == EMPTY
+    made = json.loads(as_document(Outcome(artifact, details={"damaged": ["x"]}, ok=False)))
+    assert made == EMPTY | {"artifact": artifact.summary(), "damaged": ["x"], "ok": False, "exit_code": 3}
+
+
+def test_json_has_null_for_undefined_numbers_and_text_for_paths(tmp_path: Path) -> None:
     import numpy as np
 
-    document = as_document({"x": float("nan"), "y": (1, np.float32(0.5)), "path": tmp_path, "tables": [TABLE]})
-    read = json.loads(document)
-    assert (read["x"], read["y"], read["path"]) == (None, [1, 0.5], str(tmp_path))
+    metrics = {"x": float("nan"), "y": (1, np.float32(0.5)), "path": tmp_path}
+    read = json.loads(as_document(Outcome(tables=[TABLE], metrics=metrics)))
+    assert read["metrics"] == {"x": None, "y": [1, 0.5], "path": str(tmp_path)}
     assert read["tables"][0]["rows"][1] == ["W4A6", 0.4, None, 12]
 
 
+def test_json_of_a_table_holds_every_entry_unrounded() -> None:
+    column = number_column("nominal_bytes", head="nominal MB", rule=megabytes_text)
+    table = Table("size", "Size", (column,), ({"nominal_bytes": 1234567.5}, {"nominal_bytes": 1, "bits": "W4"}))
+    [read] = json.loads(as_document(Outcome(tables=[table])))["tables"]
+    assert (read["headers"], read["rows"]) == (["nominal_bytes", "bits"], [[1234567.5, None], [1, "W4"]])
+
+
 def test_a_users_mistake_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> dict[str, Any]:
+    def fail() -> Outcome:
         raise ProfileError("quantization.weight_bits is 9")
 
     with pytest.raises(typer.Exit) as caught:
@@ -114,13 +138,13 @@ def test_a_users_mistake_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> 
 def test_debug_shows_where(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QDBEV_DEBUG", "1")
     with pytest.raises(typer.Exit):
-        guarded(lambda: {"x": int("no")}, as_json=False)
+        guarded(lambda: Outcome(metrics={"x": int("no")}), as_json=False)
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_a_bug_says_so_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as caught:
-        guarded(lambda: {"x": {}["missing"]}, as_json=False)
+        guarded(lambda: Outcome(metrics={}["missing"]), as_json=False)
     err = capsys.readouterr().err
     assert caught.value.exit_code == 1
     assert "Traceback" in err
@@ -131,18 +155,18 @@ def test_a_bug_says_so_with_its_traceback(capsys: pytest.CaptureFixture[str]) ->
 def test_stdout_holds_the_result_alone_whatever_libraries_print(
     capsys: pytest.CaptureFixture[str], as_json: bool
 ) -> None:
-    def chatty() -> dict[str, Any]:
+    def chatty() -> Outcome:
         print("Loading NuScenes tables ...")
-        return {"messages": ["done"]}
+        return Outcome(messages=["done"])
 
     guarded(chatty, as_json=as_json)
     out, err = capsys.readouterr()
-    assert (json.loads(out) if as_json else out) == ({"messages": ["done"]} if as_json else "done\n")
+    assert (json.loads(out) if as_json else out) == (EMPTY | {"messages": ["done"]} if as_json else "done\n")
     assert err == "Loading NuScenes tables ...\n"
 
 
 def test_with_json_an_error_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> dict[str, Any]:
+    def fail() -> Outcome:
         raise MissingArtifact("there is no artifact 'x'")
 
     with pytest.raises(typer.Exit):
@@ -153,7 +177,7 @@ def test_with_json_an_error_is_a_document_too(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_system_error_names_its_file(capsys: pytest.CaptureFixture[str]) -> None:
-    def fail() -> dict[str, Any]:
+    def fail() -> Outcome:
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/data/nuscenes")
 
     with pytest.raises(typer.Exit):
@@ -161,8 +185,8 @@ def test_a_system_error_names_its_file(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == "qdbev: /data/nuscenes: No such file or directory\n"
 
 
-def test_a_command_may_end_with_its_own_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_missing_or_damaged_ends_with_the_code_for_it(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(typer.Exit) as caught:
-        guarded(lambda: {"messages": ["missing: mmcv"], "exit_code": 3}, as_json=False)
+        guarded(lambda: Outcome(messages=["missing: mmcv"], ok=False), as_json=False)
     assert caught.value.exit_code == 3
     assert capsys.readouterr().out == "missing: mmcv\n"

@@ -121,3 +121,16 @@ def scaled_text(value: float | None, *, divisor: float) -> str:
         return MISSING
     scaled = value / divisor
     return f"{scaled:.2f}" if scaled == 0 or abs(scaled) >= 0.1 else f"{scaled:.3g}"
+
+
+def value_text(value: object) -> str:
+    """A value of any kind: words and whole numbers as they are, others with four decimals, or four digits from 10 on.
+
+    >>> value_text(0.41234), value_text(123.456), value_text(12), value_text("neck"), value_text(None)
+    ('0.4123', '123.5', '12', 'neck', '–')
+    """
+    if is_missing(value):
+        return MISSING
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
+    return str(value)

@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tabulate import tabulate
+
+from qdbev.reporting.tables.rounding import value_text
 
 Row = Mapping[str, Any]
 
@@ -23,10 +25,10 @@ class Column:
     """One column as people read it.
 
     Attributes:
-        key: the row entry the column stands for; it is what an HTML table sorts by.
-        head: heading.
-        text: makes the cell's text from the whole row.
-        right: whether cells are set to the right (numbers) or to the left (names).
+        key: The row entry the column stands for; it is what an HTML table sorts by.
+        head: Heading.
+        text: Makes the cell's text from the whole row.
+        right: Whether cells are set to the right (numbers) or to the left (names).
     """
 
     key: str
@@ -40,11 +42,11 @@ class Table:
     """Rows with the columns that people see. CSV and JSON hold every entry of the rows, seen or not.
 
     Attributes:
-        name: short name for files and JSON ("accuracy").
-        title: heading above the table.
-        columns: the columns in order.
-        rows: one mapping per line; values are str, int, float, bool or None.
-        notes: sentences below the table (units, rules, what is compared with what).
+        name: Short name for files and JSON (``accuracy``).
+        title: Heading above the table.
+        columns: The columns in order.
+        rows: One mapping per line; values are str, int, float, bool or None.
+        notes: Sentences below the table (units, rules, what is compared with what).
     """
 
     name: str
@@ -70,22 +72,52 @@ def name_column(key: str, *, head: str) -> Column:
 
 
 def number_column(key: str, *, head: str, rule: Callable[[Any], str]) -> Column:
-    """A column of numbers, written by one of the rules in rounding.py."""
+    """A column of numbers, written by a rule of ``rounding``."""
     return Column(key=key, head=head, text=lambda row: rule(row.get(key)))
 
 
+def plain_table(
+    name: str,
+    *,
+    title: str,
+    headers: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    keys: Sequence[str] = (),
+    notes: Iterable[str] = (),
+) -> Table:
+    """A table of values as they come, without rules of rounding: numbers to the right, all else to the left.
+
+    Args:
+        name: Short name for files and JSON.
+        title: Heading above the table; empty leaves it out.
+        headers: Heads of the columns.
+        rows: Values, one for each head.
+        keys: Names of the row entries; the heads where none are given.
+        notes: Sentences below the table.
+    """
+    keys = keys or headers
+    lines = tuple(dict(zip(keys, row, strict=True)) for row in rows)
+    columns = tuple(_value_column(key, head=head, rows=lines) for key, head in zip(keys, headers, strict=True))
+    return Table(name, title, columns, lines, notes=tuple(notes))
+
+
+def _value_column(key: str, *, head: str, rows: Sequence[Row]) -> Column:
+    numeric = all(row[key] is None or isinstance(row[key], int | float) for row in rows)
+    return Column(key=key, head=head, text=lambda row: value_text(row[key]), right=numeric)
+
+
 def render(table: Table, *, form: str = "text") -> str:
-    """Writes a table in one of the four forms.
+    """Write a table in one of the four forms.
 
     Args:
         table: What to write.
-        form: "text" for a terminal, "md" for a README, "csv" or "json" for programs.
+        form: ``text`` for a terminal, ``md`` for a README, ``csv`` or ``json`` for programs.
 
     Returns:
         The text, ended by one line break.
 
     Raises:
-        ValueError: the form is unknown.
+        ValueError: The form is unknown.
     """
     if form == "csv":
         return _csv(table)
@@ -97,7 +129,7 @@ def render(table: Table, *, form: str = "text") -> str:
 
 
 def render_all(tables: Sequence[Table], *, form: str = "text") -> str:
-    """Writes several tables as one text; as JSON they are one object, keyed by the tables' names.
+    """Write several tables as one text; as JSON they are one object, keyed by the tables' names.
 
     CSV tables follow each other, each below a comment line with its name, with an empty line between.
     """
@@ -145,8 +177,9 @@ def _readable(table: Table, *, form: str) -> str:
     if form == "md":
         notes = "".join(f"\n{note}\n" for note in table.notes)
         return f"### {table.title}\n\n{body}\n{notes}"
+    title = f"{table.title}\n\n" if table.title else ""
     notes = "".join(f"{note}\n" for note in table.notes)
-    return f"{table.title}\n\n{body}\n" + (f"\n{notes}" if notes else "")
+    return f"{title}{body}\n" + (f"\n{notes}" if notes else "")
 
 
 def _escape(cell: str) -> str:

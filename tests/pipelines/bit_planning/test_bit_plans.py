@@ -252,19 +252,19 @@ def test_a_budget_that_no_bits_reach_says_which_they_reach(call: Call) -> None:
 
 
 def test_a_dry_run_says_what_would_be_measured(call: Call) -> None:
-    steps = call("sensitivity", "--plan", "--budget", "size=0.13", "--budget", "bops=0.02", "--dry-run")["plan"]
+    steps = call("sensitivity", "--plan", "--budget", "size=0.13", "--budget", "bops=0.02", "--dry-run")["would_do"]
     assert "each layer's weights and inputs alone at 2, 3, 4, 6, 8 bits" in steps[0]
     assert "size at most 0.13 and bops at most 0.02" in steps[1]
-    steps = call("sensitivity", "--plan", "--budget", "size=0.13", "--budget", "size=36MB", "--dry-run")["plan"]
+    steps = call("sensitivity", "--plan", "--budget", "size=0.13", "--budget", "size=36MB", "--dry-run")["would_do"]
     assert steps[1].endswith("with size at most 0.13 of the float one and at most 36000000 packed bytes")
 
 
 def test_a_dry_run_counts_the_evaluations(call: Call, content: dict[str, Any]) -> None:
     words = ("--plan", "--budget", "size=0.13", "--criterion", "nds", "--candidates", "2,4,8", "--dry-run")
     layers, read = len(content["layers"]), sum(one["activation_bits"] < 32 for one in content["layers"])
-    step = call("sensitivity", *words)["plan"][1]
+    step = call("sensitivity", *words)["would_do"][1]
     assert f"{1 + 3 * layers} evaluations on 4 scenes of the train split" in step
-    step = call("sensitivity", *words, "--budget", "bops=0.02")["plan"][1]
+    step = call("sensitivity", *words, "--budget", "bops=0.02")["would_do"][1]
     assert f"{1 + 3 * (layers + read)} evaluations" in step
 
 

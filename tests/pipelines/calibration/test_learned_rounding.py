@@ -52,7 +52,8 @@ def made(wanted: Callable[..., Profile], store: Store) -> Made:
 
     def run(method: str, *words: str) -> tuple[Artifact, str]:
         done = calibrate.run(wanted(*words), store=store, method=method, progress=False)
-        return store.open(done["artifact"]["digest"]), done["messages"][0]
+        assert done.artifact is not None
+        return done.artifact, done.messages[0]
 
     return run
 
@@ -200,9 +201,9 @@ def test_smoothed_nano_detects_the_same(wanted: Callable[..., Profile], store: S
     ],
 )
 def test_says_what_it_would_do(wanted: Callable[..., Profile], store: Store, method: str, words: str) -> None:
-    plan = calibrate.run(wanted(), store=store, method=method, dry_run=True)["plan"]
+    plan = calibrate.run(wanted(), store=store, method=method, dry_run=True).would_do
     assert len(plan) == 2 and "to W4A6 on 2 samples" in plan[0] and words in plan[1]
-    first, *rest = calibrate.run(wanted("calibration.smoothing=0.5"), store=store, method=method, dry_run=True)["plan"]
+    first, *rest = calibrate.run(wanted("calibration.smoothing=0.5"), store=store, method=method, dry_run=True).would_do
     assert first == "move scales of layer norm channels into the linear layers that read them (alpha 0.5)"
     assert rest == plan
 

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import profiles
 from pipelines.assembly.quantized import load_quantized
-from pipelines.commands.report import chain_tables, find_chain
 from pipelines.lineage.chain import chain_of
+from pipelines.reporting.chain_tables import chain_tables, find_chain
 from pipelines.store.artifacts import Artifact, Store
 from profiles.sections.schedule import PARTS
 from qdbev.quantization import quantized_layers
@@ -308,7 +308,7 @@ def _off_grid(artifact: Any, *, profile: profiles.Profile) -> dict[str, float]:
 
 
 def test_gptq_leaves_weights_on_their_grid_and_says_what_it_changed(call: Call, store: Path) -> None:
-    assert "changes least" in str(call("calibrate", "--profile", "w4a6", "--method", "gptq", "--dry-run")["plan"])
+    assert "changes least" in str(call("calibrate", "--profile", "w4a6", "--method", "gptq", "--dry-run")["would_do"])
     made = call("calibrate", "--profile", "w4a6", "--method", "gptq")
     artifact = Store(store).open(made["artifact"]["digest"])
     distances = _off_grid(artifact, profile=profiles.load("w4a6", overrides=["calibration.method=gptq"]))
@@ -344,13 +344,13 @@ def test_inputs_that_are_never_negative_lose_their_sign_where_wanted(call: Call,
 
 
 def test_dfq_says_what_it_would_do(call: Call) -> None:
-    plan = call("calibrate", "--profile", "w4a6", "--method", "dfq", "--dry-run")["plan"]
+    plan = call("calibrate", "--profile", "w4a6", "--method", "dfq", "--dry-run")["would_do"]
     assert len(plan) == 3
     for step, words in zip(plan, ("equalise the ranges", "to W4A6 on 4 samples", "without data"), strict=True):
         assert words in step
     empirical = ["--set", "calibration.bias_correction=empirical"]
     assert "running the 4 samples once for each" in str(call("calibrate", "--method", "dfq", "--dry-run", *empirical))
-    assert len(call("calibrate", "--profile", "w4a6", "--dry-run")["plan"]) == 1
+    assert len(call("calibrate", "--profile", "w4a6", "--dry-run")["would_do"]) == 1
 
 
 def test_dfq_changes_the_latent_weights_and_training_starts_from_them(call: Call, store: Path) -> None:

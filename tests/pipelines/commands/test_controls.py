@@ -252,7 +252,7 @@ def test_a_longer_control_is_not_shown_and_scores_of_other_scenes_are_not_compar
 
 def test_without_steps_the_controls_are_left_out_in_a_sentence(call: Call, tmp_path: Path) -> None:
     words = ("--stages", "1", *NO_STEPS)
-    plan = call("compress", *words, "--controls", "--dry-run", at=tmp_path)["plan"]
+    plan = call("compress", *words, "--controls", "--dry-run", at=tmp_path)["would_do"]
     assert any("the float detector itself is the float control" in step for step in plan)
     assert not any(step.startswith("train float") for step in plan)
     made = call("compress", *words, "--controls", at=tmp_path)
@@ -278,22 +278,23 @@ def test_the_float_control_sees_the_samples_of_qat_and_no_further_seeds(tmp_path
     profile = _short("data.key_frames=2", "data.more_seeds=[1]", f"data.cache={tmp_path}")
     store = Store(tmp_path / "runs")
     made = train_float.run(profile, store=store, further=True, progress=False)
-    control = store.open(made["artifact"]["digest"])
+    control = made.artifact
+    assert control is not None
     assert control.manifest.data["train"] == load_split(profile.data, name="train").digest
     assert (control.manifest.data["train_scenes"], control.manifest.data["train_samples"]) == (1, 2)
     plain = _short("data.key_frames=2", f"data.cache={tmp_path}")
     again = train_float.run(plain, store=store, further=True, progress=False)
-    assert again["artifact"]["digest"] == control.digest
+    assert again.artifact is not None and again.artifact.digest == control.digest
     whole = profile.model_copy(
         update={"float_training": profile.float_training.model_copy(update={"steps": 1, "batch_size": 1})}
     )
     from_scratch = train_float.run(whole, store=store, progress=False)
-    assert store.open(from_scratch["artifact"]["digest"]).manifest.data["train_scenes"] == 2
+    assert from_scratch.artifact is not None and from_scratch.artifact.manifest.data["train_scenes"] == 2
 
 
 def test_the_float_control_of_imported_weights_starts_from_them(tiny_synthetic: Path, tmp_path: Path) -> None:
     profile, store = _short(f"data.source={tiny_synthetic}", "model.weights=null"), Store(tmp_path / "runs")
-    plan = train_float.run(profile, store=store, further=True, dry_run=True)["plan"]
+    plan = train_float.run(profile, store=store, further=True, dry_run=True).would_do
     assert plan == ["train nano (decoder) from the imported weights: 1 steps of 1 samples"]
     with pytest.raises(MissingArtifact, match="the float weights of nano are not in"):
         train_float.run(profile, store=store, further=True, progress=False)
@@ -301,4 +302,4 @@ def test_the_float_control_of_imported_weights_starts_from_them(tiny_synthetic: 
     assert shipped is not None
     first = imported(profile, path=shipped.file("model.safetensors"), store=store)
     made = train_float.run(profile, store=store, further=True, progress=False)
-    assert store.open(made["artifact"]["digest"]).manifest.parents == {"start": first.digest}
+    assert made.artifact is not None and made.artifact.manifest.parents == {"start": first.digest}

@@ -10,16 +10,18 @@ import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 
 from pipelines.commands import doctor
+from pipelines.reporting.outcome import Outcome
+from qdbev_cli.console import as_document
 
 
-def named(answer: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(check for check in answer["checks"] if check["name"] == name)
+def named(answer: Outcome, name: str) -> doctor.Check:
+    checks: list[doctor.Check] = answer.details["checks"]
+    return next(check for check in checks if check["name"] == name)
 
 
 @pytest.fixture
@@ -73,12 +75,12 @@ def test_here_the_library_stack_is_sound() -> None:
 
 def test_the_answer_is_the_common_one_and_goes_into_json() -> None:
     answer = doctor.run()
-    assert {"artifact", "tables", "metrics", "messages", "ok", "checks"} <= set(answer)
-    table = answer["tables"][0]
-    assert [row[0] for row in table["rows"]] == [check["name"] for check in answer["checks"]]
-    assert {len(row) for row in table["rows"]} == {len(table["headers"])}
-    assert answer["ok"] == all(check["ok"] for check in answer["checks"])
-    assert json.loads(json.dumps(answer)) == answer
+    [table], checks = answer.tables, answer.details["checks"]
+    assert [row["what"] for row in table.rows] == [check["name"] for check in checks]
+    assert [row["state"] == "ok" for row in table.rows] == [check["ok"] for check in checks]
+    assert answer.ok == all(check["ok"] for check in checks)
+    document = json.loads(as_document(answer))
+    assert (document["checks"], document["ok"], document["exit_code"]) == (checks, answer.ok, 0 if answer.ok else 3)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +117,8 @@ def test_one_package_out_of_range_is_named_among_the_others(installed: dict[str,
     installed["typer"] = "0.31.0"
     answer = doctor.run()
     assert named(answer, "packages")["found"] == "typer 0.31.0"
-    assert not answer["ok"]
-    assert answer["messages"][0].endswith("checks ask for something to be done")
+    assert not answer.ok
+    assert answer.messages[0].endswith("checks ask for something to be done")
 
 
 def test_mmcv_without_operators(broken: dict[str, Exception]) -> None:

@@ -215,7 +215,7 @@ def test_the_shipped_weights_stay_what_the_shipped_model_means(state: State, tmp
 def test_a_dry_run_compares_and_writes_nothing(state: State, tmp_path: Path) -> None:
     file = saved(halves(state, torch.float16), tmp_path / "a.pth")
     made = call(file, tmp_path / "runs", "--dry-run")
-    assert made["plan"] == [f"seal {file} as the float weights of nano in {tmp_path / 'runs'}"]
+    assert made["would_do"] == [f"seal {file} as the float weights of nano in {tmp_path / 'runs'}"]
     assert made["tables"][0]["rows"][-1][1] == len(state)
     assert not (tmp_path / "runs").exists()
     call(saved({}, tmp_path / "b.pth"), tmp_path / "runs", "--dry-run", code=2)

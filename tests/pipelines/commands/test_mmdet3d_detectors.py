@@ -106,7 +106,7 @@ def test_distillation_without_the_taps_it_needs_is_refused_before_anything_is_tr
 
 def test_compress_of_a_detector_without_taps_ends_after_the_stages_and_says_so(call_on: Call) -> None:
     words = ["--profile", "w4a6", "--dry-run", "--set", "model.mmdet3d.taps.image=null"]
-    plan = call_on("compress", "fcos3d", *words)["plan"]
+    plan = call_on("compress", "fcos3d", *words)["would_do"]
     assert not any("distil from" in line or "distillation," in line for line in plan)
     assert "no distillation" in plan[-1] and sum("stage" in line for line in plan) == 3
     refused = json.dumps(call_on("compress", "fcos3d", "--profile", "w4a6", "--dry-run", code=2))  # taps, but not all
@@ -114,7 +114,7 @@ def test_compress_of_a_detector_without_taps_ends_after_the_stages_and_says_so(c
         "BEV features and a mask of which camera sees which BEV cell, which the tapped fcos3d does not give" in refused
     )
     other = [*words[:3], "--set", "distillation.objectives=[cwd_image]"]
-    assert any("distil from" in line for line in call_on("compress", "fcos3d", *other)["plan"])
+    assert any("distil from" in line for line in call_on("compress", "fcos3d", *other)["would_do"])
 
 
 @pytest.mark.slow

@@ -159,14 +159,14 @@ def test_a_dry_run_says_what_it_would_need(tmp_path):
     call = ["compress", "--dry-run", "--json", "--store", str(tmp_path / "runs")]
     result = CliRunner().invoke(app, [*call, "--set", "data.train_scenes=10", "--set", "qat.steps_per_stage=5"])
     assert result.exit_code == 0, result.output
-    plan = json.loads(result.stdout)["plan"]
+    plan = json.loads(result.stdout)["would_do"]
     assert "data: 80 training and 512 validation samples of synthetic" in plan
     assert "epochs of the training samples, on one process: 2 in QAT, 6 in distillation" in plan
     assert "GB for a step of distillation" in plan[-1]
     missing = CliRunner().invoke(app, [*call, "--set", "data.source=/nowhere"])  # nano takes a part of the scenes
     assert missing.exit_code == 3 and "no nuScenes version" in missing.output
     whole = [*call, "--model", "tiny", "--set", "data.source=/nowhere"]
-    plan = json.loads(CliRunner().invoke(app, whole).stdout)["plan"]
+    plan = json.loads(CliRunner().invoke(app, whole).stdout)["would_do"]
     assert any("28,130 training and 6,019 validation samples of /nowhere (v1.0-trainval is not" in one for one in plan)
 
 
@@ -179,7 +179,7 @@ def test_a_dry_run_of_base_needs_nothing_on_the_machine(tmp_path, monkeypatch):
     result = CliRunner().invoke(app, [*call, "--set", f"data.source={tmp_path / 'nuscenes'}"])
     assert time.process_time() - started < 60  # about ten on an idle core
     assert result.exit_code == 0, result.output
-    plan = json.loads(result.stdout)["plan"]
+    plan = json.loads(result.stdout)["would_do"]
     assert [line.partition(":")[0] for line in plan if line.startswith("stage")] == [f"stage {n}" for n in range(1, 5)]
     assert any("28,130 training and 6,019 validation samples" in line for line in plan)
     assert any(line.startswith("epochs of the training samples") for line in plan)
@@ -189,7 +189,7 @@ def test_a_dry_run_of_base_needs_nothing_on_the_machine(tmp_path, monkeypatch):
 
 def test_a_dry_run_counts_the_samples_of_real_tables(tiny_synthetic, tmp_path):
     call = ["compress", "--dry-run", "--json", "--set", f"data.source={tiny_synthetic}", "--store", str(tmp_path)]
-    plan = json.loads(CliRunner().invoke(app, call).stdout)["plan"]
+    plan = json.loads(CliRunner().invoke(app, call).stdout)["would_do"]
     assert f"data: 12 training and 8 validation samples of {tiny_synthetic}" in plan
 
 

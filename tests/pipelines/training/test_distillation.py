@@ -151,7 +151,7 @@ def test_a_dry_run_says_the_objectives_and_what_would_be_kept(tmp_path: Path) ->
     for command in ("distill-vgd", "compress"):
         result = CliRunner().invoke(app, [command, "--dry-run", *options])
         assert result.exit_code == 0, result.output
-        plan = " ".join(json.loads(result.stdout)["plan"])
+        plan = " ".join(json.loads(result.stdout)["would_do"])
         assert f"teacher features of 80 samples are kept in {tmp_path}/teacher, about 0.075 GB in float32" in plan
         assert command == "compress" or "60 steps, by vgd, cwd_bev, output_class" in plan
 
