@@ -33,8 +33,9 @@ class Reconstructed:
         if not errors:
             return f"reconstructed no blocks ({self.method}.json says why)"
         before, now = (sorted(each)[len(each) // 2] for each in zip(*errors, strict=True))
+        changed = len(errors) - len(self.reconstruction.unchanged)
         return (
-            f"reconstructed {len(errors) - len(self.reconstruction.kept)} of {len(errors)} blocks: a median error of "
+            f"reconstructed {changed} of {len(errors)} blocks: a median error of "
             f"{now:.2%} of a block's output, {before:.2%} by nearest rounding"
         )
 
@@ -42,7 +43,7 @@ class Reconstructed:
         """Write ``brecq.json`` or ``qdrop.json``."""
         done = self.reconstruction
         blocks = [
-            {**unit._asdict(), "nearest": before, "learned": now, "kept_as_calibrated": unit.path in done.kept}
+            {**unit._asdict(), "nearest": before, "learned": now, "kept_as_calibrated": unit.path in done.unchanged}
             for unit, (before, now) in done.errors.items()
         ]
         document = {"blocks": blocks, "not_reconstructed": done.refused}

@@ -50,9 +50,7 @@ from qdbev.quantization.planning.activation_memory import ActivationMemory, acti
 from qdbev.quantization.planning.bit_plan import Option, Problem, choose_bits, front, total_loss, with_bits
 from qdbev.quantization.planning.cost import (
     BitOperations,
-    MacLine,
     bops,
-    count_macs,
     macs_by_part,
     mean_bits,
     mixed_size_mb,
@@ -62,13 +60,16 @@ from qdbev.quantization.planning.cost import (
     weights_by_site,
 )
 from qdbev.quantization.planning.hessian import hutchinson_traces, perturbation_loss
+from qdbev.quantization.planning.macs import MacLine, count_macs
 from qdbev.quantization.planning.plan import FLOAT_BITS, FLOAT_OPERATIONS, Plan, Site
 from qdbev.quantization.planning.policy import make_plan
 from qdbev.quantization.ranges.histogram_observers import make_observer
 from qdbev.quantization.ranges.trained_ranges import RANGE_PARAMETERS
 from qdbev.quantization.rounding.adaround import adaptive_rounding
+from qdbev.quantization.rounding.blocks import Compensation
 from qdbev.quantization.rounding.brecq import Reconstruction, reconstruct
-from qdbev.quantization.rounding.gptq import Compensation, InputMoments, compensate_rounding
+from qdbev.quantization.rounding.gptq import compensate_rounding
+from qdbev.quantization.rounding.moments import InputMoments
 
 __all__ = [
     "FLOAT_BITS",

@@ -22,102 +22,41 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from qdbev.quantization.layers.quantized import QuantizedLayer
 from qdbev.quantization.layers.quantizer import Quantizer
-from qdbev.quantization.rounding.gptq import (
+from qdbev.quantization.rounding.blocks import (
     Block,
+    BlockTensors,
     Compensation,
-    InputMoments,
+    in_rounds,
     layers_of,
     pass_through,
     patches,
     quantize_inputs,
     roundable,
+    share_of_signal,
+    switch,
+    tensors_of,
+    watch_inputs,
 )
-from qdbev.quantization.rounding.learned_rounding import LearnedRounding, beta_at
+from qdbev.quantization.rounding.learned_rounding import Descent, LearnedRounding
+from qdbev.quantization.rounding.quadratic import Quadratic, ReconstructionMoments
 
 ROUNDS = 6
 ROWS = 2048  # of one call of a linear layer, evenly spaced, up to twice as many
-REGULARISER = 100.0  # per weight, where what nearest rounding does to an output counts as one
-
-Run = Callable[[nn.Module], object]
-
-
-class Quadratic(NamedTuple):
-    """The mean squared error of outputs as a form of the weights.
-
-    Attributes:
-        moment_II: ``H``.
-        cross_OI: ``c``.
-        power_O: ``v``.
-    """
-
-    moment_II: Tensor
-    cross_OI: Tensor
-    power_O: Tensor
-
-    def of_same_inputs(self, weight_OI: Tensor) -> Quadratic:
-        """The form with what ``weight_OI`` makes of the same inputs as the output that is wanted."""
-        cross_OI = weight_OI.double() @ self.moment_II
-        return Quadratic(self.moment_II, cross_OI, (cross_OI * weight_OI).sum(1))
-
-    def errors(self, weight_OI: Tensor) -> Tensor:
-        """``E`` of each output, (O,), float64."""
-        weight = weight_OI.double()
-        return self.power_O + ((weight @ self.moment_II - 2 * self.cross_OI) * weight).sum(1)
-
-
-@dataclass
-class ReconstructionMoments:
-    """Moments of what a weight is multiplied with, and of what should come out, summed in float64.
-
-    >>> moments = ReconstructionMoments()
-    >>> moments.add(torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [1.0]]))
-    >>> [value.tolist() for value in moments.quadratic(centred=True)]  # y = 7 - 2 x
-    [[[1.0]], [[-2.0]], [4.0]]
-    """
-
-    inputs: InputMoments = field(default_factory=InputMoments)
-    total_O: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    squares_O: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    products_OI: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-
-    def add(self, x_NI: Tensor, y_NO: Tensor) -> None:
-        """Take in samples."""
-        self.inputs.add(x_NI)
-        self.total_O = self.total_O.to(y_NO.device) + y_NO.sum(0, dtype=torch.float64)
-        self.squares_O = self.squares_O.to(y_NO.device) + y_NO.double().square().sum(0)
-        self.products_OI = self.products_OI.to(y_NO.device) + (y_NO.T @ x_NI).double()
-
-    @property
-    def mean_O(self) -> Tensor:
-        """E[y], (O,)."""
-        return self.total_O / self.inputs.count
-
-    def quadratic(self, *, centred: bool) -> Quadratic:
-        """The error as a form of the weights: of covariances, or of moments where there is no bias."""
-        count = self.inputs.count
-        cross_OI, power_O = self.products_OI / count, self.squares_O / count
-        if not centred:
-            return Quadratic(self.inputs.second, cross_OI, power_O)
-        cross_OI = cross_OI - torch.outer(self.mean_O, self.inputs.mean)
-        return Quadratic(self.inputs.covariance, cross_OI, power_O - self.mean_O.square())
 
 
 @torch.no_grad()
 def adaptive_rounding(
     model: nn.Module,
     reference: nn.Module,
-    run: Run,
+    run: Callable[[nn.Module], object],
     parts: Iterable[str],
     *,
     iterations: int,
@@ -146,51 +85,32 @@ def adaptive_rounding(
         What it did to every block; deformable and grouped convolutions and embedding tables stay as they were.
 
     Raises:
-        ValueError: weight ranges that follow the weights, which would move under the rounded ones.
+        ValueError: Weight ranges that follow the weights, which would move under the rounded ones.
     """
     parts = tuple(parts)
     layers, floats = layers_of(model, parts), layers_of(reference, parts)
     blocks, refused = roundable(layers)
-    for layer in floats.values():
-        for quantizer in layer.input_quantizers():
-            quantizer.choose_by("minmax")  # the quickest: what the copy observes is not used
-    pass_through(floats)
-    order: dict[Block, None] = {}
-    _watch(floats, blocks, lambda block, x: order.update({block: None}), run=partial(run, reference))
-    refused |= {f"{block.layer}.{block.weight}": "it did not run" for block in blocks if block not in order}
+    order = _order(floats, blocks, run=partial(run, reference))
+    refused |= {block.path: "it did not run" for block in blocks if block not in order}
     quantize_inputs(layers, rounded={block.layer for block in order})
     errors: dict[Block, tuple[float, float]] = {}
-    for chunk in torch.arange(len(order)).chunk(rounds):
-        wanted = [list(order)[index] for index in chunk.tolist()]
-        targets = _targets(floats, wanted, run=partial(run, reference))
+    descent = Descent(iterations, learning_rate)
+    for group in in_rounds(order, rounds):
+        targets = _targets(floats, group, run=partial(run, reference))
         moments, unlike = _moments(layers, targets, run=partial(run, model))
-        refused |= {f"{block.layer}.{block.weight}": "it runs on other shapes in float" for block in unlike}
+        refused |= {block.path: "it runs on other shapes in float" for block in unlike}
         quantize_inputs({block.layer: layers[block.layer] for block in unlike}, rounded=())  # nearest from now on
         for block, gathered in moments.items():
-            errors[block] = _round_block(
-                layers[block.layer],
-                block,
-                gathered,
-                asymmetric=asymmetric,
-                iterations=iterations,
-                learning_rate=learning_rate,
-            )
+            tensors = tensors_of(block, layer=layers[block.layer])
+            errors[block] = _round_block(tensors, gathered, asymmetric=asymmetric, descent=descent)
             if on_block is not None:
                 on_block(len(order))
-    for layer in layers.values():
-        for quantizer in layer.quantizers():
-            quantizer.state = "off"
+    switch(layers, on=False)
     return Compensation(errors=errors, refused=refused)
 
 
 def learned(
-    weight_OI: Tensor,
-    *,
-    quantizer: Quantizer,
-    scale: Tensor,
-    moments: Quadratic,
-    iterations: int,
-    learning_rate: float,
+    weight_OI: Tensor, *, quantizer: Quantizer, scale: Tensor, moments: Quadratic, descent: Descent
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Learn the rounding of a matrix. An output that nearest rounding serves better keeps it, so that none is worse.
 
@@ -199,8 +119,7 @@ def learned(
         quantizer: Its bits and limits.
         scale: One scale, or one per output.
         moments: ``H``, ``c`` and ``v``.
-        iterations: Gradient steps.
-        learning_rate: Adam's.
+        descent: The gradient steps.
 
     Returns:
         The weights on their grid, and the error of each output by nearest rounding and now, float64.
@@ -212,46 +131,34 @@ def learned(
     factor_O1 = (2 * inputs / torch.where(harm_O > 0, harm_O, torch.ones_like(harm_O)))[:, None]
     moment_II, cross_OI = moments.moment_II.to(weight_OI), (factor_O1 * moments.cross_OI).to(weight_OI)
     factor_O1 = factor_O1.to(weight_OI)
-    optimiser = torch.optim.Adam(rounding.parameters(), lr=learning_rate)
-    for step in range(iterations):
-        with torch.enable_grad():
-            weight = rounding()
-            gradient = factor_O1 * (weight.detach() @ moment_II) - cross_OI
-            loss = (weight * gradient).sum()
-            if (beta := beta_at(step, steps=iterations)) is not None:
-                loss = loss + REGULARISER * rounding.undecided(beta)
-            optimiser.zero_grad()
-            loss.backward()
-        optimiser.step()
-    tried = rounding.rounded()
-    before_O, after_O = moments.errors(nearest), moments.errors(tried)
+
+    def loss() -> Tensor:
+        weight = rounding()
+        gradient = factor_O1 * (weight.detach() @ moment_II) - cross_OI
+        return (weight * gradient).sum()
+
+    descent.run([rounding], loss=loss)
+    candidate = rounding.rounded()
+    before_O, after_O = moments.errors(nearest), moments.errors(candidate)
     better_O = after_O < before_O
-    return torch.where(better_O[:, None], tried, nearest), before_O, torch.where(better_O, after_O, before_O)
+    return torch.where(better_O[:, None], candidate, nearest), before_O, torch.where(better_O, after_O, before_O)
 
 
-def _watch(
-    layers: Mapping[str, QuantizedLayer],
-    blocks: Iterable[Block],
-    on_input: Callable[[Block, Tensor], object],
-    *,
-    run: Callable[[], object],
-) -> None:
-    """Run, and show the rows that each block's weights are multiplied with (N, I), a call at a time."""
-
-    def hook(block: Block) -> RemovableHandle:
-        layer = layers[block.layer]
-        quantizer = layer.get_submodule(block.input)
-        return quantizer.register_forward_hook(lambda module, args, output: on_input(block, _rows(output, layer)))
-
-    handles = [hook(block) for block in blocks]
-    try:
-        run()
-    finally:
-        for handle in handles:
-            handle.remove()
+def _order(
+    floats: Mapping[str, QuantizedLayer], blocks: Iterable[Block], *, run: Callable[[], object]
+) -> dict[Block, None]:
+    """The blocks that run, in the order they do; from then on these layers run in float."""
+    for layer in floats.values():
+        for quantizer in layer.input_quantizers():
+            quantizer.choose_by("minmax")  # the quickest: what the copy observes is not used
+    pass_through(floats)
+    order: dict[Block, None] = {}
+    watch_inputs(floats, blocks, lambda block, x: order.update({block: None}), run=run)
+    return order
 
 
 def _rows(x: Tensor, layer: QuantizedLayer) -> Tensor:
+    """What the weights are multiplied with in one call, (N, I)."""
     if isinstance(layer, nn.Conv2d):
         return torch.cat([patches(image[None], layer) for image in x])
     rows = x.flatten(0, -2)
@@ -262,16 +169,16 @@ def _targets(
     floats: Mapping[str, QuantizedLayer], blocks: Iterable[Block], *, run: Callable[[], object]
 ) -> dict[Block, deque[Tensor]]:
     """What should come out of each block, call by call, (N, O), in main memory."""
-    found: dict[Block, deque[Tensor]] = defaultdict(deque)
+    targets: dict[Block, deque[Tensor]] = defaultdict(deque)
 
-    def gather(block: Block, x_NI: Tensor) -> None:
+    def gather(block: Block, x: Tensor) -> None:
         layer, rows = floats[block.layer], slice(block.start, block.stop)
         bias = layer.bias_of(block.weight)
         weight_OI = layer.get_parameter(block.weight)[rows].flatten(1)
-        found[block].append(F.linear(x_NI, weight_OI, None if bias is None else bias[rows]).cpu())
+        targets[block].append(F.linear(_rows(x, layer), weight_OI, None if bias is None else bias[rows]).cpu())
 
-    _watch(floats, blocks, gather, run=run)
-    return found
+    watch_inputs(floats, blocks, gather, run=run)
+    return targets
 
 
 def _moments(
@@ -281,42 +188,30 @@ def _moments(
     moments: dict[Block, ReconstructionMoments] = defaultdict(ReconstructionMoments)
     unlike: set[Block] = set()
 
-    def gather(block: Block, x_NI: Tensor) -> None:
+    def gather(block: Block, x: Tensor) -> None:
+        x_NI = _rows(x, layers[block.layer])
         if not targets[block] or len(targets[block][0]) != len(x_NI):
             unlike.add(block)
         else:
             moments[block].add(x_NI, targets[block].popleft().to(x_NI.device))
 
-    _watch(layers, targets, gather, run=run)
+    watch_inputs(layers, targets, gather, run=run)
     unlike |= {block for block, left in targets.items() if left}
-    return {block: found for block, found in moments.items() if block not in unlike}, unlike
+    return {block: gathered for block, gathered in moments.items() if block not in unlike}, unlike
 
 
 def _round_block(
-    layer: QuantizedLayer,
-    block: Block,
-    moments: ReconstructionMoments,
-    *,
-    asymmetric: bool,
-    iterations: int,
-    learning_rate: float,
+    block: BlockTensors, moments: ReconstructionMoments, *, asymmetric: bool, descent: Descent
 ) -> tuple[float, float]:
     """Round one block; its bias takes the mean of what is left."""
-    weight = next(each for each in layer.quantized_weights() if each.name == block.weight)
-    quantizer, rows, bias = weight.quantizer, slice(block.start, block.stop), layer.bias_of(block.weight)
-    quadratic = moments.quadratic(centred=bias is not None)
+    quadratic = moments.quadratic(centred=block.bias is not None)
     if not asymmetric:
-        quadratic = quadratic.of_same_inputs(weight.value[rows].flatten(1))
-    after, before_O, now_O = learned(
-        weight.value[rows].flatten(1),
-        quantizer=quantizer,
-        scale=quantizer.scale if quantizer.axis is None else quantizer.scale[rows],
-        moments=quadratic,
-        iterations=iterations,
-        learning_rate=learning_rate,
+        quadratic = quadratic.of_same_inputs(block.weight_OI)
+    rounded, before_O, after_O = learned(
+        block.weight_OI, quantizer=block.quantizer, scale=block.scale, moments=quadratic, descent=descent
     )
-    if bias is not None:
-        bias[rows] = (moments.mean_O - after.double() @ moments.inputs.mean).to(bias)
-    weight.value[rows] = after.view_as(weight.value[rows])
-    signal = quadratic.power_O.mean().clamp(min=torch.finfo(torch.float64).tiny)
-    return float(before_O.mean() / signal), float(now_O.mean() / signal)
+    if block.bias is not None:
+        block.bias.copy_(moments.mean_O - rounded.double() @ moments.inputs.mean)
+    block.weight.copy_(rounded.view_as(block.weight))
+    before, after = (share_of_signal(errors_O, signal_O=quadratic.power_O) for errors_O in (before_O, after_O))
+    return before, after

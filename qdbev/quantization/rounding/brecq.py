@@ -26,14 +26,9 @@ from torch import Tensor, nn
 
 from qdbev.quantization.layers.quantized import QuantizedLayer, QuantizedWeight
 from qdbev.quantization.layers.quantizer import Quantizer
-from qdbev.quantization.rounding.gptq import layers_of, refuse_following
-from qdbev.quantization.rounding.learned_rounding import LearnedRounding, beta_at
+from qdbev.quantization.rounding.blocks import layers_of, refuse_following, switch
+from qdbev.quantization.rounding.learned_rounding import Descent, LearnedRounding
 from qdbev.quantization.rounding.units import Call, Unit, find_units, map_tensors, recorded, tensors_in
-
-REGULARISER = 100.0  # per weight, where the error of the unit by nearest rounding counts as one per weight
-RANGE_RATE = 0.1  # learning rate of ranges over that of roundings
-
-Run = Callable[[nn.Module], object]
 
 
 @dataclass(frozen=True)
@@ -41,13 +36,13 @@ class Reconstruction:
     """What was reconstructed.
 
     Attributes:
-        errors: unit -> mean squared error of its output, over the output's mean square: as calibrated, and now.
-        kept: paths of the units that stayed as calibrated, because what was learned was no better.
-        refused: path of a quantized weight that is in no unit -> why.
+        errors: Unit -> mean squared error of its output, over the output's mean square: as calibrated, and now.
+        unchanged: Paths of the units that stayed as calibrated, because what was learned was no better.
+        refused: Path of a quantized weight that is in no unit -> why.
     """
 
     errors: dict[Unit, tuple[float, float]]
-    kept: tuple[str, ...]
+    unchanged: tuple[str, ...]
     refused: dict[str, str]
 
 
@@ -55,7 +50,7 @@ class Reconstruction:
 def reconstruct(
     model: nn.Module,
     reference: nn.Module,
-    run: Run,
+    run: Callable[[nn.Module], object],
     parts: Iterable[str],
     *,
     iterations: int,
@@ -84,37 +79,46 @@ def reconstruct(
         What it did to every unit. Embedding tables stay as they were.
 
     Raises:
-        ValueError: weight ranges that follow the weights, which would move under the rounded ones.
+        ValueError: Weight ranges that follow the weights, which would move under the rounded ones.
     """
     parts = tuple(parts)
     layers = layers_of(model, parts)
     refuse_following(layers)
-    _switch(layers_of(reference, parts), on=False)
-    learnable = {path: layer for path, layer in layers.items() if layer.site.kind != "embedding"}
-    units = find_units(reference, learnable, run=partial(run, reference))
-    inside = {path for unit in units for path in unit.layers}
-    refused = _names({path: layer for path, layer in learnable.items() if path not in inside}, why="it did not run")
-    tables = {path: layer for path, layer in layers.items() if path not in learnable}
-    refused |= _names(tables, why="a table has no input to reconstruct from")
-    for path, layer in layers.items():  # what is in no unit runs as it will be
-        _switch({path: layer}, on=path not in inside)
-    generator = torch.Generator().manual_seed(seed)
-    errors, kept = {}, []
+    switch(layers_of(reference, parts), on=False)
+    units, refused = _units(reference, layers, run=partial(run, reference))
+    generator, descent = torch.Generator().manual_seed(seed), Descent(iterations, learning_rate)
+    errors: dict[Unit, tuple[float, float]] = {}
     for unit in units:
-        wanted = recorded(reference, unit.path, run=partial(run, reference))
+        inside = {path: layers[path] for path in unit.layers}
+        target = recorded(reference, unit.path, run=partial(run, reference))
         given = recorded(model, unit.path, run=partial(run, model))
-        own = {path: layers[path] for path in unit.layers}
-        _switch(own, on=True)
-        if reason := _unlike(given, wanted):
-            refused |= _names(own, why=reason)
+        switch(inside, on=True)
+        if reason := _unlike(given, target):
+            refused |= _weights_of(inside, reason=reason)
         else:
-            learner = _Learner(model.get_submodule(unit.path), list(own.values()), given, wanted, drop, generator)
-            errors[unit], better = learner.learn(iterations=iterations, learning_rate=learning_rate)
-            kept += [] if better else [unit.path]
+            learner = _Learner(model.get_submodule(unit.path), list(inside.values()), given, target, drop, generator)
+            errors[unit] = learner.learn(descent)
         if on_unit is not None:
             on_unit(len(units))
-    _switch(layers, on=False)
-    return Reconstruction(errors=errors, kept=tuple(kept), refused=refused)
+    switch(layers, on=False)
+    unchanged = tuple(unit.path for unit, (before, after) in errors.items() if not after < before)
+    return Reconstruction(errors=errors, unchanged=unchanged, refused=refused)
+
+
+def _units(
+    reference: nn.Module, layers: Mapping[str, QuantizedLayer], *, run: Callable[[], object]
+) -> tuple[list[Unit], dict[str, str]]:
+    """The units, and path of a weight that is in none -> why; what is in none runs quantized from now on."""
+    tables = {path: layer for path, layer in layers.items() if layer.site.kind == "embedding"}
+    units = find_units(reference, [path for path in layers if path not in tables], run=run)
+    inside = {path for unit in units for path in unit.layers}
+    outside = {path: layer for path, layer in layers.items() if path not in inside}
+    idle = {path: layer for path, layer in outside.items() if path not in tables}
+    refused = _weights_of(idle, reason="it did not run")
+    refused |= _weights_of(tables, reason="a table has no input to reconstruct from")
+    switch(layers, on=False)
+    switch(outside, on=True)
+    return units, refused
 
 
 @dataclass(frozen=True)
@@ -124,33 +128,30 @@ class _Learner:
     module: nn.Module
     layers: Sequence[QuantizedLayer]
     given: Sequence[Call]
-    wanted: Sequence[Call]
+    target: Sequence[Call]
     drop: float
     generator: torch.Generator
 
-    def learn(self, *, iterations: int, learning_rate: float) -> tuple[tuple[float, float], bool]:
-        """Learn, and keep what was learned if it is better; the error before and after, and whether it is."""
+    def learn(self, descent: Descent) -> tuple[float, float]:
+        """Learn, and leave the unit as calibrated if it is no better for it; the error before and after."""
         weights = [weight for layer in self.layers for weight in layer.quantized_weights()]
         inputs = [quantizer for layer in self.layers for quantizer in layer.input_quantizers()]
-        before = self.error()
         roundings = [
             LearnedRounding(weight.value, scale=weight.quantizer.scale, quantizer=weight.quantizer)
             for weight in weights
         ]
-        floats = [weight.value.clone() for weight in weights]
-        grids = [[buffer.clone() for buffer in quantizer.buffers()] for quantizer in inputs]
-        self._descend(weights, inputs, roundings, iterations=iterations, learning_rate=learning_rate, before=before)
+        calibrated = [*(weight.value for weight in weights), *(b for quantizer in inputs for b in quantizer.buffers())]
+        copies = [tensor.clone() for tensor in calibrated]
+        before = self.error()
+        self._descend(weights, inputs, roundings, descent=descent, before=before)
         for weight, rounding in zip(weights, roundings, strict=True):
             weight.value.copy_(rounding.rounded())
         after = self.error()
         if after < before:
-            return (before, after), True
-        for weight, value in zip(weights, floats, strict=True):
-            weight.value.copy_(value)
-        for quantizer, grid in zip(inputs, grids, strict=True):
-            for buffer, value in zip(quantizer.buffers(), grid, strict=True):
-                buffer.copy_(value)
-        return (before, before), False
+            return before, after
+        for tensor, copy in zip(calibrated, copies, strict=True):
+            tensor.copy_(copy)
+        return before, before
 
     @torch.no_grad()
     def error(self) -> float:
@@ -164,37 +165,22 @@ class _Learner:
         inputs: Sequence[Quantizer],
         roundings: Sequence[LearnedRounding],
         *,
-        iterations: int,
-        learning_rate: float,
+        descent: Descent,
         before: float,
     ) -> None:
         """The gradient steps; what was learned of the input ranges is in the quantizers afterwards."""
-        count = max(1, sum(weight.value.numel() for weight in weights))
+        factor = max(1, sum(weight.value.numel() for weight in weights)) / max(before, 1e-12)
         for quantizer in inputs:
             quantizer.learn()
         trained = [quantizer.trained for quantizer in inputs if quantizer.trained is not None]
-        ranges = [parameter for one in trained for parameter in one.parameters()]
-        optimiser = torch.optim.Adam(
-            [
-                {"params": [rounding.logit for rounding in roundings], "lr": learning_rate},
-                {"params": ranges, "lr": RANGE_RATE * learning_rate},
-            ]
-        )
+        ranges = [parameter for form in trained for parameter in form.parameters()]
         with ExitStack() as stack:
             stack.enter_context(_frozen(self.module, but=ranges))
             for weight, rounding in zip(weights, roundings, strict=True):
                 stack.callback(weight.quantizer.register_forward_hook(partial(_learned, rounding)).remove)
             for quantizer in inputs if self.drop else ():
                 stack.callback(quantizer.register_forward_hook(self._dropping).remove)
-            for step in range(iterations):
-                beta = beta_at(step, steps=iterations)
-                with torch.enable_grad():
-                    loss = self._random_call() * (count / max(before, 1e-12))
-                    if beta is not None:
-                        loss = loss + REGULARISER * sum(rounding.undecided(beta) for rounding in roundings)
-                    optimiser.zero_grad()
-                    loss.backward()
-                optimiser.step()
+            descent.run(roundings, loss=lambda: self._random_call() * factor, ranges=ranges)
         for quantizer in inputs:
             quantizer.settle()
 
@@ -203,7 +189,7 @@ class _Learner:
         place = int(torch.randint(len(self.given), (), generator=self.generator))
         args, kwargs = self.given[place].args, self.given[place].kwargs
         if self.drop:
-            others = tensors_in((self.wanted[place].args, self.wanted[place].kwargs))
+            others = tensors_in((self.target[place].args, self.target[place].kwargs))
             args, kwargs = map_tensors((args, kwargs), lambda x: self._mixed(x, next(others)))
         return self._error_of(place, args, kwargs)
 
@@ -222,10 +208,10 @@ class _Learner:
         """Mean squared error of a call's outputs over their mean square, each output counted alike."""
         device = next(self.module.parameters()).device
         args, kwargs = map_tensors((args, kwargs), lambda x: x.to(device, copy=True))
-        made = tensors_in(self.module(*args, **kwargs))
+        outputs = tensors_in(self.module(*args, **kwargs))
         errors = [
             F.mse_loss(y, target.to(device)) / target.square().mean().clamp(min=1e-12).to(device)
-            for y, target in zip(made, tensors_in(self.wanted[place].output), strict=True)
+            for y, target in zip(outputs, tensors_in(self.target[place].output), strict=True)
             if y.is_floating_point()
         ]
         return torch.stack(errors).mean()
@@ -239,32 +225,27 @@ def _learned(rounding: LearnedRounding, quantizer: nn.Module, args: tuple[Tensor
 @contextmanager
 def _frozen(module: nn.Module, *, but: Collection[Tensor]) -> Iterator[None]:
     """Give no parameter of a module gradients, but for some; restored afterwards."""
-    kept = {id(one) for one in but}
-    changed = [one for one in module.parameters() if one.requires_grad and id(one) not in kept]
-    for one in changed:
-        one.requires_grad_(False)
+    exempt = {id(tensor) for tensor in but}
+    frozen = [parameter for parameter in module.parameters() if parameter.requires_grad and id(parameter) not in exempt]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
     try:
         yield
     finally:
-        for one in changed:
-            one.requires_grad_(True)
+        for parameter in frozen:
+            parameter.requires_grad_(True)
 
 
-def _switch(layers: Mapping[str, QuantizedLayer], *, on: bool) -> None:
-    for layer in layers.values():
-        for quantizer in layer.quantizers():
-            quantizer.state = "on" if on else "off"
+def _weights_of(layers: Mapping[str, QuantizedLayer], *, reason: str) -> dict[str, str]:
+    """Path of each quantized weight of layers -> the reason."""
+    return {f"{path}.{weight.name}": reason for path, layer in layers.items() for weight in layer.quantized_weights()}
 
 
-def _names(layers: Mapping[str, QuantizedLayer], *, why: str) -> dict[str, str]:
-    return {f"{path}.{weight.name}": why for path, layer in layers.items() for weight in layer.quantized_weights()}
-
-
-def _unlike(given: Sequence[Call], wanted: Sequence[Call]) -> str:
+def _unlike(given: Sequence[Call], target: Sequence[Call]) -> str:
     """Return why calls cannot be compared, or nothing."""
-    if not given or len(given) != len(wanted):
-        return f"its block ran {len(given)} times quantized and {len(wanted)} times in float"
-    for one, other in zip(given, wanted, strict=True):
-        if [x.shape for x in tensors_in(one)] != [x.shape for x in tensors_in(other)]:
+    if not given or len(given) != len(target):
+        return f"its block ran {len(given)} times quantized and {len(target)} times in float"
+    for call, other in zip(given, target, strict=True):
+        if [x.shape for x in tensors_in(call)] != [x.shape for x in tensors_in(other)]:
             return "its block runs on other shapes in float"
     return ""

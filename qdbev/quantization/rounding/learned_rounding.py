@@ -11,6 +11,10 @@ and end at 0 or 1; the first fifth of the steps has no regulariser.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +24,8 @@ from qdbev.quantization.layers.quantizer import Quantizer
 LOWEST, HIGHEST = -0.1, 1.1  # gamma and zeta
 WARM_UP = 0.2  # share of the steps
 FIRST_BETA, LAST_BETA = 20.0, 2.0
+REGULARISER = 100.0  # per weight, where the error by nearest rounding counts as one per weight
+RANGE_RATE = 0.1  # learning rate of ranges over that of roundings
 
 
 class LearnedRounding(nn.Module):
@@ -61,6 +67,47 @@ class LearnedRounding(nn.Module):
     def undecided(self, beta: float) -> Tensor:
         """The regulariser: 1 for each share of a half, 0 for each of 0 or 1."""
         return (1 - (2 * self.shares() - 1).abs().pow(beta)).sum()
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Gradient steps on roundings, with the regulariser.
+
+    Attributes:
+        iterations: How many.
+        learning_rate: Adam's, for the parameters behind the shares; input ranges have a tenth of it.
+    """
+
+    iterations: int
+    learning_rate: float
+
+    def run(
+        self,
+        roundings: Sequence[LearnedRounding],
+        *,
+        loss: Callable[[], Tensor],
+        ranges: Sequence[nn.Parameter] = (),
+    ) -> None:
+        """Move roundings, and ranges with them, down a loss.
+
+        Args:
+            roundings: What is learned.
+            loss: Called once per step, with gradients enabled.
+            ranges: Parameters that are learned beside them.
+        """
+        groups: list[dict[str, Any]] = [{"params": [rounding.logit for rounding in roundings]}]
+        if ranges:
+            groups.append({"params": list(ranges), "lr": RANGE_RATE * self.learning_rate})
+        optimiser = torch.optim.Adam(groups, lr=self.learning_rate)
+        for step in range(self.iterations):
+            beta = beta_at(step, steps=self.iterations)
+            with torch.enable_grad():
+                total = loss()
+                if beta is not None:
+                    total = total + REGULARISER * sum(rounding.undecided(beta) for rounding in roundings)
+                optimiser.zero_grad()
+                total.backward()
+            optimiser.step()
 
 
 def beta_at(step: int, *, steps: int) -> float | None:

@@ -71,7 +71,7 @@ def recorded(model: nn.Module, path: str, *, run: Callable[[], object]) -> list[
     calls: list[Call] = []
 
     def record(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        calls.append(Call(*(map_tensors(value, _kept) for value in (args, kwargs, output))))
+        calls.append(Call(*(map_tensors(value, _copied) for value in (args, kwargs, output))))
 
     handle = model.get_submodule(path).register_forward_hook(record, with_kwargs=True)
     try:
@@ -91,11 +91,11 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Mapping):
-        return {name: map_tensors(one, function) for name, one in value.items()}
+        return {name: map_tensors(entry, function) for name, entry in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(one, function) for one in value))
+        return type(value)(*(map_tensors(entry, function) for entry in value))
     if isinstance(value, list | tuple):
-        return type(value)(map_tensors(one, function) for one in value)
+        return type(value)(map_tensors(entry, function) for entry in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [field.name for field in dataclasses.fields(value) if field.init]
         return dataclasses.replace(value, **{name: map_tensors(getattr(value, name), function) for name in names})
@@ -104,29 +104,29 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
     """Yield the tensors of ``value``, in the order ``map_tensors`` meets them."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def note(x: Tensor) -> Tensor:
-        found.append(x)
+        tensors.append(x)
         return x
 
     map_tensors(value, note)
-    yield from found
+    yield from tensors
 
 
-def _kept(x: Tensor) -> Tensor:
+def _copied(x: Tensor) -> Tensor:
     """A copy: what comes later may write into the tensor, as ReLUs do."""
     return x.detach().to("cpu", copy=True)
 
 
 def _called(model: nn.Module, *, run: Callable[[], object]) -> dict[str, None]:
     """Paths of the modules that were called and returned tensors, in the order they returned."""
-    found: dict[str, None] = {}
+    returned: dict[str, None] = {}
 
     def note(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             if next(tensors_in(output), None) is not None:
-                found[path] = None
+                returned[path] = None
 
         return hook
 
@@ -136,7 +136,7 @@ def _called(model: nn.Module, *, run: Callable[[], object]) -> dict[str, None]:
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return returned
 
 
 def _is_list(module: nn.Module) -> bool:

@@ -21,7 +21,9 @@ from qdbev.quantization import (
     quantized_layers,
     set_parts,
 )
-from qdbev.quantization.rounding.adaround import Quadratic, ReconstructionMoments, learned
+from qdbev.quantization.rounding.adaround import learned
+from qdbev.quantization.rounding.learned_rounding import Descent
+from qdbev.quantization.rounding.quadratic import Quadratic, ReconstructionMoments
 
 
 def _quantizer(bits, weight):
@@ -69,7 +71,7 @@ def test_comes_near_the_best_of_all_roundings(seed):
     weight, x, y = _layer(seed, outputs=8, inputs=9)
     quantizer, form = _quantizer(3, weight), _quadratic(x, y)
     _, nearest, now = learned(
-        weight, quantizer=quantizer, scale=quantizer.scale, moments=form, iterations=500, learning_rate=0.03
+        weight, quantizer=quantizer, scale=quantizer.scale, moments=form, descent=Descent(500, 0.03)
     )
     steps = (weight / quantizer.scale[:, None]).floor()
     choices = torch.tensor(list(itertools.product([0.0, 1.0], repeat=9)))
@@ -85,7 +87,7 @@ def test_is_never_worse_than_nearest_and_loads_as_it_was_learned(seed, bits, inp
     weight, x, y = _layer(seed, outputs=3, inputs=inputs, samples=40)
     quantizer, form = _quantizer(bits, weight), _quadratic(x, y)
     made, nearest, now = learned(
-        weight, quantizer=quantizer, scale=quantizer.scale, moments=form, iterations=steps, learning_rate=0.1
+        weight, quantizer=quantizer, scale=quantizer.scale, moments=form, descent=Descent(steps, 0.1)
     )
     assert (now <= nearest).all()
     torch.testing.assert_close(form.errors(made), now)
@@ -101,7 +103,7 @@ def test_one_scale_for_all_outputs():
     quantizer = Quantizer(name="toy", bits=3)
     quantizer.set_range(weight.abs().max())
     made, nearest, now = learned(
-        weight, quantizer=quantizer, scale=quantizer.scale, moments=_quadratic(x, y), iterations=100, learning_rate=0.1
+        weight, quantizer=quantizer, scale=quantizer.scale, moments=_quadratic(x, y), descent=Descent(100, 0.1)
     )
     quantizer.state = "on"
     assert torch.equal(quantizer(made), made) and now.sum() < 0.7 * nearest.sum()
@@ -111,9 +113,7 @@ def test_inputs_that_never_vary_round_to_nearest():
     weight = torch.tensor([[0.4, -1.2, 0.9]])
     quantizer = _quantizer(3, torch.tensor([[1.75]]))
     zero = Quadratic(*(torch.zeros(*shape, dtype=torch.float64) for shape in ((3, 3), (1, 3), (1,))))
-    made, _, _ = learned(
-        weight, quantizer=quantizer, scale=quantizer.scale, moments=zero, iterations=20, learning_rate=0.1
-    )
+    made, _, _ = learned(weight, quantizer=quantizer, scale=quantizer.scale, moments=zero, descent=Descent(20, 0.1))
     torch.testing.assert_close(made, torch.tensor([[0.5, -1.0, 1.0]]))
 
 
@@ -153,7 +153,7 @@ def _network(activation_bits=8, follow=False):
 def _rounded(model, images, parts=("all",), iterations=200, **others):
     reference = copy.deepcopy(model)
     return adaptive_rounding(
-        model, reference, lambda one: one(images), parts, iterations=iterations, learning_rate=0.05, **others
+        model, reference, lambda network: network(images), parts, iterations=iterations, learning_rate=0.05, **others
     )
 
 
@@ -161,14 +161,14 @@ def _rounded(model, images, parts=("all",), iterations=200, **others):
 def test_the_output_of_a_network_comes_nearer_also_on_inputs_it_never_saw(asymmetric):
     model, images = _network()
     others = _images(1)
-    expected = [model(each) for each in (images, others)]
+    expected = [model(batch) for batch in (images, others)]
     set_parts(model, ["all"])
-    before = [(model(each) - want).square().mean() for each, want in zip((images, others), expected, strict=True)]
+    before = [(model(batch) - want).square().mean() for batch, want in zip((images, others), expected, strict=True)]
     seen = []
     done = _rounded(model, images, rounds=3, asymmetric=asymmetric, on_block=seen.append)
     set_parts(model, ["all"])
-    for each, want, was in zip((images, others), expected, before, strict=True):
-        assert (model(each) - want).square().mean() < 0.8 * was
+    for batch, want, was in zip((images, others), expected, before, strict=True):
+        assert (model(batch) - want).square().mean() < 0.8 * was
     assert all(now <= nearest for nearest, now in done.errors.values())
     assert [(block.layer, block.weight, block.start) for block in done.errors] == [
         ("conv", "weight", 0),
@@ -211,7 +211,9 @@ def test_says_what_it_leaves_alone():
     done = _rounded(model, images)
     assert not done.errors and set(done.refused.values()) == {"its input is in float, and not watched"}
     model, _ = _network()
-    done = adaptive_rounding(model, copy.deepcopy(model), lambda one: None, ["all"], iterations=1, learning_rate=0.1)
+    done = adaptive_rounding(
+        model, copy.deepcopy(model), lambda network: None, ["all"], iterations=1, learning_rate=0.1
+    )
     assert not done.errors and done.refused["last.weight"] == "it did not run"
 
 
@@ -221,7 +223,7 @@ def test_a_layer_that_runs_on_other_shapes_in_float_is_refused():
     done = adaptive_rounding(
         model,
         reference,
-        lambda one: one(images[:1] if one is reference else images),
+        lambda network: network(images[:1] if network is reference else images),
         ["all"],
         iterations=1,
         learning_rate=0.1,

@@ -133,7 +133,7 @@ def test_the_output_comes_nearer_also_on_inputs_it_never_saw(drop):
     before = [_error(model, want, images) for want, images in zip(expected, (_images(0), others), strict=True)]
     seen = []
     done = _reconstructed(model, drop=drop, on_unit=seen.append)
-    assert list(done.errors) == UNITS and seen == [6] * 6 and not done.kept
+    assert list(done.errors) == UNITS and seen == [6] * 6 and not done.unchanged
     assert all(now < was for was, now in done.errors.values())
     after = [_error(model, want, images) for want, images in zip(expected, (_images(0), others), strict=True)]
     assert after[0] < 0.7 * before[0] and after[1] < 0.8 * before[1]
@@ -156,7 +156,7 @@ def test_what_is_stored_is_what_runs_and_ranges_are_learned():
     assert "tower.up.input_quantizer.scale" in changed and "tower.up.weight_quantizer.scale" not in changed
     assert not any("table" in name or "unused" in name or "bias" in name or "heads.0.1" in name for name in changed)
     assert set(model.state_dict()) == set(before)  # ranges are settled: no parameter is left over
-    assert all(one.requires_grad for one in model.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -171,13 +171,13 @@ def test_equal_seeds_learn_the_same_and_dropping_learns_otherwise():
 
 
 def test_a_block_that_is_no_better_stays_as_calibrated(monkeypatch):
-    from qdbev.quantization.rounding import brecq as reconstruction
+    from qdbev.quantization.rounding import brecq
 
     model = _network()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    monkeypatch.setattr(reconstruction.LearnedRounding, "rounded", lambda self: self.floor * 0)
+    monkeypatch.setattr(brecq.LearnedRounding, "rounded", lambda self: self.floor * 0)
     done = _reconstructed(model, iterations=3)
-    assert done.kept == tuple(unit.path for unit in UNITS)
+    assert done.unchanged == tuple(unit.path for unit in UNITS)
     assert all(was == now for was, now in done.errors.values())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -187,8 +187,8 @@ def test_blocks_that_cannot_be_compared_are_refused():
     reference = copy.deepcopy(model)
     images = _images(0)
 
-    def run(one):
-        _run(one, images[:3] if one is reference else images)
+    def run(network):
+        _run(network, images[:3] if network is reference else images)
 
     done = reconstruct(model, reference, run, ["all"], iterations=1, learning_rate=0.1)
     assert not done.errors
@@ -202,7 +202,7 @@ def test_ranges_that_follow_are_refused():
 
 def test_tensors_are_found_in_whatever_holds_them():
     value = ({"a": [torch.tensor(1)], "b": None}, Around(torch.tensor(2), "x"), Unit(torch.tensor(3), ()))
-    assert [int(one) for one in tensors_in(value)] == [1, 2, 3]
+    assert [int(tensor) for tensor in tensors_in(value)] == [1, 2, 3]
     doubled = map_tensors(value, lambda x: 2 * x)
-    assert [int(one) for one in tensors_in(doubled)] == [2, 4, 6]
+    assert [int(tensor) for tensor in tensors_in(doubled)] == [2, 4, 6]
     assert doubled[0]["b"] is None and doubled[1].name == "x" and isinstance(doubled[2], Unit)

@@ -144,14 +144,14 @@ def test_weights_lie_on_their_grid_and_the_mean_of_the_output_is_that_of_float()
 
 
 def test_ranges_shrink_where_that_serves_the_output_better():
-    kept, shrunk = _network(), _network()
-    before = quantized_layers(kept[0])["last"].weight_quantizer.scale.clone()
-    of_kept = compensate_rounding(kept[0], lambda: kept[0](kept[1]), ["all"], rounds=1, range_factors=(1.0,))
+    whole, shrunk = _network(), _network()
+    before = quantized_layers(whole[0])["last"].weight_quantizer.scale.clone()
+    of_whole = compensate_rounding(whole[0], lambda: whole[0](whole[1]), ["all"], rounds=1, range_factors=(1.0,))
     of_shrunk = compensate_rounding(shrunk[0], lambda: shrunk[0](shrunk[1]), ["all"], rounds=1)
-    assert torch.equal(quantized_layers(kept[0])["last"].weight_quantizer.scale, before)
+    assert torch.equal(quantized_layers(whole[0])["last"].weight_quantizer.scale, before)
     factors = quantized_layers(shrunk[0])["last"].weight_quantizer.scale / before
     assert factors.min() < 0.95 and factors.max() <= 1
-    assert all(of_shrunk.errors[block][1] <= now + 1e-9 for block, (_, now) in of_kept.errors.items())
+    assert all(of_shrunk.errors[block][1] <= now + 1e-9 for block, (_, now) in of_whole.errors.items())
 
 
 def test_other_parts_stay_as_they_are():
