@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all check format lint types contracts clean
+.PHONY: help setup demo test test-all check format lint types contracts house clean
 
 # The first Python 3.11 or 3.12 that really starts (a name on the PATH may be a shim without an interpreter behind it).
 PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
@@ -55,6 +55,9 @@ types: setup ## types
 contracts: setup ## which package may import which
 	$(call section,import contracts)
 	@$(BIN)/lint-imports --no-logo
+
+house: setup ## draw docs/images/house.svg again from the imports
+	@$(BIN)/python scripts/draw_house.py
 
 clean: ## remove what tools and builds left behind; .venv, runs/ and the data stay
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
