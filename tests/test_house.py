@@ -1,0 +1,128 @@
+"""The house keeps its measures: full rooms, long files and functions, how many files know a thing, its drawing."""
+
+from __future__ import annotations
+
+import ast
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = ("qdbev", "pipelines", "profiles", "qdbev_cli")
+MODULES = sorted(path for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
+TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+
+MODULES_IN_A_ROOM = 14  # but for the commands: one verb, one module
+LINES_IN_A_FILE = 350
+STILL_LONGER = {"qdbev/quantization/grid/cpu.py", "qdbev/quantization/layers/quantizer.py"}  # wait for their splits
+MEDIAN_LINES_OF_A_FUNCTION = 5
+LONG_FUNCTION_LINES, LONG_FUNCTIONS_PERCENT = 20, 4.5
+
+
+class Thing(NamedTuple):
+    """One thing that was added once: the words that name it in code, and how many files may know them."""
+
+    kind: str
+    words: frozenset[str]
+    files: int
+
+
+def thing(kind: str, *words: str, files: int) -> Thing:
+    return Thing(kind, frozenset(words), files)
+
+
+# How many files of the product one adds or touches for one more of its kind; docs/architecture.md says which.
+THINGS = (
+    thing("observer", "entropy", "EntropyObserver", files=3),
+    thing("observer", "moving_average", "MovingAverageObserver", files=3),
+    thing("calibration method", "qdrop", files=3),
+    thing("form of a range", "pact", files=3),
+    thing("form of a range", "learned_scale", files=3),
+    thing("objective", "cwd_image", files=3),
+    thing("objective", "fitnet_bev", files=3),
+    thing("command", "import_weights", files=3),
+    thing("profile field", "training_rounding", files=3),
+    thing("profile field", "activation_offset", files=3),
+    thing("profile field", "cache_teacher", files=3),
+)
+
+
+def function_lines(tree: ast.Module) -> list[int]:
+    """Lines of the body of every function, method and nested function, from the first statement to the last.
+
+    A docstring is no statement here. Blank lines and comments in between count; a body of a docstring alone does not.
+
+    >>> function_lines(ast.parse("def f():\\n    'What.'\\n    # why\\n    a = 1\\n\\n    return a"))
+    [3]
+    """
+    lines = []
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node, clean=False) is not None else node.body
+            lines += [body[-1].end_lineno - body[0].lineno + 1] if body else []
+    return lines
+
+
+def words_of(tree: ast.Module) -> Iterator[str]:
+    """All names in code and all words in its strings; docstrings and comments say nothing here."""
+    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        for field in ("id", "attr", "arg", "name", "module", "asname"):
+            name = getattr(node, field, None)
+            if isinstance(name, str):
+                yield from name.split(".")
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in texts:
+            yield from re.findall(r"\w+", node.value)
+
+
+@pytest.fixture(scope="module")
+def words_by_file() -> dict[str, frozenset[str]]:
+    return {name: frozenset(words_of(tree)) for name, tree in TREES.items()}
+
+
+def test_measures_are_taken_as_they_say() -> None:
+    tree = ast.parse('import a.b as c\ndef f(x: "T") -> None:\n    "gone"\n    x.y = z("in words")\n')
+    assert set(words_of(tree)) == {"a", "b", "c", "f", "x", "T", "y", "z", "in", "words"}
+    assert function_lines(tree) == [1]
+    assert function_lines(
+        ast.parse("class A:\n    def f(self):\n        'What.'\n\n        return (\n            1)\n")
+    ) == [2]
+
+
+def test_no_room_is_too_full() -> None:
+    rooms: dict[str, int] = {}
+    for name in TREES:
+        folder, _, module = name.rpartition("/")
+        rooms[folder] = rooms.get(folder, 0) + (module != "__init__.py")
+    full = {room: number for room, number in rooms.items() if number > MODULES_IN_A_ROOM}
+    assert {room: number for room, number in full.items() if not room.endswith("/commands")} == {}
+
+
+def test_no_file_is_too_long() -> None:
+    lines = {name: len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in TREES}
+    assert {name for name, number in lines.items() if number > LINES_IN_A_FILE} <= STILL_LONGER
+
+
+def test_functions_are_short() -> None:
+    lines = [number for tree in TREES.values() for number in function_lines(tree)]
+    long_percent = 100 * sum(number > LONG_FUNCTION_LINES for number in lines) / len(lines)
+    assert statistics.median(lines) <= MEDIAN_LINES_OF_A_FUNCTION
+    assert round(long_percent, 1) <= LONG_FUNCTIONS_PERCENT
+
+
+@pytest.mark.parametrize("added", THINGS, ids=lambda added: f"{added.kind}-{min(added.words)}")
+def test_few_files_know_one_thing(added: Thing, words_by_file: dict[str, frozenset[str]]) -> None:
+    knowing = [name for name, words in words_by_file.items() if added.words & words]
+    assert 1 <= len(knowing) <= added.files, knowing
+
+
+def test_the_drawing_is_what_the_imports_give() -> None:
+    command = [sys.executable, ROOT / "scripts" / "draw_house.py", "--check"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
