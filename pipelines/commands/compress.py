@@ -81,9 +81,9 @@ def without_distillation(profile: Profile) -> tuple[Profile, list[str]]:
     if not section.schedule.steps or profile.model.detector == BEVFORMER:
         return profile, []
     if profile.model.tapped:
-        from pipelines.training.objectives import with_taps
+        from pipelines.training.objectives import refuse_untapped
 
-        with_taps(profile)
+        refuse_untapped(profile)
         return profile, []
     schedule = section.schedule.model_copy(update={"steps": 0})
     without = profile.model_copy(update={"distillation": section.model_copy(update={"schedule": schedule})})

@@ -6,7 +6,7 @@ from pipelines.costs.forecast import distillation_forecast
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Store
 from pipelines.training.distillation import distil
-from pipelines.training.objectives import with_taps
+from pipelines.training.objectives import refuse_untapped
 from pipelines.training.stages import trained_stages
 from pipelines.training.teacher import refuse_unkeepable
 from profiles import Profile
@@ -36,7 +36,7 @@ def run(
     """
     steps, name = profile.distillation.schedule.steps, profile.model.name
     if not control:
-        with_taps(profile)
+        refuse_untapped(profile)
         refuse_unkeepable(profile)
     if dry_run and control:
         return Outcome(would_do=[f"train the quantized {name} on without a teacher: {steps} steps"])

@@ -11,6 +11,7 @@ from pipelines.lineage.bit_plan import bits_label
 from pipelines.lineage.float_control import float_key, training_of_control
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
 from pipelines.store.locations import FLOAT, ZOO
+from profiles.sections.distillation import OBJECTIVE_WORDS
 from profiles.sections.schedule import FloatSchedule
 
 WEIGHTS = "model.safetensors"
@@ -18,15 +19,6 @@ RESULTS = "results_nusc.json"
 _SCORE = "evaluation"
 _SETTINGS_OF_SCORE = ("split", "max_boxes", "data")
 _START = {"calibration": "float", "qat": "start", "vgd": "start", "qat-longer": "start"}
-_OBJECTIVES = {
-    "vgd": "VGD",
-    "cwd_image": "CWD image",
-    "cwd_bev": "CWD BEV",
-    "fitnet_image": "hints image",
-    "fitnet_bev": "hints BEV",
-    "output_class": "classes",
-    "output_box": "boxes",
-}
 SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 
 
@@ -224,15 +216,15 @@ def link_name(model: Artifact, *, control: bool = False) -> str:
         assert isinstance(parts, list)
         return f"QAT {data['stage']}/{data['stages']}" + (f" (+{parts[-1]})" if len(parts) < 4 else "")
     if kind == "vgd":
-        return f"QAT+{'+'.join(_OBJECTIVES.get(name, name) for name in _objectives(model))}"
+        return f"QAT+{'+'.join(_words_of_objectives(model))}"
     return {"calibration": "PTQ", "qat-longer": "QAT longer"}.get(kind, kind)
 
 
-def _objectives(model: Artifact) -> list[str]:
+def _words_of_objectives(model: Artifact) -> list[str]:
     """What a distilled model was distilled by; the view-guided loss alone is not stated."""
     section = model.manifest.profile.get("distillation")
     stated = section.get("objectives") if isinstance(section, dict) else None
-    return [str(name) for name in stated] if isinstance(stated, list) else ["vgd"]
+    return [OBJECTIVE_WORDS.get(str(name), str(name)) for name in (stated if isinstance(stated, list) else ["vgd"])]
 
 
 def _bits(model: Artifact) -> str:

@@ -19,7 +19,7 @@ from pipelines.training.run import Loss, Run, detection_loss, on_device, run_tra
 from pipelines.training.stages import learning, settle_trained, training_key
 from pipelines.training.teacher import Teacher, teacher_of
 from profiles import Profile
-from qdbev.distillation import Weights
+from qdbev.distillation.weight import Weights
 from qdbev.engine import sum_losses
 
 KIND = "vgd"

@@ -1,42 +1,36 @@
-"""Objectives of distillation: profile section -> losses on student's and teacher's features, each with its weight.
+"""Objectives of distillation, a row each: what one needs of ``Features``, and its loss with a profile's settings.
 
-An objective says what of the features it needs, so that a detector that does not have it is refused by name.
+To add one: its loss in ``qdbev.distillation``, its row here, and in ``profiles.sections.distillation`` its name, its
+word for tables and its section.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar, get_args
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from profiles import Profile
-from profiles.sections.distillation import DistillationProfile, Weighed
-from profiles.sections.distillation import Objective as Name
+from profiles.sections.distillation import DistillationProfile, ObjectiveName
 from profiles.sections.model import BEVFORMER
 from qdbev.detectors.features import Features
-from qdbev.distillation import (
-    AutoWeight,
-    FixedWeight,
-    Weight,
-    bev_channel_wise_loss,
-    box_output_loss,
-    class_output_loss,
-    hint_loss,
-    image_channel_wise_loss,
-    image_hint_loss,
-    view_guided_loss,
-)
+from qdbev.distillation.cwd import bev_channel_wise_loss, image_channel_wise_loss
+from qdbev.distillation.hints import hint_loss, image_hint_loss
+from qdbev.distillation.outputs import box_output_loss, class_output_loss
+from qdbev.distillation.vgd import Reading, view_guided_loss
+from qdbev.distillation.weight import AutoWeight, FixedWeight, Weight
 
 T = TypeVar("T")
 Terms = dict[str, Tensor]
 Compare = Callable[[Features, Features], tuple[Tensor, Terms]]
-_Plain = Callable[[Features, Features], Tensor]
 
 IMAGE, BEV, MASK, LOGITS, CODE = "image", "bev_BQC", "bev_mask_BNQD", "logits_LBKC", "code_LBKD"
 OUTPUTS = frozenset({LOGITS, CODE})
+_FIELDS = {"image": IMAGE, "bev": BEV, "mask": MASK}  # by what taps and view-guided readings call them
 _OF_GEOMETRY = frozenset({MASK})  # student and teacher see the same points, so the student's is taken
 _WORDS = {
     IMAGE: "image features",
@@ -45,27 +39,24 @@ _WORDS = {
     LOGITS: "class scores of object queries",
     CODE: "box codes of object queries",
 }
-_VIEW_GUIDED_NEEDS = {
-    "product": frozenset({IMAGE, BEV, MASK}),
-    "additive": frozenset({IMAGE, BEV}),
-    "image_only": frozenset({IMAGE}),
-    "bev_only": frozenset({BEV}),
-}
-_NEEDS = {
-    "cwd_image": frozenset({IMAGE}),
-    "cwd_bev": frozenset({BEV}),
-    "fitnet_image": frozenset({IMAGE}),
-    "fitnet_bev": frozenset({BEV}),
-    "output_class": frozenset({LOGITS}),
-    "output_box": frozenset({LOGITS, CODE}),
-}
+
+
+@dataclass(frozen=True)
+class ObjectiveRow:
+    """One objective that a profile can name."""
+
+    name: ObjectiveName
+    needs: Callable[[DistillationProfile], Collection[str]]
+    """Fields of ``Features`` that must be there."""
+    loss: Callable[[Features, Features, Profile], tuple[Tensor, Terms]]
+    """Of student's and teacher's features, the loss and what else the curve shows."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """One loss beside the detection loss."""
+    """An objective of a profile: one loss beside the detection loss."""
 
-    name: Name
+    name: ObjectiveName
     needs: frozenset[str]
     """Fields of ``Features`` that must be there."""
     compare: Compare
@@ -77,16 +68,20 @@ class Objective:
 def objectives(profile: Profile) -> list[Objective]:
     """The objectives of a profile, in its order."""
     section = profile.distillation
-    compared = _comparisons(profile)
     return [
-        Objective(name, needs_of(name, section=section), compared[name], _weight(name, section=section))
+        Objective(
+            name,
+            needs_of(name, section=section),
+            partial(_with_term, row=_ROWS[name], profile=profile),
+            _weight(name, section=section),
+        )
         for name in section.objectives
     ]
 
 
-def needs_of(name: Name, *, section: DistillationProfile) -> frozenset[str]:
+def needs_of(name: ObjectiveName, *, section: DistillationProfile) -> frozenset[str]:
     """Fields of ``Features`` that an objective needs; the view-guided one's follow from how it combines its sides."""
-    return _VIEW_GUIDED_NEEDS[section.combine] if name == "vgd" else _NEEDS[name]
+    return frozenset(_ROWS[name].needs(section))
 
 
 def taught(section: DistillationProfile) -> frozenset[str]:
@@ -107,14 +102,14 @@ def refuse_missing(section: DistillationProfile, *, given: Collection[str], whos
     """
     for name in section.objectives:
         if lacking := [word for field, word in _WORDS.items() if field in needs_of(name, section=section) - set(given)]:
-            possible = [one for one in get_args(Name) if needs_of(one, section=section) <= set(given)]
+            possible = [row.name for row in OBJECTIVES if needs_of(row.name, section=section) <= set(given)]
             other = (
                 f"distillation.objectives can be {', '.join(possible)}" if possible else "no other objective can run"
             )
             raise ValueError(f"objective {name} needs {' and '.join(lacking)}, which {whose} does not give; {other}")
 
 
-def with_taps(profile: Profile) -> None:
+def refuse_untapped(profile: Profile) -> None:
     """Refuse a detector that has no taps on what its distillation compares, before anything is trained for it.
 
     Raises:
@@ -128,7 +123,7 @@ def with_taps(profile: Profile) -> None:
             f"distillation compares features, and {model.name} is known by its mmdet3d config alone, which names no "
             "taps on them: state mmdet3d.taps, or run qat-progressive, which needs none"
         )
-    given = [{"image": IMAGE, "bev": BEV}[name] for name in model.tapped]
+    given = [_FIELDS[name] for name in model.tapped]
     refuse_missing(profile.distillation, given=given, whose=f"the tapped {model.name}")
 
 
@@ -150,79 +145,90 @@ def weighed(
     return total, terms
 
 
-def _comparisons(profile: Profile) -> dict[Name, Compare]:
-    section = profile.distillation
-    of_class, of_box = section.output_class, section.output_box
-    code_weights_D = torch.tensor(profile.model.head.code_weights)
-    plain: dict[Name, _Plain] = {
-        "cwd_image": lambda student, teacher: image_channel_wise_loss(
-            _there(student.image), teacher_image=_there(teacher.image), temperature=section.cwd_image.temperature
-        ),
-        "cwd_bev": lambda student, teacher: bev_channel_wise_loss(
-            _there(student.bev_BQC), teacher_BQC=_there(teacher.bev_BQC), temperature=section.cwd_bev.temperature
-        ),
-        "fitnet_image": lambda student, teacher: image_hint_loss(
-            _there(student.image), teacher_image=_there(teacher.image)
-        ),
-        "fitnet_bev": lambda student, teacher: hint_loss(_there(student.bev_BQC), teacher=_there(teacher.bev_BQC)),
-        "output_class": lambda student, teacher: class_output_loss(
-            _there(student.logits_LBKC),
-            teacher_LBKC=_there(teacher.logits_LBKC),
-            temperature=of_class.temperature,
-            layers=of_class.layers,
-            weighting=of_class.weighting,
-        ),
-        "output_box": lambda student, teacher: box_output_loss(
-            _there(student.code_LBKD),
-            teacher_LBKD=_there(teacher.code_LBKD),
-            teacher_LBKC=_there(teacher.logits_LBKC),
-            code_weights_D=code_weights_D,
-            layers=of_box.layers,
-            weighting=of_box.weighting,
-        ),
-    }
-    compared: dict[Name, Compare] = {name: _with_term(name, loss) for name, loss in plain.items()}
-    compared["vgd"] = _view_guided(section)
-    return compared
+def _view_guided(student: Features, teacher: Features, profile: Profile) -> tuple[Tensor, Terms]:
+    reading = _reading(profile.distillation)
+    has_image, has_bev, has_mask = (side in reading.sides for side in ("image", "bev", "mask"))
+    return view_guided_loss(
+        student.image if has_image else None,
+        teacher_image=teacher.image if has_image else None,
+        student_bev=student.bev_BQC if has_bev else None,
+        teacher_bev=teacher.bev_BQC if has_bev else None,
+        bev_mask_BNQD=student.bev_mask_BNQD if has_mask else None,
+        reading=reading,
+    )
 
 
-def _view_guided(section: DistillationProfile) -> Compare:
-    needs = needs_of("vgd", section=section)
-
-    def compare(learned: Features, teacher: Features) -> tuple[Tensor, Terms]:
-        return view_guided_loss(
-            learned.image if IMAGE in needs else None,
-            teacher_image=teacher.image if IMAGE in needs else None,
-            student_bev=learned.bev_BQC if BEV in needs else None,
-            teacher_bev=teacher.bev_BQC if BEV in needs else None,
-            bev_mask_BNQD=learned.bev_mask_BNQD if MASK in needs else None,
-            temperature=section.temperature,
-            image_axis=section.image_axis,
-            bev_axis=section.bev_axis,
-            pointwise=section.pointwise,
-            normaliser=section.normaliser,
-            batch=section.batch,
-            mask=section.mask,
-            combine=section.combine,
-            detach=section.detach,
-        )
-
-    return compare
+def _image_channel_wise(student: Features, teacher: Features, profile: Profile) -> tuple[Tensor, Terms]:
+    temperature = profile.distillation.cwd_image.temperature
+    return image_channel_wise_loss(
+        _there(student.image), teacher_image=_there(teacher.image), temperature=temperature
+    ), {}
 
 
-def _with_term(name: str, loss: _Plain) -> Compare:
-    def compare(learned: Features, teacher: Features) -> tuple[Tensor, Terms]:
-        value = loss(learned, teacher)
-        return value, {name: value.detach()}
+def _bev_channel_wise(student: Features, teacher: Features, profile: Profile) -> tuple[Tensor, Terms]:
+    temperature = profile.distillation.cwd_bev.temperature
+    return bev_channel_wise_loss(
+        _there(student.bev_BQC), teacher_BQC=_there(teacher.bev_BQC), temperature=temperature
+    ), {}
 
-    return compare
+
+def _image_hint(student: Features, teacher: Features, _profile: Profile) -> tuple[Tensor, Terms]:
+    return image_hint_loss(_there(student.image), teacher_image=_there(teacher.image)), {}
 
 
-def _weight(name: Name, *, section: DistillationProfile) -> Weight:
-    own: Weighed = section if name == "vgd" else getattr(section, name)
-    if own.weight == "auto":
-        return AutoWeight(share=own.auto_share, steps=section.auto_steps)
-    return FixedWeight(own.weight)
+def _bev_hint(student: Features, teacher: Features, _profile: Profile) -> tuple[Tensor, Terms]:
+    return hint_loss(_there(student.bev_BQC), teacher=_there(teacher.bev_BQC)), {}
+
+
+def _class_output(student: Features, teacher: Features, profile: Profile) -> tuple[Tensor, Terms]:
+    settings = profile.distillation.output_class
+    return class_output_loss(
+        _there(student.logits_LBKC),
+        teacher_LBKC=_there(teacher.logits_LBKC),
+        temperature=settings.temperature,
+        layers=settings.layers,
+        weighting=settings.weighting,
+    ), {}
+
+
+def _box_output(student: Features, teacher: Features, profile: Profile) -> tuple[Tensor, Terms]:
+    settings = profile.distillation.output_box
+    return box_output_loss(
+        _there(student.code_LBKD),
+        teacher_LBKD=_there(teacher.code_LBKD),
+        teacher_LBKC=_there(teacher.logits_LBKC),
+        code_weights_D=torch.tensor(profile.model.head.code_weights),
+        layers=settings.layers,
+        weighting=settings.weighting,
+    ), {}
+
+
+def _reading(section: DistillationProfile) -> Reading:
+    return Reading(**{field.name: getattr(section, field.name) for field in fields(Reading)})
+
+
+OBJECTIVES = (
+    ObjectiveRow("vgd", lambda section: [_FIELDS[side] for side in _reading(section).sides], _view_guided),
+    ObjectiveRow("cwd_image", lambda _: [IMAGE], _image_channel_wise),
+    ObjectiveRow("cwd_bev", lambda _: [BEV], _bev_channel_wise),
+    ObjectiveRow("fitnet_image", lambda _: [IMAGE], _image_hint),
+    ObjectiveRow("fitnet_bev", lambda _: [BEV], _bev_hint),
+    ObjectiveRow("output_class", lambda _: [LOGITS], _class_output),
+    ObjectiveRow("output_box", lambda _: [LOGITS, CODE], _box_output),
+)
+_ROWS = {row.name: row for row in OBJECTIVES}
+
+
+def _with_term(student: Features, teacher: Features, *, row: ObjectiveRow, profile: Profile) -> tuple[Tensor, Terms]:
+    loss, terms = row.loss(student, teacher, profile)
+    return loss, {row.name: loss.detach(), **terms}
+
+
+def _weight(name: ObjectiveName, *, section: DistillationProfile) -> Weight:
+    settings = section.settings(name)
+    if settings.weight == "auto":
+        return AutoWeight(share=settings.auto_share, steps=section.auto_steps)
+    return FixedWeight(settings.weight)
 
 
 def _there(value: T | None) -> T:

@@ -28,7 +28,7 @@ from profiles.sections.model import MMDET3D
 from qdbev.detectors.bevformer.counting import shape_run
 from qdbev.detectors.bevformer.head import Decoded
 from qdbev.detectors.features import Features
-from qdbev.distillation import FeatureCache
+from qdbev.distillation.feature_cache import FeatureCache
 
 FORMAT = 1  # raised where code changes what a kept file means
 _FLOAT_BYTES = 4

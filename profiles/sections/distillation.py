@@ -13,7 +13,17 @@ from profiles.document import Document
 from profiles.sections.schedule import Schedule
 
 OtherObjective = Literal["cwd_image", "cwd_bev", "fitnet_image", "fitnet_bev", "output_class", "output_box"]
-Objective = Literal["vgd", OtherObjective]
+ObjectiveName = Literal["vgd", OtherObjective]
+OBJECTIVE_WORDS: dict[str, str] = {
+    "vgd": "VGD",
+    "cwd_image": "CWD image",
+    "cwd_bev": "CWD BEV",
+    "fitnet_image": "hints image",
+    "fitnet_bev": "hints BEV",
+    "output_class": "classes",
+    "output_box": "boxes",
+}
+"""Objective -> what tables call it."""
 
 
 class DistillationSchedule(Schedule):
@@ -77,7 +87,7 @@ class DistillationProfile(Weighed):
         {"objectives", *get_args(OtherObjective), "cache_teacher", "cache_limit_gb"}
     )
 
-    objectives: tuple[Objective, ...] = ("vgd",)
+    objectives: tuple[ObjectiveName, ...] = ("vgd",)
     """Losses beside the detection loss, each with a weight: vgd, or those with a section of their own below."""
     temperature: float = Field(default=1.0, gt=0)
     """Softmax temperature tau of Eq. 2."""
@@ -119,9 +129,14 @@ class DistillationProfile(Weighed):
     schedule: DistillationSchedule = DistillationSchedule()
     """The training of this phase."""
 
+    def settings(self, name: ObjectiveName) -> Weighed:
+        """The section of an objective; that of ``vgd`` is this one."""
+        section: Weighed = self if name == "vgd" else getattr(self, name)
+        return section
+
     @field_validator("objectives")
     @classmethod
-    def _some_and_each_once(cls, value: tuple[Objective, ...]) -> tuple[Objective, ...]:
+    def _some_and_each_once(cls, value: tuple[ObjectiveName, ...]) -> tuple[ObjectiveName, ...]:
         if not value or len(set(value)) < len(value):
             raise ValueError("must name at least one, and each once")
         return value

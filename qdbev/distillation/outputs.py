@@ -90,7 +90,7 @@ def box_output_loss(
             f"{tuple(teacher_LBKD.shape)}: expected (L, B, K, C), (D,) and (L, B, K, D)"
         )
     student, teacher, logits = (
-        _chosen(one, layers=layers) for one in (student_LBKD, teacher_LBKD.detach(), teacher_LBKC.detach())
+        _chosen(outputs, layers=layers) for outputs in (student_LBKD, teacher_LBKD.detach(), teacher_LBKC.detach())
     )
     error = ((student - teacher).abs() * code_weights_D.to(student)).sum(-1)
     return _weighed_mean(error, teacher_LBKC=logits, weighting=weighting)
@@ -110,8 +110,8 @@ def _chosen(outputs: Tensor, *, layers: Layers) -> Tensor:
     """The layers that count, at least in float32."""
     if layers not in get_args(Layers):
         raise ValueError(f"layers {layers!r}: expected one of {', '.join(get_args(Layers))}")
-    kept = outputs[-1:] if layers == "last" else outputs
-    return kept.to(torch.promote_types(kept.dtype, torch.float32))
+    chosen = outputs[-1:] if layers == "last" else outputs
+    return chosen.to(torch.promote_types(chosen.dtype, torch.float32))
 
 
 def _check_pair(student: Tensor, *, teacher: Tensor) -> None:

@@ -158,7 +158,7 @@ class Weights:
     def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Put back what ``state_tensors`` gave."""
         for name, weight in self._weights.items():
-            own = f"{name}."
+            prefix = f"{name}."
             weight.load_state_tensors(
-                {key.removeprefix(own): one for key, one in tensors.items() if key.startswith(own)}
+                {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
             )

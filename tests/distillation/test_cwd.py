@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 
 from qdbev.distillation.cwd import bev_channel_wise_loss, channel_wise_loss, image_channel_wise_loss
-from qdbev.distillation.vgd import bev_divergence, image_divergence
+from qdbev.distillation.vgd import Reading, bev_divergence, image_divergence
 
 
 def _pair(*shape, seed=0):
@@ -77,14 +77,16 @@ def test_bev_loss_agrees_with_loops_over_cells_and_channels(temperature):
 
 def test_image_loss_is_the_mean_over_cameras_and_levels():
     levels = [_pair(2, 3, 4, 2, 5, seed=1), _pair(2, 3, 4, 1, 2, seed=2)]
-    divergences = [image_divergence(s, teacher_BNCHW=t, normaliser="cwd_sum").mean() for s, t in levels]
+    divergences = [
+        image_divergence(s, teacher_BNCHW=t, reading=Reading(normaliser="cwd_sum")).mean() for s, t in levels
+    ]
     loss = image_channel_wise_loss([s for s, _ in levels], teacher_image=[t for _, t in levels], temperature=1.0)
     torch.testing.assert_close(loss, torch.stack(divergences).mean())
 
 
 def test_bev_loss_is_the_sum_over_cells():
     student, teacher = _pair(2, 7, 4, seed=3)
-    cells = bev_divergence(student, teacher_BQC=teacher, axis="spatial", normaliser="cwd_sum")
+    cells = bev_divergence(student, teacher_BQC=teacher, reading=Reading(bev_axis="spatial", normaliser="cwd_sum"))
     torch.testing.assert_close(bev_channel_wise_loss(student, teacher_BQC=teacher), cells.sum(1).mean())
 
 

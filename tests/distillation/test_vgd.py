@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
 import math
+import re
+from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qdbev.distillation.vgd import bev_divergence, image_divergence, spread_over_bev, view_guided_loss, view_mask
+from qdbev.distillation.vgd import (
+    Reading,
+    bev_divergence,
+    image_divergence,
+    spread_over_bev,
+    view_guided_loss,
+    view_mask,
+)
 
 LN3, LN5 = math.log(3.0), math.log(5.0)
 
@@ -70,7 +83,7 @@ def test_equation_5_by_hand():
     ],
 )
 def test_equation_6_by_hand(switches, expected):
-    loss, terms = view_guided_loss(STUDENT_IMAGE, **EXAMPLE, **switches)
+    loss, terms = view_guided_loss(STUDENT_IMAGE, **EXAMPLE, reading=Reading(**switches))
     assert float(loss) == pytest.approx(expected, abs=2e-7)
     assert float(terms["vgd"]) == float(loss)
 
@@ -171,7 +184,7 @@ def _looped(case, *, temperature, image_axis, bev_axis, pointwise, normaliser, b
 )
 def test_agrees_with_plain_loops_for_every_switch(seed, **switches):
     case = _random_case(seed)
-    loss, _ = view_guided_loss(**case, **switches)
+    loss, _ = view_guided_loss(**case, reading=Reading(**switches))
     assert float(loss) == pytest.approx(_looped(case, **switches), rel=1e-9, abs=1e-15)
 
 
@@ -181,9 +194,9 @@ def test_agrees_with_plain_loops_for_every_switch(seed, **switches):
 )
 def test_what_a_combination_does_without_may_be_missing_and_nothing_else(combine, unneeded):
     case = _random_case(11)
-    whole, _ = view_guided_loss(**case, combine=combine)
-    without = {name: None if any(one in name for one in unneeded) else tensor for name, tensor in case.items()}
-    loss, terms = view_guided_loss(**without, combine=combine)
+    whole, _ = view_guided_loss(**case, reading=Reading(combine=combine))
+    without = {name: None if any(side in name for side in unneeded) else tensor for name, tensor in case.items()}
+    loss, terms = view_guided_loss(**without, reading=Reading(combine=combine))
     assert float(loss) == float(whole)
     assert ("vgd_bev" in terms, "vgd_image" in terms) == ("bev" not in unneeded, "image" not in unneeded)
     if combine != "product":
@@ -197,7 +210,7 @@ def test_zero_with_zero_gradient_where_student_equals_teacher(image_axis, bev_ax
     case = _random_case(3)
     image, bev = case["teacher_image"].clone().requires_grad_(), case["teacher_bev"].clone().requires_grad_()
     case |= {"student_image": image, "student_bev": bev}
-    loss, _ = view_guided_loss(**case, image_axis=image_axis, bev_axis=bev_axis)
+    loss, _ = view_guided_loss(**case, reading=Reading(image_axis=image_axis, bev_axis=bev_axis))
     loss.backward()
     assert loss.item() == 0.0
     assert image.grad.abs().max() == 0.0 and bev.grad.abs().max() == 0.0
@@ -206,16 +219,21 @@ def test_zero_with_zero_gradient_where_student_equals_teacher(image_axis, bev_ax
 def test_plain_kl_over_cells_goes_below_zero_and_the_other_readings_do_not():
     student, teacher = torch.randn(2, 1, 400, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     student = teacher + 0.2 * student
-    assert (bev_divergence(student, teacher_BQC=teacher, axis="spatial") < 0).double().mean() > 0.1
-    assert bev_divergence(student, teacher_BQC=teacher, axis="spatial", pointwise="generalised_kl").min() >= 0
-    assert bev_divergence(student, teacher_BQC=teacher, axis="channel").min() >= 0
+    plain, remedied = Reading(bev_axis="spatial"), Reading(bev_axis="spatial", pointwise="generalised_kl")
+    assert (bev_divergence(student, teacher_BQC=teacher, reading=plain) < 0).double().mean() > 0.1
+    assert bev_divergence(student, teacher_BQC=teacher, reading=remedied).min() >= 0
+    assert bev_divergence(student, teacher_BQC=teacher, reading=Reading(bev_axis="channel")).min() >= 0
 
 
 @pytest.mark.parametrize(("axis", "ratio"), [("spatial", 6), ("channel", 4), ("everything", 24)])
 def test_image_normalisers_differ_by_the_size_of_one_distribution(axis, ratio):
     case = _random_case(1)
     paper, whole = (
-        image_divergence(case["student_image"], teacher_BNCHW=case["teacher_image"], axis=axis, normaliser=normaliser)
+        image_divergence(
+            case["student_image"],
+            teacher_BNCHW=case["teacher_image"],
+            reading=Reading(image_axis=axis, normaliser=normaliser),
+        )
         for normaliser in ("paper", "cwd_sum")
     )
     torch.testing.assert_close(whole, paper * ratio)
@@ -225,7 +243,11 @@ def test_image_normalisers_differ_by_the_size_of_one_distribution(axis, ratio):
 def test_bev_normalisers_differ_by_the_channels_of_one_cell(axis, ratio):
     case = _random_case(1)
     paper, whole = (
-        bev_divergence(case["student_bev"], teacher_BQC=case["teacher_bev"], axis=axis, normaliser=normaliser)
+        bev_divergence(
+            case["student_bev"],
+            teacher_BQC=case["teacher_bev"],
+            reading=Reading(bev_axis=axis, normaliser=normaliser),
+        )
         for normaliser in ("paper", "cwd_sum")
     )
     torch.testing.assert_close(whole, paper * ratio)
@@ -238,17 +260,17 @@ def test_batch_is_the_mean_of_singles():
 
 
 def test_paper_literal_equals_per_sample_at_one_sample_only():
-    one, two = _random_case(2, batch=1), _random_case(2, batch=2)
-    first, _ = view_guided_loss(**one)
-    torch.testing.assert_close(view_guided_loss(**one, batch="paper_literal")[0], first)
-    assert float(view_guided_loss(**two, batch="paper_literal")[0]) != pytest.approx(float(view_guided_loss(**two)[0]))
+    single, pair = _random_case(2, batch=1), _random_case(2, batch=2)
+    literal = Reading(batch="paper_literal")
+    torch.testing.assert_close(view_guided_loss(**single, reading=literal)[0], view_guided_loss(**single)[0])
+    assert float(view_guided_loss(**pair, reading=literal)[0]) != pytest.approx(float(view_guided_loss(**pair)[0]))
 
 
 def test_logits_and_temperature_doubled_give_four_times_each_factor():
     case = _random_case(4)
     doubled = {name: tensor * 2 if tensor.is_floating_point() else tensor for name, tensor in case.items()}
     torch.testing.assert_close(
-        view_guided_loss(**doubled, temperature=2.0)[0], 16 * view_guided_loss(**case, temperature=1.0)[0]
+        view_guided_loss(**doubled, reading=Reading(temperature=2.0))[0], 16 * view_guided_loss(**case)[0]
     )
 
 
@@ -279,9 +301,8 @@ def test_gradient_agrees_with_finite_differences(axes, pointwise):
     image, bev = case.pop("student_image").requires_grad_(), case.pop("student_bev").requires_grad_()
 
     def loss(image, bev):
-        return view_guided_loss(
-            image, student_bev=bev, **case, image_axis=axes[0], bev_axis=axes[1], pointwise=pointwise
-        )[0]
+        reading = Reading(image_axis=axes[0], bev_axis=axes[1], pointwise=pointwise)
+        return view_guided_loss(image, student_bev=bev, **case, reading=reading)[0]
 
     assert torch.autograd.gradcheck(loss, (image, bev), eps=1e-6, atol=1e-8)
 
@@ -291,7 +312,7 @@ def test_detach_stops_one_gradient_and_leaves_the_other(detach, image_moves, bev
     def gradients(detach):
         case = _random_case(10)
         image, bev = case["student_image"].requires_grad_(), case["student_bev"].requires_grad_()
-        view_guided_loss(**case, detach=detach)[0].backward()
+        view_guided_loss(**case, reading=Reading(detach=detach))[0].backward()
         zero = torch.zeros_like
         return zero(image) if image.grad is None else image.grad, zero(bev) if bev.grad is None else bev.grad
 
@@ -310,16 +331,60 @@ def test_detach_stops_one_gradient_and_leaves_the_other(detach, image_moves, bev
         ({"student_bev": STUDENT_BEV[0]}, r"expected \(B, Q, C\)"),
         ({"teacher_image": TEACHER_IMAGE[0], "student_image": STUDENT_IMAGE[0]}, r"expected \(B, N, C, H, W\)"),
         ({"teacher_image": [TEACHER_IMAGE, TEACHER_IMAGE]}, "1 levels of the student, 2 of the teacher"),
-        ({"image_axis": "batch"}, "image_axis 'batch': expected one of spatial, channel, everything"),
-        ({"bev_axis": "everything"}, "bev_axis 'everything'"),
-        ({"normaliser": "mean"}, "normaliser 'mean'"),
-        ({"batch": "sum"}, "batch 'sum'"),
-        ({"mask": "max"}, "mask 'max'"),
-        ({"combine": "sum"}, "combine 'sum'"),
-        ({"detach": "both"}, "detach 'both'"),
-        ({"detach": "bev", "combine": "additive"}, "no meaning"),
+        ({"reading": Reading(temperature=0.0)}, "temperature 0.0: expected a positive number"),
     ],
 )
 def test_refuses(change, message):
     with pytest.raises(ValueError, match=message):
         view_guided_loss(**{"student_image": STUDENT_IMAGE, **EXAMPLE, **change})
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"image_axis": "batch"}, "image_axis 'batch': expected one of spatial, channel, everything"),
+        ({"bev_axis": "everything"}, "bev_axis 'everything'"),
+        ({"pointwise": "l2"}, "pointwise 'l2'"),
+        ({"normaliser": "mean"}, "normaliser 'mean'"),
+        ({"batch": "sum"}, "batch 'sum'"),
+        ({"mask": "max"}, "mask 'max'"),
+        ({"combine": "sum"}, "combine 'sum'"),
+        ({"detach": "both"}, "detach 'both': expected one of None, image, bev"),
+        ({"detach": "bev", "combine": "additive"}, "no meaning"),
+    ],
+)
+def test_a_reading_has_only_its_values(switches, message):
+    with pytest.raises(ValueError, match=message):
+        Reading(**switches)
+
+
+def _table_of_readings():
+    """The docs' table, from the docstrings of the fields of ``Reading``."""
+    (reading,) = (node for node in ast.parse(inspect.getsource(Reading)).body if isinstance(node, ast.ClassDef))
+    rows = ["| Switch | Value | Reading |", "|---|---|---|"]
+    for field, text in itertools.pairwise(reading.body):
+        if isinstance(field, ast.AnnAssign):
+            what, *values = re.split(r"\s*\n- ", inspect.cleandoc(text.value.value).replace("``", "`"))
+            rows.append(f"| `{field.target.id}` | | {' '.join(what.split())} |")
+            for value in values:
+                name, _, meaning = " ".join(value.split()).partition(": ")
+                rows.append(f"| | {name} | {meaning} |")
+    return "\n".join(rows)
+
+
+def test_the_docs_table_is_the_fields_of_reading():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "vgd.md").read_text(encoding="utf-8")
+    assert _table_of_readings() in page, f"docs/vgd.md needs this table:\n{_table_of_readings()}"
+
+
+def test_the_table_names_every_value_of_every_switch_the_default_first():
+    named = re.findall(r"^\| (?:`(\w+)`)? ?\| (?:`(\w+)`)?", _table_of_readings(), re.MULTILINE)
+    values = {}
+    for switch, value in named:
+        if switch:
+            values[switch] = row = []
+        elif value:
+            row.append(value)
+    hints = get_type_hints(Reading)
+    assert values == {name: [str(choice) for choice in get_args(hint)] for name, hint in hints.items()}
+    assert all(chosen == [] or chosen[0] == str(getattr(Reading(), name)) for name, chosen in values.items())

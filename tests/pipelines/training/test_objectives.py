@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import get_args
 
@@ -11,19 +15,15 @@ import torch
 
 import profiles
 from pipelines.lineage.chain import link_name
-from pipelines.training.objectives import Name, given_by, objectives, refuse_missing, taught, weighed
+from pipelines.training.objectives import OBJECTIVES, given_by, objectives, refuse_missing, taught, weighed
+from profiles.sections.distillation import OBJECTIVE_WORDS, ObjectiveName
 from qdbev.detectors.features import Features
-from qdbev.distillation import (
-    bev_channel_wise_loss,
-    box_output_loss,
-    class_output_loss,
-    hint_loss,
-    image_channel_wise_loss,
-    image_hint_loss,
-    view_guided_loss,
-)
+from qdbev.distillation.cwd import bev_channel_wise_loss, image_channel_wise_loss
+from qdbev.distillation.hints import hint_loss, image_hint_loss
+from qdbev.distillation.outputs import box_output_loss, class_output_loss
+from qdbev.distillation.vgd import view_guided_loss
 
-ALL = get_args(Name)
+ALL = get_args(ObjectiveName)
 
 
 def features(seed: int) -> Features:
@@ -48,7 +48,11 @@ STUDENT, TEACHER = features(1), features(2)
 def compared(*words: str, learned: Features = STUDENT) -> dict[str, float]:
     """The bare losses of a profile's objectives."""
     profile = profiles.load("w4a6", overrides=[f"distillation.{word}" for word in words])
-    return {one.name: float(one.compare(learned, TEACHER)[0]) for one in objectives(profile)}
+    return {objective.name: float(objective.compare(learned, TEACHER)[0]) for objective in objectives(profile)}
+
+
+def test_rows_are_the_objectives_of_the_profile_and_each_has_its_word() -> None:
+    assert tuple(row.name for row in OBJECTIVES) == ALL == tuple(OBJECTIVE_WORDS)
 
 
 def test_the_default_is_the_view_guided_loss_alone() -> None:
@@ -64,8 +68,8 @@ def test_the_default_is_the_view_guided_loss_alone() -> None:
 
 
 def test_every_objective_is_the_librarys_loss() -> None:
-    found = compared(f"objectives=[{','.join(ALL)}]")
-    assert list(found) == list(ALL)
+    losses = compared(f"objectives=[{','.join(ALL)}]")
+    assert list(losses) == list(ALL)
     student, teacher, weights = STUDENT, TEACHER, torch.tensor(profiles.load("w4a6").model.head.code_weights)
     assert None not in (student.bev_BQC, student.logits_LBKC, student.code_LBKD, student.image)
     expected = {
@@ -82,7 +86,7 @@ def test_every_objective_is_the_librarys_loss() -> None:
         ),
     }
     for name, loss in expected.items():
-        assert found[name] == float(loss), name
+        assert losses[name] == float(loss), name
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,7 @@ def test_every_setting_changes_its_objective_alone(words: tuple[str, str]) -> No
     name, word = words
     chosen = f"objectives=[{','.join(ALL)}]"
     before, after = compared(chosen), compared(chosen, word)
-    assert {one for one in ALL if before[one] != after[one]} == {name}
+    assert {objective for objective in ALL if before[objective] != after[objective]} == {name}
 
 
 def test_each_has_a_weight_of_its_own_by_the_same_rule() -> None:
@@ -112,13 +116,13 @@ def test_each_has_a_weight_of_its_own_by_the_same_rule() -> None:
     shares = [float(terms[f"{name}_weighted"]) for name in ("vgd", "cwd_bev", "output_box")]
     assert shares == pytest.approx([0.2, 0.8, 3 * float(terms["output_box"])])
     assert float(total) == pytest.approx(2.0 + sum(shares))
-    assert [one.weight.value for one in wanted][:2] == pytest.approx(
+    assert [objective.weight.value for objective in wanted][:2] == pytest.approx(
         [0.2 / float(terms["vgd"]), 0.8 / float(terms["cwd_bev"])]
     )
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_an_objective_runs_on_what_it_needs_and_on_nothing_less(name: Name) -> None:
+def test_an_objective_runs_on_what_it_needs_and_on_nothing_less(name: ObjectiveName) -> None:
     profile = profiles.load("w4a6", overrides=[f"distillation.objectives=[{name}]"])
     (objective,) = objectives(profile)
     least = replace(Features(), **{field: getattr(STUDENT, field) for field in objective.needs})
@@ -156,3 +160,20 @@ def test_tables_say_what_a_model_was_distilled_by(words: list[str], name: str) -
     content = profiles.load("w4a6", overrides=words).content()
     manifest = SimpleNamespace(kind="vgd", data={}, profile=content)
     assert link_name(SimpleNamespace(manifest=manifest)) == name  # type: ignore[arg-type]
+
+
+def test_the_equations_are_reached_in_the_four_doors_that_the_docs_name() -> None:
+    """Each file of the list imports the next; the last one holds Eq. 6."""
+    root = Path(__file__).resolve().parents[3]
+    page = (root / "docs" / "vgd.md").read_text(encoding="utf-8")
+    doors = re.findall(r"^\d\. `([\w/]+)\.py`", page, re.MULTILINE)
+    assert (doors[0], doors[-1], len(doors)) == ("qdbev_cli/commands/distill_vgd", "qdbev/distillation/vgd", 4)
+    for door, after in pairwise(doors):
+        package, _, name = after.replace("/", ".").rpartition(".")
+        tree = ast.parse((root / f"{door}.py").read_text(encoding="utf-8"))
+        imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        modules = {node.module for node in imports} | {
+            f"{node.module}.{alias.name}" for node in imports for alias in node.names
+        }
+        assert f"{package}.{name}" in modules, door
+    assert "def view_guided_loss(" in (root / f"{doors[-1]}.py").read_text(encoding="utf-8")
