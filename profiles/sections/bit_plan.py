@@ -8,6 +8,7 @@ from pydantic import ByteSize, Field, field_validator
 
 from profiles.document import Document
 
+Criterion = Literal["output", "hessian", "nds"]
 CandidateBits = Literal[2, 3, 4, 5, 6, 7, 8]
 Share = float | None
 Budget = Literal["size", "bytes", "bops", "latency"]
@@ -20,7 +21,7 @@ class BitPlanProfile(Document):
     outside_digest: ClassVar[frozenset[str]] = frozenset({"latency_table"})
     later: ClassVar[frozenset[str]] = frozenset({"bytes", "latency", "observer", "scenes"})
 
-    criterion: Literal["output", "hessian", "nds"] = "output"
+    criterion: Criterion = "output"
     """What a layer's bits cost: output, how far the detector's boxes move with that layer alone quantized; hessian, the
     weights' error times the mean trace of the detection loss (HAWQ-V2), for weights alone; nds, the measured drop."""
     candidates: tuple[CandidateBits, ...] = Field(default=(2, 3, 4, 6, 8), min_length=1)

@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from profiles.document import Document
 
+Sweeps = Literal["none", "val", "all"]
+
 
 class DataProfile(Document):
     """Where samples come from."""
@@ -30,7 +32,7 @@ class DataProfile(Document):
     """Seed of the synthetic scenes; apart from the seed of training."""
     more_seeds: tuple[int, ...] = ()
     """For each of these seeds as many synthetic training scenes again, for float training alone; not used elsewhere."""
-    sweeps: Literal["none", "val", "all"] = "none"
+    sweeps: Sweeps = "none"
     """Splits that also get the 12 Hz camera sweeps between key frames (synthetic only)."""
     queue_length: int = Field(default=2, ge=1, le=8)
     """Frames per training sample, the current one included; the earlier ones only build the history."""

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Annotated
 
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from profiles.sections.calibration import CalibrationMethod
 from qdbev_cli.options import RunOptions, command
-
-
-class Method(enum.StrEnum):
-    """How ranges are found."""
-
-    ptq = "ptq"
-    dfq = "dfq"
-    gptq = "gptq"
-    adaround = "adaround"
-    brecq = "brecq"
-    qdrop = "qdrop"
 
 
 @command()
@@ -27,7 +16,7 @@ def calibrate(
     options: RunOptions,
     *,
     method: Annotated[
-        Method | None,
+        CalibrationMethod | None,
         typer.Option(help="ptq sets ranges; the others change or round weights too."),
     ] = None,
 ) -> Outcome:
@@ -39,5 +28,5 @@ def calibrate(
     """
     from pipelines.commands import calibrate
 
-    profile = options.load_profile(None if method is None else f"calibration.method={method.value}")
+    profile = options.load_profile(None if method is None else f"calibration.method={method}")
     return calibrate.run(profile, method=profile.calibration.method, **options.how())

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from profiles.sections.data import Sweeps
 from qdbev_cli.options import WorkOptions, command
 
 app = typer.Typer(no_args_is_help=True, help="Make synthetic scenes, or check and read your own nuScenes.")
-
-
-class Sweeps(enum.StrEnum):
-    """Splits with camera sweeps between key frames."""
-
-    none = "none"
-    val = "val"
-    all = "all"
 
 
 @app.command("synth")
@@ -52,7 +44,7 @@ def synth(
         None if val_scenes is None else f"data.val_scenes={val_scenes}",
         None if seed is None else f"data.seed={seed}",
         None if size is None else f"data.image_size_px={_pixels(size)}",
-        None if sweeps is None else f"data.sweeps={sweeps.value}",
+        None if sweeps is None else f"data.sweeps={sweeps}",
     )
     return data.synth(profile, out=out, **options.how())
 

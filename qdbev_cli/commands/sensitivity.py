@@ -9,15 +9,8 @@ from typing import Annotated
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from profiles.sections.bit_plan import Criterion
 from qdbev_cli.options import RunOptions, command
-
-
-class Criterion(enum.StrEnum):
-    """What the loss of a bit plan is."""
-
-    output = "output"
-    hessian = "hessian"
-    nds = "nds"
 
 
 class Level(enum.StrEnum):
@@ -56,7 +49,7 @@ def measure(
     choice = [
         *(_budget(text) for text in budget or ()),
         candidates and f"bit_plan.candidates=[{candidates}]",
-        criterion and f"bit_plan.criterion={criterion.value}",
+        criterion and f"bit_plan.criterion={criterion}",
     ]
     if any(choice) and not plan:
         raise ValueError("--budget, --candidates and --criterion say how bits are chosen: give --plan too")
