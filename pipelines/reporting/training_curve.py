@@ -25,10 +25,10 @@ def curve_png(links: Sequence[Link]) -> bytes:
 
 def _curve_rows(link: Link) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = json.loads(link.model.file("curve.json").read_text(encoding="utf-8"))
-    kept = [{"step": row["step"], "loss": row["loss"]} for row in rows if "loss" in row]
-    if kept and link.scores:
-        kept.append({"step": kept[-1]["step"], "NDS": link.scores["NDS"]})
-    return kept
+    points = [{"step": row["step"], "loss": row["loss"]} for row in rows if "loss" in row]
+    if points and link.scores:
+        points.append({"step": points[-1]["step"], "NDS": link.scores["NDS"]})
+    return points
 
 
 def _short(link: Link) -> str:

@@ -28,7 +28,7 @@ def size_table(rows: Sequence[Row], *, reference: str, title: str = "Model size"
         The rows with ``nominal_ratio`` and ``artifact_ratio`` added (how many times smaller than the reference).
 
     Raises:
-        ValueError: no row, or more than one, has the reference's name.
+        ValueError: No row, or more than one, has the reference's name.
     """
     base = reference_row(rows, reference=reference)
     columns = (
@@ -64,7 +64,7 @@ def bops_table(rows: Sequence[Row], *, reference: str, title: str = "Bit operati
         One row per model: ``name``, ``bits``, one entry per part, ``total``, ``ratio`` (reference total / total).
 
     Raises:
-        ValueError: the reference is missing, a model has one part twice, or a part is called like another column.
+        ValueError: The reference is missing, a model has one part twice, or a part is called like another column.
     """
     lines = _pivot_parts(rows)
     base = reference_row(lines, reference=reference)

@@ -9,8 +9,8 @@ class Printed(NamedTuple):
     """One row of the table.
 
     Attributes:
-        size_mb: model size [MB].
-        bops: bit operations of one inference.
+        size_mb: Model size [MB].
+        bops: Bit operations of one inference.
     """
 
     size_mb: float

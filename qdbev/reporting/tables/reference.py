@@ -12,13 +12,13 @@ def reference_row(rows: Sequence[Row], *, reference: str) -> Row:
     """The one row with this ``name``.
 
     Raises:
-        ValueError: no row, or more than one, has it.
+        ValueError: No row, or more than one, has it.
     """
-    found = [row for row in rows if row["name"] == reference]
-    if len(found) != 1:
+    matches = [row for row in rows if row["name"] == reference]
+    if len(matches) != 1:
         names = ", ".join(str(row["name"]) for row in rows) or "none"
-        raise ValueError(f"{len(found)} rows are named {reference!r}, expected one; the rows are: {names}")
-    return found[0]
+        raise ValueError(f"{len(matches)} rows are named {reference!r}, expected one; the rows are: {names}")
+    return matches[0]
 
 
 def ratio(numerator: float | None, *, to: float | None) -> float | None:

@@ -33,7 +33,7 @@ def accuracy_table(rows: Sequence[Row], *, reference: str, title: str = "Accurac
         The rows with ``NDS_change``, ``NDS_of_reference`` and ``mAP_change`` added.
 
     Raises:
-        ValueError: no row, or more than one, has the reference's name.
+        ValueError: No row, or more than one, has the reference's name.
     """
     base = reference_row(rows, reference=reference)
     errors = [error for error in ERRORS if any(error in row for row in rows)]
@@ -88,7 +88,7 @@ def sensitivity_table(
         the reference and the row of all together have none.
 
     Raises:
-        ValueError: no row, or more than one, has the reference's name.
+        ValueError: No row, or more than one, has the reference's name.
     """
     base = reference_row(rows, reference=reference)
     order = rank_by_drop(rows, unranked=(reference, together))
@@ -137,12 +137,12 @@ def class_table(rows: Sequence[Row], *, title: str = "Classes") -> Table:
 
 def _with_changes(row: Row, *, base: Row) -> dict[str, Any]:
     """The row with its differences to the reference; the reference itself has none."""
-    own = row is base
+    is_reference = row is base
     return {
         **row,
-        "NDS_change": None if own else row["NDS"] - base["NDS"],
+        "NDS_change": None if is_reference else row["NDS"] - base["NDS"],
         "NDS_of_reference": ratio(row["NDS"], to=base["NDS"]),
-        "mAP_change": None if own else row["mAP"] - base["mAP"],
+        "mAP_change": None if is_reference else row["mAP"] - base["mAP"],
     }
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qdbev.reporting.tables.rounding import score_text
-from qdbev.reporting.tables.table import Table, name_column, number_column, render, render_all
+from qdbev.reporting.tables.table import Table, name_column, number_column, plain_table, render, render_all
 
 ROWS = ({"name": "float", "NDS": 0.35449}, {"name": "a|b", "NDS": float("nan"), "extra": 7})
 COLUMNS = (name_column("name", head="model"), number_column("NDS", head="NDS", rule=score_text))
@@ -51,6 +51,28 @@ def test_json_form_holds_null_for_nan():
 def test_an_unknown_form_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match=r"'xml'.*text, md, csv, json"):
         render(TABLE, form="xml")
+
+
+def test_a_plain_table_shows_values_as_they_come_and_sets_columns_of_numbers_to_the_right():
+    rows = [["neck", 3, 0.41234, None], ["all", None, 123.456, "?"]]
+    table = plain_table("parts", title="", headers=["part", "layers", "loss", ""], rows=rows, notes=["A note."])
+    assert render(table).splitlines() == [
+        "part      layers    loss",
+        "------  --------  ------  --",
+        "neck           3  0.4123  –",
+        "all            –   123.5  ?",
+        "",
+        "A note.",
+    ]
+    assert table.rows[1] == {"part": "all", "layers": None, "loss": 123.456, "": "?"}
+
+
+def test_columns_of_a_plain_table_may_have_other_names_than_heads():
+    table = plain_table("facts", title="Facts", headers=["", ""], keys=["name", "value"], rows=[["seed", 0]])
+    assert table.rows == ({"name": "seed", "value": 0},)
+    assert [column.head for column in table.columns] == ["", ""]
+    with pytest.raises(ValueError, match="argument"):
+        plain_table("facts", title="Facts", headers=["a"], rows=[["seed", 0]])
 
 
 @pytest.mark.parametrize("form", ["text", "md"])
