@@ -160,7 +160,7 @@ def write_quantized(folder: Path, *, quantized: Quantized, profile: Profile) -> 
     """Write ``latent.safetensors``, ``structure.json`` and, with all parts on, the packed ``model.safetensors``."""
     structure = {
         "pairs": [list(pair) for pair in quantized.folding.pairs],
-        "kept": quantized.folding.kept,
+        "kept": quantized.folding.unfolded,
         "plan": quantized.plan.to_json(),
         "parts": list(quantized.parts),
         "packed": quantized.complete,
@@ -190,7 +190,7 @@ def load_quantized(artifact: Artifact, *, profile: Profile, latent: bool = False
     _insert(detector, plan=plan, section=profile.quantization)
     state = unpack_model(load_file(artifact.file(WEIGHTS))) if packed else load_file(artifact.file(LATENT))
     load_strictly(detector, state=state, origin=artifact.path.name)
-    folding = Folding(pairs=tuple(tuple(pair) for pair in structure["pairs"]), kept=structure["kept"])
+    folding = Folding(pairs=tuple(tuple(pair) for pair in structure["pairs"]), unfolded=structure["kept"])
     return Quantized(detector.eval(), folding, plan, ()).switched(structure["parts"])
 
 

@@ -15,9 +15,7 @@ from pipelines.bit_planning.costs import Packed, timed_costs
 from pipelines.bit_planning.latency_table import LatencyTable, Timed
 from profiles import Profile
 from qdbev.quantization import FLOAT_BITS, MacLine, Option, Plan, Problem, total_loss
-from qdbev.quantization.planning.bit_plan import Budgets, Resource
-
-Chosen = Mapping[str, Option]
+from qdbev.quantization.planning.bit_plan import BitPlan, Budgets, Resource
 
 
 def make_problem(
@@ -105,7 +103,7 @@ def measured_tensors(profile: Profile) -> tuple[Tensors, ...]:
     return ("weights", "inputs") if limited and profile.quantization.activation_bits < FLOAT_BITS else ("weights",)
 
 
-def point(problem: Problem, chosen: Chosen) -> dict[str, Any]:
+def point(problem: Problem, chosen: BitPlan) -> dict[str, Any]:
     """What a choice is predicted to lose, its share of the float model's costs, and what has a unit."""
     share = {name: problem.share(chosen, resource=name) for name in problem.whole}
     units: dict[str, Any] = {}
@@ -130,7 +128,7 @@ def uniform_points(problem: Problem, *, activation_bits: int) -> dict[str, Any]:
     return found
 
 
-def layer_rows(plan: Plan, *, chosen: Chosen, macs: Sequence[MacLine]) -> list[dict[str, Any]]:
+def layer_rows(plan: Plan, *, chosen: BitPlan, macs: Sequence[MacLine]) -> list[dict[str, Any]]:
     """What a plan says of each layer, in the model's order."""
     products = {line.path: line.macs for line in macs if line.is_layer}
     rows = []

@@ -82,22 +82,16 @@ def correct_empirically(
         on_layer: Told the path of each weight that is corrected.
     """
     set_sites(model, [])
-    wanted, refused = [], {}
-    for path, layer in quantized_layers(model).items():
-        for weight in layer.quantized_weights():
-            if layer.bias_of(weight.name) is None:
-                refused[f"{path}.{weight.name}"] = "it has no bias"
-            else:
-                wanted.append((path, weight.name))
-    expected = observed_means(model, run, wanted)
-    refused |= {f"{path}.{name}": "it did not run" for path, name in wanted if (path, name) not in expected}
-    shifts = {}
+    layers, shifts = quantized_layers(model), {}
+    places = [(path, weight.name) for path, layer in layers.items() for weight in layer.quantized_weights()]
+    biases = {(path, name): bias for path, name in places if (bias := layers[path].bias_of(name)) is not None}
+    refused = {f"{path}.{name}": "it has no bias" for path, name in places if (path, name) not in biases}
+    expected = observed_means(model, run, biases)
+    refused |= {f"{path}.{name}": "it did not run" for path, name in biases if (path, name) not in expected}
     _switch_weights_on(model)
     for (path, name), mean in expected.items():
-        layer = quantized_layers(model)[path]
         shift = observed_means(model, run, [(path, name)])[path, name] - mean
-        bias = layer.bias_of(name)
-        assert bias is not None
+        bias = biases[path, name]
         bias.sub_(shift.to(bias))
         shifts[f"{path}.{name}"] = shift
         if on_layer is not None:

@@ -11,14 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from qdbev.quantization.equalisation.watching import watching
 from qdbev.quantization.layers.quantized import QuantizedLayer
 from qdbev.quantization.planning.policy import classify
 
@@ -173,6 +175,12 @@ class _Watch:
         if isinstance(output, Tensor):
             self.origin[output] = Link(path, ())
 
+    def show(self, outputs: object) -> None:
+        """The example ends: what it returns is read by the outside."""
+        for value in tree_leaves(outputs):
+            if (link := self.link(value)) is not None:
+                self.strangers[link.first]["the outside"] = None
+
     def link_of(self, path: str) -> Link | None:
         """The link of a layer, if all its calls have the same one and the channels are on the same axis."""
         links = set(self.received[path])
@@ -229,51 +237,44 @@ class _FollowTensors(TorchDispatchMode):
 
 def _watch(model: nn.Module, example_call: Callable[[], object], *, norms: bool) -> _Watch:
     """Run the example in eval mode with hooks on every layer; modes and hooks are restored."""
-    watch, handles = _Watch(), []
-    was_training = {module: module.training for module in model.modules()}
+    watch = _Watch()
     owners = Counter(id(value) for module in model.modules() for value in module._parameters.values())
-
-    def enters(path: str) -> Callable[..., None]:
-        return lambda module, args, kwargs: watch.enter(path, tree_leaves((args, kwargs)))
-
-    def leaves(path: str) -> Callable[..., None]:
-        return lambda module, args, output: watch.leave(path, output)
-
-    def enters_norm(module: nn.Module, args: Any, kwargs: Any) -> None:
-        watch.enter_norm(tree_leaves((args, kwargs)))
-
-    def attends(path: str) -> Callable[..., None]:
-        return lambda module, args: watch.attention.update({path: None})
-
+    handles: list[RemovableHandle] = []
     for path, module in model.named_modules():
         kind = classify(module)[0]
-        if kind in _CHANNEL_AXES:
-            watch.axes[path] = _CHANNEL_AXES[kind]
-            if owners[id(module._parameters["weight"])] > 1:
-                watch.shared.add(path)
-            handles.append(module.register_forward_pre_hook(enters(path), with_kwargs=True))
-            handles.append(module.register_forward_hook(leaves(path)))
-        elif kind == "attention":
-            handles.append(module.register_forward_pre_hook(attends(path)))
-        elif norms and _is_scaling_norm(module):
-            watch.axes[path] = -1
-            if owners[id(module._parameters["weight"])] > 1:
-                watch.shared.add(path)
-            handles.append(module.register_forward_pre_hook(enters_norm, with_kwargs=True))
-            handles.append(module.register_forward_hook(leaves(path)))
-    try:
-        model.eval()
-        with torch.no_grad(), _FollowTensors(watch):
-            returned = example_call()
-        for value in tree_leaves(returned):
-            if (link := watch.link(value)) is not None:
-                watch.strangers[link.first]["the outside"] = None
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in was_training.items():
-            module.training = mode
+        if kind == "attention":
+            handles.append(module.register_forward_pre_hook(partial(_attends, watch, path)))
+            continue
+        is_norm = norms and _is_scaling_norm(module)
+        if kind not in _CHANNEL_AXES and not is_norm:
+            continue
+        watch.axes[path] = -1 if is_norm else _CHANNEL_AXES[kind]
+        if owners[id(module._parameters["weight"])] > 1:
+            watch.shared.add(path)
+        enters = _enters_norm if is_norm else _enters
+        handles.append(module.register_forward_pre_hook(partial(enters, watch, path), with_kwargs=True))
+        handles.append(module.register_forward_hook(partial(_leaves, watch, path)))
+    with watching(model, handles):
+        with _FollowTensors(watch):
+            outputs = example_call()
+        watch.show(outputs)
     return watch
+
+
+def _enters(watch: _Watch, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+    watch.enter(path, tree_leaves((args, kwargs)))
+
+
+def _enters_norm(watch: _Watch, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+    watch.enter_norm(tree_leaves((args, kwargs)))
+
+
+def _leaves(watch: _Watch, path: str, module: nn.Module, args: Any, output: Any) -> None:
+    watch.leave(path, output)
+
+
+def _attends(watch: _Watch, path: str, module: nn.Module, args: Any) -> None:
+    watch.attention[path] = None
 
 
 def _is_scaling_norm(module: nn.Module) -> bool:

@@ -60,11 +60,11 @@ def rescaled(
     statistics: Mapping[str, ChannelStatistics], factors: Mapping[str, Tensor]
 ) -> dict[str, ChannelStatistics]:
     """Return the statistics of the outputs after ``equalise`` gave these factors."""
-    found = dict(statistics)
-    for path in found.keys() & factors.keys():
-        mean, std = found[path]
-        found[path] = ChannelStatistics(mean / factors[path], std / factors[path])
-    return found
+    divided = dict(statistics)
+    for path in divided.keys() & factors.keys():
+        mean, std = divided[path]
+        divided[path] = ChannelStatistics(mean / factors[path], std / factors[path])
+    return divided
 
 
 def outgoing_range(model: nn.Module, path: str) -> Tensor:
@@ -108,9 +108,9 @@ def _scale(model: nn.Module, pair: Pair) -> Tensor:
     """The factors ``s``, (C,), float64; 1 where a side is zero."""
     first = outgoing_range(model, pair.first).double()
     ranges = [incoming_range(model, second).double() for second in pair.seconds]
-    for second, found in zip(pair.seconds, ranges, strict=True):
-        if found.shape != first.shape:
-            raise ValueError(f"{pair.first} has {len(first)} output channels and {second} {len(found)} input channels")
+    for second, inputs in zip(pair.seconds, ranges, strict=True):
+        if inputs.shape != first.shape:
+            raise ValueError(f"{pair.first} has {len(first)} output channels and {second} {len(inputs)} input channels")
     last = torch.stack(ranges).amax(0)
     scale = (first / last).sqrt().clamp(1e-6, 1e6)
     return torch.where((first > 0) & (last > 0), scale, torch.ones_like(scale))

@@ -22,6 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from qdbev.quantization.equalisation.watching import watching
 from qdbev.quantization.planning.policy import is_deformable_conv
 
 
@@ -38,12 +39,12 @@ class Folding:
 
     Attributes:
         pairs: (path of the convolution, path of the batch norm), in the order they ran.
-        kept: path of a batch norm that stays -> why.
+        unfolded: path of a batch norm that stays -> why.
         statistics: path of a convolution -> statistics of its output after folding; not in an artifact.
     """
 
     pairs: tuple[tuple[str, str], ...]
-    kept: dict[str, str]
+    unfolded: dict[str, str]
     statistics: dict[str, ChannelStatistics] = field(default_factory=dict, compare=False)
 
 
@@ -87,17 +88,10 @@ def apply_folding(model: nn.Module, pairs: Iterable[tuple[str, str]]) -> None:
 def find_pairs(model: nn.Module, example_call: Callable[[], object]) -> Folding:
     """Return what ``fold_batchnorm`` would do, changing nothing."""
     trace = _watch(model, example_call)
-    pairs: list[tuple[str, str]] = []
-    kept: dict[str, str] = {}
     norms = [(path, module) for path, module in model.named_modules() if isinstance(module, _BatchNorm)]
-    for path, norm in norms:
-        reason = trace.reason_to_keep(path, norm)
-        if reason:
-            kept[path] = reason
-    for conv, norm_path in dict.fromkeys(trace.matches):
-        if norm_path not in kept:
-            pairs.append((conv, norm_path))
-    return Folding(pairs=tuple(pairs), kept=kept)
+    unfolded = {path: reason for path, norm in norms if (reason := trace.reason_to_keep(path, norm))}
+    pairs = tuple(pair for pair in dict.fromkeys(trace.matches) if pair[1] not in unfolded)
+    return Folding(pairs=pairs, unfolded=unfolded)
 
 
 @dataclass
@@ -117,6 +111,18 @@ class _Trace:
     received: list[tuple[str, int | None]] = field(default_factory=list)
     calls: dict[str, int] = field(default_factory=dict)
     alive: list[Tensor] = field(default_factory=list)
+
+    def leave(self, path: str, output: Any) -> None:
+        """A convolution ends."""
+        self.alive.append(output)
+        self.produced[id(output)] = path
+        self.reads[id(output)] = 0
+        self.calls[path] = self.calls.get(path, 0) + 1
+
+    def enter(self, path: str, inputs: Any) -> None:
+        """A norm starts."""
+        key = id(inputs[0])  # of anything else it may be that of a tensor to come
+        self.received.append((path, key if key in self.produced else None))
 
     @property
     def matches(self) -> list[tuple[str, str]]:
@@ -159,39 +165,20 @@ class _CountReads(TorchDispatchMode):
 
 def _watch(model: nn.Module, example_call: Callable[[], object]) -> _Trace:
     """Run the example in eval mode with hooks on convolutions and norms; modes and hooks are restored."""
-    trace, handles = _Trace(), []
-    was_training = {module: module.training for module in model.modules()}
+    trace = _Trace()
 
-    def returned(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            trace.alive.append(output)
-            trace.produced[id(output)] = path
-            trace.reads[id(output)] = 0
-            trace.calls[path] = trace.calls.get(path, 0) + 1
-
-        return hook
+    def returns(path: str) -> Callable[..., None]:
+        return lambda module, inputs, output: trace.leave(path, output)
 
     def receives(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: Any) -> None:
-            key = id(inputs[0])  # of anything else it may be that of a tensor to come
-            trace.received.append((path, key if key in trace.produced else None))
+        return lambda module, inputs: trace.enter(path, inputs)
 
-        return hook
-
-    for path, module in model.named_modules():
-        if _can_take(module):
-            handles.append(module.register_forward_hook(returned(path)))
-        elif isinstance(module, _BatchNorm):
-            handles.append(module.register_forward_pre_hook(receives(path)))
-    try:
-        model.eval()
-        with torch.no_grad(), _CountReads(trace):
-            example_call()
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in was_training.items():
-            module.training = mode
+    modules = list(model.named_modules())
+    handles = [module.register_forward_hook(returns(path)) for path, module in modules if _can_take(module)]
+    norms = [(path, module) for path, module in modules if isinstance(module, _BatchNorm)]
+    handles += [norm.register_forward_pre_hook(receives(path)) for path, norm in norms]
+    with watching(model, handles), _CountReads(trace):
+        example_call()
     return trace
 
 

@@ -51,10 +51,12 @@ def smooth(
         run: Runs the samples that the largest magnitudes are of.
         alpha: How much of the difference between channels moves, 0 to 1; the paper has 0.5 for most models.
     """
-    found = find_connections(model, example_call, norms=True)
-    pairs = [pair for pair in found.pairs if isinstance(model.get_submodule(pair.first), nn.LayerNorm)]
+    connections = find_connections(model, example_call, norms=True)
+    pairs = [pair for pair in connections.pairs if isinstance(model.get_submodule(pair.first), nn.LayerNorm)]
     refused = {
-        path: reason for path, reason in found.refused.items() if isinstance(model.get_submodule(path), nn.LayerNorm)
+        path: reason
+        for path, reason in connections.refused.items()
+        if isinstance(model.get_submodule(path), nn.LayerNorm)
     }
     largest = _largest_inputs(model, [second for pair in pairs for second in pair.seconds], run=run)
     scales = {}
@@ -85,8 +87,8 @@ def _largest_inputs(model: nn.Module, paths: Iterable[str], *, run: Callable[[],
 
     def watch(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            found = largest_magnitude(args[0], axis=args[0].ndim - 1)
-            largest[path] = torch.maximum(largest[path], found) if path in largest else found
+            of_call = largest_magnitude(args[0], axis=args[0].ndim - 1)
+            largest[path] = torch.maximum(largest[path], of_call) if path in largest else of_call
 
         return hook
 

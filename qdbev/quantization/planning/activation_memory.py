@@ -46,9 +46,9 @@ def activation_memory(model: nn.Module, forward: Callable[[], object]) -> Activa
     counter = _LiveStorages([*model.parameters(), *model.buffers()])
     with counter:
         result = forward()
-    kept = counter.live_bytes
+    live_bytes = counter.live_bytes
     del result
-    return ActivationMemory(peak_bytes=counter.peak_bytes, kept_bytes=kept)
+    return ActivationMemory(peak_bytes=counter.peak_bytes, kept_bytes=live_bytes)
 
 
 class _LiveStorages(TorchDispatchMode):

@@ -50,8 +50,8 @@ class Option:
         return int(getattr(self, resource))
 
 
-Chosen = dict[str, Option]
-"""One option per layer, by the path of its site."""
+BitPlan = dict[str, Option]
+"""What the integer program chose: one option per layer, by the path of its site."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ class Problem:
 
     def smallest_cost(self, resource: Resource) -> int:
         """The least cost that any choice reaches."""
-        least = (min(of_layer, key=lambda one: one.cost(resource)) for of_layer in self.options.values())
+        least = (min(of_layer, key=lambda option: option.cost(resource)) for of_layer in self.options.values())
         return self._cost(least, resource)
 
     def smallest_share(self, resource: Resource) -> float:
@@ -87,7 +87,7 @@ class Problem:
 
     def largest_share(self, resource: Resource) -> float:
         """The share of the costliest choice."""
-        most = (max(of_layer, key=lambda one: one.cost(resource)) for of_layer in self.options.values())
+        most = (max(of_layer, key=lambda option: option.cost(resource)) for of_layer in self.options.values())
         return self._cost(most, resource) / self.whole[resource]
 
     def _cost(self, chosen: Iterable[Option], resource: Resource) -> int:
@@ -99,7 +99,7 @@ def total_loss(chosen: Mapping[str, Option]) -> float:
     return float(sum(option.loss for option in chosen.values()))
 
 
-def choose_bits(problem: Problem, *, budgets: Budgets) -> Chosen:
+def choose_bits(problem: Problem, *, budgets: Budgets) -> BitPlan:
     """Choose one option per layer, so that the sum of losses is least and every budget is kept.
 
     Args:
@@ -128,7 +128,7 @@ def choose_bits(problem: Problem, *, budgets: Budgets) -> Chosen:
     return chosen
 
 
-def front(problem: Problem, *, over: Resource, budgets: Budgets, points: int = 25) -> list[Chosen]:
+def front(problem: Problem, *, over: Resource, budgets: Budgets, points: int = 25) -> list[BitPlan]:
     """The Pareto front: the best choices for budgets of one resource, from the smallest reachable to the largest.
 
     Args:
@@ -143,12 +143,12 @@ def front(problem: Problem, *, over: Resource, budgets: Budgets, points: int = 2
     others = {name: share for name, share in budgets.items() if name != over}
     low, high = problem.smallest_share(over), problem.largest_share(over)
     steps = [{over: low + (high - low) * step / points} for step in range(1, points)]
-    found: list[Chosen] = []
+    plans: list[BitPlan] = []
     for limit in [*steps, {}]:
         chosen = _best(problem, budgets={**others, **limit})
-        if chosen is not None and (not found or total_loss(chosen) < total_loss(found[-1])):
-            found.append(chosen)
-    return found
+        if chosen is not None and (not plans or total_loss(chosen) < total_loss(plans[-1])):
+            plans.append(chosen)
+    return plans
 
 
 def with_bits(plan: Plan, bits: Mapping[str, tuple[int, int]]) -> Plan:
@@ -179,7 +179,7 @@ def with_bits(plan: Plan, bits: Mapping[str, tuple[int, int]]) -> Plan:
     return replace(plan, sites=tuple(sites))
 
 
-def _best(problem: Problem, *, budgets: Budgets) -> Chosen | None:
+def _best(problem: Problem, *, budgets: Budgets) -> BitPlan | None:
     """An optimum, or None where nothing keeps the budgets."""
     options = [(path, option) for path, of_layer in problem.options.items() for option in _undominated(of_layer)]
     taken = take_one_each(
@@ -190,7 +190,7 @@ def _best(problem: Problem, *, budgets: Budgets) -> Chosen | None:
     )
     if taken is None:
         return None
-    return {path: option for (path, option), one in zip(options, taken, strict=True) if one}
+    return {path: option for (path, option), is_taken in zip(options, taken, strict=True) if is_taken}
 
 
 def _limit(problem: Problem, name: Resource, share: float | Fraction) -> int:
@@ -224,11 +224,11 @@ def _rounded_up(share: float) -> float:
 
 def _undominated(options: Sequence[Option]) -> list[Option]:
     """Options to which no other is as good in loss and all costs; of equals the first."""
-    kept: list[Option] = []
-    for option in sorted(options, key=lambda one: (one.loss, *_costs(one))):
-        if not any(all(map(le, _costs(one), _costs(option))) for one in kept):
-            kept.append(option)
-    return kept
+    undominated: list[Option] = []
+    for option in sorted(options, key=lambda option: (option.loss, *_costs(option))):
+        if not any(all(map(le, _costs(better), _costs(option))) for better in undominated):
+            undominated.append(option)
+    return undominated
 
 
 def _costs(option: Option) -> tuple[int, ...]:

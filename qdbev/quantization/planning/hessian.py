@@ -75,19 +75,19 @@ def _gradients_around(
     gradients: Callable[[], Gradients], weights: Sequence[Tensor], *, moves: Sequence[Tensor]
 ) -> tuple[Gradients, Gradients]:
     """Gradients a step up and a step down; the weights are put back."""
-    kept = [weight.detach().clone() for weight in weights]
-    found: list[Gradients] = []
+    originals = [weight.detach().clone() for weight in weights]
+    sides: list[Gradients] = []
     try:
         for sign in (1.0, -1.0):
             with torch.no_grad():
-                for weight, old, move in zip(weights, kept, moves, strict=True):
-                    weight.copy_(old + sign * move)
-            found.append(gradients())
+                for weight, original, move in zip(weights, originals, moves, strict=True):
+                    weight.copy_(original + sign * move)
+            sides.append(gradients())
     finally:
         with torch.no_grad():
-            for weight, old in zip(weights, kept, strict=True):
-                weight.copy_(old)
-    return found[0], found[1]
+            for weight, original in zip(weights, originals, strict=True):
+                weight.copy_(original)
+    return sides[0], sides[1]
 
 
 def _signs(weight: Tensor, *, generator: torch.Generator) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,9 +45,9 @@ def take_one_each(
         rules.append(LinearConstraint(row[None] * scale, -np.inf, limit * scale))
     objective = _scaled(losses, owner=owner)
     while (taken := _solved(objective, rules=rules)) is not None:
-        sums = {name: sum(cost for cost, one in zip(costs[name], taken, strict=True) if one) for name in limits}
+        sums = {name: sum(itertools.compress(costs[name], taken)) for name in limits}
         if all(sums[name] <= limit for name, limit in limits.items()):
-            return [bool(one) for one in taken]
+            return [bool(is_taken) for is_taken in taken]
         # over by less than the solver's tolerance: exclude just this choice
         rules.append(LinearConstraint(taken[None].astype(float), -np.inf, len(names) - 1))
     return None
@@ -54,18 +55,18 @@ def take_one_each(
 
 def _solved(objective: np.ndarray, *, rules: Sequence[LinearConstraint]) -> np.ndarray | None:
     with _silenced():
-        found = milp(
+        solution = milp(
             objective,
             integrality=np.ones(len(objective)),
             bounds=Bounds(0, 1),
             constraints=list(rules),
             options={"mip_rel_gap": 0.0},
         )
-    if found.status == _INFEASIBLE:
+    if solution.status == _INFEASIBLE:
         return None
-    if found.status != _OPTIMAL:
-        raise ValueError(f"the program of the bit plan was not solved: {found.message}")
-    return np.asarray(found.x) > 0.5
+    if solution.status != _OPTIMAL:
+        raise ValueError(f"the program of the bit plan was not solved: {solution.message}")
+    return np.asarray(solution.x) > 0.5
 
 
 def _scaled(losses: Sequence[float], *, owner: np.ndarray) -> np.ndarray:
@@ -73,19 +74,19 @@ def _scaled(losses: Sequence[float], *, owner: np.ndarray) -> np.ndarray:
     values = np.array(losses, dtype=float)
     if not np.isfinite(values).all():
         raise ValueError("the loss of an option is not finite; a plan needs a finite loss for every choice")
-    above = values - np.array([values[owner == one].min() for one in owner])
+    above = values - np.array([values[owner == number].min() for number in owner])
     return above * (_LOSS_SCALE / above.sum()) if above.sum() > 0 else above
 
 
 @contextmanager
 def _silenced() -> Iterator[None]:
     """Drop what the solver's C++ prints on stdout, now and then, whatever it is told: results alone belong there."""
-    kept, nothing = os.dup(_STDOUT), os.open(os.devnull, os.O_WRONLY)
+    stdout, nothing = os.dup(_STDOUT), os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, _STDOUT)
     try:
         yield
     finally:
         ctypes.CDLL(None).fflush(None)
-        os.dup2(kept, _STDOUT)
-        os.close(kept)
+        os.dup2(stdout, _STDOUT)
+        os.close(stdout)
         os.close(nothing)

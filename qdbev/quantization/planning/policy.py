@@ -53,20 +53,9 @@ def make_plan(
     """
     bits = (_checked(weight_bits), _checked(activation_bits))
     part_of = _PartFinder(parts)
-    found = list(_scan(model))
-    _refuse_strays([path for path, _, _ in found], part_of=part_of, model=model)
-    sites = []
-    for path, kind, reason in found:
-        if kind == "embedding" and embedding == "float":
-            kind, reason = "float", "embedding tables are left in float by choice"
-        width = (
-            (FLOAT_BITS, FLOAT_BITS) if kind == "float" else (bits[0], FLOAT_BITS if kind == "embedding" else bits[1])
-        )
-        part = part_of(path)
-        assert part is not None
-        sites.append(
-            Site(path=path, part=part, kind=kind, weight_bits=width[0], activation_bits=width[1], reason=reason)
-        )
+    places = list(_scan(model, float_embeddings=embedding == "float"))
+    _refuse_strays([path for path, _, _ in places], part_of=part_of, model=model)
+    sites = [_site(path, part=part_of(path), kind=kind, bits=bits, reason=reason) for path, kind, reason in places]
     order = {part: index for index, part in enumerate(parts)}
     sites.sort(key=lambda site: order[site.part])
     if first_last_bits is not None:
@@ -110,7 +99,17 @@ def _refuse_strays(paths: Iterable[str], *, part_of: _PartFinder, model: nn.Modu
         raise ValueError(f"these paths of the parts are not in the model: {', '.join(missing)}")
 
 
-def _scan(model: nn.Module) -> Iterator[tuple[str, SiteKind, str]]:
+def _site(path: str, *, part: str | None, kind: SiteKind, bits: tuple[int, int], reason: str) -> Site:
+    """The site at a path: bits of weights and inputs as its kind has them."""
+    assert part is not None
+    weight_bits = FLOAT_BITS if kind == "float" else bits[0]
+    activation_bits = FLOAT_BITS if kind in ("float", "embedding") else bits[1]
+    return Site(
+        path=path, part=part, kind=kind, weight_bits=weight_bits, activation_bits=activation_bits, reason=reason
+    )
+
+
+def _scan(model: nn.Module, *, float_embeddings: bool) -> Iterator[tuple[str, SiteKind, str]]:
     """Yield (path, kind, reason) for everything that holds parameters, in the model's order."""
     inside_attention: set[int] = set()
     for path, module in model.named_modules():
@@ -125,6 +124,8 @@ def _scan(model: nn.Module) -> Iterator[tuple[str, SiteKind, str]]:
             for name in [name for name, value in module._parameters.items() if value is not None]:
                 where = f"{path}.{name}" if path else name
                 yield where, "float", f"raw parameter of {type(module).__name__}, used in float"
+        elif kind == "embedding" and float_embeddings:
+            yield path, "float", "embedding tables are left in float by choice"
         else:
             yield path, kind, reason
 
@@ -141,18 +142,22 @@ def classify(module: nn.Module) -> tuple[SiteKind, str]:
     if isinstance(module, nn.Linear):
         return _plain_or_float(module, kind="linear", parent=nn.Linear, reason=both)
     if isinstance(module, nn.Embedding):
-        return _plain_or_float(
-            module, kind="embedding", parent=nn.Embedding, reason="table per row; indices have no bits"
-        )
+        table = "table per row; indices have no bits"
+        return _plain_or_float(module, kind="embedding", parent=nn.Embedding, reason=table)
+    return "float", _reason_for_float(module)
+
+
+def _reason_for_float(module: nn.Module) -> str:
+    """Why a module without a quantized form has none; nothing where it just holds raw parameters."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        return "float", "batch norm that was not folded into a convolution stays float"
+        return "batch norm that was not folded into a convolution stays float"
     if isinstance(module, (nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)):
-        return "float", f"{type(module).__name__} stays float"
+        return f"{type(module).__name__} stays float"
     if type(module).__module__.startswith("torch.nn.") or isinstance(module, nn.modules.conv._ConvNd):
-        return "float", f"no quantized form of {type(module).__name__} yet"
+        return f"no quantized form of {type(module).__name__} yet"
     if any(cls.__name__ == _SPARSE_NAME for cls in type(module).__mro__):
-        return "float", f"no quantized form of sparse convolutions ({type(module).__name__}) yet"
-    return "float", ""
+        return f"no quantized form of sparse convolutions ({type(module).__name__}) yet"
+    return ""
 
 
 def _classify_attention(module: nn.MultiheadAttention) -> tuple[SiteKind, str]:

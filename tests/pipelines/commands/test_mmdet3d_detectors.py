@@ -217,5 +217,5 @@ def test_the_last_layers_are_those_stated(settings: list[str], tmp_path: Path) -
     wide = {site.path for site in detector_plan(detector, section=profile.quantization) if site.weight_bits == 8}
     heads = {f"bbox_head.conv_regs.{index}" for index in range(5)}
     assert wide == {"backbone.conv1", "bbox_head.conv_cls", "bbox_head.conv_centerness", *heads}
-    rows = make_rows(with_quantizers(detector, Folding(pairs=(), kept={}), profile=profile), level="part")
+    rows = make_rows(with_quantizers(detector, Folding(pairs=(), unfolded={}), profile=profile), level="part")
     assert [row.name for row in rows] == ["float", "backbone", "neck", "decoder", "all"]

@@ -69,7 +69,7 @@ def test_outputs_do_not_change_and_no_norm_is_left() -> None:
     model, x = built()
     expected = model(x)
     folding = fold_batchnorm(model, lambda: model(x))
-    assert folding.kept == {} and len(folding.pairs) == 7
+    assert folding.unfolded == {} and len(folding.pairs) == 7
     assert ("0.downsample.0", "0.downsample.1") in folding.pairs and ("2.conv", "2.bn") in folding.pairs
     assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
@@ -148,7 +148,7 @@ def test_norms_that_must_stay_say_why() -> None:
     expected = model(x)
     folding = fold_batchnorm(model, lambda: model(x))
     assert folding.pairs == (("conv.6", "good"),)
-    assert set(folding.kept) == {"after_relu", "read_twice", "shared", "sometimes", "unused", "no_statistics"}
+    assert set(folding.unfolded) == {"after_relu", "read_twice", "shared", "sometimes", "unused", "no_statistics"}
     for name, words in {
         "after_relu": "straight from",
         "read_twice": "something else reads the output of conv.1",
@@ -157,7 +157,7 @@ def test_norms_that_must_stay_say_why() -> None:
         "unused": "did not run",
         "no_statistics": "no running statistics",
     }.items():
-        assert words in folding.kept[name], name
+        assert words in folding.unfolded[name], name
     torch.testing.assert_close(model(x), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -173,8 +173,8 @@ def test_a_tensor_in_the_place_of_one_that_is_gone_is_not_taken_for_it() -> None
             return torch.stack(outs + [conv(x) for conv in self.convs]).sum(0)
 
     model, x = lively(Model()), torch.randn(2, 3, 4, 4)
-    kept = fold_batchnorm(model, lambda: model(x)).kept
-    assert len(kept) == 30 and all("straight from" in reason for reason in kept.values())
+    unfolded = fold_batchnorm(model, lambda: model(x)).unfolded
+    assert len(unfolded) == 30 and all("straight from" in reason for reason in unfolded.values())
 
 
 def test_a_head_shared_by_levels_is_folded() -> None:
@@ -211,6 +211,6 @@ def test_resnet_of_mmdet(deformable: bool) -> None:
     x = torch.randn(1, 3, 32, 32)
     expected = model(x)[0].detach()
     folding = fold_batchnorm(model, lambda: model(x))
-    assert folding.kept == {} and len(folding.pairs) == 1 + 3 * 3 + 1 + 4 * 3 + 1
+    assert folding.unfolded == {} and len(folding.pairs) == 1 + 3 * 3 + 1 + 4 * 3 + 1
     torch.testing.assert_close(model(x)[0], expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
     model.train()  # mmdet's own train() looks at the norms

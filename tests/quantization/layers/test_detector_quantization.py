@@ -51,7 +51,7 @@ def test_nominal_size_counts_the_profiles_bits_for_every_parameter(
     monkeypatch.setattr(quantized, "count_macs", lambda *_: [])
     profile = profiles.load("w8a8", overrides=ENDS_AT_4_BITS)
     plan = detector_plan(nano, section=profile.quantization)
-    model = Quantized(nano, Folding(pairs=(), kept={}), plan, parts)
+    model = Quantized(nano, Folding(pairs=(), unfolded={}), plan, parts)
     cost = quantized_cost(model, profile=profile, split=NOWHERE, trainable=2**20)
     assert cost["size_nominal_mb"] == bits / 8
 

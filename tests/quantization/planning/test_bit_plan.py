@@ -15,7 +15,7 @@ from torch import nn
 from qdbev.quantization import make_plan, packed_bytes
 from qdbev.quantization.planning.bit_plan import (
     RESOURCES,
-    Chosen,
+    BitPlan,
     Option,
     Problem,
     choose_bits,
@@ -130,7 +130,7 @@ PROBLEM = Problem(
 )
 
 
-def bits_of(chosen: Chosen) -> dict[str, int]:
+def bits_of(chosen: BitPlan) -> dict[str, int]:
     return {path: option.weight_bits for path, option in chosen.items()}
 
 
