@@ -41,7 +41,7 @@ def thing(kind: str, *words: str, files: int) -> Thing:
 THINGS = (
     thing("observer", "entropy", "EntropyObserver", files=3),
     thing("observer", "moving_average", "MovingAverageObserver", files=3),
-    thing("calibration method", "qdrop", files=3),
+    thing("calibration method", "qdrop", files=2),
     thing("form of a range", "pact", files=3),
     thing("form of a range", "learned_scale", files=3),
     thing("objective", "cwd_image", files=3),

@@ -21,7 +21,7 @@ class Reconstructed:
 
     Attributes:
         reconstruction: what the library says.
-        method: ``brecq`` or ``qdrop``.
+        method: Its name in the profile.
     """
 
     reconstruction: Reconstruction
@@ -40,7 +40,7 @@ class Reconstructed:
         )
 
     def write(self, folder: Path) -> None:
-        """Write ``brecq.json`` or ``qdrop.json``."""
+        """Write a file with the name of the method, such as ``brecq.json``."""
         done = self.reconstruction
         blocks = [
             {**unit._asdict(), "nearest": before, "learned": now, "kept_as_calibrated": unit.path in done.unchanged}

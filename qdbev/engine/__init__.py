@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from qdbev.engine.average import AverageWeights, weights_of
 from qdbev.engine.batches import Batches, ShuffledBatches, numbered
+from qdbev.engine.loss import Loss, sum_losses
 from qdbev.engine.moment import ExtraState, Moment, TrainResult
-from qdbev.engine.objective import Loss, sum_losses
 from qdbev.engine.optimiser import OptimiserSettings
 from qdbev.engine.randomness import seed_everything
 from qdbev.engine.schedule import ScheduleSettings, learning_rate_factor

@@ -13,7 +13,7 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from qdbev.engine.average import AverageWeights
-from qdbev.engine.objective import Loss, Objective
+from qdbev.engine.loss import Loss, LossModule
 from qdbev.engine.optimiser import (
     OptimiserSettings,
     build_optimiser,
@@ -65,7 +65,7 @@ class Stepper:
         # the fused kernel and the gradient scaler of fp16 both want to unscale
         self._plain = build_optimiser(model, settings=settings, fused=accelerator.scaler is None)
         self._parameters = [parameter for group in self._plain.param_groups for parameter in group["params"]]
-        self._objective, self._optimiser = accelerator.prepare(Objective(model, loss=loss), self._plain)
+        self._loss_module, self._optimiser = accelerator.prepare(LossModule(model, loss=loss), self._plain)
         self._plain.zero_grad()
 
     def take(self, stream: Iterator[tuple[int, Any]], *, step: int, factor: float, stop: bool) -> Outcome:
@@ -135,8 +135,8 @@ class Stepper:
             if self._accelerator.device.type != "cpu":
                 batch = send_to_device(batch, self._accelerator.device)
             seed_everything(self._seed, number)
-            with self._accelerator.accumulate(self._objective):
-                loss, terms = self._objective(batch, step)
+            with self._accelerator.accumulate(self._loss_module):
+                loss, terms = self._loss_module(batch, step)
                 self._accelerator.backward(loss)
             for name, term in {**terms, "loss": loss.detach()}.items():
                 total[name] = term.double() / count + total.get(name, 0.0)

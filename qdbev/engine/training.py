@@ -14,8 +14,8 @@ from torch import nn
 
 from qdbev.engine.accelerating import Precision, open_accelerator
 from qdbev.engine.batches import Batches
+from qdbev.engine.loss import Loss, frozen_batchnorm
 from qdbev.engine.moment import ExtraState, OnSave, OnStep, TrainResult
-from qdbev.engine.objective import Loss, frozen_batchnorm
 from qdbev.engine.optimiser import OptimiserSettings
 from qdbev.engine.randomness import seed_everything
 from qdbev.engine.running import Run

@@ -1,4 +1,4 @@
-"""The objective: what a loss must be, mmengine's rule for dicts of losses, and batch norm held still."""
+"""The loss as a module: what a loss must be, mmengine's rule for dicts of losses, and batch norm held still."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qdbev.engine.objective import Objective, frozen_batchnorm, sum_losses
+from qdbev.engine.loss import LossModule, frozen_batchnorm, sum_losses
 
 
 def test_losses_are_summed_by_name():
@@ -28,8 +28,8 @@ def test_nothing_called_loss_is_refused():
 
 def test_terms_are_numbers_without_gradient():
     model = nn.Linear(1, 1)
-    objective = Objective(model, loss=lambda batch, step: (model(batch).sum(), {"a": model(batch), "b": step + 0.5}))
-    loss, terms = objective(torch.ones(1, 1), 2)
+    loss_module = LossModule(model, loss=lambda batch, step: (model(batch).sum(), {"a": model(batch), "b": step + 0.5}))
+    loss, terms = loss_module(torch.ones(1, 1), 2)
     assert loss.requires_grad and loss.shape == ()
     assert terms["b"].item() == 2.5 and not terms["a"].requires_grad and terms["a"].dtype == torch.float64
 
@@ -37,11 +37,11 @@ def test_terms_are_numbers_without_gradient():
 @pytest.mark.parametrize("value", [torch.ones(2, requires_grad=True), torch.ones(()), 3.0])
 def test_refuses_what_is_no_loss(value):
     with pytest.raises(ValueError, match=r"at step 7 .* expected one number with a gradient"):
-        Objective(nn.Linear(1, 1), loss=lambda batch, step: (value, {}))(None, 7)
+        LossModule(nn.Linear(1, 1), loss=lambda batch, step: (value, {}))(None, 7)
 
 
 def test_loss_that_is_a_module_adds_no_parameters():
-    assert [name for name, _ in Objective(nn.Linear(1, 1), loss=nn.Linear(2, 2)).named_parameters()] == [
+    assert [name for name, _ in LossModule(nn.Linear(1, 1), loss=nn.Linear(2, 2)).named_parameters()] == [
         "model.weight",
         "model.bias",
     ]

@@ -14,8 +14,8 @@ Terms = Mapping[str, float | Tensor]
 Loss = Callable[[Any, int], tuple[Tensor, Terms]]
 
 
-class Objective(nn.Module):
-    """A model with its loss; called as ``objective(batch, step)``.
+class LossModule(nn.Module):
+    """A model with its loss; called as ``loss_module(batch, step)``.
 
     Mixed precision and DDP wrap this module, so the model itself is never wrapped or patched, and the loss may call it
     as it likes (several times, under no_grad, part by part).
