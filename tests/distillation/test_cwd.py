@@ -54,7 +54,7 @@ def test_image_loss_agrees_with_loops_over_cameras_and_channels(temperature):
             for n in range(3):
                 for c in range(4):
                     places = [(h, w) for h in range(student.shape[3]) for w in range(student.shape[4])]
-                    rows = ([float(one[b, n, c, h, w]) for h, w in places] for one in (teacher, student))
+                    rows = ([float(features[b, n, c, h, w]) for h, w in places] for features in (teacher, student))
                     total += _looped(*rows, temperature=temperature) / 4
         means.append(total / (2 * 3))
     loss = image_channel_wise_loss(
@@ -69,7 +69,7 @@ def test_bev_loss_agrees_with_loops_over_cells_and_channels(temperature):
     total = 0.0
     for b in range(2):
         for c in range(4):
-            rows = ([float(one[b, i, c]) for i in range(7)] for one in (teacher, student))
+            rows = ([float(features[b, i, c]) for i in range(7)] for features in (teacher, student))
             total += _looped(*rows, temperature=temperature) / 4
     loss = bev_channel_wise_loss(student, teacher_BQC=teacher, temperature=temperature)
     assert float(loss) == pytest.approx(total / 2, rel=1e-9)

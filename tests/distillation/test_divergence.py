@@ -75,8 +75,8 @@ def test_refuses(change, message):
 
 
 def test_levels_are_paired_and_a_tensor_is_one_level():
-    one, two = torch.zeros(1), torch.ones(1)
-    assert paired_levels(one, teacher_image=two) == [(one, two)]
-    assert paired_levels([one, two], teacher_image=(two, one)) == [(one, two), (two, one)]
+    zero, one = torch.zeros(1), torch.ones(1)
+    assert paired_levels(zero, teacher_image=one) == [(zero, one)]
+    assert paired_levels([zero, one], teacher_image=(one, zero)) == [(zero, one), (one, zero)]
     with pytest.raises(ValueError, match="2 levels of the student, 1 of the teacher"):
-        paired_levels([one, two], teacher_image=one)
+        paired_levels([zero, one], teacher_image=one)

@@ -21,10 +21,10 @@ def _tensors():
 
 def test_what_is_read_is_what_was_written(cache):
     cache.save("a", _tensors())
-    found = cache.load("a")
-    assert set(found) == set(_tensors())
+    loaded = cache.load("a")
+    assert set(loaded) == set(_tensors())
     for name, tensor in _tensors().items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor)
+        assert loaded[name].dtype == tensor.dtype and torch.equal(loaded[name], tensor)
 
 
 def test_a_later_save_replaces_and_leaves_one_file(cache):

@@ -35,7 +35,7 @@ def test_image_hints_are_the_mean_over_levels_of_different_size():
 
 
 def test_gradient_pulls_the_student_alone():
-    student, teacher = (one.requires_grad_() for one in _pair(2, 3).unbind())
+    student, teacher = (features.requires_grad_() for features in _pair(2, 3).unbind())
     hint_loss(student, teacher=teacher).backward()
     assert teacher.grad is None
     torch.testing.assert_close(student.grad, 2 * (student - teacher).detach() / 6)

@@ -86,8 +86,8 @@ def test_class_gradient_is_that_of_the_binary_cross_entropy():
     student, teacher = case["student_class"].requires_grad_(), case["teacher_class"]
     loss = class_output_loss(student, teacher_LBKC=teacher, layers="all", weighting="uniform")
     cross = torch.nn.functional.binary_cross_entropy_with_logits(student, teacher.sigmoid(), reduction="none")
-    one, other = (torch.autograd.grad(each, student)[0] for each in (loss, cross.sum(-1).mean()))
-    torch.testing.assert_close(one, other)
+    ours, expected = (torch.autograd.grad(value, student)[0] for value in (loss, cross.sum(-1).mean()))
+    torch.testing.assert_close(ours, expected)
 
 
 def test_zero_with_zero_gradient_where_student_equals_teacher():
@@ -131,7 +131,7 @@ def test_extreme_logits_stay_finite_with_finite_gradients():
 
 
 def test_no_gradient_reaches_the_teacher():
-    case = {name: one.requires_grad_() for name, one in _case(4).items()}
+    case = {name: tensor.requires_grad_() for name, tensor in _case(4).items()}
     loss = class_output_loss(case["student_class"], teacher_LBKC=case["teacher_class"])
     loss = loss + box_output_loss(
         case["student_box"],
