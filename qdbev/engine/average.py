@@ -79,9 +79,9 @@ def weights_of(model: nn.Module, *, state: Mapping[str, Tensor]) -> Iterator[nn.
     Yields:
         The same model.
     """
-    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    present = {name: value.detach().clone() for name, value in model.state_dict().items()}
     try:
         model.load_state_dict(dict(state), strict=True)
         yield model
     finally:
-        model.load_state_dict(own, strict=True)
+        model.load_state_dict(present, strict=True)

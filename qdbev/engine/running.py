@@ -21,11 +21,11 @@ from qdbev.engine.interruption import StopSignals
 from qdbev.engine.moment import ExtraState, Moment, OnSave, OnStep, TrainResult
 from qdbev.engine.schedule import ScheduleSettings, learning_rate_factor
 from qdbev.engine.state import DamagedState, ResumeState, load_state, save_state
-from qdbev.engine.stepping import Outcome, Stepper
+from qdbev.engine.stepping import Stepper, StepResult
 
 
 @dataclass
-class Run:
+class Training:
     """A training in progress: the fixed settings, and what changes with each step."""
 
     stepper: Stepper
@@ -75,11 +75,11 @@ class Run:
             while self._left():
                 factor = learning_rate_factor(self.step, settings=self.schedule)
                 stop = signals.received is not None
-                outcome = self.stepper.take(stream, step=self.step, factor=factor, stop=stop)
+                taken = self.stepper.take(stream, step=self.step, factor=factor, stop=stop)
                 self.step += 1
-                self._account(outcome)
+                self._account(taken)
                 self._report(learning_rate=self.learning_rate * factor)
-                stop = outcome.stop or (signals.received is not None and self.accelerator.num_processes == 1)
+                stop = taken.stop or (signals.received is not None and self.accelerator.num_processes == 1)
                 if stop or self.step % self.save_every == 0 or not self._left():
                     self._save()
                 if stop:
@@ -88,7 +88,7 @@ class Run:
                 signals.obey()
 
     def result(self, resumed_from: int) -> TrainResult:
-        """Give the outcome of a finished run."""
+        """Give the result of a finished training."""
         average = self.stepper.average
         return TrainResult(
             steps=self.step,
@@ -126,14 +126,14 @@ class Run:
     def _left(self) -> bool:
         return self.step < self.schedule.steps
 
-    def _account(self, outcome: Outcome) -> None:
-        if outcome.finite:
-            self.curve.add(outcome.values)
+    def _account(self, result: StepResult) -> None:
+        if result.finite:
+            self.curve.add(result.values)
             self.bad = []
-            self.bar.set_postfix(loss=f"{outcome.values['loss']:.4g}", skipped=len(self.skipped), refresh=False)
+            self.bar.set_postfix(loss=f"{result.values['loss']:.4g}", skipped=len(self.skipped), refresh=False)
         else:
             self.skipped.append(self.step - 1)
-            self.bad.append(f"step {self.step - 1}: {_described(outcome.values)}")
+            self.bad.append(f"step {self.step - 1}: {_described(result.values)}")
         if len(self.bad) >= self.nonfinite_limit:
             raise ValueError(
                 f"{len(self.bad)} steps in a row were not finite ({'; '.join(self.bad)}): "

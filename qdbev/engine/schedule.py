@@ -59,11 +59,11 @@ class ScheduleSettings:
 def learning_rate_factor(step: int, *, settings: ScheduleSettings) -> float:
     """Give the factor on the peak learning rate at one step.
 
-    >>> plan = ScheduleSettings(steps=4, warmup_steps=0, minimum_ratio=0.0)
-    >>> [round(learning_rate_factor(step, settings=plan), 4) for step in range(4)]
+    >>> settings = ScheduleSettings(steps=4, warmup_steps=0, minimum_ratio=0.0)
+    >>> [round(learning_rate_factor(step, settings=settings), 4) for step in range(4)]
     [1.0, 0.8536, 0.5, 0.1464]
-    >>> plan = ScheduleSettings(steps=9, warmup_steps=2, warmup_ratio=0.5, shape="constant")
-    >>> [learning_rate_factor(step, settings=plan) for step in range(3)]
+    >>> settings = ScheduleSettings(steps=9, warmup_steps=2, warmup_ratio=0.5, shape="constant")
+    >>> [learning_rate_factor(step, settings=settings) for step in range(3)]
     [0.5, 0.75, 1.0]
 
     Args:

@@ -91,17 +91,17 @@ def load_state(scratch: Path, *, key: str) -> ResumeState | None:
     Raises:
         DamagedState: The state is damaged.
     """
-    own = sorted(scratch.glob(_folder_name(key, step=None)))
-    if not own:
+    folders = sorted(scratch.glob(_folder_name(key, step=None)))
+    if not folders:
         if foreign := sorted(scratch.glob("state-*")):
             _LOG.warning("%s belongs to a run of other settings: starting from step 0", foreign[-1])
         return None
-    content = {name: _verified(own[-1], name=name) for name in _FILES}
+    content = {name: _verified(folders[-1], name=name) for name in _FILES}
     record = json.loads(content["state.json"])
     if record["key"] != key:
-        raise DamagedState(f"resume state {own[-1]} is of key {record['key']!r}, not {key!r}: delete that folder")
+        raise DamagedState(f"resume state {folders[-1]} is of key {record['key']!r}, not {key!r}: delete that folder")
     tensors = load(content["tensors.safetensors"])
-    return ResumeState(folder=own[-1], step=record["step"], tensors=tensors, record=record["record"])
+    return ResumeState(folder=folders[-1], step=record["step"], tensors=tensors, record=record["record"])
 
 
 def _folder_name(key: str, *, step: int | None) -> str:

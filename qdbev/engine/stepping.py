@@ -25,7 +25,7 @@ from qdbev.engine.randomness import seed_everything
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepResult:
     """What one step gave.
 
     Attributes:
@@ -68,7 +68,7 @@ class Stepper:
         self._loss_module, self._optimiser = accelerator.prepare(LossModule(model, loss=loss), self._plain)
         self._plain.zero_grad()
 
-    def take(self, stream: Iterator[tuple[int, Any]], *, step: int, factor: float, stop: bool) -> Outcome:
+    def take(self, stream: Iterator[tuple[int, Any]], *, step: int, factor: float, stop: bool) -> StepResult:
         """Take one step.
 
         Args:
@@ -91,7 +91,7 @@ class Stepper:
         finite = math.isfinite(values["loss"]) and (math.isfinite(values["grad_norm"]) or not norm_counts)
         self._update() if finite else self._skip(buffers)
         self._plain.zero_grad()
-        return Outcome(values=values, finite=finite, stop=stop)
+        return StepResult(values=values, finite=finite, stop=stop)
 
     def tensors(self) -> dict[str, Tensor]:
         """Give everything that a resumed run needs, as flat tensors."""
@@ -114,8 +114,8 @@ class Stepper:
         Raises:
             ValueError: The state is of another model, optimiser or precision.
         """
-        state, own = _of_kind("model", tensors=tensors), self.model.state_dict()
-        if odd := _differing(state, own):
+        state, present = _of_kind("model", tensors=tensors), self.model.state_dict()
+        if odd := _differing(state, present):
             raise ValueError(f"it is of another model, {len(odd)} tensors differ, first {odd[0]}")
         self.model.load_state_dict(state, strict=True)
         load_optimiser_tensors(self._plain, tensors=_of_kind("moment", tensors=tensors))
@@ -168,9 +168,9 @@ def _of_kind(kind: str, *, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.partition(":")[2]: tensor for name, tensor in tensors.items() if name.startswith(kind + ":")}
 
 
-def _differing(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+def _differing(state: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> list[str]:
     """Names that one of the two lacks or has in another shape."""
-    return sorted(name for name in {*state, *own} if _shape(state, name) != _shape(own, name))
+    return sorted(name for name in {*state, *present} if _shape(state, name) != _shape(present, name))
 
 
 def _shape(tensors: Mapping[str, Tensor], name: str) -> object:

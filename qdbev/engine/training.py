@@ -18,7 +18,7 @@ from qdbev.engine.loss import Loss, frozen_batchnorm
 from qdbev.engine.moment import ExtraState, OnSave, OnStep, TrainResult
 from qdbev.engine.optimiser import OptimiserSettings
 from qdbev.engine.randomness import seed_everything
-from qdbev.engine.running import Run
+from qdbev.engine.running import Training
 from qdbev.engine.schedule import ScheduleSettings
 from qdbev.engine.stepping import Stepper
 
@@ -100,7 +100,7 @@ def train(
         find_unused_parameters=find_unused_parameters,
     )
     stepper = Stepper(model, loss=loss, accelerator=accelerator, settings=optimiser, ema_decay=ema_decay, seed=seed)
-    run = Run(
+    training = Training(
         stepper=stepper,
         accelerator=accelerator,
         schedule=schedule,
@@ -114,17 +114,20 @@ def train(
         on_save=on_save,
         extra_state=extra_state,
     )
-    resumed_from = run.resume()
+    resumed_from = training.resume()
     was_training = model.training
     try:
-        with frozen_batchnorm(model, freeze=freeze_batchnorm), run.tracked(tensorboard, progress=progress, label=label):
-            run.go(batches)
+        with (
+            frozen_batchnorm(model, freeze=freeze_batchnorm),
+            training.tracked(tensorboard, progress=progress, label=label),
+        ):
+            training.go(batches)
     finally:
         model.train(was_training)
         if accelerator.num_processes > 1 or accelerator.device.type != "cpu":
             accelerator.free_memory()  # DDP's hooks on the parameters and the moments on the device go now
     seed_everything(seed, schedule.steps)  # what follows finds the same generators after any history
-    return run.result(resumed_from)
+    return training.result(resumed_from)
 
 
 def _check_counts(*, save_every: int, log_every: int, accumulation: int, nonfinite_limit: int) -> None:

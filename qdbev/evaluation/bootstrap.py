@@ -99,14 +99,14 @@ def _class_scores(
     """AP at each threshold, and the five true-positive errors, of one class."""
     positives = int(matched.positives @ weights)
     copies = weights[matched.scene]
-    kept = copies > 0
-    place = np.cumsum(kept) - 1  # of a prediction among those kept
-    copies, confidence = copies[kept], matched.confidence[kept]
+    drawn = copies > 0
+    place = np.cumsum(drawn) - 1  # of a prediction among those drawn
+    copies, confidence = copies[drawn], matched.confidence[drawn]
     total = np.cumsum(copies)
     first = round(100 * min_recall) + 1
     aps, errors = [], np.ones(len(TP_METRICS))
     for number, hits in enumerate(matched.hits):
-        present = kept[hits]
+        present = drawn[hits]
         rows = place[hits[present]]
         if positives == 0 or len(rows) == 0:
             aps.append(0.0)
@@ -137,11 +137,11 @@ def _curve(
     hit = np.arange(1, times.sum() + 1)  # hits so far, at each copy of a hit
     inside = hit - np.repeat(np.cumsum(times) - times, times)  # 1 .. k within the copies of one prediction
     seen = np.repeat(total[rows] - times, times) + inside  # predictions so far
-    own = np.repeat(confidence[rows], times)
-    before = np.where(inside > 1, own, np.repeat(confidence[np.maximum(rows - 1, 0)], times))
+    at_hit = np.repeat(confidence[rows], times)
+    before = np.where(inside > 1, at_hit, np.repeat(confidence[np.maximum(rows - 1, 0)], times))
     recall = np.stack([hit - 1, hit], axis=1).ravel() / float(positives)
     precision = np.stack([(hit - 1) / np.maximum(seen - 1, 1), hit / seen], axis=1).ravel()
-    level = np.stack([before, own], axis=1).ravel()
+    level = np.stack([before, at_hit], axis=1).ravel()
     skip = 1 if seen[0] == 1 else 0  # nothing comes before a first prediction that hits
     return (
         np.append(recall[skip:], hit[-1] / float(positives)),

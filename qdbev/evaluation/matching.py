@@ -59,13 +59,13 @@ def match(truth: EvalBoxes, *, predictions: EvalBoxes, scene_of: dict[str, str])
     numbers = {name: number for number, name in enumerate(scenes)}
     scene_index = {token: numbers[scene_of[token]] for token in truth.sample_tokens}
     names = list(config_factory("detection_cvpr_2019").class_names)
-    truths, found = (_by_class(boxes) for boxes in (truth, predictions))
+    truths, predicted = (_by_class(boxes) for boxes in (truth, predictions))
     return Matches(
         scenes,
         {
             name: _match_class(
                 truths.get(name, []),
-                predictions=found.get(name, []),
+                predictions=predicted.get(name, []),
                 scene_index=scene_index,
                 scenes=len(scenes),
                 name=name,
@@ -150,10 +150,10 @@ def _errors(pairs: Sequence[tuple[DetectionBox, DetectionBox]], *, name: str) ->
     period = np.pi if name == "barrier" else 2 * np.pi
     functions = {
         "trans_err": center_distance,
-        "scale_err": lambda truth, found: 1 - scale_iou(truth, found),
-        "orient_err": lambda truth, found: yaw_diff(truth, found, period=period),
+        "scale_err": lambda truth, box: 1 - scale_iou(truth, box),
+        "orient_err": lambda truth, box: yaw_diff(truth, box, period=period),
         "vel_err": velocity_l2,
-        "attr_err": lambda truth, found: 1 - attr_acc(truth, found),
+        "attr_err": lambda truth, box: 1 - attr_acc(truth, box),
     }
     rows = [[float(functions[metric](*pair)) for pair in pairs] for metric in TP_METRICS]
     return np.array(rows, dtype=np.float64).reshape(len(TP_METRICS), len(pairs))

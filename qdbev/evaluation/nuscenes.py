@@ -122,6 +122,18 @@ def predicted_boxes(submission: Mapping[str, Any] | Path | str, *, truth: Ground
     """
     content = submission if isinstance(submission, Mapping) else _read(Path(submission))
     config = config_factory("detection_cvpr_2019")
+    results = _results_of(content, truth=truth, max_boxes=config.max_boxes_per_sample)
+    try:
+        boxes = EvalBoxes.deserialize(results, DetectionBox)
+    except (AssertionError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"the submission has a box nuScenes does not accept ({type(error).__name__}: {error})."
+        ) from error
+    return _filtered(boxes, tables=truth.tables, class_range=config.class_range)
+
+
+def _results_of(content: Mapping[str, Any], *, truth: GroundTruth, max_boxes: int) -> dict[str, Any]:
+    """The boxes of each sample of ``truth``; ValueError where a sample is missing or has too many."""
     if not isinstance(content.get("results"), Mapping):
         raise ValueError(
             "a submission holds 'results', a dict from sample token to a list of boxes; this one does not."
@@ -134,17 +146,9 @@ def predicted_boxes(submission: Mapping[str, Any] | Path | str, *, truth: Ground
             f"{truth.scene_of[missing[0]]}; give every sample of the scenes an entry, if only an empty list."
         )
     for token in truth.scene_of:
-        if len(results[token]) > config.max_boxes_per_sample:
-            raise ValueError(
-                f"sample {token} has {len(results[token])} boxes, nuScenes allows {config.max_boxes_per_sample}."
-            )
-    try:
-        boxes = EvalBoxes.deserialize({token: results[token] for token in truth.scene_of}, DetectionBox)
-    except (AssertionError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"the submission has a box nuScenes does not accept ({type(error).__name__}: {error})."
-        ) from error
-    return _filtered(boxes, tables=truth.tables, class_range=config.class_range)
+        if len(results[token]) > max_boxes:
+            raise ValueError(f"sample {token} has {len(results[token])} boxes, nuScenes allows {max_boxes}.")
+    return {token: results[token] for token in truth.scene_of}
 
 
 @contextlib.contextmanager
@@ -166,12 +170,12 @@ def _filtered(boxes: EvalBoxes, *, tables: NuScenes, class_range: dict[str, floa
 
 def _signature(folder: Path) -> tuple[tuple[str, int, int], ...]:
     """Name, size and time of each table: what a kept table set is keyed by."""
-    found = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.json"))]
-    if not found:
+    tables = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.json"))]
+    if not tables:
         raise ValueError(
             f"no nuScenes tables in {folder}; give the root that holds {folder.name}/ with its .json files."
         )
-    return tuple(found)
+    return tuple(tables)
 
 
 @lru_cache(maxsize=1)

@@ -78,26 +78,30 @@ def sample_result(
     in_ego = centre @ sensor[:3, :3].T + sensor[:3, 3]
     near = np.linalg.norm(in_ego[:, :2], axis=1) <= class_ranges(classes)[label]
     usable = near & np.isfinite(box).all(axis=1) & np.isfinite(score)
-    kept = np.flatnonzero(usable)
-    kept = kept[np.argsort(-score[kept], kind="stable")][:MAX_BOXES]
-    turn = pose[:3, :3] @ sensor[:3, :3]
-    columns = {
-        "translation": in_ego[kept] @ pose[:3, :3].T + pose[:3, 3],
-        "size": box[kept][:, [4, 3, 5]],
-        "rotation": _global_quaternions(box[kept, 6], turn=turn),
-        "velocity": (np.pad(box[kept, 7:9], ((0, 0), (0, 1))) @ turn.T)[:, :2],
-    }
-    names = [classes[index] for index in label[kept]]
+    best = np.flatnonzero(usable)
+    best = best[np.argsort(-score[best], kind="stable")][:MAX_BOXES]
+    places = in_ego[best] @ pose[:3, :3].T + pose[:3, 3]
+    columns = {"translation": places, **_global_columns(box[best], turn=pose[:3, :3] @ sensor[:3, :3])}
+    names = [classes[index] for index in label[best]]
     return [
         {
             "sample_token": token,
             **{key: values[row].tolist() for key, values in columns.items()},
             "detection_name": name,
-            "detection_score": float(score[kept[row]]),
+            "detection_score": float(score[best[row]]),
             "attribute_name": attribute(name, speed_mps=float(np.linalg.norm(columns["velocity"][row]))),
         }
         for row, name in enumerate(names)
     ]
+
+
+def _global_columns(box: NDArray[np.float64], *, turn: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """Size, rotation and velocity as the format has them, in the frame that ``turn`` leads to."""
+    return {
+        "size": box[:, [4, 3, 5]],
+        "rotation": _global_quaternions(box[:, 6], turn=turn),
+        "velocity": (np.pad(box[:, 7:9], ((0, 0), (0, 1))) @ turn.T)[:, :2],
+    }
 
 
 def attribute(name: str, *, speed_mps: float) -> str:

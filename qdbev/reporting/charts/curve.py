@@ -109,7 +109,12 @@ def _draw_scores(axes: Axes, *, points: Sequence[Row], float_nds: float | None) 
     margin = max(0.08 * (high - low), 0.004)
     axes.set_ylim(low - margin, high + margin)
     axes.set_ylabel("NDS", color=INK)
-    for height, (_, text, colour, weight) in zip(_spread(labels, span=high - low + 2 * margin), labels, strict=True):
+    _label_right(axes, labels, span=high - low + 2 * margin)
+
+
+def _label_right(axes: Axes, labels: Sequence[tuple[float, str, str, str]], *, span: float) -> None:
+    """Writes height, text, colour and weight of each label at the right edge."""
+    for height, (_, text, colour, weight) in zip(_spread(labels, span=span), labels, strict=True):
         axes.annotate(
             text,
             xy=(1.0, height),

@@ -46,6 +46,19 @@ def quiet_axes(axes: Axes, *, grid: Literal["x", "y"] = "y") -> None:
     axes.patch.set_alpha(0.0)
 
 
+def label_bar(axes: Axes, text: str, *, end: float, place: float, size: float | None = None) -> None:
+    """Writes behind the end of a horizontal bar."""
+    axes.annotate(
+        text,
+        xy=(end, place),
+        xytext=(6, 0),
+        textcoords="offset points",
+        va="center",
+        color=INK,
+        fontsize=size,
+    )
+
+
 def picture_bytes(figure: Figure, *, form: str) -> bytes:
     """The figure as a file: PNG on white, SVG on nothing (it takes the colour of the page).
 

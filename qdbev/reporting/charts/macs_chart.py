@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib
 
-from qdbev.reporting.charts.figure import BLUE, FAINT, INK, STYLE, new_figure, picture_bytes, quiet_axes
+from qdbev.reporting.charts.figure import BLUE, FAINT, INK, STYLE, label_bar, new_figure, picture_bytes, quiet_axes
 from qdbev.reporting.tables.rounding import bops_unit, percent_text, scaled_text
 
 BAR_PX = 30
@@ -45,14 +45,8 @@ def macs_picture(
         axes.barh(places, [value / divisor for value in macs.values()], height=0.6, color=colours)
         for place, (name, value) in zip(places, macs.items(), strict=True):
             share = "" if name in operations else f"  {percent_text(value / total if total else 0.0)}"
-            axes.annotate(
-                f"{scaled_text(value, divisor=divisor)} {letter}{share}",
-                xy=(value / divisor, place),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-                color=INK,
-            )
+            label = f"{scaled_text(value, divisor=divisor)} {letter}{share}"
+            label_bar(axes, label, end=value / divisor, place=place)
         axes.set_yticks(places, list(macs))
         axes.set_ylim(len(macs) - 0.5, -0.5)
         axes.set_title(title, color=INK, loc="left", fontsize=9.5)

@@ -10,7 +10,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qdbev.reporting.charts.figure import BLUE, GREEN, INK, ORANGE, STYLE, new_figure, picture_bytes, quiet_axes
+from qdbev.reporting.charts.figure import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    STYLE,
+    label_bar,
+    new_figure,
+    picture_bytes,
+    quiet_axes,
+)
 
 Row = Mapping[str, Any]
 
@@ -90,15 +100,7 @@ def _draw_bars(axes: Axes, *, rows: Sequence[Row], reference_nds: float) -> None
         if row.get("NDS_low") is not None:
             end = max(drop, -row["NDS_low"])
             axes.plot([-row["NDS_high"], -row["NDS_low"]], [place, place], color=INK, linewidth=1.2)
-        axes.annotate(
-            f"{drop:.3f}".replace("-", "−"),
-            xy=(max(end, 0.0), place),
-            xytext=(6, 0),
-            textcoords="offset points",
-            va="center",
-            color=INK,
-            fontsize=8.5,
-        )
+        label_bar(axes, f"{drop:.3f}".replace("-", "−"), end=max(end, 0.0), place=place, size=8.5)
     axes.axvline(0.0, color=INK, linewidth=0.8)
     axes.set_yticks(places, [_label(row, rank=place + 1) for place, row in zip(places, rows, strict=True)])
     axes.tick_params(axis="y", labelsize=8.5)

@@ -127,9 +127,9 @@ def confident(source: BoxSource, *, min_score: float) -> BoxSource:
     """The source without its boxes of a lower score; a source without scores keeps all."""
     if source.scores is None:
         return source
-    kept = np.asarray(source.scores) >= min_score
-    labels = source.labels[kept] if len(source.labels) else source.labels
-    return BoxSource(source.name, source.boxes[kept], labels, source.scores[kept], source.colour)
+    likely = np.asarray(source.scores) >= min_score
+    labels = source.labels[likely] if len(source.labels) else source.labels
+    return BoxSource(source.name, source.boxes[likely], labels, source.scores[likely], source.colour)
 
 
 def box_colours(source: BoxSource) -> list[str]:
@@ -142,14 +142,8 @@ def box_colours(source: BoxSource) -> list[str]:
 def _draw_header(figure: Figure, *, sources: Sequence[BoxSource], title: str) -> None:
     """Title on the left, legend on the right."""
     height = figure.get_figheight() * DPI
-    figure.text(
-        MARGIN_PX / (figure.get_figwidth() * DPI),
-        1 - HEADER_PX / 2 / height,
-        title,
-        va="center",
-        color=INK,
-        fontsize=12,
-    )
+    left, middle = MARGIN_PX / (figure.get_figwidth() * DPI), 1 - HEADER_PX / 2 / height
+    figure.text(left, middle, title, va="center", color=INK, fontsize=12)
     named = [source for source in sources if source.colour is not None]
     marks = [Line2D([], [], color=source.colour, linewidth=4, solid_capstyle="butt") for source in named]
     if marks:
@@ -179,14 +173,7 @@ def _draw_cameras(
     full_width, full_height = figure.get_figwidth() * DPI, figure.get_figheight() * DPI
     for line, cameras in enumerate(CAMERA_PLACES):
         for column, camera in enumerate(cameras):
-            picture, projection = enlarge_image(
-                images[camera], lidar2img=lidar2img[camera], width_px=width_px, height_px=height_px
-            )
-            for source in sources:
-                colours = np.array([to_rgb(colour) for colour in box_colours(source)]).reshape(-1, 3) * 255
-                picture = draw_camera_boxes(
-                    picture, boxes=source.boxes, lidar2img=projection, colours=colours.round().astype(np.uint8)
-                )
+            picture = _camera_picture(images[camera], lidar2img=lidar2img[camera], sources=sources, size_px=size_px)
             left = MARGIN_PX + column * (width_px + GAP_PX)
             top = HEADER_PX + line * (height_px + GAP_PX)
             figure.figimage(picture, xo=left, yo=round(full_height) - top - height_px, origin="upper")
@@ -199,6 +186,20 @@ def _draw_cameras(
                 fontsize=9,
                 bbox={"facecolor": "black", "alpha": 0.45, "edgecolor": "none", "boxstyle": "round,pad=0.3"},
             )
+
+
+def _camera_picture(
+    image: np.ndarray, *, lidar2img: np.ndarray, sources: Sequence[BoxSource], size_px: tuple[int, int]
+) -> np.ndarray:
+    """One image at the size it is shown, with the boxes of all sources."""
+    width_px, height_px = size_px
+    picture, projection = enlarge_image(image, lidar2img=lidar2img, width_px=width_px, height_px=height_px)
+    for source in sources:
+        colours = np.array([to_rgb(colour) for colour in box_colours(source)]).reshape(-1, 3) * 255
+        picture = draw_camera_boxes(
+            picture, boxes=source.boxes, lidar2img=projection, colours=colours.round().astype(np.uint8)
+        )
+    return picture
 
 
 def _draw_panels(figure: Figure, *, sources: Sequence[BoxSource], side_px: int, range_m: float) -> None:
