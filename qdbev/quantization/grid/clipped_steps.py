@@ -23,16 +23,16 @@ import torch
 from torch import Tensor
 
 from qdbev.ops import Bytes
-from qdbev.quantization.grid.fake_quantize import Learned, limits_of
-from qdbev.quantization.grid.integers import align_scale, as_bytes, clamped_steps, in_steps, kernel_for, shift
+from qdbev.quantization.grid.fake_quantize import limits_of
+from qdbev.quantization.grid.forms import Learned
+from qdbev.quantization.grid.integers import align_scale, as_bytes, clamped_steps, in_steps, shift
+from qdbev.quantization.grid.kernels import cpu_kernel_for
 from qdbev.quantization.grid.recomputation import close_saved, open_saved, remember
 from qdbev.quantization.grid.rectifier import note_rectified
 
 
 class Clipping(NamedTuple):
-    """What a quantizer does with a tensor, where what is clipped is asked before rounding.
-
-    It does what ``qdbev.quantization.grid.fake_quantize.Rounding`` does, by the same names.
+    """The form of fake quantization (``qdbev.quantization.grid.forms``) that clips before it rounds.
 
     Attributes:
         scale: one step, or one per channel of ``axis``, float32, without a gradient.
@@ -85,10 +85,9 @@ class Clipping(NamedTuple):
         limits: dict[str, Any] = {"scale": self.scale, "axis": self.axis, "low": self.low, "high": self.high}
         if self.offset is None:
             return clamped_steps(x, **limits, rescale=True).to(x.dtype)
-        kernel = kernel_for(x, axis=self.axis) if x.is_cpu else None
+        kernel = cpu_kernel_for(x, axis=self.axis)
         if kernel is not None:
-            made: Tensor = kernel.onto_grid(x, **limits, rescale=True, offset=self.offset.item())
-            return made
+            return kernel.onto_grid(x, **limits, rescale=True, offset=self.offset.item())
         offset = self.offset.detach()
         return clamped_steps(shift(x, offset=offset), **limits, rescale=True).add_(offset).to(x.dtype)
 
@@ -101,16 +100,16 @@ class Clipping(NamedTuple):
         """Return ``onto_grid`` with gradients to ``x`` and to what is learned."""
         if not torch.is_grad_enabled():
             return self.onto_grid(x)
-        if any(one is not None and one.requires_grad for one in (x, *self.learned)):
+        if any(tensor is not None and tensor.requires_grad for tensor in (x, *self.learned)):
             result: Tensor = _Clipped.apply(x, *self.learned, self.with_learned((None, None)))
             return result
-        watched = [one for one in self.watched if one is not None]
-        return remember(self.onto_grid(x), x, *watched, remake=lambda values, *_: self.onto_grid(values))
+        watched = [tensor for tensor in self.watched if tensor is not None]
+        return remember(self.onto_grid(x), x, *watched, recompute=lambda values, *_: self.onto_grid(values))
 
-    def pass_back(self, gradient: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Learned]:
-        """Return what of the gradient of the output passes to ``x``, and the gradients of what is learned.
+    def pass_back(self, grad_output: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Learned]:
+        """Return the gradient of ``x``, and the gradients of what is learned.
 
-        ``fresh`` is for the sake of its namesake: torch operations write into nothing here.
+        ``fresh`` changes nothing: torch operations write into nothing here.
         """
         learned, offset = self.learned
         wanted = learned is not None and learned.requires_grad
@@ -118,49 +117,52 @@ class Clipping(NamedTuple):
             least = 0 if self.low == 0 else -1
             with torch.no_grad():
                 levels = in_steps(x, scale=learned.to(x.dtype))
-            passed = _where_within(gradient, steps=levels, low=least, high=1)
-            at_level = (gradient - passed).mul(levels.clamp(least, 1)).sum(dtype=torch.float32) if wanted else None
-            return passed, (at_level, None)
+            grad_input = _where_within(grad_output, steps=levels, low=least, high=1)
+            clipped = (grad_output - grad_input).mul(levels.clamp(least, 1)) if wanted else None
+            return grad_input, (None if clipped is None else clipped.sum(dtype=torch.float32), None)
         with torch.no_grad():
             steps = in_steps(shift(x, offset=offset), scale=align_scale(self.scale, ndim=x.ndim, axis=self.axis))
-        passed = _where_within(gradient, steps=steps, low=self.low, high=self.high)
-        of_scale = of_offset = None
+        grad_input = _where_within(grad_output, steps=steps, low=self.low, high=self.high)
+        grad_scale = grad_offset = None
         if wanted:
             slope = _slope(steps, low=self.low, high=self.high)
             others = [place for place in range(x.ndim) if place != self.axis] if self.axis is not None else None
-            of_scale = (slope * gradient).sum(others).mul_(self._share(x))
+            grad_scale = (slope * grad_output).sum(others).mul_(self._share(x))
         if offset is not None and offset.requires_grad:
-            of_offset = (gradient - passed).sum(dtype=torch.float32).mul_(self._share(x))
-        return passed, (of_scale, of_offset)
+            grad_offset = (grad_output - grad_input).sum(dtype=torch.float32).mul_(self._share(x))
+        return grad_input, (grad_scale, grad_offset)
 
-    def remake_and_pass_back(self, gradient: Tensor, x: Tensor, *, rectified: bool) -> tuple[Tensor, Tensor, Learned]:
+    def recompute_and_pass_back(
+        self, grad_output: Tensor, x: Tensor, *, rectified: bool
+    ) -> tuple[Tensor, Tensor, Learned]:
         """Return ``onto_grid`` and ``pass_back`` of a fresh gradient, on a CPU in one pass over memory.
 
         ``rectified``, where integers are unsigned, lets it do the backward pass of the ReLU that made ``x`` as well.
         """
-        kernel = kernel_for(x, axis=self.axis) if x.is_cpu and gradient.dtype == x.dtype else None
+        kernel = cpu_kernel_for(x, axis=self.axis) if grad_output.dtype == x.dtype else None
         if kernel is None:
-            return self.onto_grid(x), *self.pass_back(gradient, x, fresh=True)
+            return self.onto_grid(x), *self.pass_back(grad_output, x, fresh=True)
         learned, offset = self.learned
         at_level = learned is not None and self.steps_per_range is not None
-        again, passed, (slope, below, above) = kernel.again_and_clipped(
-            gradient,
+        recomputed, grad_input, (grad_scale, clipped_low, clipped_high) = kernel.recomputed_and_clipped_grads(
+            grad_output,
             x,
             scale=self.scale,
             axis=self.axis,
             low=self.low,
             high=self.high,
             offset=0.0 if offset is None else offset.item(),
-            unit=learned.item() if learned is not None and at_level else None,
+            level=learned.item() if learned is not None and at_level else None,
             rectified=rectified,
             in_place=True,
         )
         if rectified:
-            note_rectified(passed)
+            note_rectified(grad_input)
         if at_level:
-            return again, passed, (above.sum() if self.low == 0 else (above - below).sum(), None)
-        of_offset = None if offset is None else (above + below).sum() * self._share(x)
-        return again, passed, (slope * self._share(x), of_offset)
+            grad_level = clipped_high.sum() if self.low == 0 else (clipped_high - clipped_low).sum()
+            return recomputed, grad_input, (grad_level, None)
+        grad_offset = None if offset is None else (clipped_high + clipped_low).sum() * self._share(x)
+        return recomputed, grad_input, (grad_scale * self._share(x), grad_offset)
 
     def _share(self, x: Tensor) -> float:
         """LSQ's ``1 / sqrt(N p)``, with ``N`` elements to a step."""
@@ -174,20 +176,20 @@ class _Clipped(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, learned: Tensor | None, offset: Tensor | None, clipping: Clipping) -> Tensor:
         ctx.save_for_backward(x, learned, offset)
-        ctx.clipping, ctx.remake = clipping, _remake
+        ctx.clipping, ctx.recompute = clipping, _recompute
         return clipping.with_learned((learned, offset)).onto_grid(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, *learned = close_saved(ctx)
-        passed, found = ctx.clipping.with_learned(tuple(learned)).pass_back(gradients[0], x, fresh=False)
-        return passed, *found, None
+        grad_input, grads = ctx.clipping.with_learned(tuple(learned)).pass_back(gradients[0], x, fresh=False)
+        return grad_input, *grads, None
 
 
-def _remake(ctx: Any) -> Tensor:
+def _recompute(ctx: Any) -> Tensor:
     x, *learned = open_saved(ctx)
-    made: Tensor = ctx.clipping.with_learned(tuple(learned)).onto_grid(x)
-    return made
+    recomputed: Tensor = ctx.clipping.with_learned(tuple(learned)).onto_grid(x)
+    return recomputed
 
 
 @torch.no_grad()

@@ -19,23 +19,15 @@ import torch
 from torch import Tensor
 
 from qdbev.ops import Bytes
-from qdbev.quantization.grid.integers import (
-    align_scale,
-    as_bytes,
-    clamped_steps,
-    integer_limits,
-    kernel_for,
-    round_steps,
-)
+from qdbev.quantization.grid.forms import Learned
+from qdbev.quantization.grid.integers import align_scale, as_bytes, clamped_steps, integer_limits, round_steps
+from qdbev.quantization.grid.kernels import cpu_kernel_for, kernel_for
 from qdbev.quantization.grid.recomputation import close_saved, open_saved, remember
 from qdbev.quantization.grid.rectifier import note_rectified
 
-Learned = tuple[Tensor | None, Tensor | None]
-"""What a quantizer learns, or the gradients of that: the scale in one form or another, and the offset."""
-
 
 class Rounding(NamedTuple):
-    """What a quantizer does with a tensor, where that is rounding at a scale.
+    """The form of fake quantization (``qdbev.quantization.grid.forms``) that rounds at a scale.
 
     Attributes:
         scale: one scale, or one per channel of ``axis``, float32, without a gradient.
@@ -91,59 +83,61 @@ class Rounding(NamedTuple):
         if x.requires_grad or self.log_scale is not None:
             result: Tensor = _Rounded.apply(x, self.log_scale, self)
             return result
-        return remember(self.onto_grid(x), x, self.scale, remake=lambda values, _: self.onto_grid(values))
+        return remember(self.onto_grid(x), x, self.scale, recompute=lambda values, _: self.onto_grid(values))
 
-    def pass_back(self, gradient: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Learned]:
-        """Return what of the gradient of the output passes to ``x``, and the gradients of ``learned``.
+    def pass_back(self, grad_output: Tensor, x: Tensor, *, fresh: bool) -> tuple[Tensor, Learned]:
+        """Return the gradient of ``x``, and the gradients of ``learned``.
 
-        ``fresh`` lets it write into the gradient.
+        ``fresh`` lets it write into the gradient of the output.
         """
-        kernel = kernel_for(x, axis=self.axis) if gradient.dtype == x.dtype and not torch.is_grad_enabled() else None
+        kernel = kernel_for(x, axis=self.axis) if grad_output.dtype == x.dtype and not torch.is_grad_enabled() else None
         if kernel is None:
-            return self._pass_back_by_torch(gradient, x)
-        grid = {"scale": self.scale, "axis": self.axis, "low": self.low, "high": self.high, "in_place": fresh}
+            return self._pass_back_by_torch(grad_output, x)
+        grid: dict[str, Any] = {"scale": self.scale, "axis": self.axis, "low": self.low, "high": self.high}
         if self.log_scale is None:
-            return kernel.passed(gradient, x, **grid), (None, None)
-        passed, total = kernel.passed_and_slope(gradient, x, **grid)
-        return passed, (total * self._share(x), None)
+            return kernel.grad_input(grad_output, x, **grid, in_place=fresh), (None, None)
+        grad_input, total = kernel.grad_input_and_log_scale(grad_output, x, **grid, in_place=fresh)
+        return grad_input, (total * self._share(x), None)
 
-    def remake_and_pass_back(self, gradient: Tensor, x: Tensor, *, rectified: bool) -> tuple[Tensor, Tensor, Learned]:
+    def recompute_and_pass_back(
+        self, grad_output: Tensor, x: Tensor, *, rectified: bool
+    ) -> tuple[Tensor, Tensor, Learned]:
         """Return ``onto_grid`` and ``pass_back`` of a fresh gradient, on a CPU in one pass over memory.
 
         ``rectified``, where integers are unsigned, lets it do the backward pass of the ReLU that made ``x`` as well.
         """
-        kernel = kernel_for(x, axis=self.axis) if x.is_cpu and gradient.dtype == x.dtype else None
+        kernel = cpu_kernel_for(x, axis=self.axis) if grad_output.dtype == x.dtype else None
         if kernel is None:
-            return self.onto_grid(x), *self.pass_back(gradient, x, fresh=True)
-        again, passed, total = kernel.again_and_passed(
-            gradient,
+            return self.onto_grid(x), *self.pass_back(grad_output, x, fresh=True)
+        recomputed, grad_input, total = kernel.recomputed_and_grads(
+            grad_output,
             x,
             scale=self.scale,
             axis=self.axis,
             low=self.low,
             high=self.high,
-            slope=self.log_scale is not None,
+            learned=self.log_scale is not None,
             rectified=rectified,
             in_place=True,
         )
         if rectified:
-            note_rectified(passed)
-        return again, passed, (None if total is None else total * self._share(x), None)
+            note_rectified(grad_input)
+        return recomputed, grad_input, (None if total is None else total * self._share(x), None)
 
-    def _pass_back_by_torch(self, gradient: Tensor, x: Tensor) -> tuple[Tensor, Learned]:
+    def _pass_back_by_torch(self, grad_output: Tensor, x: Tensor) -> tuple[Tensor, Learned]:
         scale = self.scale if self.log_scale is None else self.log_scale.exp()  # this may be differentiated itself
         aligned = align_scale(scale, ndim=x.ndim, axis=self.axis)
         steps = round_steps(x, scale=aligned)
-        passed = _passed(gradient, steps=steps, x=x, low=self.low, high=self.high)
+        grad_input = _grad_input(grad_output, steps=steps, x=x, low=self.low, high=self.high)
         if self.log_scale is None:
-            return passed, (None, None)
+            return grad_input, (None, None)
         y = steps.clamp(self.low, self.high).mul_(aligned).to(x.dtype)
-        # inside, S q - x; where clamped, S q: the gradient times y, less what passes times x
-        terms = torch.mul(gradient, y).addcmul_(passed, x, value=-1.0)
+        # inside, S q - x; where clamped, S q: the gradient times y, less that of x times x
+        terms = torch.mul(grad_output, y).addcmul_(grad_input, x, value=-1.0)
         others = [place for place in range(x.ndim) if place != self.axis]
         summed_in = torch.promote_types(x.dtype, torch.float32)
         total: Tensor = terms.sum(others if self.axis is not None else None, dtype=summed_in)
-        return passed, (total.view(scale.shape) * self._share(x), None)
+        return grad_input, (total.view(scale.shape) * self._share(x), None)
 
     def _share(self, x: Tensor) -> float:
         """LSQ's ``1 / sqrt(N q_max)``, with ``N`` elements to a scale."""
@@ -224,33 +218,33 @@ class _Rounded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, log_scale: Tensor | None, rounding: Rounding) -> Tensor:
         ctx.save_for_backward(x, *rounding.watched)
-        ctx.rounding, ctx.remake = rounding, _remake
+        ctx.rounding, ctx.recompute = rounding, _recompute
         return rounding.onto_grid(x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
+        (grad_output,) = gradients
         x, _ = close_saved(ctx)
-        # A layer that had the output made again has just computed the gradient: nobody else holds it. A hook that keeps
-        # the gradient of a quantizer's output keeps what passed instead; it had better copy it.
-        fresh = getattr(ctx, "remade", False)
-        passed, (of_log_scale, _) = ctx.rounding.pass_back(gradient, x, fresh=fresh)
-        return passed, of_log_scale, None
+        # A layer that had the output recomputed has just computed the gradient: nobody else holds it. A hook that keeps
+        # the gradient of a quantizer's output keeps that of its input instead; it had better copy it.
+        fresh = getattr(ctx, "was_recomputed", False)
+        grad_input, (grad_log_scale, _) = ctx.rounding.pass_back(grad_output, x, fresh=fresh)
+        return grad_input, grad_log_scale, None
 
 
-def _remake(ctx: Any) -> Tensor:
+def _recompute(ctx: Any) -> Tensor:
     x, _ = open_saved(ctx)
-    ctx.remade = True
-    made: Tensor = ctx.rounding.onto_grid(x)
-    return made
+    ctx.was_recomputed = True
+    recomputed: Tensor = ctx.rounding.onto_grid(x)
+    return recomputed
 
 
-def _passed(gradient: Tensor, *, steps: Tensor, x: Tensor, low: int, high: int) -> Tensor:
+def _grad_input(grad_output: Tensor, *, steps: Tensor, x: Tensor, low: int, high: int) -> Tensor:
     """The gradient where the integer needed no clamp, zero where it did.
 
     Done by the backward pass of a clamp of ``steps`` halfway between integers, which is faster than a mask.
     """
-    passed: Tensor = torch.ops.aten.hardtanh_backward(gradient.to(steps.dtype), steps, low - 0.5, high + 0.5)
+    result: Tensor = torch.ops.aten.hardtanh_backward(grad_output.to(steps.dtype), steps, low - 0.5, high + 0.5)
     if low == 0:  # a negative value is clamped also where it rounds to zero
-        passed = torch.ops.aten.threshold_backward(passed, x.to(steps.dtype), -torch.finfo(steps.dtype).tiny)
-    return passed.to(gradient.dtype)
+        result = torch.ops.aten.threshold_backward(result, x.to(steps.dtype), -torch.finfo(steps.dtype).tiny)
+    return result.to(grad_output.dtype)

@@ -17,19 +17,16 @@ back ``q S + beta``.
 
 from __future__ import annotations
 
-import functools
-from importlib import import_module
-from types import ModuleType
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from qdbev.ops import Bytes, has_cpu_kernel, has_triton
+from qdbev.ops import Bytes
+from qdbev.quantization.grid.kernels import cpu_kernel_for, kernel_for
 
 ScaleRule = Literal["qdbev", "hawq"]
 
-_PLAIN = (Tensor, nn.Parameter)
 _WIDE = (torch.float32, torch.float64)
 MIN_BITS = 2
 MAX_BITS = 16
@@ -179,8 +176,7 @@ def clamped_steps(
         aligned = align_scale(scale, ndim=x.ndim, axis=axis)
         steps = round_steps(values, scale=aligned).clamp_(low, high)
         return steps.mul_(aligned) if rescale else steps
-    result: Tensor = kernel.onto_grid(values, scale=scale, axis=axis, low=low, high=high, rescale=rescale)
-    return result
+    return kernel.onto_grid(values, scale=scale, axis=axis, low=low, high=high, rescale=rescale)
 
 
 def as_bytes(
@@ -201,7 +197,7 @@ def as_bytes(
         low: Smallest integer.
         high: Largest integer.
         axis: The channel axis of a per-channel scale.
-        signed: int8, as weights are; else uint8, whose zero is 128 where ``low`` is negative.
+        signed: Int8, as weights are; else uint8, whose zero is 128 where ``low`` is negative.
         offset: The ``beta`` that integer 0 stands for; the bytes leave it out. None means 0.
 
     Returns:
@@ -211,57 +207,14 @@ def as_bytes(
     >>> as_bytes(torch.tensor([1.0, 3.0, 50.0]), scale=torch.tensor(2.0), low=-8, high=7).values.tolist()
     [128, 130, 135]
     """
-    kernel, zero = kernel_for(x, axis=axis), 128 if low < 0 and not signed else 0
-    if kernel is None or not x.is_cpu or low + zero < (-128 if signed else 0) or high + zero > (127 if signed else 255):
+    kernel, zero = cpu_kernel_for(x, axis=axis), 128 if low < 0 and not signed else 0
+    if kernel is None or low + zero < (-128 if signed else 0) or high + zero > (127 if signed else 255):
         return None
     beta = 0.0 if offset is None else offset.item()
     values = kernel.onto_bytes(x, scale=scale, axis=axis, low=low, high=high, zero=zero, offset=beta)
     if values is None:
         return None
     return Bytes(values.view(torch.int8) if signed else values, scale, zero)
-
-
-def kernel_for(x: Tensor, *, axis: int | None) -> ModuleType | None:
-    """Return the compiled kernels that can work on ``x``, else None: torch operations do it then.
-
-    Args:
-        x: Plain values, see ``is_plain``.
-        axis: The channel axis of a per-channel scale.
-
-    Returns:
-        ``qdbev.quantization.grid.cpu``, or ``qdbev.quantization.grid.triton``, which has all of its functions but
-        ``again_and_passed`` and ``onto_bytes``.
-    """
-    if not is_plain(x):
-        return None
-    kernel = _compiled_kernels("cpu" if x.is_cpu else x.device.type)
-    fits = kernel is not None and x.dtype in kernel.TYPES and _lies_in_rows(x, axis=axis)
-    return kernel if fits else None
-
-
-def is_plain(x: Tensor) -> bool:
-    """Whether these are values, not what a compiler, exporter or fake mode puts in their place."""
-    return type(x) in _PLAIN and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
-
-
-@functools.cache
-def _compiled_kernels(device: str) -> ModuleType | None:
-    if device == "cpu" and has_cpu_kernel():
-        return import_module("qdbev.quantization.grid.cpu")
-    if device == "cuda" and has_triton():
-        return import_module("qdbev.quantization.grid.triton")
-    return None
-
-
-def _lies_in_rows(x: Tensor, *, axis: int | None) -> bool:
-    """Whether ``x`` fills its memory without gaps, and where there is an axis each channel lies in one."""
-    if not x.numel():
-        return False
-    if x.is_contiguous():
-        return True
-    if x.ndim == 4 and axis in (None, 0) and x.is_contiguous(memory_format=torch.channels_last):
-        return True
-    return axis is None and x.ndim > 1 and x.transpose(0, 1).is_contiguous()
 
 
 def quantize_int(

@@ -4,9 +4,10 @@ A layer on quantized tensors would keep them for its backward pass, beside the r
 backward pass needs. These real values a float layer keeps as well; quantizing them once more, a few element-wise
 operations before a convolution, leaves nothing else to be kept.
 
-An autograd function takes part by setting ``ctx.remake``, which is called with ``ctx`` and makes the output again from
-``open_saved``. So it is autograd that keeps the real values: it checks their versions, and activation checkpointing
-around the layer finds them where it looks. A result without gradient has no ``ctx``: see ``remember``.
+An autograd function takes part by setting ``ctx.recompute``, which is called with ``ctx`` and makes the output again
+from ``open_saved``. So it is autograd that keeps the real values: it checks their versions, and activation
+checkpointing around the layer finds them where it looks. A result without gradient has no ``ctx``: see
+``remember``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-Remake = Callable[[], Tensor]
+Recompute = Callable[[], Tensor]
 
 
 def recomputing() -> AbstractContextManager[object]:
@@ -32,7 +33,7 @@ def recomputing() -> AbstractContextManager[object]:
     ...     @staticmethod
     ...     def forward(ctx, x):
     ...         ctx.save_for_backward(x)
-    ...         ctx.remake = lambda ctx: open_saved(ctx)[0] * 2
+    ...         ctx.recompute = lambda ctx: open_saved(ctx)[0] * 2
     ...         return x * 2
     ...
     ...     @staticmethod
@@ -51,10 +52,10 @@ def recomputing() -> AbstractContextManager[object]:
     return saved_tensors_hooks(pack, _unpack)
 
 
-def remember(result: Tensor, *sources: Tensor, remake: Callable[..., Tensor]) -> Tensor:
-    """Return ``result``, having noted that it is ``remake(*sources)``; for a result that no gradient flows through."""
-    kept = [_Kept(source, source._version) for source in sources]
-    result.remake = lambda: remake(*(one.unpack() for one in kept))  # type: ignore[attr-defined]
+def remember(result: Tensor, *sources: Tensor, recompute: Callable[..., Tensor]) -> Tensor:
+    """Return ``result``, having noted that it is ``recompute(*sources)``; for one that no gradient flows through."""
+    saved = [_Saved(source, source._version) for source in sources]
+    result.recompute = lambda: recompute(*(source.unpack() for source in saved))  # type: ignore[attr-defined]
     return result
 
 
@@ -77,10 +78,10 @@ def node_of(tensor: Tensor) -> Any:
     node: Any = tensor.grad_fn
     if node is not None and node.name() == "ToCopyBackward0":  # autocast
         node = node.next_functions[0][0]
-    return node if hasattr(node, "remake") else None
+    return node if hasattr(node, "recompute") else None
 
 
-class _Kept(NamedTuple):
+class _Saved(NamedTuple):
     """A tensor that is kept as it is. Autograd does not watch the versions of what hooks keep, so it is done here."""
 
     value: Tensor
@@ -95,10 +96,10 @@ class _Kept(NamedTuple):
         return self.value
 
 
-class _Remade(NamedTuple):
+class _Recomputed(NamedTuple):
     """A quantized tensor, or a view of one, that is made again."""
 
-    remake: Remake
+    recompute: Recompute
     dtype: torch.dtype
     size: torch.Size
     stride: tuple[int, ...]
@@ -109,29 +110,29 @@ class _Remade(NamedTuple):
         if torch.is_grad_enabled():  # a backward pass that is differentiated itself
             with torch.no_grad():
                 return self.unpack()
-        made = self.remake().to(self.dtype)
-        if made.stride() != self.laid:  # somebody else's hooks have given the real values another layout
-            made = made.new_empty_strided(made.shape, self.laid).copy_(made)
-        return made.as_strided(self.size, self.stride, self.offset)
+        whole = self.recompute().to(self.dtype)
+        if whole.stride() != self.laid:  # somebody else's hooks have given the real values another layout
+            whole = whole.new_empty_strided(whole.shape, self.laid).copy_(whole)
+        return whole.as_strided(self.size, self.stride, self.offset)
 
 
-def pack(tensor: Tensor) -> _Kept | _Remade:
+def pack(tensor: Tensor) -> _Saved | _Recomputed:
     """What is kept of a tensor instead of it; ``unpack()`` gives it back."""
     whole = tensor if tensor._base is None else tensor._base
-    remake = _origin(whole)
-    if remake is None:
-        return _Kept(tensor.detach(), tensor._version)
-    return _Remade(
-        remake, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()), laid=whole.stride()
+    recompute = _origin(whole)
+    if recompute is None:
+        return _Saved(tensor.detach(), tensor._version)
+    return _Recomputed(
+        recompute, tensor.dtype, tensor.size(), tensor.stride(), int(tensor.storage_offset()), laid=whole.stride()
     )
 
 
-def _unpack(packed: _Kept | _Remade) -> Tensor:
+def _unpack(packed: _Saved | _Recomputed) -> Tensor:
     return packed.unpack()
 
 
-def _origin(tensor: Tensor) -> Remake | None:
+def _origin(tensor: Tensor) -> Recompute | None:
     """Return how a tensor is made again, up to its type, or None for a tensor that no quantizer made."""
-    noted: Remake | None = getattr(tensor, "remake", None)
+    noted: Recompute | None = getattr(tensor, "recompute", None)
     node = node_of(tensor)
-    return noted if noted is not None or node is None else partial(node.remake, node)
+    return noted if noted is not None or node is None else partial(node.recompute, node)

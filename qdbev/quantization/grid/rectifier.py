@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qdbev.quantization.grid.integers import is_plain
+from qdbev.quantization.grid.kernels import is_plain
 
 
 class QuantReLU(nn.ReLU):

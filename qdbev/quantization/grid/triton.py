@@ -27,27 +27,30 @@ def onto_grid(x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int
     return out
 
 
-def passed(
-    gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
+def grad_input(
+    grad_output: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
 ) -> Tensor:
     """Return the gradient where ``x`` was not clamped, else zero; negative ``x`` were where ``low`` is 0.
 
-    ``in_place`` lets it write into the gradient.
+    ``in_place`` lets it write into the gradient of the output.
     """
-    gradient, out = _laid_as(x, gradient=gradient, in_place=in_place)
+    grad_output, out = _laid_as(x, grad_output=grad_output, in_place=in_place)
     limits = (low, high, _floor(low))
-    _run(_passed, [x, gradient, out, scale, scale], scale=scale, axis=axis, limits=limits, flag=False)
+    _run(_grad_input, [x, grad_output, out, scale, scale], scale=scale, axis=axis, limits=limits, flag=False)
     return out
 
 
-def passed_and_slope(
-    gradient: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
+def grad_input_and_log_scale(
+    grad_output: Tensor, x: Tensor, *, scale: Tensor, axis: int | None, low: int, high: int, in_place: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Return ``passed``, and per scale the sum of the gradient times ``S q`` less what passed times ``x``."""
-    gradient, out = _laid_as(x, gradient=gradient, in_place=in_place)
+    """Return ``grad_input``, and per scale the gradient of its logarithm, without LSQ's factor.
+
+    It is the sum of the gradient of the output times ``S q``, less that of the input times ``x``.
+    """
+    grad_output, out = _laid_as(x, grad_output=grad_output, in_place=in_place)
     sums = torch.empty(_rows(x, scale=scale, axis=axis)[0], dtype=torch.float32, device=x.device)
     limits = (low, high, _floor(low))
-    _run(_passed, [x, gradient, out, scale, sums], scale=scale, axis=axis, limits=limits, flag=True)
+    _run(_grad_input, [x, grad_output, out, scale, sums], scale=scale, axis=axis, limits=limits, flag=True)
     if sums.numel() > scale.numel():
         sums = sums.view(-1, scale.numel()).sum(0)
     return out, sums.view(scale.shape)
@@ -82,11 +85,11 @@ def _floor(low: int) -> float:
     return -torch.finfo(torch.float32).tiny if low == 0 else -math.inf
 
 
-def _laid_as(x: Tensor, *, gradient: Tensor, in_place: bool) -> tuple[Tensor, Tensor]:
-    """The gradient in the layout of ``x``, and where what passes is written."""
-    if gradient.stride() != x.stride():
-        gradient, in_place = torch.empty_like(x).copy_(gradient), True
-    return gradient, gradient if in_place else torch.empty_like(gradient)
+def _laid_as(x: Tensor, *, grad_output: Tensor, in_place: bool) -> tuple[Tensor, Tensor]:
+    """The gradient in the layout of ``x``, and where that of the input is written."""
+    if grad_output.stride() != x.stride():
+        grad_output, in_place = torch.empty_like(x).copy_(grad_output), True
+    return grad_output, grad_output if in_place else torch.empty_like(grad_output)
 
 
 # A program does a row of `columns` elements, in the order of memory. Clamped are integers below `low` or above `high`,
@@ -110,17 +113,17 @@ def _onto_grid(  # type: ignore[no-untyped-def]
     first, unit = row.to(tl.int64) * columns, tl.load(scale + row % channels)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        there = (column < columns) & (first + column < size)
-        step = _steps(tl.load(x + first + column, mask=there, other=0.0).to(tl.float32), unit)
+        inside = (column < columns) & (first + column < size)
+        step = _steps(tl.load(x + first + column, mask=inside, other=0.0).to(tl.float32), unit)
         step = tl.where(step < low, low, step)
         step = tl.where(step > high, high, step)
-        tl.store(out + first + column, step * unit if RESCALE else step, mask=there)
+        tl.store(out + first + column, step * unit if RESCALE else step, mask=inside)
 
 
 @triton.jit(do_not_specialize=["channels"])
-def _passed(  # type: ignore[no-untyped-def]
+def _grad_input(  # type: ignore[no-untyped-def]
     x,
-    gradient,
+    grad_output,
     out,
     scale,
     sums,
@@ -133,22 +136,22 @@ def _passed(  # type: ignore[no-untyped-def]
     SUMMED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """What passes; ``SUMMED`` also writes the slope of each row."""
+    """The gradient of the input; ``SUMMED`` also writes that of the logarithm of the scale, per row."""
     row = tl.program_id(0)
     first, unit = row.to(tl.int64) * columns, tl.load(scale + row % channels)
     total = tl.zeros((BLOCK,), dtype=tl.float32)
     for start in range(0, columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        there = (column < columns) & (first + column < size)
-        value = tl.load(x + first + column, mask=there, other=0.0).to(tl.float32)
-        into = tl.load(gradient + first + column, mask=there, other=0.0).to(tl.float32)
+        inside = (column < columns) & (first + column < size)
+        value = tl.load(x + first + column, mask=inside, other=0.0).to(tl.float32)
+        grad_out = tl.load(grad_output + first + column, mask=inside, other=0.0).to(tl.float32)
         step = _steps(value, unit)
         clamped = (step < low) | (step > high) | (value <= floor)
-        through = tl.where(clamped, 0.0, into)
-        tl.store(out + first + column, through, mask=there)
+        grad_in = tl.where(clamped, 0.0, grad_out)
+        tl.store(out + first + column, grad_in, mask=inside)
         if SUMMED:
             step = tl.where(step < low, low, step)
             step = tl.where(step > high, high, step)
-            total += into * (step * unit) - through * value
+            total += grad_out * (step * unit) - grad_in * value
     if SUMMED:
         tl.store(sums + row, tl.sum(total))

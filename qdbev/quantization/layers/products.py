@@ -24,9 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qdbev.ops import Bytes, integer_products, integer_weight_bits
-from qdbev.quantization.grid.clipped_steps import Clipping
-from qdbev.quantization.grid.fake_quantize import Rounding
-from qdbev.quantization.grid.integers import is_plain
+from qdbev.quantization.grid.forms import FakeQuantization
+from qdbev.quantization.grid.kernels import is_plain
 from qdbev.quantization.grid.recomputation import recomputing
 from qdbev.quantization.grid.rectifier import is_rectified
 from qdbev.quantization.layers.quantizer import Quantizer
@@ -100,17 +99,17 @@ class Convolution(NamedTuple):
 
     def to_weight(self, gradient: Tensor, x: Tensor, weight: Tensor, *, bias: bool) -> tuple[Tensor, Tensor | None]:
         """See ``Product``."""
-        found = self._backward(gradient, x, weight, wanted=(False, True, bias))
-        return found[1], found[2] if bias else None
+        _, grad_weight, grad_bias = self._backward(gradient, x, weight, wanted=(False, True, bias))
+        return grad_weight, grad_bias if bias else None
 
     def _backward(
         self, gradient: Tensor, x: Tensor, weight: Tensor, *, wanted: tuple[bool, bool, bool]
     ) -> tuple[Tensor, ...]:
         sizes, place = [weight.shape[0]] if wanted[2] else None, (self.stride, self.padding, self.dilation)
-        found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        grads: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
             gradient, x, weight, sizes, *place, False, (0, 0), self.groups, wanted
         )
-        return found
+        return grads
 
 
 class Layer(Protocol):
@@ -165,7 +164,7 @@ def quantized_product(product: Product, x: Tensor, layer: Layer) -> Tensor:
     return result
 
 
-def _roundings(x: Tensor, weight: Tensor, layer: Layer) -> tuple[Rounding | Clipping, Rounding | Clipping] | None:
+def _roundings(x: Tensor, weight: Tensor, layer: Layer) -> tuple[FakeQuantization, FakeQuantization] | None:
     """How the quantizers round at the moment; None where it has to be composed."""
     of_input, of_weight = layer.input_quantizer, layer.weight_quantizer
     if of_input is None or of_weight is None or not (x.is_cpu and x.ndim > 1 and x.numel()):
@@ -178,8 +177,8 @@ def _roundings(x: Tensor, weight: Tensor, layer: Layer) -> tuple[Rounding | Clip
 
 
 class _How(NamedTuple):
-    of_input: Rounding | Clipping
-    of_weight: Rounding | Clipping
+    of_input: FakeQuantization
+    of_weight: FakeQuantization
     product: Product
     rectified: bool  # whether a ReLU before it may leave its backward pass to it
 
@@ -208,7 +207,7 @@ def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None, how: _How) -> Te
     return how.product.forward(how.of_input.onto_grid(x), how.of_weight.onto_grid(weight), bias)
 
 
-def _is_narrow(of_weight: Rounding | Clipping) -> bool:
+def _is_narrow(of_weight: FakeQuantization) -> bool:
     """Whether this CPU multiplies such weights with bytes."""
     bits = integer_weight_bits()
     return bits > 0 and max(-of_weight.low, of_weight.high) <= 1 << (bits - 1)
@@ -243,41 +242,42 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,) = gradients
+        (grad_output,) = gradients
         x, weight, bias, *_ = ctx.saved_tensors
         of_input, of_weight, product, rectified = ctx.how
         needed = ctx.needs_input_grad[:-1]  # x, weight, bias, two of the input's quantizer, two of the weight's
         if torch.is_grad_enabled():  # a backward pass that is differentiated itself
             inputs = (x, weight, bias, *of_input.learned, *of_weight.learned)
-            return *_differentiable(gradient, inputs, needed, ctx.how), None
-        found: list[Tensor | None] = [None] * 7
-        of_itself, of_parameters = needed[0] or any(needed[3:5]), any(needed[1:3]) or any(needed[5:])
-        again: Tensor | None = None
-        if of_itself:
-            passing = product.to_input(gradient, x, of_weight.onto_grid(weight))
-            if of_parameters:
-                again, found[0], found[3:5] = of_input.remake_and_pass_back(passing, x, rectified=rectified)
+            return *_differentiable(grad_output, inputs, needed, ctx.how), None
+        grads: list[Tensor | None] = [None] * 7
+        to_input, to_parameters = needed[0] or any(needed[3:5]), any(needed[1:3]) or any(needed[5:])
+        recomputed: Tensor | None = None
+        if to_input:
+            grad_x = product.to_input(grad_output, x, of_weight.onto_grid(weight))
+            if to_parameters:
+                recomputed, grads[0], grads[3:5] = of_input.recompute_and_pass_back(grad_x, x, rectified=rectified)
             else:
-                found[0], found[3:5] = of_input.pass_back(passing, x, fresh=True)
-        if of_parameters:
-            again = of_input.onto_grid(x) if again is None else again
-            passing, found[2] = product.to_weight(gradient, again, weight, bias=needed[2])
-            found[1], found[5:] = of_weight.pass_back(passing, weight, fresh=True)
-        return *(value if wanted else None for value, wanted in zip(found, needed, strict=True)), None
+                grads[0], grads[3:5] = of_input.pass_back(grad_x, x, fresh=True)
+        if to_parameters:
+            recomputed = of_input.onto_grid(x) if recomputed is None else recomputed
+            grad_weight, grads[2] = product.to_weight(grad_output, recomputed, weight, bias=needed[2])
+            grads[1], grads[5:] = of_weight.pass_back(grad_weight, weight, fresh=True)
+        return *(grad if wanted else None for grad, wanted in zip(grads, needed, strict=True)), None
 
 
 def _differentiable(
-    gradient: Tensor,
+    grad_output: Tensor,
     inputs: tuple[Tensor | None, ...],
     needed: tuple[bool, ...],
     how: _How,
 ) -> list[Tensor | None]:
     """The gradients by autograd itself, from what the function is made of, with a graph of their own."""
-    own = [None if value is None else value.view_as(value) for value in inputs]  # hooks on them have their turn later
-    x, weight, bias, *_ = own
+    views = [None if value is None else value.view_as(value) for value in inputs]  # hooks on them have their turn later
+    x, weight, bias, *learned = views
     assert x is not None and weight is not None
-    of_input, of_weight = how.of_input.with_learned((own[3], own[4])), how.of_weight.with_learned((own[5], own[6]))
+    of_input = how.of_input.with_learned((learned[0], learned[1]))
+    of_weight = how.of_weight.with_learned((learned[2], learned[3]))
     result = how.product.forward(of_input.apply(x), of_weight.apply(weight), bias)
-    wanted = [value for value, asked in zip(own, needed, strict=True) if asked and value is not None]
-    found = iter(torch.autograd.grad(result, wanted, gradient, create_graph=True))
-    return [next(found) if asked else None for asked in needed]
+    wanted = [value for value, asked in zip(views, needed, strict=True) if asked and value is not None]
+    grads = iter(torch.autograd.grad(result, wanted, grad_output, create_graph=True))
+    return [next(grads) if asked else None for asked in needed]

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from qdbev.quantization.grid.clipped_steps import Clipping
 from qdbev.quantization.grid.fake_quantize import Rounding, limits_of
+from qdbev.quantization.grid.forms import FakeQuantization
 from qdbev.quantization.grid.integers import (
     ScaleRule,
     check_bits,
@@ -181,7 +182,7 @@ class Quantizer(nn.Module):
             and not (self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks)
         )
 
-    def rounding(self, x: Tensor) -> Rounding | Clipping:
+    def rounding(self, x: Tensor) -> FakeQuantization:
         """How ``x`` is put onto the grid, having let the range follow it or move.
 
         Raises:

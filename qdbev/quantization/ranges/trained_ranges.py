@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from qdbev.quantization.grid.clipped_steps import Clipping
 from qdbev.quantization.grid.fake_quantize import Rounding
+from qdbev.quantization.grid.forms import FakeQuantization
 
 RangeForm = Literal["log", "linear", "clip"]
 
@@ -52,7 +53,7 @@ class TrainedRange(nn.Module):
         """The trained offset, without a gradient; None without one."""
         return None if self.lsq_beta is None else self.lsq_beta.detach()
 
-    def rounding(self, *, axis: int | None, low: int, high: int) -> Rounding | Clipping:
+    def rounding(self, *, axis: int | None, low: int, high: int) -> FakeQuantization:
         """How a tensor is put onto the grid, with gradients to the parameters."""
         raise NotImplementedError
 
@@ -73,7 +74,7 @@ class LogScale(TrainedRange):
         """See ``TrainedRange``."""
         return self.log_scale.detach().exp()
 
-    def rounding(self, *, axis: int | None, low: int, high: int) -> Rounding | Clipping:
+    def rounding(self, *, axis: int | None, low: int, high: int) -> FakeQuantization:
         """See ``TrainedRange``; with an offset the gradient is LSQ+'s."""
         if self.lsq_beta is None:
             return Rounding.at_log_scale(self.log_scale, axis=axis, low=low, high=high)

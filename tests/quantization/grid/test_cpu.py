@@ -9,9 +9,11 @@ from importlib import import_module
 import pytest
 import torch
 
+from qdbev.quantization.grid import kernels
 from qdbev.quantization.grid.clipped_steps import Clipping
 from qdbev.quantization.grid.fake_quantize import fake_quantize, fake_quantize_learned
-from qdbev.quantization.grid.integers import as_bytes, clamped_steps, dequantize, kernel_for, quantize_int
+from qdbev.quantization.grid.integers import as_bytes, clamped_steps, dequantize, quantize_int
+from qdbev.quantization.grid.kernels import kernel_for
 
 Outcome = tuple[torch.Tensor, ...]
 
@@ -26,9 +28,8 @@ LAYOUTS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @contextmanager
 def torch_operations() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("integers", "fake_quantize", "clipped_steps"):  # the package has a function of the second name
-            owner = import_module(f"qdbev.quantization.grid.{name}")
-            patch.setattr(owner, "kernel_for", lambda x, axis: None)
+        for name in ("_cpu_kernels", "_gpu_kernels"):
+            patch.setattr(kernels, name, lambda: None)
         yield
 
 
@@ -127,15 +128,15 @@ def test_other_types_and_empty_tensors_are_left_to_torch() -> None:
 @pytest.mark.parametrize("low", [-8, 0])
 def test_one_pass_is_the_two_it_stands_for(low: int, count: int, axis: int | None) -> None:
     grid_cpu = import_module("qdbev.quantization.grid.cpu")
-    x, gradient = normal(3, 1 << 20, seed=0), normal(3, 1 << 20, seed=1)
+    x, grad_output = normal(3, 1 << 20, seed=0), normal(3, 1 << 20, seed=1)
     scale = torch.tensor(0.1) if axis is None else torch.tensor([0.1, 0.2, 0.3])
     grid = {"scale": scale, "axis": axis, "low": low, "high": 7}
     with threads(count):
-        again, passed, total = grid_cpu.again_and_passed(gradient, x, slope=True, **grid)
-        assert torch.equal(again, grid_cpu.onto_grid(x, rescale=True, **grid))
-        through, slope = grid_cpu.passed_and_slope(gradient, x, **grid)
-    assert torch.equal(passed, through) and not torch.equal(passed, gradient)
-    torch.testing.assert_close(total, slope)
+        recomputed, grad_input, grad_scale = grid_cpu.recomputed_and_grads(grad_output, x, learned=True, **grid)
+        assert torch.equal(recomputed, grid_cpu.onto_grid(x, rescale=True, **grid))
+        alone = grid_cpu.grad_input_and_log_scale(grad_output, x, **grid)
+    assert torch.equal(grad_input, alone[0]) and not torch.equal(grad_input, grad_output)
+    torch.testing.assert_close(grad_scale, alone[1])
 
 
 def learned(*values: float) -> torch.Tensor:
@@ -162,13 +163,13 @@ def test_one_pass_of_what_is_clipped_before_rounding_is_that_of_torch(kind: str,
     x[0, 0, :2] = torch.tensor([-0.0, torch.inf])
     clipping = CLIPPINGS[kind]()
     with threads(count):
-        again, passed, found = clipping.remake_and_pass_back(gradient.clone(), x, rectified=False)
+        recomputed, grad_input, grads = clipping.recompute_and_pass_back(gradient.clone(), x, rectified=False)
     with torch_operations():
-        expected = clipping.remake_and_pass_back(gradient.clone(), x, rectified=False)
-    assert torch.equal(again, expected[0]) and torch.equal(again.signbit(), expected[0].signbit())
-    assert torch.equal(passed, expected[1]) and (passed == 0).any()
-    wanted = [one is not None and one.requires_grad for one in clipping.learned]
-    for ours, theirs, asked in zip(found, expected[2], wanted, strict=True):
+        expected = clipping.recompute_and_pass_back(gradient.clone(), x, rectified=False)
+    assert torch.equal(recomputed, expected[0]) and torch.equal(recomputed.signbit(), expected[0].signbit())
+    assert torch.equal(grad_input, expected[1]) and (grad_input == 0).any()
+    wanted = [tensor is not None and tensor.requires_grad for tensor in clipping.learned]
+    for ours, theirs, asked in zip(grads, expected[2], wanted, strict=True):
         assert (theirs is not None) == asked
         if asked:
             torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-3)
@@ -179,8 +180,8 @@ def test_what_is_no_number_is_none_in_what_is_clipped_before_rounding(kind: str)
     x = normal(3, 2, 8, seed=0)
     x[1, 1, 3] = torch.nan
     clipping = CLIPPINGS[kind]()
-    again, _, _ = clipping.remake_and_pass_back(torch.ones_like(x), x, rectified=False)
-    assert torch.equal(again.isnan(), x.isnan()) and torch.equal(clipping.onto_grid(x).isnan(), x.isnan())
+    recomputed, _, _ = clipping.recompute_and_pass_back(torch.ones_like(x), x, rectified=False)
+    assert torch.equal(recomputed.isnan(), x.isnan()) and torch.equal(clipping.onto_grid(x).isnan(), x.isnan())
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -40,11 +40,11 @@ def test_kernels_and_torch_operations_agree(triton_device, kernels, layout, axis
         y.backward(gradient)
     moved = {"scale": log_scale.detach().exp().to(triton_device), "axis": axis, "low": low, "high": high}
     ours = kernels.onto_grid(x.to(triton_device), rescale=True, **moved)
-    passed, slope = kernels.passed_and_slope(gradient.to(triton_device), x.to(triton_device), **moved)
-    straight = kernels.passed(gradient.to(triton_device), x.to(triton_device), **moved)
+    grad_input, slope = kernels.grad_input_and_log_scale(gradient.to(triton_device), x.to(triton_device), **moved)
+    straight = kernels.grad_input(gradient.to(triton_device), x.to(triton_device), **moved)
     assert torch.equal(ours.cpu(), y.detach())
     assert ours.stride() == y.stride()
-    assert torch.equal(passed.cpu(), leaf.grad)
+    assert torch.equal(grad_input.cpu(), leaf.grad)
     assert torch.equal(straight.cpu(), leaf.grad)
     share = (x.numel() / log_scale.numel() * high) ** -0.5
     near = 2e-5 if dtype == torch.float32 else 2e-2  # torch operations round the terms of the sum to the half type
@@ -68,7 +68,7 @@ def test_sums_over_more_than_one_block(triton_device, kernels, axis):
     x, gradient = normal(3, 5000, seed=0), normal(3, 5000, seed=1)
     scale = torch.full((1 if axis is None else 3,), 0.3)
     where = {"axis": axis, "low": -8, "high": 7}
-    _, slope = kernels.passed_and_slope(
+    _, slope = kernels.grad_input_and_log_scale(
         gradient.to(triton_device), x.to(triton_device), scale=scale.to(triton_device), **where
     )
     y = fake_quantize(x, scale=scale, bits=4, axis=axis).double()
@@ -82,9 +82,9 @@ def test_in_place_writes_into_the_gradient(triton_device, kernels):
     x, gradient = normal(50, seed=0).to(triton_device), normal(50, seed=1).to(triton_device)
     where = {"scale": torch.tensor(0.1, device=triton_device), "axis": None, "low": -8, "high": 7}
     kept = gradient.clone()
-    apart = kernels.passed(gradient, x, **where)
+    apart = kernels.grad_input(gradient, x, **where)
     assert torch.equal(gradient, kept)
-    into = kernels.passed(gradient, x, in_place=True, **where)
+    into = kernels.grad_input(gradient, x, in_place=True, **where)
     assert into.data_ptr() == gradient.data_ptr()
     assert torch.equal(apart, into)
 
@@ -100,7 +100,7 @@ def test_kernels_compile_for_gpus(compiled_for_gpus):
     for values in ("*fp32", "*bf16"):
         onto = [values, values, "*fp32", *["i32"] * 3, *["fp32"] * 2]
         kernels.append({"kernel": "_onto_grid", "types": onto, "constants": {"RESCALE": True, "BLOCK": 1024}})
-        passed = [*[values] * 3, "*fp32", "*fp32", *["i32"] * 3, *["fp32"] * 3]
-        kernels.append({"kernel": "_passed", "types": passed, "constants": {"SUMMED": True, "BLOCK": 1024}})
+        grad = [*[values] * 3, "*fp32", "*fp32", *["i32"] * 3, *["fp32"] * 3]
+        kernels.append({"kernel": "_grad_input", "types": grad, "constants": {"SUMMED": True, "BLOCK": 1024}})
     made = compiled_for_gpus("qdbev.quantization.grid.triton", kernels)
     assert made == [(kernel["kernel"], capability) for kernel in kernels for capability in (80, 90)]

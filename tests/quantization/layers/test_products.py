@@ -148,7 +148,7 @@ def test_one_pass_makes_the_input_again_and_lets_the_gradient_through(
 ) -> None:
     grid_cpu = import_module("qdbev.quantization.grid.cpu")
     model, x = quantized(*LAYERS[layer], learned=learned)
-    names = ("onto_grid", "passed", "passed_and_slope", "again_and_passed")
+    names = ("onto_grid", "grad_input", "grad_input_and_log_scale", "recomputed_and_grads")
     passes: list[tuple[str, tuple[int, ...]]] = []
 
     def noting(name: str, run: Callable[..., object]) -> Callable[..., object]:
@@ -163,8 +163,8 @@ def test_one_pass_makes_the_input_again_and_lets_the_gradient_through(
         monkeypatch.setattr(grid_cpu, name, noting(name, getattr(grid_cpu, name)))
     out.sum().backward()
     weight = tuple(model[0].weight.shape)
-    back = "passed_and_slope" if learned else "passed"
-    assert passes == [("onto_grid", weight), ("again_and_passed", tuple(x.shape)), (back, weight)]
+    back = "grad_input_and_log_scale" if learned else "grad_input"
+    assert passes == [("onto_grid", weight), ("recomputed_and_grads", tuple(x.shape)), (back, weight)]
 
 
 @pytest.fixture
