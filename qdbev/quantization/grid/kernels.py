@@ -120,14 +120,14 @@ def kernel_for(x: Tensor, *, axis: int | None) -> Kernels | None:
         x: Plain values, see ``is_plain``.
         axis: The channel axis of a per-channel scale.
     """
-    if x.is_cpu:
-        return cpu_kernel_for(x, axis=axis)
-    return _fitting(_gpu_kernels() if x.is_cuda else None, x, axis=axis)
+    if x.is_cuda:
+        return _fitting(_gpu_kernels(), x, axis=axis) if is_plain(x) else None
+    return cpu_kernel_for(x, axis=axis)
 
 
 def cpu_kernel_for(x: Tensor, *, axis: int | None) -> CpuKernels | None:
     """Return those of ``kernel_for`` where ``x`` lies on a CPU, else None."""
-    return _fitting(_cpu_kernels() if x.is_cpu else None, x, axis=axis)
+    return _fitting(_cpu_kernels(), x, axis=axis) if x.is_cpu and is_plain(x) else None
 
 
 def is_plain(x: Tensor) -> bool:
@@ -155,7 +155,7 @@ def _gpu_kernels() -> Kernels | None:
 
 def _fitting(kernels: AnyKernels | None, x: Tensor, *, axis: int | None) -> AnyKernels | None:
     """The kernels, if they can work on ``x``."""
-    fits = kernels is not None and is_plain(x) and x.dtype in kernels.TYPES and _lies_in_rows(x, axis=axis)
+    fits = kernels is not None and x.dtype in kernels.TYPES and _lies_in_rows(x, axis=axis)
     return kernels if fits else None
 
 
