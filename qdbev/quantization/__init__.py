@@ -63,7 +63,7 @@ from qdbev.quantization.planning.hessian import hutchinson_traces, perturbation_
 from qdbev.quantization.planning.macs import MacLine, count_macs
 from qdbev.quantization.planning.plan import FLOAT_BITS, FLOAT_OPERATIONS, Plan, Site
 from qdbev.quantization.planning.policy import make_plan
-from qdbev.quantization.ranges.histogram_observers import make_observer
+from qdbev.quantization.ranges.observer_kinds import make_observer
 from qdbev.quantization.ranges.trained_ranges import RANGE_PARAMETERS
 from qdbev.quantization.rounding.adaround import adaptive_rounding
 from qdbev.quantization.rounding.blocks import Compensation

@@ -39,7 +39,7 @@ from qdbev.quantization.grid.integers import (
     steps_per_range,
 )
 from qdbev.quantization.ranges.bounds_observers import BoundsObserver, grid_of_bounds, make_bounds_observer
-from qdbev.quantization.ranges.histogram_observers import EntropyObserver, MseObserver, make_observer
+from qdbev.quantization.ranges.observer_kinds import make_observer
 from qdbev.quantization.ranges.observers import Observer, check_momentum, largest_magnitude
 from qdbev.quantization.ranges.trained_ranges import ClippingLevel, LogScale, RangeForm, StepSize, TrainedRange
 
@@ -257,8 +257,7 @@ class Quantizer(nn.Module):
         if observer is None or not observer.updates:
             return False
         self._unsigned = self.may_be_unsigned and not negative and self.offset is None
-        if isinstance(observer, MseObserver | EntropyObserver):
-            observer.bits = self.grid_bits
+        observer.set_bits(self.grid_bits)
         self._take_range(observer)
         return True
 

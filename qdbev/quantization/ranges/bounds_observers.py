@@ -11,9 +11,7 @@ from torch import Tensor
 
 from qdbev.quantization.grid.integers import integer_limits
 from qdbev.quantization.ranges.histogram import GrowingHistogram
-from qdbev.quantization.ranges.observers import Observer
-
-BOUNDS_OBSERVERS = ("minmax", "mse")
+from qdbev.quantization.ranges.observers import Observer, ObserverRow
 
 _BINS = 4096
 _CANDIDATES = 100  # 1 %, 2 % ... 100 % of the way from the mean to an end
@@ -115,19 +113,25 @@ class MseBoundsObserver(BoundsObserver):
         return torch.stack(errors)
 
 
+BOUNDS_OBSERVERS: tuple[ObserverRow[BoundsObserver], ...] = (
+    ObserverRow("minmax", BoundsObserver, ()),
+    ObserverRow("mse", MseBoundsObserver, ("bits", "narrow_range")),
+)
+
+
 def make_bounds_observer(kind: str, *, bits: int, narrow_range: bool = False) -> BoundsObserver:
     """Build the observer called ``kind``.
 
     Args:
-        kind: Minmax or mse.
+        kind: That of a row of ``BOUNDS_OBSERVERS``.
         bits: Width of the quantizer it is for.
         narrow_range: Of the quantizer.
 
     Raises:
         ValueError: another kind.
     """
-    if kind == "minmax":
-        return BoundsObserver()
-    if kind == "mse":
-        return MseBoundsObserver(bits=bits, narrow_range=narrow_range)
-    raise ValueError(f"with an offset the observer must be one of {', '.join(BOUNDS_OBSERVERS)}, got {kind!r}")
+    rows = {row.kind: row for row in BOUNDS_OBSERVERS}
+    if kind not in rows:
+        raise ValueError(f"with an offset the observer must be one of {', '.join(rows)}, got {kind!r}")
+    options = {"bits": bits, "narrow_range": narrow_range}
+    return rows[kind].make(**{name: options[name] for name in rows[kind].options})

@@ -1,20 +1,16 @@
-"""Observers that read a histogram: percentile, least squared error, least KL divergence; and the list of all observers.
+"""Observers that read a histogram: percentile, least squared error, least KL divergence.
 
 All of them give the same range however the values were cut into batches and in whatever order these came.
 """
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 from torch import Tensor
 
 from qdbev.quantization.grid.integers import check_bits, integer_limits, scale_of_range
 from qdbev.quantization.ranges.histogram import GrowingHistogram
-from qdbev.quantization.ranges.observers import MinMaxObserver, MovingAverageObserver, Observer
-
-ObserverKind = Literal["minmax", "moving_average", "percentile", "mse", "entropy"]
+from qdbev.quantization.ranges.observers import Observer, ObserverRow
 
 _TENSOR_BINS = 4096
 _CANDIDATES = 100  # ranges tried by mse and entropy: 1 %, 2 % ... 100 % of the largest magnitude
@@ -96,6 +92,10 @@ class MseObserver(HistogramObserver):
         super().__init__(axis=axis, bins=bins or fitting)
         self.bits, self.scale_rule, self.narrow_range = bits, scale_rule, narrow_range
 
+    def set_bits(self, bits: int) -> None:
+        """See ``Observer``."""
+        self.bits = bits
+
     def _row_ranges(self) -> Tensor:
         histogram, counts = self.histogram, self.histogram.counts.to(torch.float32)
         width = histogram.bin_width[:, None]
@@ -129,6 +129,10 @@ class EntropyObserver(HistogramObserver):
         super().__init__(axis=None, bins=bins)
         self.bits, self.scale_rule = check_bits(bits), scale_rule
 
+    def set_bits(self, bits: int) -> None:
+        """See ``Observer``."""
+        self.bits = bits
+
     def _row_ranges(self) -> Tensor:
         largest, width = self.histogram.largest, self.histogram.bin_width
         used = int(torch.ceil(largest / width).clamp_min(1.0).item())
@@ -143,12 +147,14 @@ class EntropyObserver(HistogramObserver):
 
     def _divergence(self, counts: Tensor, *, steps_of_range: float) -> float:
         """Return KL(P, Q) of a candidate range of so many bins; infinite where Q is zero and P is not."""
-        kept = min(len(counts), max(1, int(-(-steps_of_range // 1))))
-        clipped = counts[:kept]
+        inside = min(len(counts), max(1, int(-(-steps_of_range // 1))))
+        clipped = counts[:inside]
         reference = clipped.clone()
-        reference[-1] += counts[kept:].sum()
+        reference[-1] += counts[inside:].sum()
         scale = scale_of_range(torch.tensor(steps_of_range), bits=self.bits, rule=self.scale_rule).to(counts)
-        level = ((torch.arange(kept).to(counts) + 0.5) / scale).round_().clamp_(max=integer_limits(self.bits)[1]).long()
+        level = (
+            ((torch.arange(inside).to(counts) + 0.5) / scale).round_().clamp_(max=integer_limits(self.bits)[1]).long()
+        )
         occupied = (reference > 0).to(counts)
         mass = torch.zeros(1 << self.bits).to(counts).index_add_(0, level, clipped)
         bins = torch.zeros(1 << self.bits).to(counts).index_add_(0, level, occupied)
@@ -158,40 +164,8 @@ class EntropyObserver(HistogramObserver):
         return float(terms.sum())
 
 
-def make_observer(
-    kind: str,
-    *,
-    bits: int,
-    axis: int | None = None,
-    scale_rule: str = "qdbev",
-    narrow_range: bool = False,
-    percentile: float = 99.99,
-    momentum: float = 0.95,
-) -> Observer:
-    """Build the observer called ``kind``.
-
-    Args:
-        kind: Minmax, moving_average, percentile, mse or entropy.
-        bits: Width of the quantizer it is for (mse and entropy depend on it).
-        axis: Channel axis or None.
-        scale_rule: ``qdbev`` or ``hawq``.
-        narrow_range: Of the quantizer.
-        percentile: For ``percentile``.
-        momentum: For ``moving_average``.
-
-    Raises:
-        ValueError: an unknown kind, or entropy per channel.
-    """
-    if kind == "minmax":
-        return MinMaxObserver(axis=axis)
-    if kind == "moving_average":
-        return MovingAverageObserver(axis=axis, momentum=momentum)
-    if kind == "percentile":
-        return PercentileObserver(axis=axis, percentile=percentile)
-    if kind == "mse":
-        return MseObserver(bits=bits, axis=axis, scale_rule=scale_rule, narrow_range=narrow_range)
-    if kind == "entropy":
-        if axis is not None:
-            raise ValueError("the entropy observer needs many values and works per tensor only; use mse per channel")
-        return EntropyObserver(bits=bits, scale_rule=scale_rule)
-    raise ValueError(f"observer must be one of {', '.join(get_args(ObserverKind))}, got {kind!r}")
+HISTOGRAM_OBSERVERS: tuple[ObserverRow[Observer], ...] = (
+    ObserverRow("percentile", PercentileObserver, ("axis", "percentile")),
+    ObserverRow("mse", MseObserver, ("bits", "axis", "scale_rule", "narrow_range")),
+    ObserverRow("entropy", EntropyObserver, ("bits", "scale_rule")),
+)

@@ -18,6 +18,9 @@ All of them are deterministic and of bounded memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Generic, NamedTuple, TypeVar
+
 import torch
 from torch import Tensor
 
@@ -36,10 +39,10 @@ def largest_magnitude(x: Tensor, *, axis: int | None, unsigned: bool = False) ->
     [1.0, 0.0]
     """
     values = x.detach() if axis is None else x.detach().movedim(axis, 0).flatten(1)
-    each = () if axis is None else (1,)
+    reduced = () if axis is None else (1,)
     if unsigned:  # without a copy whose negative values are cut off
-        return values.amax(each).clamp_min(0).to(torch.float32)
-    low, high = values.aminmax() if axis is None else (values.amin(each), values.amax(each))
+        return values.amax(reduced).clamp_min(0).to(torch.float32)
+    low, high = values.aminmax() if axis is None else (values.amin(reduced), values.amax(reduced))
     return torch.maximum(high, -low).to(torch.float32)
 
 
@@ -77,6 +80,9 @@ class Observer:
         if not self.updates:
             raise ValueError("an observer that saw no values has no range; run calibration through this layer")
         return self._range()
+
+    def set_bits(self, bits: int) -> None:
+        """Choose for a grid of so many bits, where the range depends on that; it is known last."""
 
     def _take(self, x: Tensor) -> None:
         raise NotImplementedError
@@ -119,6 +125,34 @@ class MovingAverageObserver(Observer):
     def _range(self) -> Tensor:
         assert self._average is not None
         return self._average
+
+
+AnyObserver = TypeVar("AnyObserver", bound=Observer)
+
+
+class ObserverRow(NamedTuple, Generic[AnyObserver]):
+    """How one kind of observer is made.
+
+    Attributes:
+        kind: its name in profiles.
+        make: its class.
+        options: those options of a quantizer that the class takes; without ``axis`` it works per tensor only.
+    """
+
+    kind: str
+    make: Callable[..., AnyObserver]
+    options: tuple[str, ...]
+
+    @property
+    def per_channel(self) -> bool:
+        """Whether it can choose a range per channel."""
+        return "axis" in self.options
+
+
+RUNNING_OBSERVERS: tuple[ObserverRow[Observer], ...] = (
+    ObserverRow("minmax", MinMaxObserver, ("axis",)),
+    ObserverRow("moving_average", MovingAverageObserver, ("axis", "momentum")),
+)
 
 
 def check_momentum(momentum: float) -> float:

@@ -12,8 +12,8 @@ from qdbev.quantization.ranges.histogram_observers import (
     EntropyObserver,
     MseObserver,
     PercentileObserver,
-    make_observer,
 )
+from qdbev.quantization.ranges.observer_kinds import make_observer
 
 
 def samples(kind: str, *, count: int = 20_000, seed: int = 0) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qdbev.quantization.ranges.histogram_observers import make_observer
+from qdbev.quantization.ranges.observer_kinds import make_observer
 from qdbev.quantization.ranges.observers import MinMaxObserver, MovingAverageObserver, largest_magnitude
 
 KINDS = ["minmax", "moving_average", "percentile", "mse", "entropy"]
