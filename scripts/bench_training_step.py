@@ -58,6 +58,7 @@ from qdbev.quantization import (
     set_parts,
 )
 from qdbev.quantization.grid.integers import align_scale, integer_limits
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.products import float_products
 from qdbev.quantization.layers.swap import quantized_layers
 
@@ -236,8 +237,8 @@ def quantized(
     """The model with our quantizers, ranges of weights or inputs learned where wanted, but not that of the images."""
     model = copy.deepcopy(subject.model)
     plan = make_plan(model, parts={"all": [""]}, weight_bits=WEIGHT_BITS, activation_bits=ACTIVATION_BITS)
-    rest: dict[str, Any] = {"unsigned_inputs": not offset, "offset_inputs": offset, "activation_ema": momentum}
-    quantize(model, plan, follow_weights=follow, **rest)
+    input_grid = InputGrid(may_be_unsigned=not offset, has_offset=offset, ema_momentum=momentum)
+    quantize(model, plan, weights=WeightGrid(follow=follow), inputs=input_grid)
     with observing(model), torch.no_grad():
         subject.loss(model)
     set_parts(model, {"all"})

@@ -23,9 +23,11 @@ from qdbev.data.queues.batches import streaming_batches
 from qdbev.quantization import (
     FLOAT_BITS,
     Folding,
+    InputGrid,
     MacLine,
     Plan,
     Site,
+    WeightGrid,
     apply_folding,
     bops,
     count_macs,
@@ -242,15 +244,21 @@ def _insert(detector: Detector, *, plan: Plan, section: QuantizationProfile) -> 
     quantize(
         detector,
         plan,
-        scale_rule=section.scale_rule,
-        weight_observer=section.weight_observer,
-        weight_granularity=section.weight_granularity,
-        activation_observer=section.activation_observer,
-        percentile=section.percentile,
-        follow_weights=section.weight_range == "follow",
-        activation_ema=section.moving_momentum if section.activation_range == "moving" else None,
-        unsigned_inputs=section.activation_sign == "auto",
-        offset_inputs=section.activation_offset == "learned",
-        # PACT clips to -alpha and alpha: by HAWQ's rule alpha is the largest integer, and one below -alpha is left out
-        narrow_inputs=section.activation_range == "pact" and section.scale_rule == "hawq",
+        weights=WeightGrid(
+            scale_rule=section.scale_rule,
+            observer=section.weight_observer,
+            percentile=section.percentile,
+            granularity=section.weight_granularity,
+            follow=section.weight_range == "follow",
+        ),
+        inputs=InputGrid(
+            scale_rule=section.scale_rule,
+            # PACT clips to -alpha and alpha: by HAWQ's rule alpha is the largest integer, one below -alpha is left out
+            narrow_range=section.activation_range == "pact" and section.scale_rule == "hawq",
+            observer=section.activation_observer,
+            percentile=section.percentile,
+            ema_momentum=section.moving_momentum if section.activation_range == "moving" else None,
+            may_be_unsigned=section.activation_sign == "auto",
+            has_offset=section.activation_offset == "learned",
+        ),
     )

@@ -17,6 +17,7 @@ from qdbev.quantization.equalisation.folding import Folding, apply_folding, find
 from qdbev.quantization.equalisation.smoothing import Smoothing, smooth
 from qdbev.quantization.grid.fake_quantize import fake_quantize
 from qdbev.quantization.grid.integers import dequantize, quantize_int, scale_of_range
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.live_norms import LiveNorms, thaw_norms
 from qdbev.quantization.layers.model_ranges import (
     freeze_weight_ranges,
@@ -82,6 +83,7 @@ __all__ = [
     "Connections",
     "Correction",
     "Folding",
+    "InputGrid",
     "InputMoments",
     "LiveNorms",
     "MacLine",
@@ -93,6 +95,7 @@ __all__ = [
     "Reconstruction",
     "Site",
     "Smoothing",
+    "WeightGrid",
     "absorb_biases",
     "activation_memory",
     "active_parts",

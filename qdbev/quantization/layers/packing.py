@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.quantization.grid.integers import check_bits, dequantize
+from qdbev.quantization.layers.grid_state import BITS, FOLLOWS, HAS_RANGE
 from qdbev.quantization.layers.quantized import QuantizedLayer, QuantizedWeight, quantizer_of
-from qdbev.quantization.layers.quantizer import BITS, FOLLOWS, HAS_RANGE, Quantizer
+from qdbev.quantization.layers.quantizer import Quantizer
 
 MAX_PACKED_BITS = 8
 
@@ -175,7 +176,7 @@ def packed_size_bytes(model: nn.Module) -> int:
 
 def _grids(model: nn.Module) -> set[str]:
     """Names of the tensors that say where a grid lies; they stay float32."""
-    quantizers = (name for name, one in model.named_modules(remove_duplicate=False) if isinstance(one, Quantizer))
+    quantizers = (name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, Quantizer))
     return {f"{name}.{tensor}" for name in quantizers for tensor in ("scale", "offset")}
 
 

@@ -1,18 +1,11 @@
 """A quantizer: the bits, the scale, and the switch of one tensor of the network (QD-BEV, Eq. 1).
 
-Its state is two or three buffers, saved and loaded strictly with the model:
-
-* ``scale``: float32, () per tensor or (C,) per channel
-* ``flags``: uint8, ``[has_range, follows, bits, scale rule, narrow_range]``; a state made for other bits is refused.
-  ``has_range`` is 2 for a range from zero on. A sixth, 1, says that there is an offset
-* ``offset``, only where there is one: float32, (), the value that integer 0 stands for
+Its state is a ``GridState``.
 
 A range comes from calibration (``Quantizer.calibrate``, or observing) and then stays, or the quantizer *follows*
 the tensor it is given: the range is that tensor's own ``max|w|`` each time. Min-max weights follow while they train. A
 range can also be *learned*: from ``Quantizer.learn`` to ``Quantizer.settle`` it is a parameter, in one of the
 forms of ``qdbev.quantization.ranges.trained_ranges``. While it is ``held``, a range that moves or is learned stays.
-
-A range that follows or moves is a new tensor each time: a backward pass that is still to come keeps the old one.
 
 A quantizer that ``may_be_unsigned`` and saw nothing negative in calibration, such as behind a ReLU, spends all its
 integers on ``0 ... 2^k - 1``: the upper half of a signed grid of one bit more.
@@ -20,37 +13,25 @@ integers on ``0 ... 2^k - 1``: the upper half of a signed grid of one bit more.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qdbev.quantization.grid.clipped_steps import Clipping
 from qdbev.quantization.grid.fake_quantize import Rounding, limits_of
 from qdbev.quantization.grid.forms import FakeQuantization
-from qdbev.quantization.grid.integers import (
-    ScaleRule,
-    check_bits,
-    check_scale_rule,
-    dequantize,
-    quantize_int,
-    range_of_scale,
-    scale_of_range,
-    steps_per_range,
-)
-from qdbev.quantization.ranges.bounds_observers import BoundsObserver, grid_of_bounds, make_bounds_observer
+from qdbev.quantization.grid.integers import dequantize, quantize_int, steps_per_range
+from qdbev.quantization.layers.grid_state import GridState
+from qdbev.quantization.ranges.bounds_observers import BoundsObserver, make_bounds_observer
 from qdbev.quantization.ranges.observer_kinds import make_observer
-from qdbev.quantization.ranges.observers import Observer, check_momentum, largest_magnitude
+from qdbev.quantization.ranges.observers import Observer, check_momentum
 from qdbev.quantization.ranges.trained_ranges import ClippingLevel, LogScale, RangeForm, StepSize, TrainedRange
 
 QuantizerState = Literal["off", "observing", "on"]
 
-HAS_RANGE, FOLLOWS, BITS = 0, 1, 2  # places in `flags`; from BITS on it is the format
-UNSIGNED = 2  # value of `flags[HAS_RANGE]` of a range from zero on
-_RULES: tuple[str, ...] = get_args(ScaleRule)
 
-
-class Quantizer(nn.Module):
+class Quantizer(GridState):
     """Fake quantization of one tensor, with the state that makes it repeatable.
 
     Args:
@@ -77,9 +58,6 @@ class Quantizer(nn.Module):
     [14.0, -16.0, 4.0]
     """
 
-    scale: Tensor
-    flags: Tensor
-    offset: Tensor | None
     trained: TrainedRange | None
 
     def __init__(
@@ -98,27 +76,26 @@ class Quantizer(nn.Module):
         may_be_unsigned: bool = False,
         has_offset: bool = False,
     ) -> None:
-        super().__init__()
-        if (axis is None) != (channels is None):
-            raise ValueError(f"{name}: give axis and channels together, got axis={axis} and channels={channels}")
-        if follow and observer != "minmax":
-            raise ValueError(f"{name}: only a min-max range can follow its tensor, got observer {observer!r}")
+        super().__init__(
+            name=name,
+            bits=bits,
+            axis=axis,
+            channels=channels,
+            scale_rule=scale_rule,
+            narrow_range=narrow_range,
+            follow=follow,
+            has_offset=has_offset,
+        )
+        self._require_fitting(observer)
         if has_offset and (axis is not None or follow or ema_momentum is not None):
             raise ValueError(f"{name}: an offset needs one range for the whole tensor that neither follows nor moves")
-        self.name, self.bits, self.axis = name, check_bits(bits), axis
-        self.scale_rule, self.narrow_range = check_scale_rule(scale_rule), narrow_range
         self.observer, self.percentile = observer, percentile
         self.ema_momentum = None if ema_momentum is None else check_momentum(ema_momentum)
         self.may_be_unsigned, self._negative = may_be_unsigned, False
         self._state: QuantizerState = "off"
         self._observing: Observer | None = None
         self.held = False
-        self.register_buffer("offset", torch.zeros(()) if has_offset else None)
         self._make_observer()  # an impossible choice is refused here, not in the middle of calibration
-        self.register_buffer("scale", torch.ones(() if channels is None else (channels,)))
-        code = [0, int(follow), bits, _RULES.index(self.scale_rule), int(narrow_range), *([1] if has_offset else [])]
-        self.register_buffer("flags", torch.tensor(code, dtype=torch.uint8))
-        self._has_range, self._follows, self._unsigned = False, follow, False
         self.register_module("trained", None)
 
     @property
@@ -133,32 +110,6 @@ class Quantizer(nn.Module):
         self._observing = self._make_observer() if value == "observing" else None
         self._negative = False
         self._state = value
-
-    @property
-    def has_range(self) -> bool:
-        """Whether it may run: a range was set, or it follows its tensor."""
-        return self._has_range or self._follows
-
-    @property
-    def unsigned(self) -> bool:
-        """Whether the range begins at zero."""
-        return self._unsigned
-
-    @property
-    def grid_bits(self) -> int:
-        """Bits of the signed grid that its integers lie on: one more than ``bits`` where they are unsigned."""
-        return self.bits + self._unsigned
-
-    @property
-    def follows(self) -> bool:
-        """Whether the range is that of each tensor it is given."""
-        return self._follows
-
-    @property
-    def range(self) -> Tensor:
-        """``r_max``, shape of ``scale``; ValueError where there is none yet."""
-        self._require_range()
-        return range_of_scale(self.scale, bits=self.grid_bits, rule=self.scale_rule)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``x`` as the state says: itself, or on the grid.
@@ -195,7 +146,7 @@ class Quantizer(nn.Module):
             return trained.rounding(axis=self.axis, low=low, high=high)
         self._follow_or_require(x)
         if self.ema_momentum is not None and self.training and not self._follows and not self.held:
-            self._move(x)
+            self.move(x, momentum=self.ema_momentum)
         scale, offset = self._grid()
         if offset is None:
             return Rounding(scale, self.axis, low, high)
@@ -216,32 +167,13 @@ class Quantizer(nn.Module):
         scale, offset = self._grid()
         return dequantize(integers, scale=scale, axis=self.axis, offset=offset)
 
-    @torch.no_grad()
-    def set_range(self, r_max: Tensor) -> None:
-        """Fix the range, symmetric about zero.
-
-        Args:
-            r_max: Largest magnitudes, shape of ``scale``, finite and not negative.
-        """
-        if r_max.shape != self.scale.shape:
-            raise ValueError(
-                f"{self.name}: a range of shape {tuple(self.scale.shape)} is needed, got {tuple(r_max.shape)}"
-            )
-        if not bool((torch.isfinite(r_max) & (r_max >= 0)).all()):
-            raise ValueError(f"{self.name}: a range must be finite and not negative, got {r_max}")
-        self.scale.copy_(scale_of_range(r_max, bits=self.grid_bits, rule=self.scale_rule))
-        if self.offset is not None:
-            self.offset.zero_()
-        self._mark(HAS_RANGE, 1 + self._unsigned)
-
     def choose_by(self, observer: str) -> None:
         """Let another observer choose the range from now on.
 
         Raises:
             ValueError: an unknown observer, one that does not fit the granularity, or a range that follows its tensor.
         """
-        if self._follows and observer != "minmax":
-            raise ValueError(f"{self.name}: only a min-max range can follow its tensor, got observer {observer!r}")
+        self._require_fitting(observer)
         self.observer = observer
         self._make_observer()
 
@@ -260,20 +192,6 @@ class Quantizer(nn.Module):
         observer.set_bits(self.grid_bits)
         self._take_range(observer)
         return True
-
-    @torch.no_grad()
-    def refresh(self, x: Tensor) -> None:
-        """Take the range of ``x`` if following; otherwise leave it."""
-        if self._follows:
-            largest = largest_magnitude(x, axis=self.axis)
-            self.scale = scale_of_range(largest, bits=self.bits, rule=self.scale_rule)
-            if not self._has_range:
-                self._mark(HAS_RANGE, 1)
-
-    def freeze(self, x: Tensor) -> None:
-        """Stop following, at the range of ``x``; a fixed range stays as it is."""
-        self.refresh(x)
-        self._mark(FOLLOWS, 0)
 
     def learn(self, form: RangeForm = "log") -> None:
         """Make the range a parameter that starts at the present one; it no longer follows.
@@ -319,6 +237,10 @@ class Quantizer(nn.Module):
             return self.trained.scale, self.trained.offset
         return self.scale, self.offset
 
+    def _require_fitting(self, observer: str) -> None:
+        if self._follows and observer != "minmax":
+            raise ValueError(f"{self.name}: only a min-max range can follow its tensor, got observer {observer!r}")
+
     def _make_observer(self) -> Observer:
         if self.offset is not None:
             return make_bounds_observer(self.observer, bits=self.bits, narrow_range=self.narrow_range)
@@ -336,62 +258,14 @@ class Quantizer(nn.Module):
         self._feed(self._observing, x)
         self._negative = self._negative or bool((x < 0).any())
 
-    @torch.no_grad()
     def _take_range(self, observer: Observer) -> None:
-        if not isinstance(observer, BoundsObserver):
+        if isinstance(observer, BoundsObserver):
+            self.set_bounds(*observer.bounds())
+        else:
             self.set_range(observer.range())
-            return
-        assert self.offset is not None
-        scale, offset = grid_of_bounds(*observer.bounds(), bits=self.bits, narrow_range=self.narrow_range)
-        self.scale.copy_(scale)
-        self.offset.copy_(offset)
-        self._mark(HAS_RANGE, 1)
 
     def _feed(self, observer: Observer, x: Tensor) -> None:
         try:
             observer.update(x)
         except ValueError as error:
             raise ValueError(f"{self.name}: {error}") from error
-
-    def _follow_or_require(self, x: Tensor) -> None:
-        if self._follows:
-            self.refresh(x)
-        self._require_range()
-
-    def _require_range(self) -> None:
-        if not self.has_range:
-            raise ValueError(
-                f"quantizer {self.name} has no range; calibrate the model or load a calibrated state first"
-            )
-
-    @torch.no_grad()
-    def _move(self, x: Tensor) -> None:
-        """Move the range towards this batch's; the scale is linear in the range. A batch of zeros moves nothing."""
-        assert self.ema_momentum is not None
-        if x.numel():
-            largest = largest_magnitude(x, axis=self.axis, unsigned=self._unsigned)
-            batch = scale_of_range(largest, bits=self.grid_bits, rule=self.scale_rule)
-            self.scale = self.scale.lerp(torch.where(largest > 0, batch, self.scale), 1.0 - self.ema_momentum)
-
-    def _mark(self, place: int, value: int) -> None:
-        """Set a flag in the buffer and in its mirror: reading the buffer in forward would wait for the device."""
-        self.flags[place] = value
-        if place == HAS_RANGE:
-            self._has_range = bool(value)
-        else:
-            self._follows = bool(value)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Load, refusing a state of another format, and bring the mirrors of the flags up to date."""
-        saved, errors = state_dict.get(prefix + "flags"), rest[-1]
-        if saved is not None and saved.ndim == 1:
-            ours = self.flags[BITS:].tolist()
-            if saved[BITS:].tolist() != ours:
-                errors.append(
-                    f"quantizer {self.name} is {ours} (bits, scale rule, narrow range, 1 for an offset) but the state "
-                    f"was saved with {saved[BITS:].tolist()}; quantize the model as the state was made"
-                )
-                return
-        super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._has_range, self._follows = bool(self.flags[HAS_RANGE]), bool(self.flags[FOLLOWS])
-        self._unsigned = int(self.flags[HAS_RANGE]) == UNSIGNED

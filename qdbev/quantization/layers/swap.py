@@ -6,15 +6,15 @@ context. ``set_parts`` and ``set_sites`` switch on exactly what they are given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Literal
 
 from torch import nn
 
 from qdbev.quantization.grid.rectifier import QuantReLU
 from qdbev.quantization.layers.attention import QuantMultiheadAttention
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.quantized import (
     QuantConv2d,
     QuantEmbedding,
@@ -23,7 +23,6 @@ from qdbev.quantization.layers.quantized import (
     deformable_class,
     quantizer_of,
 )
-from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.planning.plan import FLOAT_BITS, Plan, Site
 from qdbev.quantization.planning.policy import is_deformable_conv
 
@@ -44,20 +43,7 @@ _FLOAT_CLASSES: dict[str, type[nn.Module]] = {
 
 
 def quantize(
-    model: nn.Module,
-    plan: Plan,
-    *,
-    scale_rule: str = "qdbev",
-    narrow_range: bool = False,
-    weight_observer: str = "minmax",
-    weight_granularity: Literal["channel", "tensor"] = "channel",
-    activation_observer: str = "minmax",
-    percentile: float = 99.99,
-    follow_weights: bool | None = None,
-    activation_ema: float | None = None,
-    unsigned_inputs: bool = False,
-    offset_inputs: bool = False,
-    narrow_inputs: bool = False,
+    model: nn.Module, plan: Plan, *, weights: WeightGrid | None = None, inputs: InputGrid | None = None
 ) -> nn.Module:
     """Give the layers of ``model`` the quantizers of ``plan``, in place; all are off afterwards.
 
@@ -67,48 +53,22 @@ def quantize(
     Args:
         model: The float model the plan was made of.
         plan: What is quantized where.
-        scale_rule: ``qdbev`` (Eq. 1) or ``hawq``.
-        narrow_range: Leave out the most negative integer.
-        weight_observer: For weights; only minmax can follow a weight that is trained.
-        weight_granularity: One scale per output ``channel`` (embedding: per row) or per ``tensor``.
-        activation_observer: For inputs.
-        percentile: For the percentile observer, of weights or inputs.
-        follow_weights: Weight ranges follow the weights; None means where the observer is minmax.
-        activation_ema: Momentum with which input ranges go on moving in training; None freezes them.
-        unsigned_inputs: Inputs that calibration never sees negative get unsigned integers.
-        offset_inputs: Inputs get an offset, which calibration sets; then their integers keep the sign.
-        narrow_inputs: ``narrow_range`` for inputs alone.
+        weights: How weights are put onto their grid; None: the defaults of ``WeightGrid``.
+        inputs: How inputs are; None: the defaults of ``InputGrid``.
 
     Returns:
         ``model`` itself.
 
     Raises:
-        ValueError: the plan does not fit the model, or an impossible choice.
+        ValueError: the plan does not fit the model.
     """
-    if weight_granularity not in ("channel", "tensor"):
-        raise ValueError(f"weight_granularity must be channel or tensor, got {weight_granularity!r}")
     modules = dict(model.named_modules())
     for site in plan.quantized:
         _check_site(site, modules.get(site.path))
-    grid = partial(Quantizer, scale_rule=scale_rule, percentile=percentile)
-    follow = weight_observer == "minmax" if follow_weights is None else follow_weights
-    of_weights = partial(grid, observer=weight_observer, follow=follow, narrow_range=narrow_range)
-    of_inputs = partial(
-        grid,
-        observer=activation_observer,
-        ema_momentum=activation_ema,
-        may_be_unsigned=unsigned_inputs,
-        has_offset=offset_inputs,
-        narrow_range=narrow_range or narrow_inputs,
-    )
-    per_channel = weight_granularity == "channel"
-    # Built once for nothing: an impossible choice is refused before any layer is changed.
-    of_weights(name="weights", bits=8, **_granularity(1 if per_channel else None))
-    of_inputs(name="inputs", bits=8)
     for site in plan.quantized:
         layer = _change_class(modules[site.path], site=site)
-        _add_weight_quantizers(layer, build=of_weights, per_channel=per_channel)
-        _add_input_quantizers(layer, build=of_inputs)
+        _add_weight_quantizers(layer, grid=weights or WeightGrid())
+        _add_input_quantizers(layer, grid=inputs or InputGrid())
         layer.train(layer.training)
     _forbid_fast_paths(model)
     for module in model.modules():
@@ -207,7 +167,7 @@ def observing(
         parts: Watch these alone; the others stay on or off as they are.
         observer: What chooses the ranges, of weights and inputs, in place of what the quantizers were made with; ranges
             that follow their tensor stay min-max.
-        unsigned_inputs: As in ``quantize``, in place of what the quantizers were made with.
+        unsigned_inputs: ``InputGrid.may_be_unsigned``, in place of what the quantizers were made with.
     """
     watched = None if parts is None else tuple(parts)
     if observer is not None:
@@ -248,29 +208,24 @@ def _change_class(module: nn.Module, *, site: Site) -> QuantizedLayer:
     return module
 
 
-def _granularity(channels: int | None) -> dict[str, int | None]:
-    """Return axis and channels: the first axis for that many channels, or one scale for None."""
-    return {"axis": None if channels is None else 0, "channels": channels}
-
-
-def _add_weight_quantizers(layer: QuantizedLayer, *, build: Callable[..., Quantizer], per_channel: bool) -> None:
+def _add_weight_quantizers(layer: QuantizedLayer, *, grid: WeightGrid) -> None:
     """Register a quantizer per weight, or None in its place where the plan says float."""
     for name in layer.weight_names:
-        weight, path = layer.get_parameter(name), quantizer_of(name)
-        quantizer = None
+        weight, path, quantizer = layer.get_parameter(name), quantizer_of(name), None
         if layer.site.weight_bits < FLOAT_BITS:
-            granularity = _granularity(weight.shape[0] if per_channel else None)
-            quantizer = build(name=f"{layer.site.path}.{path}", bits=layer.site.weight_bits, **granularity)
-        layer.add_quantizer(path, quantizer and quantizer.to(weight.device))
+            full = f"{layer.site.path}.{path}"
+            quantizer = grid.quantizer(full, bits=layer.site.weight_bits, channels=weight.shape[0]).to(weight.device)
+        layer.add_quantizer(path, quantizer)
 
 
-def _add_input_quantizers(layer: QuantizedLayer, *, build: Callable[..., Quantizer]) -> None:
+def _add_input_quantizers(layer: QuantizedLayer, *, grid: InputGrid) -> None:
     """Register a quantizer per input, or None in its place where the plan says float."""
     for path in layer.input_names:
         quantizer = None
         if layer.site.activation_bits < FLOAT_BITS:
-            quantizer = build(name=f"{layer.site.path}.{path}", bits=layer.site.activation_bits)
-        layer.add_quantizer(path, quantizer and quantizer.to(next(layer.parameters()).device))
+            quantizer = grid.quantizer(f"{layer.site.path}.{path}", bits=layer.site.activation_bits)
+            quantizer.to(next(layer.parameters()).device)
+        layer.add_quantizer(path, quantizer)
 
 
 def _forbid_fast_paths(model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from qdbev.quantization.grid.clipped_steps import fake_quantize_clipped, fake_quantize_stepped
 from qdbev.quantization.grid.fake_quantize import fake_quantize, fake_quantize_learned
 from qdbev.quantization.grid.integers import dequantize, integer_limits, quantize_int, steps_per_range
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.model_ranges import learn_ranges
 from qdbev.quantization.layers.swap import observing, quantize, set_parts
 from qdbev.quantization.planning.activation_memory import activation_memory
@@ -302,7 +303,9 @@ def quantized(
 ) -> nn.Module:
     """Calibrated at four bits and on, the ranges learned in a form, or held without one."""
     plan = make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4)
-    quantize(model, plan, follow_weights=False, unsigned_inputs=unsigned, offset_inputs=offset)
+    quantize(
+        model, plan, weights=WeightGrid(follow=False), inputs=InputGrid(may_be_unsigned=unsigned, has_offset=offset)
+    )
     with observing(model), torch.no_grad():
         model(x)
     set_parts(model, {"all"})

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.model_ranges import learn_ranges
 from qdbev.quantization.layers.swap import observing, quantize, set_parts
 from qdbev.quantization.planning.activation_memory import activation_memory
@@ -41,8 +42,8 @@ def small(*, learned: bool, unsigned: bool = True) -> tuple[nn.Module, Tensor]:
     quantize(
         model,
         make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4),
-        follow_weights=False,
-        unsigned_inputs=unsigned,
+        weights=WeightGrid(follow=False),
+        inputs=InputGrid(may_be_unsigned=unsigned),
     )
     with observing(model), torch.no_grad():
         model(x * 0.8)  # so that something is clamped
@@ -159,7 +160,9 @@ def test_convolutions_keep_what_float_ones_keep(learned: bool) -> None:
 
     model = chain()
     plain = kept(model)
-    quantize(model, make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4), follow_weights=False)
+    quantize(
+        model, make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4), weights=WeightGrid(follow=False)
+    )
     with observing(model), torch.no_grad():
         model(torch.ones(1, 3, 64, 64))
     set_parts(model, {"all"})
@@ -171,7 +174,9 @@ def test_convolutions_keep_what_float_ones_keep(learned: bool) -> None:
 
 def test_what_is_changed_in_place_is_refused() -> None:
     model = nn.Sequential(nn.ReLU(), nn.Linear(6, 6))
-    quantize(model, make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4), follow_weights=False)
+    quantize(
+        model, make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4), weights=WeightGrid(follow=False)
+    )
     with observing(model):
         model(torch.ones(2, 6))
     set_parts(model, {"all"})

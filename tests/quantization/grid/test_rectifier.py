@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.quantization.grid.rectifier import QuantReLU, _Rectified
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.model_ranges import learn_ranges
 from qdbev.quantization.layers.swap import observing, quantize, set_parts
 from qdbev.quantization.planning.policy import make_plan
@@ -54,7 +55,7 @@ def quantized(*, unsigned: bool = True, **choices: Any) -> tuple[nn.Module, Tens
 def on(model: nn.Module, x: Tensor | None = None, *, unsigned: bool = True) -> nn.Module:
     """Quantized, with ranges of this input that are learned."""
     plan = make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4)
-    quantize(model, plan, follow_weights=False, unsigned_inputs=unsigned)
+    quantize(model, plan, weights=WeightGrid(follow=False), inputs=InputGrid(may_be_unsigned=unsigned))
     with observing(model), torch.no_grad():
         model(torch.randn(64, 4) if x is None else x)
     set_parts(model, {"all"})

@@ -11,6 +11,7 @@ from torch import nn
 from qdbev.quantization.grid.fake_quantize import fake_quantize
 from qdbev.quantization.grid.integers import scale_of_range
 from qdbev.quantization.layers.attention import QuantMultiheadAttention
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.swap import observing, quantize, set_parts
 from qdbev.quantization.planning.policy import make_plan
 
@@ -20,7 +21,7 @@ QUERIES, KEYS, BATCH, WIDTH, HEADS = 5, 7, 3, 16, 4
 def quantized(attention: nn.MultiheadAttention, *, bits: int = 16) -> nn.Module:
     model = nn.ModuleDict({"attn": attention})
     plan = make_plan(model, parts={"all": ["attn"]}, weight_bits=bits, activation_bits=bits)
-    return quantize(model, plan, scale_rule="hawq")
+    return quantize(model, plan, weights=WeightGrid(scale_rule="hawq"), inputs=InputGrid(scale_rule="hawq"))
 
 
 def inputs(*, batch_first: bool, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from qdbev.quantization.grid.fake_quantize import fake_quantize, fake_quantize_learned
 from qdbev.quantization.grid.integers import integer_limits
+from qdbev.quantization.layers.grids import WeightGrid
 from qdbev.quantization.layers.model_ranges import learn_ranges, settle_ranges
 from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.layers.swap import observing, quantized_layers, set_parts
@@ -114,7 +115,7 @@ def test_a_range_that_is_not_set_cannot_be_learned(follow: bool) -> None:
 
 
 def test_only_what_is_on_learns_and_settling_gives_the_model_its_parameters_back() -> None:
-    model = calibrated(follow_weights=False)
+    model = calibrated(weights=WeightGrid(follow=False))
     own = [name for name, _ in model.named_parameters()]
     set_parts(model, ["backbone"])
     learn_ranges(model, weights=True, inputs=False)
@@ -131,7 +132,7 @@ def test_only_what_is_on_learns_and_settling_gives_the_model_its_parameters_back
 
 
 def test_inputs_that_are_fixed_are_not_learned() -> None:
-    model = calibrated(follow_weights=False)
+    model = calibrated(weights=WeightGrid(follow=False))
     set_parts(model, ["backbone", "decoder"])
     learn_ranges(model, weights=False, inputs=True, fixed_inputs=["backbone.0"])
     learned = {name for name, _ in model.named_parameters() if "trained" in name}
@@ -140,7 +141,7 @@ def test_inputs_that_are_fixed_are_not_learned() -> None:
 
 
 def test_ranges_of_one_part_are_chosen_anew_while_the_others_stay_on() -> None:
-    model = calibrated(follow_weights=False)
+    model = calibrated(weights=WeightGrid(follow=False))
     layers = quantized_layers(model)
     before = {path: [q.scale.clone() for q in layer.quantizers()] for path, layer in layers.items()}
     set_parts(model, ["backbone"])

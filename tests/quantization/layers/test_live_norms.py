@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.live_norms import EPSILON, LiveNorm, LiveNorms, thaw_norms
 from qdbev.quantization.layers.model_ranges import learn_ranges, settle_ranges
 from qdbev.quantization.layers.swap import quantized_layers, set_parts
@@ -14,8 +15,8 @@ from tests.quantization.layers.test_swap import IMAGE, PARTS, Toy, calibrated
 CONVS = ["backbone.0", "backbone.2"]
 
 
-def thawed(**settings: object) -> tuple[Toy, LiveNorms]:
-    model = calibrated(**settings)
+def thawed(**grids: WeightGrid | InputGrid) -> tuple[Toy, LiveNorms]:
+    model = calibrated(**grids)
     set_parts(model, PARTS)
     return model, thaw_norms(model, CONVS, lambda: model.eval()(IMAGE))
 
@@ -39,9 +40,9 @@ def train(model: Toy, *, steps: int = 5) -> None:
 
 
 def test_at_first_nothing_changes_in_evaluation_and_batches_count_in_training() -> None:
-    plain = calibrated(follow_weights=False)
+    plain = calibrated(weights=WeightGrid(follow=False))
     set_parts(plain, PARTS)
-    model, _ = thawed(follow_weights=False)
+    model, _ = thawed(weights=WeightGrid(follow=False))
     torch.testing.assert_close(model(IMAGE), plain(IMAGE), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.train()(IMAGE), plain.train()(IMAGE), rtol=1e-3, atol=1e-4)  # the batch measured
     moved = 3 * IMAGE + 1
@@ -67,9 +68,9 @@ def test_in_training_it_is_torchs_batch_norm() -> None:
 @pytest.mark.parametrize("kind", ["frozen", "learned", "follow"])
 def test_folding_keeps_outputs_and_integers(kind: str) -> None:
     """By HAWQ's rule: by Eq. 1 the largest weight of a range that follows lies at a tie, which may round either way."""
-    settings = {"follow_weights": kind == "follow", "scale_rule": "hawq"}
-    model, norms = thawed(**settings)
-    names = set(calibrated(**settings).state_dict())
+    grids = {"weights": WeightGrid(follow=kind == "follow", scale_rule="hawq"), "inputs": InputGrid(scale_rule="hawq")}
+    model, norms = thawed(**grids)
+    names = set(calibrated(**grids).state_dict())
     learn_ranges(model, weights=kind == "learned", inputs=False)
     train(model)
     settle_ranges(model)
@@ -84,7 +85,7 @@ def test_folding_keeps_outputs_and_integers(kind: str) -> None:
 
 
 def test_a_factor_stays_above_zero_wherever_gamma_goes() -> None:
-    model, norms = thawed(follow_weights=False)
+    model, norms = thawed(weights=WeightGrid(follow=False))
     with torch.no_grad():
         norms.norms["backbone.0"].weight[0] = -3.0
     expected, before = model(IMAGE), integers(model)["backbone.0.weight"]
@@ -94,7 +95,7 @@ def test_a_factor_stays_above_zero_wherever_gamma_goes() -> None:
 
 
 def test_biases_are_the_norms_business_meanwhile() -> None:
-    model, _ = thawed(follow_weights=False)
+    model, _ = thawed(weights=WeightGrid(follow=False))
     before = model.backbone[0].bias.clone()
     train(model)
     assert torch.equal(model.backbone[0].bias, before)
@@ -102,12 +103,12 @@ def test_biases_are_the_norms_business_meanwhile() -> None:
 
 
 def test_a_layer_that_does_not_run_gets_no_norm() -> None:
-    model = calibrated(follow_weights=False)
+    model = calibrated(weights=WeightGrid(follow=False))
     assert thaw_norms(model, CONVS, lambda: None).norms == {}
 
 
 def test_ranges_settle_before_norms_fold() -> None:
-    model, norms = thawed(follow_weights=False)
+    model, norms = thawed(weights=WeightGrid(follow=False))
     learn_ranges(model, weights=True, inputs=False)
     with pytest.raises(ValueError, match=r"range of backbone\.0 is still learned"):
         norms.fold()
@@ -115,7 +116,7 @@ def test_ranges_settle_before_norms_fold() -> None:
 
 @pytest.mark.parametrize("wrong", ["tensor", "bias"])
 def test_layers_that_cannot_take_a_norm_back_are_refused(wrong: str) -> None:
-    model = calibrated(follow_weights=False, weight_granularity="tensor" if wrong == "tensor" else "channel")
+    model = calibrated(weights=WeightGrid(follow=False, granularity="tensor" if wrong == "tensor" else "channel"))
     if wrong == "bias":
         model.backbone[0].bias = None
     with pytest.raises(ValueError, match=r"backbone\.0 is none"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from qdbev.quantization.grid.integers import integer_limits
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.packing import (
     pack_bits,
     pack_model,
@@ -40,14 +43,14 @@ class Toy(nn.Module):
         return self.out_proj(self.attn(query, tokens, tokens)[0]) * self.scale / 1e6
 
 
-def quantized(*, bits: int, seed: int = 0, **choices: object) -> Toy:
+def quantized(*, bits: int, seed: int = 0, **grids: WeightGrid | InputGrid) -> Toy:
     model = Toy(seed=seed).eval()
-    quantize(model, make_plan(model, parts={"all": [""]}, weight_bits=bits, activation_bits=6), **choices)  # type: ignore[arg-type]
+    quantize(model, make_plan(model, parts={"all": [""]}, weight_bits=bits, activation_bits=6), **grids)  # type: ignore[arg-type]
     return model
 
 
-def calibrated(*, bits: int, **choices: object) -> Toy:
-    model = quantized(bits=bits, **choices)
+def calibrated(*, bits: int, **grids: WeightGrid | InputGrid) -> Toy:
+    model = quantized(bits=bits, **grids)
     with observing(model), torch.no_grad():
         model(X)
     set_parts(model, {"all"})
@@ -106,8 +109,11 @@ def test_truncated_bytes_and_wide_integers_are_refused() -> None:
     narrow=st.booleans(),
     granularity=st.sampled_from(["channel", "tensor"]),
 )
-def test_unpacked_weights_equal_fake_quantized_ones(bits: int, rule: str, narrow: bool, granularity: str) -> None:
-    model = calibrated(bits=bits, scale_rule=rule, narrow_range=narrow, weight_granularity=granularity)
+def test_unpacked_weights_equal_fake_quantized_ones(
+    bits: int, rule: str, narrow: bool, granularity: Literal["channel", "tensor"]
+) -> None:
+    weights = WeightGrid(scale_rule=rule, narrow_range=narrow, granularity=granularity)
+    model = calibrated(bits=bits, weights=weights, inputs=InputGrid(scale_rule=rule, narrow_range=narrow))
     state = unpack_model(pack_model(model))
     seen = 0
     for path, layer in model.named_modules():
@@ -166,7 +172,7 @@ def test_a_truncated_weight_is_refused_by_name() -> None:
 
 def test_a_frozen_quantizer_without_range_is_refused() -> None:
     with pytest.raises(ValueError, match="has no range"):
-        pack_model(quantized(bits=4, follow_weights=False))
+        pack_model(quantized(bits=4, weights=WeightGrid(follow=False)))
 
 
 def test_an_unknown_type_of_the_rest_is_refused() -> None:

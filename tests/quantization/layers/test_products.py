@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from qdbev.ops import integer_weight_bits
 from qdbev.quantization.grid.rectifier import QuantReLU
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.model_ranges import learn_ranges
 from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.layers.swap import observing, quantize, set_parts
@@ -64,7 +65,9 @@ def quantized(
     model, x = nn.Sequential(make()), torch.randn(shape)
     x = x.relu() if unsigned else x
     plan = make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4)
-    quantize(model, plan, follow_weights=False, unsigned_inputs=unsigned, offset_inputs=offset)
+    quantize(
+        model, plan, weights=WeightGrid(follow=False), inputs=InputGrid(may_be_unsigned=unsigned, has_offset=offset)
+    )
     with observing(model), torch.no_grad():
         model(x * 0.7 if x.numel() else torch.ones(1, shape[-1]))  # so that something is clamped
     set_parts(model, {"all"})
@@ -214,7 +217,7 @@ def test_of_integers_with_one_range_per_weight_tensor_as_wide_as_the_cpu_takes(
     monkeypatch.setattr(PRODUCTS, "integer_weight_bits", lambda: widest)
     model, x = nn.Sequential(nn.Conv2d(6, 4, 3)), torch.randn(2, 6, 5, 5)
     plan = make_plan(model, parts={"all": [""]}, weight_bits=bits, activation_bits=8)
-    quantize(model, plan, weight_granularity="tensor")
+    quantize(model, plan, weights=WeightGrid(granularity="tensor"))
     with observing(model), torch.no_grad():
         model(x)
     set_parts(model, {"all"})

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
 from torch import nn
 
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.model_ranges import freeze_weight_ranges, ranges_missing
-from qdbev.quantization.layers.quantized import QuantizedLayer
 from qdbev.quantization.layers.swap import (
     active_parts,
     finish_observing,
@@ -52,9 +53,12 @@ def planned(model: nn.Module, *, bits: int = 4) -> Plan:
     return make_plan(model, parts=PARTS, weight_bits=bits, activation_bits=bits)
 
 
-def calibrated(*, bits: int = 4, **settings: object) -> Toy:
+COMMON = ("scale_rule", "narrow_range", "observer", "percentile")
+
+
+def calibrated(*, bits: int = 4, **grids: WeightGrid | InputGrid) -> Toy:
     model = Toy().eval()
-    quantize(model, planned(model, bits=bits), **settings)  # type: ignore[arg-type]
+    quantize(model, planned(model, bits=bits), **grids)  # type: ignore[arg-type]
     with observing(model), torch.no_grad():
         model(IMAGE)
     return model
@@ -229,7 +233,7 @@ def test_training_moves_every_weight_and_evaluation_equals_the_saved_model() -> 
 
 
 def test_frozen_weight_ranges_stay() -> None:
-    model = calibrated(follow_weights=False)
+    model = calibrated(weights=WeightGrid(follow=False))
     quantizer = quantized_layers(model)["backbone.0"].weight_quantizer  # type: ignore[union-attr]
     scale = quantizer.scale.clone()
     with torch.no_grad():
@@ -249,7 +253,7 @@ def test_frozen_weight_ranges_stay() -> None:
 def test_weight_granularity_and_float_activations() -> None:
     model = Toy()
     plan = make_plan(model, parts=PARTS, weight_bits=4, activation_bits=32)
-    quantize(model, plan, weight_granularity="tensor")
+    quantize(model, plan, weights=WeightGrid(granularity="tensor"))
     layer = quantized_layers(model)["backbone.0"]
     assert layer.input_quantizer is None and layer.weight_quantizer.scale.shape == ()  # type: ignore[union-attr]
     set_parts(model, set(PARTS))
@@ -257,22 +261,40 @@ def test_weight_granularity_and_float_activations() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("grid", "settings", "message"),
     [
-        ({"weight_observer": "entropy"}, "per tensor only"),
-        ({"activation_observer": "median"}, "observer must be"),
-        ({"weight_observer": "mse", "follow_weights": True}, "min-max"),
-        ({"scale_rule": "other"}, "qdbev, hawq"),
-        ({"weight_granularity": "row"}, "channel or tensor"),
-        ({"activation_ema": 1.5}, "momentum"),
-        ({"activation_observer": "percentile", "percentile": 0.0}, "percentile"),
+        (WeightGrid, {"observer": "entropy"}, "per tensor only"),
+        (InputGrid, {"observer": "median"}, "observer must be"),
+        (WeightGrid, {"observer": "mse", "follow": True}, "min-max"),
+        (WeightGrid, {"scale_rule": "other"}, "qdbev, hawq"),
+        (InputGrid, {"scale_rule": "other"}, "qdbev, hawq"),
+        (WeightGrid, {"granularity": "row"}, "channel or tensor"),
+        (InputGrid, {"ema_momentum": 1.5}, "momentum"),
+        (InputGrid, {"has_offset": True, "ema_momentum": 0.5}, "neither follows nor moves"),
+        (InputGrid, {"observer": "percentile", "percentile": 0.0}, "percentile"),
     ],
 )
-def test_impossible_choices_are_refused_before_anything_changes(settings: dict[str, object], message: str) -> None:
-    model = Toy()
+def test_impossible_choices_are_refused_before_there_is_a_grid(
+    grid: type[WeightGrid | InputGrid], settings: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
-        quantize(model, planned(model), **settings)  # type: ignore[arg-type]
-    assert not any(isinstance(module, QuantizedLayer) for module in model.modules())
+        grid(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_quantizers_are_as_their_grids_say(granularity: Literal["channel", "tensor"]) -> None:
+    weights = WeightGrid(scale_rule="hawq", narrow_range=True, observer="mse", percentile=98.0, granularity=granularity)
+    inputs = InputGrid(observer="percentile", percentile=99.0, ema_momentum=0.75, may_be_unsigned=True)
+    model = Toy()
+    for layer in quantized_layers(quantize(model, planned(model), weights=weights, inputs=inputs)).values():
+        for weight in layer.quantized_weights():
+            quantizer, channels = weight.quantizer, len(weight.value) if granularity == "channel" else None
+            assert quantizer.scale.shape == (() if channels is None else (channels,))
+            assert (quantizer.axis is None) == (channels is None) and not quantizer.follows
+            assert all(getattr(quantizer, name) == getattr(weights, name) for name in COMMON)
+        for quantizer in layer.input_quantizers():
+            assert all(getattr(quantizer, name) == getattr(inputs, name) for name in (*COMMON, "ema_momentum"))
+            assert quantizer.may_be_unsigned and quantizer.offset is None and quantizer.axis is None
 
 
 def test_plans_of_other_models_and_second_times_are_refused() -> None:

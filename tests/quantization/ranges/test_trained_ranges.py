@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.model_ranges import hold_ranges, learn_ranges, range_penalty, settle_ranges
 from qdbev.quantization.layers.packing import pack_model, packed_size_bytes, size_bytes, unpack_model
 from qdbev.quantization.layers.quantizer import Quantizer
@@ -173,7 +174,7 @@ def test_a_clipping_level_is_one_per_tensor() -> None:
 
 
 def test_a_model_with_offsets_packs_and_unpacks_to_the_same_outputs() -> None:
-    model = calibrated(follow_weights=False, offset_inputs=True)
+    model = calibrated(weights=WeightGrid(follow=False), inputs=InputGrid(has_offset=True))
     set_parts(model, PARTS)
     packed = pack_model(model)
     offsets = [name for name in packed if name.endswith(".offset")]
@@ -181,14 +182,15 @@ def test_a_model_with_offsets_packs_and_unpacks_to_the_same_outputs() -> None:
     assert len(offsets) == sum(len(list(layer.input_quantizers())) for layer in layers)
     assert all(packed[name].dtype == torch.float32 and packed[name] != 0 for name in offsets)
     assert size_bytes(packed) == packed_size_bytes(model)
-    fresh, full = calibrated(follow_weights=False, offset_inputs=True), unpack_model(pack_model(model, rest="fp32"))
+    fresh = calibrated(weights=WeightGrid(follow=False), inputs=InputGrid(has_offset=True))
+    full = unpack_model(pack_model(model, rest="fp32"))
     fresh.load_state_dict(full, strict=True)
     set_parts(fresh, PARTS)
     assert torch.equal(fresh(IMAGE), model(IMAGE))
 
 
 def test_weights_keep_a_grid_symmetric_about_zero() -> None:
-    model = calibrated(follow_weights=False, offset_inputs=True)
+    model = calibrated(weights=WeightGrid(follow=False), inputs=InputGrid(has_offset=True))
     assert all(
         weight.quantizer.offset is None
         for layer in quantized_layers(model).values()
@@ -197,7 +199,7 @@ def test_weights_keep_a_grid_symmetric_about_zero() -> None:
 
 
 def test_the_penalty_is_the_sum_of_squared_levels_that_are_on_and_free() -> None:
-    model = calibrated(follow_weights=False, unsigned_inputs=True)
+    model = calibrated(weights=WeightGrid(follow=False), inputs=InputGrid(may_be_unsigned=True))
     set_parts(model, PARTS)
     assert range_penalty(model).item() == 0
     learn_ranges(model, weights=True, inputs=True, clip=True)
@@ -248,7 +250,7 @@ def test_pacts_penalty_narrows_a_range_that_is_too_wide() -> None:
 
 
 def test_narrow_inputs_leave_the_weights_as_they_are() -> None:
-    model = calibrated(follow_weights=False, narrow_inputs=True)
+    model = calibrated(weights=WeightGrid(follow=False), inputs=InputGrid(narrow_range=True))
     layer = model.backbone[0]
     assert isinstance(layer, nn.Module)
     assert layer.input_quantizer.narrow_range and not layer.weight_quantizer.narrow_range

@@ -21,6 +21,7 @@ from qdbev.quantization import (
     quantized_layers,
     set_parts,
 )
+from qdbev.quantization.layers.grids import WeightGrid
 from qdbev.quantization.rounding.adaround import learned
 from qdbev.quantization.rounding.learned_rounding import Descent
 from qdbev.quantization.rounding.quadratic import Quadratic, ReconstructionMoments
@@ -144,7 +145,7 @@ def _network(activation_bits=8, follow=False):
     model, images = Network().eval(), _images(0)
     parts = {"all": ["conv", "grouped", "bare", "attention", "last"]}
     plan = make_plan(model, parts=parts, weight_bits=3, activation_bits=activation_bits)
-    quantize(model, plan, follow_weights=follow)
+    quantize(model, plan, weights=WeightGrid(follow=follow))
     with observing(model):
         model(images)
     return model, images

@@ -17,6 +17,7 @@ from qdbev.quantization import (
     reconstruct,
     set_parts,
 )
+from qdbev.quantization.layers.grids import WeightGrid
 from qdbev.quantization.rounding.units import Unit, find_units, map_tensors, tensors_in
 
 
@@ -96,7 +97,7 @@ def _network(follow=False):
     torch.manual_seed(0)
     model = Network().eval()
     plan = make_plan(model, parts={"all": [""]}, weight_bits=3, activation_bits=5)
-    quantize(model, plan, follow_weights=follow)
+    quantize(model, plan, weights=WeightGrid(follow=follow))
     with observing(model):
         _run(model)
         model.unused(torch.ones(8))

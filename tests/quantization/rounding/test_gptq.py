@@ -20,6 +20,7 @@ from qdbev.quantization import (
     quantized_layers,
     set_parts,
 )
+from qdbev.quantization.layers.grids import WeightGrid
 from qdbev.quantization.rounding.gptq import compensated
 
 
@@ -51,7 +52,7 @@ def _network(activation_bits=8, follow=False):
     image = torch.randn(2, 3, 12, 12).cumsum(-1) / 3  # neighbours resemble each other, as in pictures
     expected = model(image).detach()
     plan = make_plan(model, parts=PARTS, weight_bits=3, activation_bits=activation_bits)
-    quantize(model, plan, follow_weights=follow)
+    quantize(model, plan, weights=WeightGrid(follow=follow))
     with observing(model):
         model(image)
     return model, image, expected
