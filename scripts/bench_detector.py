@@ -17,11 +17,10 @@ from tabulate import tabulate
 from torch import Tensor
 
 import profiles
-from pipelines.assembly.detector import build_detector, only_bevformer
 from pipelines.assembly.scene import scene_of
 from pipelines.costs.latency import measured
 from profiles import Profile
-from qdbev.detectors.bevformer import BEVFormer
+from qdbev.detectors.bevformer import BEVFormer, build_bevformer
 from qdbev.detectors.bevformer.counting import one_frame
 from qdbev.detectors.bevformer.frames.geometry import Visibility, pillar_points, project, visibility
 from qdbev.quantization import activation_memory
@@ -49,7 +48,7 @@ def main() -> None:
 def memory_rows(profile: Profile) -> list[list[object]]:
     """Pairs, largest activations and what the pairs add to them, for some sets of seen cells."""
     torch.manual_seed(0)
-    detector = only_bevformer(build_detector(profile.model), what="spatial cross-attention").eval()
+    detector = build_bevformer(**profile.model.arguments()).eval()
     images, frames, _ = one_frame(detector, scene_of(profile), device="cpu")
     grid = detector.pts_bbox_head.transformer.grid
     points = pillar_points(

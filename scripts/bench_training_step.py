@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import profiles
-from pipelines.assembly.detector import build_detector, only_bevformer
+from pipelines.assembly.detector import build_detector
 from pipelines.assembly.quantized import folded
 from pipelines.assembly.samples import load_split, training_dataset
 from pipelines.assembly.weights import float_detector
@@ -187,9 +187,7 @@ class Subject:
 
 def resnet(images: int, *, device: str) -> Subject:
     """Tiny's backbone with every parameter trained."""
-    backbone: Any = only_bevformer(
-        build_detector(profiles.load("float", model="tiny").model), what="a bench"
-    ).img_backbone.to(device)
+    backbone: Any = build_detector(profiles.load("float", model="tiny").model).get_submodule("img_backbone").to(device)
     x = torch.randn(images, 3, 256, 448, device=device)
     backbone.frozen_stages = -1
     for name, gain in backbone.named_parameters():

@@ -28,12 +28,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import profiles
-from pipelines.assembly.detector import build_detector, only_bevformer
 from pipelines.assembly.quantized import detector_plan
-from pipelines.assembly.scene import scene_of
+from pipelines.assembly.scene import countable
 from pipelines.costs.latency import device_name
 from profiles import Profile
-from qdbev.detectors.bevformer.counting import shape_run
 from qdbev.quantization import FLOAT_BITS
 
 PACKED_BITS = range(2, 9)
@@ -96,7 +94,7 @@ def _pair(layer: nn.Linear | nn.Conv2d, packed: Any, noise: Tensor) -> Kernel:
 
 def calls_of_frame(profile: Profile) -> dict[str, tuple[nn.Module, list[tuple[Tensor, ...]]]]:
     """What every quantized layer that runs is given in one frame, by its path; shapes alone."""
-    detector = only_bevformer(build_detector(profile.model), what="the latency of each layer")
+    detector, scene = countable(profile)
     sites, modules = detector_plan(detector, section=profile.quantization).quantized, dict(detector.named_modules())
     found: dict[str, list[tuple[Tensor, ...]]] = {site.path: [] for site in sites if site.kind != "embedding"}
 
@@ -108,7 +106,7 @@ def calls_of_frame(profile: Profile) -> dict[str, tuple[nn.Module, list[tuple[Te
 
     for path in found:
         modules[path].register_forward_hook(note(path), with_kwargs=True)
-    shape_run(detector, scene_of(profile))()
+    detector.shape_run(scene)()
     return {path: (modules[path], given) for path, given in found.items() if given}
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 
+import qdbev.detectors.detector as detectors
 from pipelines.store import processes
 from profiles import Profile, ProfileError
 from profiles.sections.model import MMDET3D, ModelProfile
 from qdbev.data.configured.config import class_order, dataset_section, read_config
-from qdbev.detectors.bevformer import BEVFormer, build_bevformer
-from qdbev.detectors.configured import ConfiguredDetector, build_configured
+from qdbev.detectors.bevformer import build_bevformer
+from qdbev.detectors.configured import build_configured
 
-Detector = BEVFormer | ConfiguredDetector
+
+class Detector(nn.Module, detectors.Detector):
+    """What is built here: a torch module that keeps the library's promises. It names a type; nothing is made of it."""
 
 
 def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> Detector:
@@ -30,29 +34,26 @@ def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> Detector:
     if model.detector == MMDET3D:
         section = model.mmdet3d
         config = read_config(str(section.config), options=section.options)
-        return build_configured(
+        configured: detectors.Detector = build_configured(
             config["model"],
             parts=dict(section.parts),
             taps=dict(section.taps),
             output_layers=section.output_layers,
             class_order=class_order(dataset_section(config, name="test")),
         )
-    return build_bevformer(**model.arguments(), auxiliary=auxiliary)
+        return cast(Detector, configured)
+    bevformer: detectors.Detector = build_bevformer(**model.arguments(), auxiliary=auxiliary)
+    return cast(Detector, bevformer)
 
 
-def only_bevformer(detector: Detector, *, what: str) -> BEVFormer:
-    """The detector, where it is a BEVFormer.
-
-    Args:
-        detector: Any.
-        what: What is done with it, for the sentence.
+def refuse_unable(detector: Detector, *, ability: detectors.Ability) -> None:
+    """Refuse a detector for what needs an ability.
 
     Raises:
-        ValueError: It is another.
+        ValueError: It lacks it, in the detector's own words.
     """
-    if not isinstance(detector, BEVFormer):
-        raise ValueError(f"{what} is known for BEVFormer alone, and this is {type(detector).__name__} by its config")
-    return detector
+    if reason := detector.cannot(ability):
+        raise ValueError(reason)
 
 
 def device_of(profile: Profile) -> torch.device:

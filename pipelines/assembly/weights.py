@@ -23,7 +23,6 @@ from profiles import Profile, builtin_models, fingerprint, load
 from profiles.sections.model import MMDET3D, ModelProfile
 from qdbev.data.configured.config import class_order, dataset_section, read_config
 from qdbev.data.nuscenes.records import CLASSES
-from qdbev.detectors.bevformer import BEVFormer
 
 OFFICIAL_FILES = {
     "tiny": "bevformer_tiny_epoch_24.pth",
@@ -161,9 +160,7 @@ def float_detector(profile: Profile, *, store: Store) -> tuple[Detector, Artifac
     artifact = float_artifact(profile, store=store)
     detector = build_detector(profile.model)
     _load(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name, asked=profile.model.name)
-    if isinstance(detector, BEVFormer):
-        with torch.no_grad():  # a setting of the loss, though the head keeps it among its parameters
-            detector.pts_bbox_head.code_weights.copy_(torch.tensor(profile.model.head.code_weights))
+    detector.set_code_weights(profile.model.head.code_weights)
     return detector.eval(), artifact
 
 

@@ -12,7 +12,6 @@ from pipelines.assembly.samples import Split
 from pipelines.calibration.calibrated import observe
 from profiles import Profile
 from qdbev.data.nuscenes.records import Sample
-from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import Folding, observing, quantized_layers
 
 Tensors = Literal["weights", "inputs"]
@@ -38,7 +37,7 @@ class Measured(NamedTuple):
 
 
 def candidate_detectors(
-    folded: BEVFormer,
+    folded: Detector,
     folding: Folding,
     *,
     profile: Profile,

@@ -6,10 +6,10 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipelines.assembly.detector import Detector
 from pipelines.assembly.quantized import with_quantizers
 from pipelines.bit_planning.latency_table import LatencyTable, Timed, spelled
 from profiles import Profile
-from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import Folding, packed_bytes, packed_size_bytes, quantized_layers, size_bytes
 
 
@@ -29,7 +29,7 @@ class Packed:
         return sum(packed_bytes(count, bits=bits) for count in self.counts[path])
 
 
-def packed_costs(folded: BEVFormer, folding: Folding, *, profile: Profile) -> Packed:
+def packed_costs(folded: Detector, folding: Folding, *, profile: Profile) -> Packed:
     """Count the bytes of a model's packed tensors; the float detector is left as it is.
 
     Args:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.assembly.detector import build_detector, only_bevformer
+from pipelines.assembly.detector import Detector, build_detector, refuse_unable
 from pipelines.assembly.quantized import detector_plan
 from pipelines.assembly.samples import Split
 from pipelines.bit_planning.candidates import Choice, Measured, candidate_detectors
@@ -19,7 +19,6 @@ from pipelines.lineage.bit_plan import KIND, plan_content
 from pipelines.store.artifacts import Store
 from profiles import Profile, fingerprint
 from qdbev.data.nuscenes.records import Sample
-from qdbev.detectors.bevformer import BEVFormer
 from qdbev.quantization import FLOAT_BITS, Folding
 
 
@@ -54,7 +53,7 @@ def losses_key(profile: Profile, *, source: str, data: str, tokens: Sequence[str
 
 
 def measured_losses(
-    detector: BEVFormer,
+    detector: Detector,
     folding: Folding,
     *,
     profile: Profile,
@@ -105,7 +104,8 @@ def known_losses(store: Store, *, measured: str) -> Measured | None:
 
 def evaluations(profile: Profile) -> int:
     """How many networks criterion nds scores: the float one, and each layer's weights, and inputs, at each width."""
-    detector = only_bevformer(build_detector(profile.model), what="a bit plan")
+    detector = build_detector(profile.model)
+    refuse_unable(detector, ability="stages")
     sites = detector_plan(detector, section=profile.quantization).quantized
     inputs = [site for site in sites if site.activation_bits < FLOAT_BITS and "inputs" in measured_tensors(profile)]
     return 1 + len(profile.bit_plan.candidates) * (len(sites) + len(inputs))

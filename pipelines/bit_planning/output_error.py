@@ -7,29 +7,22 @@ part is the float network's and computed once a frame; what comes after runs aga
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from pipelines.assembly.detector import device_of, only_bevformer
+from pipelines.assembly.detector import Detector, device_of, inputs_on
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import Split, ordered_dataset
 from pipelines.bit_planning.candidates import Choice, Losses, Tensors, choices_of, spread
 from pipelines.store.integrity import fetched
 from profiles import Profile
-from profiles.sections.schedule import PARTS
 from qdbev.data.nuscenes.records import Sample
-from qdbev.data.queues.batches import streaming_batches
-from qdbev.detectors.bevformer import BEVFormer
-from qdbev.detectors.bevformer.frames.batches import current_frames
-from qdbev.detectors.bevformer.frames.history import StreamingHistory
+from qdbev.data.queues.batches import Batch, streaming_batches
+from qdbev.detectors.detector import Stages
 from qdbev.evaluation.output_distance import output_distance
 from qdbev.quantization import set_sites
-
-Decoded = tuple[Tensor, Tensor]
 
 
 class FloatFrame:
@@ -37,35 +30,40 @@ class FloatFrame:
 
     Args:
         detector: Its quantizers are off.
-        images: Normalised images (1, N, 3, H, W).
-        frames: Their description.
+        batch: The frame, its inputs on the detector's device.
         history: Of the float network's frames before.
     """
 
-    def __init__(self, detector: BEVFormer, *, images: Tensor, frames: Any, history: Any) -> None:
-        self.frames, self.history, self.cameras = frames, history, images.shape[1]
-        self.given: dict[str, Any] = {"backbone": images}
-        for part, after in pairwise(PARTS):
-            self.given[after] = self._through(detector, part, self.given[part])
-        self.decoded: Decoded = self._through(detector, "decoder", self.given["decoder"])
+    def __init__(self, detector: Detector, *, batch: Batch, history: Any) -> None:
+        self._batch, self._history = batch, history
+        self._stages = self.stages(detector)
+        self._given: dict[str, Any] = {}
+        self._remembered: Any = None
+        value = self._stages.first
+        for part, step in self._stages.steps.items():
+            self._given[part] = value
+            value = step(value)
+            if part == self._stages.memory_part:
+                self._remembered = value
+        self._outputs = self._stages.outputs(value)
 
-    def moved(self, detector: BEVFormer, *, part: str) -> float:
-        """How far the outputs move when ``detector`` takes over from a part on."""
-        value = self.given[part]
-        for each in PARTS[PARTS.index(part) :]:
-            value = self._through(detector, each, value)
-        logits, code = self.decoded
-        return float(output_distance(*value, reference_logits_BKC=logits, reference_code_BK10=code).sum())
+    def stages(self, detector: Detector) -> Stages:
+        """The frame on its way through a detector, with the float network's history."""
+        return detector.stages(self._batch["inputs"], self._batch["data_samples"], history=self._history)
 
-    def _through(self, detector: BEVFormer, part: str, value: Any) -> Any:
-        if part == "backbone":
-            return detector.backbone_features(value)
-        if part == "neck":
-            return detector.neck_features(value, cameras=self.cameras)
-        if part == "encoder":
-            return detector.encode(value, frames=self.frames, history=self.history).bev_BQC
-        decoded = detector.decode(value)
-        return decoded.logits_LBKC[-1], decoded.code_LBK10[-1]
+    def moved(self, stages: Stages, *, part: str) -> float:
+        """How far the outputs move when ``stages`` take over from a part on."""
+        value, parts = self._given[part], list(stages.steps)
+        for after in parts[parts.index(part) :]:
+            value = stages.steps[after](value)
+        logits, code = self._outputs
+        return float(
+            output_distance(*stages.outputs(value), reference_logits_BKC=logits, reference_code_BK10=code).sum()
+        )
+
+    def remember(self) -> None:
+        """Let the next frame see this one; what still looks at this frame's own history comes before."""
+        self._stages.remember(self._remembered)
 
 
 def output_losses(
@@ -89,7 +87,7 @@ def output_losses(
     """
     places = spread(profile.bit_plan.samples, over=len(samples))
     losses: Losses = {}
-    first = only_bevformer(next(iter(candidates.values())).detector, what="the error of outputs")
+    first = next(iter(candidates.values())).detector
     with torch.inference_mode():
         for number, frame in enumerate(_float_frames(first, profile=profile, split=split, samples=samples)):
             if number not in places:
@@ -103,24 +101,23 @@ def output_losses(
     return losses
 
 
-def _moved(detector: BEVFormer, *, frame: FloatFrame, tensors: Tensors, bits: int) -> Iterator[tuple[Choice, float]]:
+def _moved(detector: Detector, *, frame: FloatFrame, tensors: Tensors, bits: int) -> Iterator[tuple[Choice, float]]:
     """The distance for every layer that has such tensors."""
+    stages = frame.stages(detector)
     for choice, part in choices_of(detector, tensors=tensors, bits=bits):
         set_sites(detector, [choice.path], tensors=tensors)
-        yield choice, frame.moved(detector, part=part)
+        yield choice, frame.moved(stages, part=part)
     set_sites(detector, ())
 
 
 def _float_frames(
-    detector: BEVFormer, *, profile: Profile, split: Split, samples: Sequence[Sample]
+    detector: Detector, *, profile: Profile, split: Split, samples: Sequence[Sample]
 ) -> Iterator[FloatFrame]:
     """Every sample through the float network, in scene order, with its history."""
-    device, history = device_of(profile), StreamingHistory()
+    device, history = device_of(profile), detector.new_history(scenes=1)
     dataset = ordered_dataset(split, model=profile.model, samples=samples)
     for batch in fetched(streaming_batches(dataset, streams=1, workers=0)):
-        images = batch["inputs"]["img"][:, -1].to(device)
-        frames = current_frames(batch["data_samples"], device=device)
         set_sites(detector, ())
-        frame = FloatFrame(detector, images=images, frames=frames, history=history.lookup(frames))
-        history.store(frame.given["decoder"], frames=frames)
+        frame = FloatFrame(detector, batch=batch | {"inputs": inputs_on(batch, device=device)}, history=history)
         yield frame
+        frame.remember()

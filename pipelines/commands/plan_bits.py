@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.assembly.detector import only_bevformer
+from pipelines.assembly.detector import refuse_unable
 from pipelines.assembly.quantized import detector_plan, folded, layer_macs
 from pipelines.assembly.samples import load_split, notes_on_motion
 from pipelines.assembly.weights import float_detector, package_versions
@@ -76,8 +76,8 @@ def run(
     times = read_latency_table(section.latency_table) if section.latency and section.latency_table else None
     if dry_run:
         return Outcome(would_do=_steps(profile))
-    found, source = float_detector(profile, store=store)  # missing weights are said before scenes are made
-    detector = only_bevformer(found, what="a bit plan")
+    detector, source = float_detector(profile, store=store)  # missing weights are said before scenes are made
+    refuse_unable(detector, ability="stages")
     evaluated = evaluation_split(profile, progress=progress)
     split = load_split(profile.data, name="train", progress=progress)
     samples = calibration_samples(split.samples, count=profile.calibration.samples, seed=profile.calibration.seed)

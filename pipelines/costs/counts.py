@@ -9,13 +9,11 @@ from fractions import Fraction
 from typing import Any
 
 import profiles
-from pipelines.assembly.detector import build_detector, only_bevformer
 from pipelines.assembly.quantized import detector_plan, with_quantizers
-from pipelines.assembly.scene import scene_of
+from pipelines.assembly.scene import countable
 from pipelines.costs.memory import Memory, memory
 from profiles import Profile
 from profiles.sections.quantization import QuantizationProfile
-from qdbev.detectors.bevformer.counting import official_repeats, sampling_repeats, shape_run
 from qdbev.quantization import (
     MacLine,
     Plan,
@@ -71,18 +69,16 @@ def count(profile: Profile) -> Cost:
         profile: Its model, data and quantization sections; only the image size of the data is read.
 
     Raises:
-        ValueError: Another detector than BEVFormer.
+        ValueError: The detector cannot run by shapes alone.
     """
-    model = profile.model
-    detector = only_bevformer(build_detector(model), what="a cost by numbers alone")
+    detector, scene = countable(profile)
     sections = _sections(profile.quantization)
     plans = {section.label: detector_plan(detector, section=section) for section in sections}
     weight_bits = {section.label: section.weight_bits for section in sections}
     trainable = trainable_parameters(detector)
-    scene = scene_of(profile)
-    here, official = sampling_repeats(detector, scene), official_repeats(detector, scene)
-    lines = count_macs(detector, shape_run(detector, scene))
-    return Cost(model.name, trainable, _repeated(lines, here), _repeated(lines, official), plans, weight_bits)
+    here, official = detector.sampling_repeats(scene), detector.official_repeats(scene)
+    lines = count_macs(detector, detector.shape_run(scene))
+    return Cost(profile.model.name, trainable, _repeated(lines, here), _repeated(lines, official), plans, weight_bits)
 
 
 def footprint(profile: Profile) -> Footprint:
@@ -91,9 +87,9 @@ def footprint(profile: Profile) -> Footprint:
     Args:
         profile: Its model, data, quantization, qat and distillation sections.
     """
-    detector = only_bevformer(build_detector(profile.model), what="a cost by numbers alone")
+    detector, scene = countable(profile)
     sizes = {FLOAT: sum(value.numel() * value.element_size() for value in detector.state_dict().values())}
-    folding = fold_batchnorm(detector, shape_run(detector, scene_of(profile)))
+    folding = fold_batchnorm(detector, detector.shape_run(scene))
     for section in _sections(profile.quantization):
         if not section.is_float:
             wanted = profile.model_copy(update={"quantization": section})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipelines.assembly.detector import build_detector
 from pipelines.costs.memory import memory
 from pipelines.store.integrity import reading_data
 from pipelines.store.locations import SYNTHETIC
 from pipelines.training.teacher import keeps
 from profiles import Profile
 from profiles.sections.data import DataProfile
-from profiles.sections.model import BEVFORMER
 from profiles.sections.schedule import Optimisation
 from qdbev.data.nuscenes.tables import sample_counts, split_scenes
 
@@ -45,7 +45,7 @@ def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
         f"data: {train:,} training and {val:,} validation samples of {data.source}{_absence(data)}",
         f"epochs of the training samples, on one process: {', '.join(epochs)}",
         *(distillation_forecast(profile) if distillation.steps else ()),
-        *(_memory(profile) if profile.model.detector == BEVFORMER else ()),
+        *_memory(profile),
     ]
 
 
@@ -61,6 +61,8 @@ def distillation_forecast(profile: Profile) -> list[str]:
 
 
 def _memory(profile: Profile) -> Iterator[str]:
+    if build_detector(profile.model).cannot("shapes"):
+        return
     needed = memory(profile)
     sizes = {"inference": needed.inference, "a step of QAT": needed.qat_step}
     sizes |= {"a step of distillation": needed.distillation_step} if profile.distillation.schedule.steps else {}

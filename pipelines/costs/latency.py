@@ -8,16 +8,13 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from pipelines.assembly.detector import build_detector, device_of, only_bevformer
+from pipelines.assembly.detector import build_detector, device_of, refuse_unable
 from pipelines.assembly.scene import scene_of
 from profiles import Profile
-from profiles.sections.schedule import PARTS
-from qdbev.detectors.bevformer.counting import one_frame
 from qdbev.reporting.tables.counts import latency_table
 from qdbev.reporting.tables.table import Table
 
@@ -35,6 +32,9 @@ def measured(profile: Profile, *, progress: bool = False) -> Table:
     Args:
         profile: Its model, data and device sections.
         progress: Show a bar.
+
+    Raises:
+        ValueError: The detector cannot run part by part.
     """
     device = device_of(profile)
     frame = _frame(profile, device=device)
@@ -63,27 +63,19 @@ def measured(profile: Profile, *, progress: bool = False) -> Table:
 def _frame(profile: Profile, *, device: torch.device) -> Callable[[], dict[str, float]]:
     """What runs one frame and says how many seconds each part took."""
     torch.manual_seed(profile.seed)
-    detector = only_bevformer(build_detector(profile.model), what="the latency of each part")
-    detector.eval().to(device)
-    scene = scene_of(profile)
-    images, frames, history = one_frame(detector, scene, device=device)
-    images.normal_()
-    history.bev_BQC.normal_()
-    steps: dict[str, Callable[[Any], Any]] = {
-        "backbone": detector.backbone_features,
-        "neck": lambda maps: detector.neck_features(maps, cameras=images.shape[1]),
-        "encoder": lambda levels: detector.encode(levels, frames=frames, history=history).bev_BQC,
-        "decoder": lambda bev: detector.boxes(detector.decode(bev)),
-    }
+    detector = build_detector(profile.model)
+    refuse_unable(detector, ability="stages")
+    stages = detector.eval().to(device).noise_stages(scene_of(profile), device=device)
+    steps = stages.streamed()
 
     def run() -> dict[str, float]:
-        value: Any = images
+        value = stages.first
         times = [_now(device)]
         with torch.inference_mode():
-            for part in PARTS:
-                value = steps[part](value)
+            for step in steps.values():
+                value = step(value)
                 times.append(_now(device))
-        taken = {part: after - before for part, before, after in zip(PARTS, times, times[1:], strict=False)}
+        taken = {part: after - before for part, before, after in zip(steps, times, times[1:], strict=False)}
         return taken | {"total": times[-1] - times[0]}
 
     return run

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipelines.assembly.detector import build_detector, only_bevformer
+from pipelines.assembly.detector import Detector
 from pipelines.assembly.quantized import learn_as, with_quantizers
-from pipelines.assembly.scene import scene_of
+from pipelines.assembly.scene import countable
 from profiles import Profile
 from profiles.sections.schedule import PARTS, Optimisation
-from qdbev.detectors.bevformer import BEVFormer
-from qdbev.detectors.bevformer.counting import Scene, shape_run
+from qdbev.detectors.detector import Scene
 from qdbev.quantization import Quantizer, activation_memory, fold_batchnorm, set_parts, trainable_parameters
 
 _FLOAT_BYTES = 4
@@ -36,13 +35,15 @@ def memory(profile: Profile) -> Memory:
 
     Args:
         profile: Its model, data, quantization, qat and distillation sections; batch sizes are those of one process.
+
+    Raises:
+        ValueError: The detector cannot run by shapes alone.
     """
-    scene = scene_of(profile)
-    detector = only_bevformer(build_detector(profile.model), what="a memory estimate")
+    detector, scene = countable(profile)
     weights, trainable = _weight_bytes(detector), trainable_parameters(detector) * _FLOAT_BYTES
-    frame = activation_memory(detector, shape_run(detector, scene)).peak_bytes
+    frame = activation_memory(detector, detector.shape_run(scene)).peak_bytes
     student = _quantized(detector, profile=profile, scene=scene)
-    kept = activation_memory(student, shape_run(student, scene, training=True)).peak_bytes
+    kept = activation_memory(student, student.shape_run(scene, training=True)).peak_bytes
 
     def step(schedule: Optimisation) -> int:
         average = weights if schedule.ema_decay is not None else 0
@@ -53,9 +54,9 @@ def memory(profile: Profile) -> Memory:
     return Memory(weights + frame, step(profile.qat), step(profile.distillation.schedule) + teacher)
 
 
-def _quantized(detector: BEVFormer, *, profile: Profile, scene: Scene) -> BEVFormer:
+def _quantized(detector: Detector, *, profile: Profile, scene: Scene) -> Detector:
     """The detector as QAT trains it, in place, every part on, with ranges of no meaning."""
-    folding = fold_batchnorm(detector, shape_run(detector, scene))
+    folding = fold_batchnorm(detector, detector.shape_run(scene))
     detector.to_empty(device="cpu")
     quantized = with_quantizers(detector, folding, profile=profile)
     for module in detector.modules():

@@ -1,8 +1,8 @@
 """Many rows of quantized sites over one split side by side, what they share computed once.
 
 Whatever comes before the first quantized stage of a row is the float network's and is computed once for all rows that
-share it; so are stages with the same parts on (and then the same history). Of a detector known by its mmdet3d config
-alone the stages cannot be run apart: each row runs it whole.
+share it; so are stages with the same parts on (and then the same history). A detector that cannot run part by part is
+run whole in each row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pipelines.assembly.detector import Detector, device_of, inputs_on
 from pipelines.assembly.quantized import Quantized
@@ -22,9 +21,7 @@ from pipelines.scoring.prediction import ResultCollector, Results, evaluation_ba
 from profiles import Profile
 from profiles.sections.schedule import PARTS
 from qdbev.data.queues.batches import Batch
-from qdbev.detectors.bevformer import BEVFormer
-from qdbev.detectors.bevformer.frames.batches import current_frames
-from qdbev.detectors.bevformer.frames.history import StreamingHistory
+from qdbev.detectors.detector import Step
 from qdbev.quantization import quantized_layers, set_sites
 from qdbev.quantization.layers.swap import Tensors
 
@@ -68,7 +65,7 @@ class SharedRun:
         self.rows = list(rows)
         self.split, self.profile = split, profile
         self.part_of = {path: layer.site.part for path, layer in quantized_layers(quantized.detector).items()}
-        self.histories: dict[Hashable, StreamingHistory] = {}
+        self.histories: dict[Hashable, Any] = {}
         self.collectors = {
             row.name: ResultCollector(split, max_boxes=profile.evaluation.max_boxes) for row in self.rows
         }
@@ -86,7 +83,7 @@ class SharedRun:
 
     def saving(self) -> str:
         """What sharing saved, in a sentence."""
-        if not isinstance(self.detector, BEVFormer):
+        if self.detector.cannot("stages"):
             return f"each of {len(self.rows)} rows ran the whole detector, whose stages cannot be run apart"
         share = 1 - self.seconds / self.seconds_unshared if self.seconds_unshared else 0.0
         return (
@@ -94,40 +91,25 @@ class SharedRun:
         )
 
     def _batch(self, batch: Batch) -> None:
+        ready = batch | {"inputs": inputs_on(batch, device=device_of(self.profile))}
         memory: dict[Hashable, tuple[Any, float]] = {}
-        if not isinstance(self.detector, BEVFormer):
-            for row in self.rows:
-                self._whole(batch, memory, row)
-            return
-        detector = self.detector
-        images: Tensor = batch["inputs"]["img"][:, -1].to(device_of(self.profile))
-        frames = current_frames(batch["data_samples"], device=images.device)
         for row in self.rows:
-            keys = {stage: row.prefix(stage, part_of=self.part_of) for stage in PARTS}
-            history = self.histories.setdefault(keys["encoder"], StreamingHistory(max_scenes=len(images)))
+            value, steps = self._steps(row, batch=ready)
+            for part, step in steps.items():
+                key = row.prefix(part, part_of=self.part_of)
+                value = self._once(key, memory, row, lambda: step(value))  # noqa: B023
+            for token, boxes in value:
+                self.collectors[row.name](token, boxes)
 
-            def encode(levels: list[Tensor], history: StreamingHistory = history) -> Tensor:
-                encoded = detector.encode(levels, frames=frames, history=history.lookup(frames))
-                history.store(encoded.bev_BQC, frames=frames)
-                return encoded.bev_BQC
-
-            steps: dict[str, Callable[[Any], Any]] = {
-                "backbone": detector.backbone_features,
-                "neck": lambda maps: detector.neck_features(maps, cameras=images.shape[1]),
-                "encoder": encode,
-                "decoder": lambda bev: detector.boxes(detector.decode(bev)),
-            }
-            value: Any = images
-            for stage in PARTS:
-                value = self._once(keys[stage], memory, row, lambda: steps[stage](value))  # noqa: B023
-            for sample, boxes in zip(batch["data_samples"], value, strict=True):
-                self.collectors[row.name](sample.metainfo["frames"][-1]["token"], boxes)
-
-    def _whole(self, batch: Batch, memory: dict[Hashable, tuple[Any, float]], row: Row) -> None:
-        inputs = inputs_on(batch, device=device_of(self.profile))
-        found = self._once(row.sites, memory, row, lambda: self.detector.detections(inputs, batch["data_samples"]))
-        for token, boxes in found:
-            self.collectors[row.name](token, boxes)
+    def _steps(self, row: Row, *, batch: Batch) -> tuple[Any, dict[str, Step]]:
+        """What the first part takes, and part -> what it does in this row; the last gives tokens and boxes."""
+        detector, inputs, samples = self.detector, batch["inputs"], batch["data_samples"]
+        if detector.cannot("stages"):
+            return inputs, {PARTS[-1]: lambda whole: detector.detections(whole, samples)}
+        remembered = detector.memory_part and row.prefix(detector.memory_part, part_of=self.part_of)
+        history = self.histories.setdefault(remembered, detector.new_history(scenes=len(samples)))
+        stages = detector.stages(inputs, samples, history=history)
+        return stages.first, stages.streamed()
 
     def _once(
         self, key: Hashable, memory: dict[Hashable, tuple[Any, float]], row: Row, compute: Callable[[], Any]

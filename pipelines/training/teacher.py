@@ -16,17 +16,15 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
-from pipelines.assembly.detector import Detector, build_detector, only_bevformer
+from pipelines.assembly.detector import Detector
 from pipelines.assembly.samples import Split
-from pipelines.assembly.scene import scene_of
+from pipelines.assembly.scene import countable
 from pipelines.store import processes
 from pipelines.store.integrity import UnusableInput
 from pipelines.store.locations import cache_folder
-from pipelines.training.objectives import BEV, CODE, IMAGE, LOGITS, OUTPUTS, taught
+from pipelines.training.objectives import CODE, IMAGE, LOGITS, OUTPUTS, taught
 from profiles import Profile, fingerprint
 from profiles.sections.model import MMDET3D
-from qdbev.detectors.bevformer.counting import shape_run
-from qdbev.detectors.bevformer.head import Decoded
 from qdbev.detectors.features import Features
 from qdbev.distillation.feature_cache import FeatureCache
 
@@ -186,19 +184,9 @@ def refuse_unkeepable(profile: Profile) -> None:
 
 def sample_bytes(profile: Profile) -> int:
     """Bytes of what is kept of one sample, in float32, by shapes alone; with half precision it is less."""
-    detector = only_bevformer(build_detector(profile.model), what="keeping the teacher's features")
-    counts: dict[str, int] = {}
-
-    def count(name: str, given: Tensor | Sequence[Tensor]) -> None:
-        counts[name] = sum(one.numel() for one in ([given] if isinstance(given, Tensor) else given))
-
-    detector.img_neck.register_forward_hook(lambda _module, _inputs, levels: count(IMAGE, levels))
-    encoder = detector.pts_bbox_head.transformer.encoder
-    encoder.register_forward_hook(lambda _module, _inputs, bev: count(BEV, bev))
-    decoded = cast(Decoded, shape_run(detector, scene_of(profile))())
-    count(LOGITS, decoded.logits_LBKC)
-    count(CODE, decoded.code_LBK10)
-    return _FLOAT_BYTES * sum(counts[name] for name in taught(profile.distillation))
+    detector, scene = countable(profile)
+    sizes = detector.feature_sizes(scene)
+    return _FLOAT_BYTES * sum(sizes[name] for name in taught(profile.distillation))
 
 
 def _changing(profile: Profile) -> str:

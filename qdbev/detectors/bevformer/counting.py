@@ -7,37 +7,25 @@ Shapes: N cameras, Q BEV cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qdbev.detectors.bevformer.detector import BEVFormer
 from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
 from qdbev.detectors.bevformer.frames.geometry import CAN_BUS_SIZE, pillar_points, project
 from qdbev.detectors.bevformer.frames.history import History
+from qdbev.detectors.bevformer.head import Decoded
 from qdbev.detectors.bevformer.layers.spatial_cross_attention import PillarDeformableAttention
+from qdbev.detectors.bevformer.network import BEVFormerNetwork
+from qdbev.detectors.detector import Scene
 from qdbev.ops.shape_only import shape_only
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What a detector's cost depends on besides its numbers.
-
-    Attributes:
-        image_px: (height, width) of the padded network input.
-        lidar2img_N44: LiDAR metres to pixels of the network input.
-    """
-
-    image_px: tuple[int, int]
-    lidar2img_N44: Tensor
-
-
-def shape_run(detector: BEVFormer, scene: Scene, *, training: bool = False) -> Callable[[], object]:
+def shape_run(detector: BEVFormerNetwork, scene: Scene, *, training: bool = False) -> Callable[[], Decoded]:
     """Prepare a forward pass of shapes: one sample, one frame, with a history.
 
     Args:
@@ -50,7 +38,7 @@ def shape_run(detector: BEVFormer, scene: Scene, *, training: bool = False) -> C
     """
     detector.train(training).to("meta")
 
-    def run() -> object:
+    def run() -> Decoded:
         with torch.set_grad_enabled(training), _deformable_shapes(detector):
             images, frames, history = one_frame(detector, scene, device="meta")
             encoded = detector.encode(detector.extract_feat(images), frames=frames, history=history)
@@ -59,7 +47,29 @@ def shape_run(detector: BEVFormer, scene: Scene, *, training: bool = False) -> C
     return run
 
 
-def one_frame(detector: BEVFormer, scene: Scene, *, device: torch.device | str) -> tuple[Tensor, FrameBatch, History]:
+def feature_sizes(detector: BEVFormerNetwork, scene: Scene) -> dict[str, int]:
+    """How many numbers each field of ``Features`` has of one sample; the detector is moved as by ``shape_run``."""
+    sizes: dict[str, int] = {}
+
+    def levels_of(_module: nn.Module, _inputs: object, levels: Iterable[Tensor]) -> None:
+        sizes["image"] = sum(level.numel() for level in levels)
+
+    def bev_of(_module: nn.Module, _inputs: object, bev_BQC: Tensor) -> None:
+        sizes["bev_BQC"] = bev_BQC.numel()
+
+    handles = [
+        detector.img_neck.register_forward_hook(levels_of),
+        detector.pts_bbox_head.transformer.encoder.register_forward_hook(bev_of),
+    ]
+    decoded = shape_run(detector, scene)()
+    for handle in handles:
+        handle.remove()
+    return sizes | {"logits_LBKC": decoded.logits_LBKC.numel(), "code_LBKD": decoded.code_LBK10.numel()}
+
+
+def one_frame(
+    detector: BEVFormerNetwork, scene: Scene, *, device: torch.device | str
+) -> tuple[Tensor, FrameBatch, History]:
     """The input of one sample that follows another, without meaning but for its geometry.
 
     Args:
@@ -84,7 +94,7 @@ def one_frame(detector: BEVFormer, scene: Scene, *, device: torch.device | str) 
     return torch.empty(1, cameras, 3, height, width, device=device), frames, History(past, (True,))
 
 
-def seen_cells(detector: BEVFormer, scene: Scene) -> Tensor:
+def seen_cells(detector: BEVFormerNetwork, scene: Scene) -> Tensor:
     """(N,) how many BEV cells each camera sees."""
     grid = detector.pts_bbox_head.transformer.grid
     points = pillar_points(
@@ -96,14 +106,14 @@ def seen_cells(detector: BEVFormer, scene: Scene) -> Tensor:
     return mask_BNQD[0].any(-1).sum(-1)
 
 
-def sampling_repeats(detector: BEVFormer, scene: Scene) -> dict[str, Fraction]:
+def sampling_repeats(detector: BEVFormerNetwork, scene: Scene) -> dict[str, Fraction]:
     """How many cameras a cell is sampled in, by path of the attention: offsets are counted once per cell."""
     grid = detector.pts_bbox_head.transformer.grid
     pairs = Fraction(int(seen_cells(detector, scene).sum()), grid.rows * grid.columns)
     return dict.fromkeys(_spatial_attentions(detector), pairs)
 
 
-def official_repeats(detector: BEVFormer, scene: Scene) -> dict[str, Fraction]:
+def official_repeats(detector: BEVFormerNetwork, scene: Scene) -> dict[str, Fraction]:
     """How much more often the official code runs a layer than this one does, by path; layers left out run alike.
 
     Spatial cross-attention: the official code computes offsets and weights for each camera, on lists that are padded to
@@ -120,12 +130,12 @@ def official_repeats(detector: BEVFormer, scene: Scene) -> dict[str, Fraction]:
     return dict.fromkeys(per_camera, padded) | dict.fromkeys(branches, Fraction(2))
 
 
-def _spatial_attentions(detector: BEVFormer) -> list[str]:
+def _spatial_attentions(detector: BEVFormerNetwork) -> list[str]:
     return [path for path, module in detector.named_modules() if isinstance(module, PillarDeformableAttention)]
 
 
 @contextmanager
-def _deformable_shapes(detector: BEVFormer) -> Iterator[None]:
+def _deformable_shapes(detector: BEVFormerNetwork) -> Iterator[None]:
     """Deformable convolutions run their offset branch and give an empty map: their kernel knows no meta device."""
     from mmcv.ops import ModulatedDeformConv2dPack
 

@@ -1,43 +1,59 @@
 """BEVFormer (arXiv 2203.17270) as an mmdet3d detector: images of six cameras and their history to boxes.
 
-The stages are separate methods, so that a caller may stop, share or replace work between them:
-``backbone_features``, ``neck_features``, ``encode``, ``decode``, then ``losses`` or ``boxes``.
-
 Shapes: B samples, T frames, N cameras, C channels, Q BEV cells, D heights, H W of an image or feature map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
-from mmdet3d.models.detectors import Base3DDetector
 from mmdet3d.registry import MODELS
 from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from qdbev.detectors.bevformer.auxiliary import AuxiliaryHeads, AuxiliaryWeights, gather_objects
-from qdbev.detectors.bevformer.frames.batches import checked_images, current_frames, ground_truth, queue_frames
+from qdbev.detectors.bevformer.counting import (
+    feature_sizes,
+    official_repeats,
+    one_frame,
+    sampling_repeats,
+    shape_run,
+)
+from qdbev.detectors.bevformer.frames.batches import (
+    checked_images,
+    current_frames,
+    current_tokens,
+    ground_truth,
+)
 from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
 from qdbev.detectors.bevformer.frames.history import History, StreamingHistory
 from qdbev.detectors.bevformer.head import BEVFormerHead, Decoded, Encoded
+from qdbev.detectors.bevformer.network import BEVFormerNetwork
 from qdbev.detectors.boxes.box_code import encode_boxes, top_boxes
 from qdbev.detectors.boxes.loss import detection_losses
+from qdbev.detectors.detector import Ability, Detections, Scene, Stages
 from qdbev.detectors.features import Features
 
 CENTRE_RANGE_M = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
 
 
 @MODELS.register_module()
-class BEVFormer(Base3DDetector):
+class BEVFormer(BEVFormerNetwork):
     """The detector. Build it with ``build_bevformer``, or from the registry with the three dicts that it makes.
 
     A batch is ``{"img": (B, T, N, 3, H, W)}`` with one data sample each, whose metainfo ``frames`` describes the T
     frames; the last is the current one. Only the current frame gets gradients.
     """
+
+    memory_part = "encoder"
+    shape_run = shape_run
+    feature_sizes = feature_sizes
+    sampling_repeats = sampling_repeats
+    official_repeats = official_repeats
 
     def __init__(
         self,
@@ -66,34 +82,12 @@ class BEVFormer(Base3DDetector):
             data_preprocessor: As in mmengine; images come normalised, so none is needed.
             init_cfg: As in mmengine.
         """
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.img_backbone = MODELS.build(img_backbone)
-        self.img_neck = MODELS.build(img_neck)
-        self.pts_bbox_head: BEVFormerHead = MODELS.build(pts_bbox_head)
+        super().__init__(img_backbone, img_neck, pts_bbox_head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.auxiliary = _auxiliary(pts_bbox_head, self.pts_bbox_head, auxiliary_weights or {}) if auxiliary else None
         self.motion_weight = motion_weight
         self.max_boxes = max_boxes
         self.centre_range_m = tuple(centre_range_m)
         self.history = StreamingHistory()
-
-    # stages
-
-    def backbone_features(self, img_BNCHW: Tensor) -> tuple[Tensor, ...]:
-        """Backbone maps of all images, each (B * N, C, H, W)."""
-        images = img_BNCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return tuple(self.img_backbone(images))
-
-    def neck_features(self, backbone_maps: Sequence[Tensor], *, cameras: int) -> list[Tensor]:
-        """Neck levels (B, N, C, H, W) from backbone maps."""
-        return [level.unflatten(0, (-1, cameras)) for level in self.img_neck(tuple(backbone_maps))]
-
-    def encode(self, image_features: list[Tensor], *, frames: FrameBatch, history: History | None) -> Encoded:
-        """BEV features of one frame."""
-        return self.pts_bbox_head.encode(image_features, frames=frames, history=history)
-
-    def decode(self, bev_BQC: Tensor) -> Decoded:
-        """Logits and box codes of every decoder layer."""
-        return self.pts_bbox_head.decode(bev_BQC)
 
     def losses(self, decoded: Decoded, data_samples: list[Det3DDataSample]) -> dict[str, Tensor]:
         """Detection losses of every decoder layer, by official name."""
@@ -116,38 +110,6 @@ class BEVFormer(Base3DDetector):
             )
             results.append(InstanceData(bboxes_3d=boxes, scores_3d=scores, labels_3d=labels))
         return results
-
-    def parts(self) -> dict[str, list[str]]:
-        """The paper's four parts as paths of modules and parameters, together everything but the auxiliary heads."""
-        head, transformer = "pts_bbox_head", "pts_bbox_head.transformer"
-        encoder = [f"{transformer}.{name}" for name in ("encoder", "can_bus_mlp", "level_embeds", "cams_embeds")]
-        decoder = [f"{transformer}.{name}" for name in ("decoder", "reference_points")]
-        return {
-            "backbone": ["img_backbone"],
-            "neck": ["img_neck"],
-            "encoder": encoder + [f"{head}.{name}" for name in ("bev_embedding", "positional_encoding")],
-            "decoder": decoder
-            + [f"{head}.{name}" for name in ("query_embedding", "cls_branches", "reg_branches", "code_weights")],
-        }
-
-    def first_positions(self) -> tuple[str, ...]:
-        """Paths of the table of object queries and of the layer that turns it into their first positions."""
-        return ("pts_bbox_head.query_embedding", "pts_bbox_head.transformer.reference_points")
-
-    def output_layers(self) -> list[str]:
-        """Paths of the last linear layers of the last decoder layer's branches: classification and regression."""
-        branches: list[Any] = [self.pts_bbox_head.cls_branches[-1], self.pts_bbox_head.reg_branches[-1]]
-        last: list[torch.nn.Module] = [branch[-1] for branch in branches]
-        return [path for path, module in self.named_modules() if any(module is one for one in last)]
-
-    def value_pairs(self) -> tuple[tuple[str, str], ...]:
-        """Paths of (value_proj, output_proj) of each deformable attention.
-
-        Between the two a channel is sampled, weighted and summed, apart from all others, which no watcher can see.
-        """
-        values = [path for path, _ in self.named_modules() if path.endswith(".value_proj")]
-        owners = [path.removesuffix(".value_proj").removesuffix(".deformable_attention") for path in values]
-        return tuple((value, f"{owner}.output_proj") for value, owner in zip(values, owners, strict=True))
 
     # mmdet3d's interface
 
@@ -192,7 +154,7 @@ class BEVFormer(Base3DDetector):
                 frames=current_frames(data_samples, device=encoded.bev_BQC.device),
                 objects=gather_objects(boxes, labels),
             )
-        return losses, Features(image, encoded.bev_BQC, encoded.bev_mask_BNQD, decoded.logits_LBKC, decoded.code_LBK10)
+        return losses, _features(image, encoded, decoded)
 
     def extract(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Features:
         """Features of the current frame, its history rolled through the queue; the decoder does not run."""
@@ -202,8 +164,7 @@ class BEVFormer(Base3DDetector):
     def extract_with_outputs(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Features:
         """The same, and the decoder's outputs."""
         image, encoded = self._encoded(inputs, data_samples)
-        decoded = self.decode(encoded.bev_BQC)
-        return Features(image, encoded.bev_BQC, encoded.bev_mask_BNQD, decoded.logits_LBKC, decoded.code_LBK10)
+        return _features(image, encoded, self.decode(encoded.bev_BQC))
 
     def predict(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> list[Det3DDataSample]:
         """Boxes of the current frame as ``pred_instances_3d``.
@@ -222,33 +183,70 @@ class BEVFormer(Base3DDetector):
             sample.pred_instances_3d = boxes
         return data_samples
 
-    def detections(
-        self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]
-    ) -> list[tuple[str, InstanceData]]:
+    def detections(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Detections:
         """Token and boxes of each sample's current frame, as ``predict`` finds them."""
-        found = self(inputs, data_samples, mode="predict")
-        return [(sample.metainfo["frames"][-1]["token"], sample.pred_instances_3d) for sample in found]
+        predicted = self(inputs, data_samples, mode="predict")
+        return list(zip(current_tokens(predicted), [one.pred_instances_3d for one in predicted], strict=True))
 
-    def extract_feat(self, img_BNCHW: Tensor) -> list[Tensor]:
-        """Neck levels (B, N, C, H, W) of one frame."""
-        return self.neck_features(self.backbone_features(img_BNCHW), cameras=img_BNCHW.shape[1])
+    # what pipelines ask for: see ``qdbev.detectors.detector.Detector``
 
-    def rolled_history(self, img_BTNCHW: Tensor, data_samples: list[Det3DDataSample]) -> History | None:
-        """History of the current frame from the earlier frames of the queue, in eval mode and without gradients."""
-        frames = queue_frames(data_samples, device=img_BTNCHW.device)
-        # nothing before a frame at which every sample starts anew can matter
-        start = max(step for step, each in enumerate(frames) if step == 0 or not any(each.follows))
-        past = img_BTNCHW[:, start:-1]
-        if past.shape[1] == 0:
-            return None
-        with torch.no_grad(), evaluating(self):
-            levels = [level.unflatten(0, past.shape[:2]) for level in self.extract_feat(past.flatten(0, 1))]
-            history = None
-            for step in range(past.shape[1]):
-                here = frames[start + step]
-                encoded = self.encode([level[:, step] for level in levels], frames=here, history=history)
-                history = History(encoded.bev_BQC, frames[start + step + 1].follows)
-        return history
+    def set_code_weights(self, weights: Sequence[float]) -> None:
+        """Weigh the box code's numbers in the loss: a setting, though the head keeps it among its parameters."""
+        with torch.no_grad():
+            self.pts_bbox_head.code_weights.copy_(torch.tensor(weights))
+
+    def cannot(self, ability: Ability) -> str:
+        """Nothing: it runs part by part and by shapes alone."""
+        return ""
+
+    def new_history(self, *, scenes: int) -> StreamingHistory:
+        """An empty memory of so many scenes."""
+        return StreamingHistory(max_scenes=scenes)
+
+    def stages(
+        self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample], *, history: StreamingHistory
+    ) -> Stages:
+        """The last frame of every sample's queue part by part, with the history that the memory holds of it."""
+        images = checked_images(inputs, data_samples)[:, -1]
+        frames, tokens = current_frames(data_samples, device=images.device), current_tokens(data_samples)
+        return self._stages(
+            images,
+            frames=frames,
+            tokens=tokens,
+            past=cache(lambda: history.lookup(frames)),
+            remember=lambda bev_BQC: history.store(bev_BQC, frames=frames),
+        )
+
+    def noise_stages(self, scene: Scene, *, device: torch.device) -> Stages:
+        """One frame of noise with a history of noise."""
+        images, frames, history = one_frame(self, scene, device=device)
+        images.normal_()
+        history.bev_BQC.normal_()
+        return self._stages(images, frames=frames, tokens=["noise"], past=lambda: history, remember=lambda _: None)
+
+    def _stages(
+        self,
+        images_BNCHW: Tensor,
+        *,
+        frames: FrameBatch,
+        tokens: Sequence[str],
+        past: Callable[[], History | None],
+        remember: Callable[[Tensor], None],
+    ) -> Stages:
+        cameras = images_BNCHW.shape[1]
+        return Stages(
+            first=images_BNCHW,
+            steps={
+                "backbone": self.backbone_features,
+                "neck": lambda maps: self.neck_features(maps, cameras=cameras),
+                "encoder": lambda levels: self.encode(levels, frames=frames, history=past()).bev_BQC,
+                "decoder": self.decode,
+            },
+            outputs=lambda decoded: (decoded.logits_LBKC[-1], decoded.code_LBK10[-1]),
+            detections=lambda decoded: list(zip(tokens, self.boxes(decoded), strict=True)),
+            memory_part=self.memory_part,
+            remember=remember,
+        )
 
     def _forward(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Decoded:
         return self.decode(self._encoded(inputs, data_samples)[1].bev_BQC)
@@ -261,17 +259,8 @@ class BEVFormer(Base3DDetector):
         return image, self.encode(image, frames=current_frames(data_samples, device=img.device), history=history)
 
 
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Puts every module into eval mode, and afterwards each back into its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def _features(image: list[Tensor], encoded: Encoded, decoded: Decoded) -> Features:
+    return Features(image, encoded.bev_BQC, encoded.bev_mask_BNQD, decoded.logits_LBKC, decoded.code_LBK10)
 
 
 def _auxiliary(head_cfg: dict[str, Any], head: BEVFormerHead, weights: dict[str, float]) -> AuxiliaryHeads:

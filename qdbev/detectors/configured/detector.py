@@ -6,7 +6,8 @@ class changes, to one that puts ``ConfiguredDetector`` before its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -16,7 +17,15 @@ from torch import nn
 
 from qdbev.detectors.configured.frames import frame_boxes
 from qdbev.detectors.configured.taps import features, recorded
+from qdbev.detectors.detector import Ability, Detections, Scene, Stages
 from qdbev.detectors.features import Features
+
+_CANNOT = {
+    "stages": "{name} cannot run part by part, because it is known by its mmdet3d config alone; a bit plan and the "
+    "latency of each part need that",
+    "shapes": "{name} cannot run by shapes alone, because it is known by its mmdet3d config alone; its costs and "
+    "memory cannot be counted before it runs",
+}
 
 
 class NoHistory:
@@ -32,6 +41,8 @@ class ConfiguredDetector(nn.Module):
     A batch is what the config's pipeline packed, in lists; the detector's own ``data_preprocessor`` stacks it and
     brings it to the device.
     """
+
+    memory_part = None
 
     history: NoHistory
     stated_parts: dict[str, list[str]]
@@ -55,6 +66,41 @@ class ConfiguredDetector(nn.Module):
     def value_pairs(self) -> tuple[tuple[str, str], ...]:
         """None is known: what data-free quantization can connect, it finds by watching."""
         return ()
+
+    def set_code_weights(self, weights: Sequence[float]) -> None:
+        """Nothing: the config says what the loss weighs."""
+
+    def cannot(self, ability: Ability) -> str:
+        """Neither run part by part nor by shapes alone."""
+        return _CANNOT[ability].format(name=type(self).__name__)
+
+    def new_history(self, *, scenes: int) -> NoHistory:
+        """None is needed."""
+        return NoHistory()
+
+    def stages(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample], *, history: Any) -> Stages:
+        """Refuse: see ``cannot``."""
+        raise ValueError(self.cannot("stages"))
+
+    def noise_stages(self, scene: Scene, *, device: torch.device) -> Stages:
+        """Refuse: see ``cannot``."""
+        raise ValueError(self.cannot("stages"))
+
+    def shape_run(self, scene: Scene, *, training: bool = False) -> Callable[[], object]:
+        """Refuse: see ``cannot``."""
+        raise ValueError(self.cannot("shapes"))
+
+    def feature_sizes(self, scene: Scene) -> dict[str, int]:
+        """Refuse: see ``cannot``."""
+        raise ValueError(self.cannot("shapes"))
+
+    def sampling_repeats(self, scene: Scene) -> dict[str, Fraction]:
+        """Refuse: see ``cannot``."""
+        raise ValueError(self.cannot("shapes"))
+
+    def official_repeats(self, scene: Scene) -> dict[str, Fraction]:
+        """Refuse: see ``cannot``."""
+        raise ValueError(self.cannot("shapes"))
 
     def forward(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample], mode: str = "tensor") -> Any:
         """As mmdet3d's, after the detector's own preprocessing; for distillation, also with what its taps gave.
@@ -88,7 +134,7 @@ class ConfiguredDetector(nn.Module):
             losses = ConfiguredDetector.forward(self, inputs, data_samples, mode="loss")
         return losses, features(kept, tokens=[sample.metainfo["token"] for sample in data_samples])
 
-    def detections(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]) -> list[Any]:
+    def detections(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]) -> Detections:
         """Token and boxes of each key frame of a batch.
 
         Returns:

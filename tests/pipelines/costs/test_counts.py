@@ -18,7 +18,7 @@ from pipelines.assembly.scene import scene_of
 from pipelines.costs.counts import FLOAT, Footprint, cost_tables, count, footprint, paper_table
 from pipelines.costs.memory import Memory, memory
 from profiles.sections.schedule import PARTS
-from qdbev.detectors.bevformer.counting import one_frame, shape_run
+from qdbev.detectors.bevformer.counting import one_frame
 from qdbev.quantization import bops
 from qdbev.quantization.planning.activation_memory import activation_memory
 from qdbev_cli.app import app
@@ -119,7 +119,7 @@ def test_a_frame_of_shapes_takes_the_memory_of_a_real_one():
 
     with torch.no_grad():
         measured = activation_memory(detector, real).peak_bytes
-    assert activation_memory(detector, shape_run(detector, scene)).peak_bytes == pytest.approx(measured, rel=0.05)
+    assert activation_memory(detector, detector.shape_run(scene)).peak_bytes == pytest.approx(measured, rel=0.05)
 
 
 def test_memory_follows_batch_and_average():

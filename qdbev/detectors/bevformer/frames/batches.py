@@ -31,6 +31,11 @@ def current_frames(data_samples: list[Det3DDataSample], *, device: torch.device)
     return frame_batch([_frames(sample)[-1] for sample in data_samples], device=device)
 
 
+def current_tokens(data_samples: list[Det3DDataSample]) -> list[str]:
+    """The token of every sample's current frame."""
+    return [str(_frames(sample)[-1]["token"]) for sample in data_samples]
+
+
 def checked_images(inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Tensor:
     """The image tensor (B, T, N, 3, H, W).
 

@@ -21,7 +21,7 @@ SIZE = (64, 96)  # height, width
 
 @pytest.fixture(scope="session")
 def variants() -> dict[str, dict[str, Any]]:
-    return runpy.run_path(str(Path(__file__).with_name("variants.py")))["VARIANTS"]
+    return runpy.run_path(str(Path(__file__).parent / "bevformer" / "variants.py"))["VARIANTS"]
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,125 @@
+"""BEVFormer's network: its parts by name, and the stages from images to box codes.
+
+The stages are separate methods, so that a caller may stop, share or replace work between them:
+``backbone_features``, ``neck_features``, ``encode``, ``decode``.
+
+Shapes: B samples, T frames, N cameras, C channels, Q BEV cells, H W of an image or feature map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmdet3d.models.detectors import Base3DDetector
+from mmdet3d.registry import MODELS
+from mmdet3d.structures import Det3DDataSample
+from torch import Tensor
+
+from qdbev.detectors.bevformer.frames.batches import queue_frames
+from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
+from qdbev.detectors.bevformer.frames.history import History
+from qdbev.detectors.bevformer.head import BEVFormerHead, Decoded, Encoded
+
+
+class BEVFormerNetwork(Base3DDetector):
+    """Backbone, neck and head; names as in the official checkpoints."""
+
+    def __init__(
+        self,
+        img_backbone: dict[str, Any],
+        img_neck: dict[str, Any],
+        pts_bbox_head: dict[str, Any],
+        data_preprocessor: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | None = None,
+    ) -> None:
+        """Builds the parts from the registry; the arguments are explained in ``BEVFormer``."""
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.img_backbone = MODELS.build(img_backbone)
+        self.img_neck = MODELS.build(img_neck)
+        self.pts_bbox_head: BEVFormerHead = MODELS.build(pts_bbox_head)
+
+    def backbone_features(self, img_BNCHW: Tensor) -> tuple[Tensor, ...]:
+        """Backbone maps of all images, each (B * N, C, H, W)."""
+        images = img_BNCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return tuple(self.img_backbone(images))
+
+    def neck_features(self, backbone_maps: Sequence[Tensor], *, cameras: int) -> list[Tensor]:
+        """Neck levels (B, N, C, H, W) from backbone maps."""
+        return [level.unflatten(0, (-1, cameras)) for level in self.img_neck(tuple(backbone_maps))]
+
+    def extract_feat(self, img_BNCHW: Tensor) -> list[Tensor]:
+        """Neck levels (B, N, C, H, W) of one frame."""
+        return self.neck_features(self.backbone_features(img_BNCHW), cameras=img_BNCHW.shape[1])
+
+    def encode(self, image_features: list[Tensor], *, frames: FrameBatch, history: History | None) -> Encoded:
+        """BEV features of one frame."""
+        return self.pts_bbox_head.encode(image_features, frames=frames, history=history)
+
+    def decode(self, bev_BQC: Tensor) -> Decoded:
+        """Logits and box codes of every decoder layer."""
+        return self.pts_bbox_head.decode(bev_BQC)
+
+    def rolled_history(self, img_BTNCHW: Tensor, data_samples: list[Det3DDataSample]) -> History | None:
+        """History of the current frame from the earlier frames of the queue, in eval mode and without gradients."""
+        frames = queue_frames(data_samples, device=img_BTNCHW.device)
+        # nothing before a frame at which every sample starts anew can matter
+        start = max(step for step, each in enumerate(frames) if step == 0 or not any(each.follows))
+        past = img_BTNCHW[:, start:-1]
+        if past.shape[1] == 0:
+            return None
+        with torch.no_grad(), evaluating(self):
+            levels = [level.unflatten(0, past.shape[:2]) for level in self.extract_feat(past.flatten(0, 1))]
+            history = None
+            for step in range(past.shape[1]):
+                here = frames[start + step]
+                encoded = self.encode([level[:, step] for level in levels], frames=here, history=history)
+                history = History(encoded.bev_BQC, frames[start + step + 1].follows)
+        return history
+
+    def parts(self) -> dict[str, list[str]]:
+        """The paper's four parts as paths of modules and parameters, together everything but the auxiliary heads."""
+        head, transformer = "pts_bbox_head", "pts_bbox_head.transformer"
+        encoder = [f"{transformer}.{name}" for name in ("encoder", "can_bus_mlp", "level_embeds", "cams_embeds")]
+        decoder = [f"{transformer}.{name}" for name in ("decoder", "reference_points")]
+        return {
+            "backbone": ["img_backbone"],
+            "neck": ["img_neck"],
+            "encoder": encoder + [f"{head}.{name}" for name in ("bev_embedding", "positional_encoding")],
+            "decoder": decoder
+            + [f"{head}.{name}" for name in ("query_embedding", "cls_branches", "reg_branches", "code_weights")],
+        }
+
+    def first_positions(self) -> tuple[str, ...]:
+        """Paths of the table of object queries and of the layer that turns it into their first positions."""
+        return ("pts_bbox_head.query_embedding", "pts_bbox_head.transformer.reference_points")
+
+    def output_layers(self) -> list[str]:
+        """Paths of the last linear layers of the last decoder layer's branches: classification and regression."""
+        branches: list[Any] = [self.pts_bbox_head.cls_branches[-1], self.pts_bbox_head.reg_branches[-1]]
+        last: list[torch.nn.Module] = [branch[-1] for branch in branches]
+        return [path for path, module in self.named_modules() if any(module is one for one in last)]
+
+    def value_pairs(self) -> tuple[tuple[str, str], ...]:
+        """Paths of (value_proj, output_proj) of each deformable attention.
+
+        Between the two a channel is sampled, weighted and summed, apart from all others, which no watcher can see.
+        """
+        values = [path for path, _ in self.named_modules() if path.endswith(".value_proj")]
+        owners = [path.removesuffix(".value_proj").removesuffix(".deformable_attention") for path in values]
+        return tuple((value, f"{owner}.output_proj") for value, owner in zip(values, owners, strict=True))
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Puts every module into eval mode, and afterwards each back into its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
