@@ -25,7 +25,7 @@ from torch import Tensor
 from qdbev.ops import Bytes
 from qdbev.quantization.grid.fake_quantize import limits_of
 from qdbev.quantization.grid.forms import Learned
-from qdbev.quantization.grid.integers import align_scale, as_bytes, clamped_steps, in_steps, shift
+from qdbev.quantization.grid.integers import align_scale, as_bytes, clamped_steps, in_steps, other_axes, shift
 from qdbev.quantization.grid.kernels import cpu_kernel_for
 from qdbev.quantization.grid.recomputation import close_saved, open_saved, remember
 from qdbev.quantization.grid.rectifier import note_rectified
@@ -126,8 +126,8 @@ class Clipping(NamedTuple):
         grad_scale = grad_offset = None
         if wanted:
             slope = _slope(steps, low=self.low, high=self.high)
-            others = [place for place in range(x.ndim) if place != self.axis] if self.axis is not None else None
-            grad_scale = (slope * grad_output).sum(others).mul_(self._share(x))
+            summed = (slope * grad_output).sum(other_axes(x.ndim, axis=self.axis))
+            grad_scale = summed.mul_(self._share(x))
         if offset is not None and offset.requires_grad:
             grad_offset = (grad_output - grad_input).sum(dtype=torch.float32).mul_(self._share(x))
         return grad_input, (grad_scale, grad_offset)
@@ -144,7 +144,7 @@ class Clipping(NamedTuple):
             return self.onto_grid(x), *self.pass_back(grad_output, x, fresh=True)
         learned, offset = self.learned
         at_level = learned is not None and self.steps_per_range is not None
-        recomputed, grad_input, (grad_scale, clipped_low, clipped_high) = kernel.recomputed_and_clipped_grads(
+        recomputed, grad_input, sums = kernel.recomputed_and_clipped_grads(
             grad_output,
             x,
             scale=self.scale,
@@ -158,11 +158,15 @@ class Clipping(NamedTuple):
         )
         if rectified:
             note_rectified(grad_input)
-        if at_level:
-            grad_level = clipped_high.sum() if self.low == 0 else (clipped_high - clipped_low).sum()
-            return recomputed, grad_input, (grad_level, None)
-        grad_offset = None if offset is None else (clipped_high + clipped_low).sum() * self._share(x)
-        return recomputed, grad_input, (grad_scale * self._share(x), grad_offset)
+        return recomputed, grad_input, self._grad_learned(x, sums)
+
+    def _grad_learned(self, x: Tensor, sums: tuple[Tensor, Tensor, Tensor]) -> Learned:
+        """The gradients of what is learned, from the sums of the kernel."""
+        grad_scale, clipped_low, clipped_high = sums
+        if self.steps_per_range is not None and self.learned[0] is not None:
+            return clipped_high.sum() if self.low == 0 else (clipped_high - clipped_low).sum(), None
+        grad_offset = None if self.offset is None else (clipped_high + clipped_low).sum() * self._share(x)
+        return grad_scale * self._share(x), grad_offset
 
     def _share(self, x: Tensor) -> float:
         """LSQ's ``1 / sqrt(N p)``, with ``N`` elements to a step."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from qdbev.quantization.grid import cpu_loops
 
 TYPES = (torch.float32,)
 
-_SHARE = 1 << 19  # elements that are worth a thread
+_WORTH_A_THREAD = 1 << 19  # elements
 _DOUBLE = 8  # bytes
 _SMALLEST = torch.finfo(torch.float32).tiny
 
@@ -166,23 +168,40 @@ def _run(
     columns, steps = elements // rows, scale.to(torch.float32).contiguous()
     arrays = [(array.data_ptr(), array.element_size()) for array in (x, out, out if recomputed is None else recomputed)]
     shape = () if sums_per_row == 1 else (sums_per_row,)
-    shares = min(torch.get_num_threads(), elements // _SHARE) if elements >= 2 * _SHARE else 1
+    shares = min(torch.get_num_threads(), elements // _WORTH_A_THREAD) if elements >= 2 * _WORTH_A_THREAD else 1
+    sums = torch.empty(max(rows, shares), *shape, dtype=torch.float64)
     if shares < 2:
-        sums = torch.empty(rows, *shape, dtype=torch.float64)
         addresses = [address for address, _ in arrays]
         loop(*addresses, steps.data_ptr(), sums.data_ptr(), rows, columns, channels, 0, *limits)
         return sums
-    sums = torch.empty(max(rows, shares), *shape, dtype=torch.float64)
-    edges = [(columns if rows == 1 else rows) * share // shares for share in range(shares + 1)]
 
-    def run(share: int) -> None:
-        first, last = edges[share], edges[share + 1]
-        skipped, sizes = (first, (1, last - first)) if rows == 1 else (first * columns, (last - first, columns))
-        addresses = [address + size * skipped for address, size in arrays]
-        place, row = (share, 0) if rows == 1 else (first, first)
-        sums_at = sums.data_ptr() + _DOUBLE * sums_per_row * place
-        loop(*addresses, steps.data_ptr(), sums_at, *sizes, channels, row, *limits)
+    def run(share: _Share) -> None:
+        addresses = [address + size * share.first_element for address, size in arrays]
+        sums_at = sums.data_ptr() + _DOUBLE * sums_per_row * share.first_sum
+        loop(*addresses, steps.data_ptr(), sums_at, share.rows, share.columns, channels, share.first_row, *limits)
 
     with ThreadPoolExecutor(shares) as pool:
-        list(pool.map(run, range(shares)))
+        list(pool.map(run, _shared_out(rows, columns, shares=shares)))
     return sums[:shares].sum(0, keepdim=True) if rows == 1 else sums[:rows]
+
+
+class _Share(NamedTuple):
+    """What one thread does of a tensor: whole rows, or of a single one a piece with a sum of its own."""
+
+    rows: int
+    columns: int
+    first_row: int
+    first_element: int
+    first_sum: int
+
+
+def _shared_out(rows: int, columns: int, *, shares: int) -> list[_Share]:
+    """Cut rows, or a single row, into shares of about the same size.
+
+    >>> [(share.rows, share.first_row, share.first_element) for share in _shared_out(5, 10, shares=2)]
+    [(2, 0, 0), (3, 2, 20)]
+    """
+    edges = [(columns if rows == 1 else rows) * share // shares for share in range(shares + 1)]
+    if rows == 1:
+        return [_Share(1, last - first, 0, first, share) for share, (first, last) in enumerate(pairwise(edges))]
+    return [_Share(last - first, columns, first, first * columns, first) for first, last in pairwise(edges)]

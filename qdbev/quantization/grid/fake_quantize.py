@@ -20,7 +20,14 @@ from torch import Tensor
 
 from qdbev.ops import Bytes
 from qdbev.quantization.grid.forms import Learned
-from qdbev.quantization.grid.integers import align_scale, as_bytes, clamped_steps, integer_limits, round_steps
+from qdbev.quantization.grid.integers import (
+    align_scale,
+    as_bytes,
+    clamped_steps,
+    integer_limits,
+    other_axes,
+    round_steps,
+)
 from qdbev.quantization.grid.kernels import cpu_kernel_for, kernel_for
 from qdbev.quantization.grid.recomputation import close_saved, open_saved, remember
 from qdbev.quantization.grid.rectifier import note_rectified
@@ -69,8 +76,8 @@ class Rounding(NamedTuple):
 
     def onto_grid(self, x: Tensor) -> Tensor:
         """Return ``S clamp(round(x / S))`` in the type of ``x``, without gradients."""
-        made = clamped_steps(x, scale=self.scale, axis=self.axis, low=self.low, high=self.high, rescale=True)
-        return made if made.dtype == x.dtype else made.to(x.dtype)
+        values = clamped_steps(x, scale=self.scale, axis=self.axis, low=self.low, high=self.high, rescale=True)
+        return values if values.dtype == x.dtype else values.to(x.dtype)
 
     def as_bytes(self, x: Tensor, *, signed: bool = False) -> Bytes | None:
         """Return the integers of ``onto_grid`` as the bytes that a CPU multiplies, where they can be had."""
@@ -134,9 +141,8 @@ class Rounding(NamedTuple):
         y = steps.clamp(self.low, self.high).mul_(aligned).to(x.dtype)
         # inside, S q - x; where clamped, S q: the gradient times y, less that of x times x
         terms = torch.mul(grad_output, y).addcmul_(grad_input, x, value=-1.0)
-        others = [place for place in range(x.ndim) if place != self.axis]
         summed_in = torch.promote_types(x.dtype, torch.float32)
-        total: Tensor = terms.sum(others if self.axis is not None else None, dtype=summed_in)
+        total: Tensor = terms.sum(other_axes(x.ndim, axis=self.axis), dtype=summed_in)
         return grad_input, (total.view(scale.shape) * self._share(x), None)
 
     def _share(self, x: Tensor) -> float:

@@ -119,6 +119,15 @@ def align_scale(scale: Tensor, *, ndim: int, axis: int | None) -> Tensor:
     return scale.reshape(shape)
 
 
+def other_axes(ndim: int, *, axis: int | None) -> list[int] | None:
+    """Return all axes but that of the channels, which sums per channel go over; None, which is all, without one.
+
+    >>> other_axes(3, axis=-1), other_axes(3, axis=None)
+    ([0, 1], None)
+    """
+    return None if axis is None else [place for place in range(ndim) if place != axis % ndim]
+
+
 def round_steps(x: Tensor, *, scale: Tensor) -> Tensor:
     """Return ``round(x / S)``, half to even and not yet clamped, as a new float tensor (float32 for half types).
 

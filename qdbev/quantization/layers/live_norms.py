@@ -96,17 +96,16 @@ def thaw_norms(model: nn.Module, layers: Iterable[str], run: Callable[[], object
     Raises:
         ValueError: a layer without a bias, or with one step for its whole weight.
     """
-    found = {path: _checked(model.get_submodule(path), path) for path in layers}
-    sums = _output_sums(found, run)
+    folded = {path: _checked(model.get_submodule(path), path) for path in layers}
     norms, hooks = {}, []
-    for path, (total, squares, count) in sums.items():
-        mean = total / count
+    for path, (total, squares, count) in _output_sums(folded, run).items():
+        layer, mean = folded[path], total / count
         variance = (squares / count - mean.square()).clamp_min(0)
-        norms[path] = LiveNorm(mean=mean.float(), variance=variance.float()).train(found[path].training)
-        found[path].get_parameter("bias").requires_grad_(False)
-        found[path].add_module(NAME, norms[path])
-        hooks.append(found[path].register_forward_hook(_apply))
-    return LiveNorms(norms, found, tuple(hooks))
+        norms[path] = LiveNorm(mean=mean.float(), variance=variance.float()).train(layer.training)
+        layer.get_parameter("bias").requires_grad_(False)
+        layer.add_module(NAME, norms[path])
+        hooks.append(layer.register_forward_hook(_apply))
+    return LiveNorms(norms, folded, tuple(hooks))
 
 
 def _apply(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:

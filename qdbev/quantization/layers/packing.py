@@ -125,8 +125,7 @@ def unpack_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not name.endswith(_PACKED):
             continue
         weight = name.removesuffix(_PACKED)
-        quantizer = quantizer_of(weight)
-        needed = [weight + _SCALE, weight + _SHAPE, f"{quantizer}.flags"]
+        needed = [weight + _SCALE, weight + _SHAPE, f"{quantizer_of(weight)}.flags"]
         absent = [key for key in needed if key not in tensors]
         if absent:
             raise ValueError(f"packed weight {weight} lacks {', '.join(absent)}; the file is incomplete")
@@ -134,7 +133,7 @@ def unpack_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         state[weight] = _unpack_weight(
             tensors[name], scale=scale, shape=shape, bits=int(tensors[needed[2]][BITS]), name=weight
         )
-        state[f"{quantizer}.scale"] = scale.clone()
+        state[f"{quantizer_of(weight)}.scale"] = scale.clone()
         used.update((name, weight + _SCALE, weight + _SHAPE))
     for name, value in tensors.items():
         if name not in used:

@@ -251,7 +251,7 @@ class _Product(torch.autograd.Function):
             return *_differentiable(grad_output, inputs, needed, ctx.how), None
         grads: list[Tensor | None] = [None] * 7
         to_input, to_parameters = needed[0] or any(needed[3:5]), any(needed[1:3]) or any(needed[5:])
-        recomputed: Tensor | None = None
+        recomputed = None
         if to_input:
             grad_x = product.to_input(grad_output, x, of_weight.onto_grid(weight))
             if to_parameters:

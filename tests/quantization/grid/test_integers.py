@@ -8,6 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qdbev.quantization.grid.clipped_steps import fake_quantize_stepped
+from qdbev.quantization.grid.fake_quantize import fake_quantize_learned
 from qdbev.quantization.grid.integers import (
     align_scale,
     dequantize,
@@ -122,3 +124,18 @@ def test_an_unknown_rule_is_refused_with_the_known_ones() -> None:
 def test_a_per_channel_scale_needs_its_axis() -> None:
     with pytest.raises(ValueError, match="channel axis"):
         align_scale(torch.ones(3), ndim=2, axis=None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_channel_axis_may_be_counted_from_the_end(dtype: torch.dtype) -> None:
+    """Forward and every gradient, by the kernels (float32) and by torch operations (float64)."""
+    outcomes = []
+    for axis in (2, -1):
+        x = torch.linspace(-3, 3, 30).view(2, 5, 3).to(dtype).requires_grad_()
+        step, log_scale = torch.full((3,), 0.25).requires_grad_(), torch.full((3,), -1.5).requires_grad_()
+        y = fake_quantize_stepped(x, scale=step, bits=4, axis=axis)
+        z = fake_quantize_learned(x, log_scale=log_scale, bits=4, axis=axis)
+        (y + z).square().sum().backward()
+        outcomes.append([y, z, x.grad, step.grad, log_scale.grad])
+    for first, second in zip(*outcomes, strict=True):
+        assert first is not None and second is not None and torch.equal(first, second)
