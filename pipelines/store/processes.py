@@ -38,7 +38,7 @@ def device(kind: str) -> str:
     """The device of this process where the profile means any of a kind: each has a GPU of its own.
 
     Args:
-        kind: Cpu or cuda.
+        kind: ``cpu`` or ``cuda``.
     """
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if kind == "cuda" and count() > 1 else kind
 
