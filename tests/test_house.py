@@ -44,14 +44,14 @@ THINGS = (
     thing("observer", "entropy", "EntropyObserver", files=2),
     thing("observer", "moving_average", "MovingAverageObserver", files=2),
     thing("calibration method", "qdrop", files=2),
-    thing("form of a range", "pact", "ClippingLevel", files=4),
-    thing("form of a range", "learned_scale", "StepSize", files=4),
+    thing("form of a range", "pact", "ClippingLevel", files=3),
+    thing("form of a range", "learned_scale", "StepSize", files=3),
     thing("objective", "cwd_image", "image_channel_wise_loss", files=3),
     thing("objective", "fitnet_bev", "hint_loss", files=3),
     thing("objective", "output_class", "class_output_loss", files=3),
     thing("command", "import_weights", files=3),
     thing("profile field", "training_rounding", files=3),
-    thing("profile field", "activation_offset", "offset_inputs", files=3),
+    thing("profile field", "pact_penalty", files=3),
     thing("profile field", "cache_teacher", files=3),
 )
 

@@ -26,7 +26,7 @@ from qdbev.quantization.layers.grid_state import GridState
 from qdbev.quantization.ranges.bounds_observers import BoundsObserver, make_bounds_observer
 from qdbev.quantization.ranges.observer_kinds import make_observer
 from qdbev.quantization.ranges.observers import Observer, check_momentum
-from qdbev.quantization.ranges.trained_ranges import ClippingLevel, LogScale, RangeForm, StepSize, TrainedRange
+from qdbev.quantization.ranges.trained_ranges import RangeForm, TrainedRange, trained_range
 
 QuantizerState = Literal["off", "observing", "on"]
 
@@ -204,13 +204,13 @@ class Quantizer(GridState):
         """
         if self._follows or not self._has_range:
             raise ValueError(f"{self.name}: a range is learned from one that is set; calibrate or freeze it first")
-        if form == "clip":
-            if self.axis is not None or self.offset is not None:
-                raise ValueError(f"{self.name}: a clipping level is one per tensor, without an offset")
-            steps = steps_per_range(self.grid_bits, rule=self.scale_rule)
-            self.trained = ClippingLevel(self.range, steps_per_range=steps)
-        else:
-            self.trained = (LogScale if form == "log" else StepSize)(self.scale, offset=self.offset)
+        steps = steps_per_range(self.grid_bits, rule=self.scale_rule)
+        try:
+            self.trained = trained_range(
+                form, scale=self.scale, offset=self.offset, axis=self.axis, steps_per_range=steps
+            )
+        except ValueError as error:
+            raise ValueError(f"{self.name}: {error}") from error
 
     @torch.no_grad()
     def settle(self) -> None:

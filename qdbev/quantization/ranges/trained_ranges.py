@@ -125,6 +125,30 @@ class ClippingLevel(TrainedRange):
         return self.pact_alpha.square()
 
 
+def trained_range(
+    form: RangeForm, *, scale: Tensor, offset: Tensor | None, axis: int | None, steps_per_range: float
+) -> TrainedRange:
+    """Return a quantizer's range as a parameter that starts at the present one.
+
+    Args:
+        form: How it is trained.
+        scale: The present step.
+        offset: Where the quantizer has one, its present value.
+        axis: The quantizer's channel axis.
+        steps_per_range: Steps from 0 to the end of the range.
+
+    Raises:
+        ValueError: The form does not fit the quantizer.
+    """
+    if form == "log":
+        return LogScale(scale, offset=offset)
+    if form == "linear":
+        return StepSize(scale, offset=offset)
+    if axis is not None or offset is not None:
+        raise ValueError("a clipping level is one per tensor, without an offset")
+    return ClippingLevel(scale * steps_per_range, steps_per_range=steps_per_range)
+
+
 def above_zero(parameter: Tensor) -> Tensor:
     """Return the parameter, at least the smallest step; the gradient passes as if nothing was done.
 
