@@ -73,7 +73,7 @@ def test_step_and_offset_get_the_printed_gradients(bits: int, seed: int, offset:
 @given(bits=BITS, seed=SEEDS, with_offset=st.booleans())
 def test_gradients_are_those_of_autograd_through_the_formula(bits: int, seed: int, with_offset: bool) -> None:
     """``(v + (round(v) - v).detach()) S + beta`` with ``v = clamp((x - beta) / S)``, in float64."""
-    x, upstream = (one.double() for one in drawn(seed))
+    x, upstream = (tensor.double() for tensor in drawn(seed))
     low, high = integer_limits(bits)
     ours, theirs = (
         [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (2.0 / 2**bits, 0.3)]
@@ -107,8 +107,8 @@ def test_gradients_are_those_of_torchs_learnable_kernel(bits: int, seed: int, ze
     x, upstream = drawn(seed, size=80)
     step = 2.0 / 2**bits
     v = x / step + zero_point
-    kept = ((v <= low - 0.5) | (v >= high + 0.5) | ((v > low) & (v < high))) & ((v - v.floor() - 0.5).abs() > 1e-3)
-    x, upstream = x[kept], upstream[kept]
+    clear = ((v <= low - 0.5) | (v >= high + 0.5) | ((v > low) & (v < high))) & ((v - v.floor() - 0.5).abs() > 1e-3)
+    x, upstream = x[clear], upstream[clear]
     share = (x.numel() * high) ** -0.5
     scale, beta = torch.tensor(step, requires_grad=True), torch.tensor(-step * zero_point, requires_grad=True)
     theirs = torch.tensor([step], requires_grad=True)
@@ -237,7 +237,7 @@ def tied(seed: int, *, step: float) -> tuple[Tensor, Tensor]:
 
 
 def same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    return all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    return all(torch.equal(tensor, other) for tensor, other in zip(ours, theirs, strict=True))
 
 
 @given(bits=BITS, seed=SEEDS, unsigned=st.booleans(), axis=st.sampled_from([None, 0, 1]), with_offset=st.booleans())
@@ -248,7 +248,7 @@ def test_recomputed_steps_give_the_numbers_of_masks_that_are_kept(
     x, upstream = tied(seed, step=step)
     scale = torch.tensor(step) if axis is None else torch.linspace(step, 2 * step, x.shape[axis])
     beta = torch.tensor(0.25) if with_offset and axis is None and not unsigned else None
-    learned = [one.clone().requires_grad_() for one in (x, scale, beta) if one is not None]
+    learned = [tensor.clone().requires_grad_() for tensor in (x, scale, beta) if tensor is not None]
     y = fake_quantize_stepped(
         learned[0],
         scale=learned[1],
@@ -319,13 +319,13 @@ def quantized(
 def test_at_most_one_bit_per_activation_is_kept_beyond_float(kind: str, unsigned: bool) -> None:
     model, x = chain(), torch.rand(1, 3, 64, 64)
 
-    def kept() -> int:
+    def saved() -> int:
         return activation_memory(model, lambda: model(torch.ones(1, 3, 64, 64))).kept_bytes
 
-    plain = kept()
+    plain = saved()
     quantized(model, x, unsigned=unsigned, **FORMS[kind])  # type: ignore[arg-type]
     read = 64 * 64 * (3 + 4 * 4)  # elements that pass an input quantizer
-    assert 8 * (kept() - plain) / read < 0.1
+    assert 8 * (saved() - plain) / read < 0.1
 
 
 @pytest.mark.parametrize("unsigned", [False, True])

@@ -58,9 +58,9 @@ def gradients(model: nn.Module, x: Tensor, *, autocast: bool = False) -> dict[st
     with torch.autocast("cpu", enabled=autocast):
         out = model(x)
     out.float().square().sum().backward()
-    found = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
-    assert len(found) == len(list(model.parameters()))
-    return {name: value.clone() for name, value in found.items()} | {"out": out.detach()}
+    grads = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    assert len(grads) == len(list(model.parameters()))
+    return {name: value.clone() for name, value in grads.items()} | {"out": out.detach()}
 
 
 def composed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +125,7 @@ def test_a_gradient_of_a_gradient(learned: bool, monkeypatch: pytest.MonkeyPatch
     def once() -> list[Tensor]:
         wanted = list(model.parameters())
         first = torch.autograd.grad(model(x).square().sum(), wanted, create_graph=True)
-        total = torch.stack([one.square().sum() for one in first]).sum()
+        total = torch.stack([grad.square().sum() for grad in first]).sum()
         return [*first, *torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)]
 
     ours = once()
@@ -155,11 +155,11 @@ def test_convolutions_keep_what_float_ones_keep(learned: bool) -> None:
         layers = [nn.Conv2d(4, 4, 3, padding=1) if place % 2 else nn.ReLU(inplace=True) for place in range(8)]
         return nn.Sequential(nn.Conv2d(3, 4, 1), *layers)
 
-    def kept(model: nn.Module) -> int:
+    def saved_bytes(model: nn.Module) -> int:
         return activation_memory(model, lambda: model(torch.ones(1, 3, 64, 64))).kept_bytes
 
     model = chain()
-    plain = kept(model)
+    plain = saved_bytes(model)
     quantize(
         model, make_plan(model, parts={"all": [""]}, weight_bits=4, activation_bits=4), weights=WeightGrid(follow=False)
     )
@@ -169,7 +169,7 @@ def test_convolutions_keep_what_float_ones_keep(learned: bool) -> None:
     if learned:
         learn_ranges(model, weights=True, inputs=True)
     read = 64 * 64 * (3 + 4 * 4)  # elements that pass an input quantizer
-    assert 8 * (kept(model) - plain) / read < 0.1
+    assert 8 * (saved_bytes(model) - plain) / read < 0.1
 
 
 def test_what_is_changed_in_place_is_refused() -> None:

@@ -21,14 +21,14 @@ class Network(nn.Module):
 
     def __init__(self, *, in_place: bool, others: Callable[[Tensor], Tensor | None], first: bool) -> None:
         super().__init__()
-        self.one, self.two = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        self.inner, self.outer = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
         self.relu = nn.ReLU(inplace=in_place)
         self.others, self.first = others, first
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.relu(self.one(x))
+        y = self.relu(self.inner(x))
         beside = self.others(y) if self.first else None
-        out: Tensor = self.two(y).square().sum()
+        out: Tensor = self.outer(y).square().sum()
         beside = beside if self.first else self.others(y)
         return out if beside is None else out + beside.sum()
 
@@ -73,9 +73,9 @@ def left(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     seen, backward = [], _Rectified.backward
 
     def watched(ctx: object, gradient: Tensor) -> tuple[Tensor, None]:
-        found = backward(ctx, gradient)
-        seen.append(found[0] is gradient)
-        return found
+        grads = backward(ctx, gradient)
+        seen.append(grads[0] is gradient)
+        return grads
 
     monkeypatch.setattr(_Rectified, "backward", staticmethod(watched))
     return seen
@@ -99,17 +99,17 @@ def test_gradients_are_those_of_torch(
     ours = gradients(model, x)
     assert left == [is_left]
     model.relu.__class__ = nn.ReLU
-    for one, other in zip(ours, gradients(model, x), strict=True):
-        assert torch.equal(one, other)
+    for grad, other in zip(ours, gradients(model, x), strict=True):
+        assert torch.equal(grad, other)
     assert left == [is_left]
 
 
 def test_a_zero_that_the_quantizer_would_pass_stops_in_the_relu(left: list[bool]) -> None:
     model, x = quantized(in_place=False, others=nobody, first=False)
     with torch.no_grad():
-        model.one.weight.zero_()
-        model.one.bias.zero_()  # every input of the ReLU is zero, where the quantizer lets gradients through
-    bias = torch.autograd.grad(model(x), model.one.bias)[0]
+        model.inner.weight.zero_()
+        model.inner.bias.zero_()  # every input of the ReLU is zero, where the quantizer lets gradients through
+    bias = torch.autograd.grad(model(x), model.inner.bias)[0]
     assert left == [True] and torch.equal(bias, torch.zeros(8))
 
 
@@ -117,8 +117,8 @@ def test_a_gradient_of_a_gradient() -> None:
     model, x = quantized(in_place=False, others=nobody, first=False)
 
     def twice() -> Tensor:
-        (slope,) = torch.autograd.grad(model(x), model.two.bias, create_graph=True)
-        return torch.autograd.grad(slope.sum(), model.one.weight)[0]
+        (slope,) = torch.autograd.grad(model(x), model.outer.bias, create_graph=True)
+        return torch.autograd.grad(slope.sum(), model.inner.weight)[0]
 
     ours = twice()
     model.relu.__class__ = nn.ReLU
@@ -154,7 +154,7 @@ def test_only_the_nearest_relu_leaves_its_pass(left: list[bool]) -> None:
     ours = gradients(model, x)
     assert left == [True, False]
     model.relu.__class__ = nn.ReLU
-    assert all(torch.equal(one, other) for one, other in zip(ours, gradients(model, x), strict=True))
+    assert all(torch.equal(grad, other) for grad, other in zip(ours, gradients(model, x), strict=True))
 
 
 def test_backward_in_inference_mode() -> None:

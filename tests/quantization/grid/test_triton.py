@@ -81,9 +81,9 @@ def test_sums_over_more_than_one_block(triton_device, kernels, axis):
 def test_in_place_writes_into_the_gradient(triton_device, kernels):
     x, gradient = normal(50, seed=0).to(triton_device), normal(50, seed=1).to(triton_device)
     where = {"scale": torch.tensor(0.1, device=triton_device), "axis": None, "low": -8, "high": 7}
-    kept = gradient.clone()
+    untouched = gradient.clone()
     apart = kernels.grad_input(gradient, x, **where)
-    assert torch.equal(gradient, kept)
+    assert torch.equal(gradient, untouched)
     into = kernels.grad_input(gradient, x, in_place=True, **where)
     assert into.data_ptr() == gradient.data_ptr()
     assert torch.equal(apart, into)

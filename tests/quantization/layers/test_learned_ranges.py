@@ -65,13 +65,13 @@ def test_gradient_per_channel_is_that_of_each_channel_alone(axis: int, layout: t
 def test_values_and_their_gradient_are_those_of_a_fixed_range(bits: int, seed: int) -> None:
     x = torch.randn(7, 5, generator=torch.Generator().manual_seed(seed))
     log_scale = torch.linspace(-3, 0, 5).requires_grad_()
-    one, other = x.clone().requires_grad_(), x.clone().requires_grad_()
-    learned = fake_quantize_learned(one, log_scale=log_scale, bits=bits, axis=1)
+    leaf, other = x.clone().requires_grad_(), x.clone().requires_grad_()
+    learned = fake_quantize_learned(leaf, log_scale=log_scale, bits=bits, axis=1)
     fixed = fake_quantize(other, scale=log_scale.exp(), bits=bits, axis=1)
     learned.square().sum().backward()
     fixed.square().sum().backward()
     assert torch.equal(learned, fixed)
-    assert one.grad is not None and other.grad is not None and torch.equal(one.grad, other.grad)
+    assert leaf.grad is not None and other.grad is not None and torch.equal(leaf.grad, other.grad)
 
 
 def test_descent_finds_the_range_of_least_error() -> None:
@@ -116,17 +116,17 @@ def test_a_range_that_is_not_set_cannot_be_learned(follow: bool) -> None:
 
 def test_only_what_is_on_learns_and_settling_gives_the_model_its_parameters_back() -> None:
     model = calibrated(weights=WeightGrid(follow=False))
-    own = [name for name, _ in model.named_parameters()]
+    names = [name for name, _ in model.named_parameters()]
     set_parts(model, ["backbone"])
     learn_ranges(model, weights=True, inputs=False)
-    added = {name for name, _ in model.named_parameters()} - set(own)
+    added = {name for name, _ in model.named_parameters()} - set(names)
     assert added == {"backbone.0.weight_quantizer.trained.log_scale", "backbone.2.weight_quantizer.trained.log_scale"}
     before, optimiser = model.backbone[0].weight_quantizer.scale.clone(), torch.optim.SGD(model.parameters(), lr=0.1)
     model(IMAGE).square().sum().backward()
     optimiser.step()
     trained = model(IMAGE)
     settle_ranges(model)
-    assert [name for name, _ in model.named_parameters()] == own
+    assert [name for name, _ in model.named_parameters()] == names
     assert not model.backbone[0].weight_quantizer.scale.equal(before)
     assert torch.allclose(model(IMAGE), trained)
 

@@ -31,7 +31,7 @@ def integers(model: Toy) -> dict[str, torch.Tensor]:
 
 def train(model: Toy, *, steps: int = 5) -> None:
     model.train()
-    optimiser = torch.optim.SGD([one for one in model.parameters() if one.requires_grad], lr=0.01)
+    optimiser = torch.optim.SGD([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.01)
     for _ in range(steps):
         optimiser.zero_grad()
         model(2 * IMAGE + 0.3).square().mean().backward()

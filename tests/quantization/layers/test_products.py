@@ -81,10 +81,10 @@ def results(model: nn.Module, x: Tensor, *, reads: bool = True) -> dict[str, Ten
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_(reads)
     out = model(x)
     out.square().sum().backward()
-    found = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+    grads = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
     with torch.no_grad():
         alone = model(x)
-    return {**found, "out": out.detach(), "alone": alone, **({} if x.grad is None else {"x": x.grad})}
+    return {**grads, "out": out.detach(), "alone": alone, **({} if x.grad is None else {"x": x.grad})}
 
 
 def both(
@@ -350,9 +350,9 @@ def test_a_gradient_of_a_gradient(layer: str, form: str, monkeypatch: pytest.Mon
     def run() -> dict[str, Tensor]:
         wanted = [x.requires_grad_(), *model.parameters()]
         first = torch.autograd.grad(model(x).pow(3).sum(), wanted, create_graph=True)
-        total = torch.stack([one.square().sum() for one in first]).sum()
+        total = torch.stack([grad.square().sum() for grad in first]).sum()
         second = torch.autograd.grad(total, wanted, allow_unused=True, materialize_grads=True)
-        return {f"{order} {place}": one for order, all in enumerate((first, second)) for place, one in enumerate(all)}
+        return {f"{order} {place}": grad for order, all in enumerate((first, second)) for place, grad in enumerate(all)}
 
     ours, theirs, calls = both(monkeypatch, run)
     assert calls == 1 and ours["1 1"].abs().sum() > 0
@@ -375,7 +375,7 @@ def test_saved_tensors_may_come_back_laid_out_otherwise(monkeypatch: pytest.Monk
     x = x.to(memory_format=torch.channels_last)
 
     def run() -> dict[str, Tensor]:
-        with torch.autograd.graph.saved_tensors_hooks(lambda kept: kept, lambda kept: kept.contiguous().clone()):
+        with torch.autograd.graph.saved_tensors_hooks(lambda saved: saved, lambda saved: saved.contiguous().clone()):
             return results(model, x)
 
     ours, theirs, _ = both(monkeypatch, run)

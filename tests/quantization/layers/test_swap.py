@@ -112,8 +112,8 @@ def test_weights_or_inputs_of_a_site_alone(tensors: str) -> None:
     model = calibrated()
     set_sites(model, ["branch.2", "attn"], tensors=tensors)  # type: ignore[arg-type]
     for path, layer in quantized_layers(model).items():
-        weights = {one.quantizer.state for one in layer.quantized_weights()}
-        inputs = {one.state for one in layer.input_quantizers()}
+        weights = {weight.quantizer.state for weight in layer.quantized_weights()}
+        inputs = {quantizer.state for quantizer in layer.input_quantizers()}
         chosen = path in ("branch.2", "attn")
         assert weights == ({"on"} if chosen and tensors != "inputs" else {"off"}), path
         assert inputs <= ({"on"} if chosen and tensors != "weights" else {"off"}), path

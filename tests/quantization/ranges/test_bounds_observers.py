@@ -52,13 +52,13 @@ def test_mse_is_close_to_the_best_of_all_pairs_of_ends(bits: int) -> None:
     x = skewed()
     observer = MseBoundsObserver(bits=bits)
     observer.update(x)
-    found = error(x, *observer.bounds(), bits=bits)
+    ours = error(x, *observer.bounds(), bits=bits)
     smallest, largest = x.min(), x.max()
     best = min(
         error(x, smallest * low / 20, largest * high / 40, bits=bits) for low in range(0, 21) for high in range(4, 41)
     )
-    assert found < 1.03 * best
-    assert found <= error(x, smallest, largest, bits=bits)
+    assert ours < 1.03 * best
+    assert ours <= error(x, smallest, largest, bits=bits)
 
 
 def test_mse_does_not_depend_on_how_values_were_cut() -> None:

@@ -64,9 +64,9 @@ def test_mse_range_is_as_good_as_brute_force(bits: int, kind: str) -> None:
     observer.update(x)
     values, largest = x.numpy().astype(np.float64), float(x.abs().max())
     errors = [squared_error(values, r_max=largest * share / 100, bits=bits) for share in range(1, 101)]
-    found = squared_error(values, r_max=observer.range().item(), bits=bits)
-    assert found <= min(errors) * 1.01
-    assert found <= errors[-1]  # never worse than min-max
+    ours = squared_error(values, r_max=observer.range().item(), bits=bits)
+    assert ours <= min(errors) * 1.01
+    assert ours <= errors[-1]  # never worse than min-max
 
 
 def test_mse_clips_outliers_at_four_bits() -> None:
@@ -88,10 +88,10 @@ def test_mse_per_channel_is_as_good_as_brute_force(bits: int) -> None:
 
 def entropy_by_hand(counts: np.ndarray, *, bits_in_range: float, bits: int) -> float:
     """KL of the entropy calibration, written with loops."""
-    kept = max(1, int(np.ceil(bits_in_range)))
-    clipped = counts[:kept].astype(float)
+    inside = max(1, int(np.ceil(bits_in_range)))
+    clipped = counts[:inside].astype(float)
     reference = clipped.copy()
-    reference[-1] += counts[kept:].sum()
+    reference[-1] += counts[inside:].sum()
     scale = 2 * bits_in_range / (2**bits - 1)
     level = [min(int(np.rint((i + 0.5) / scale)), 2 ** (bits - 1) - 1) for i in range(len(clipped))]
     quantized = np.zeros_like(clipped)

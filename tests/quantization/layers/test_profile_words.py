@@ -1,15 +1,18 @@
-"""Names of observers: what a profile may say is what the library has, whole tensors, channels and offsets alike."""
+"""Words of profiles: what a profile may say of grids and their ranges is what the library has, no more and no less."""
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import get_args, get_type_hints
 
 import pytest
 from pydantic import ValidationError
 
 from profiles.sections.quantization import Observer, QuantizationProfile, WeightObserver
+from qdbev.quantization.grid.integers import ScaleRule
+from qdbev.quantization.layers.grids import WeightGrid
 from qdbev.quantization.ranges.bounds_observers import BOUNDS_OBSERVERS
 from qdbev.quantization.ranges.observer_kinds import OBSERVERS, make_observer
+from qdbev.quantization.ranges.trained_ranges import RangeForm
 
 KINDS = [row.kind for row in OBSERVERS]
 
@@ -21,6 +24,13 @@ def with_an_offset(kind: str) -> QuantizationProfile:
 def test_profiles_name_the_observers_of_the_library() -> None:
     assert list(get_args(Observer)) == KINDS
     assert list(get_args(WeightObserver)) == [row.kind for row in OBSERVERS if row.per_channel]
+
+
+def test_profiles_name_the_rules_and_the_forms_of_the_library() -> None:
+    hints = get_type_hints(QuantizationProfile)
+    assert hints["scale_rule"] == ScaleRule
+    assert hints["weight_granularity"] == get_type_hints(WeightGrid)["granularity"]
+    assert (*get_args(hints["learned_scale"]), "clip") == get_args(RangeForm)  # the last is activation_range: pact
 
 
 def test_profiles_allow_an_offset_where_the_library_finds_one() -> None:
