@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from itertools import product
+from pathlib import Path
 
 import grimp
 
+ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("qdbev_cli", "pipelines", "qdbev", "profiles")
 DEPTH = 2  # floors of packages and of their rooms; what lies deeper is listed
 
@@ -46,6 +49,7 @@ class Room:
 
 def read_house() -> Room:
     """Read the imports of the four packages; ValueError where children of one room go in circles."""
+    sys.path.insert(0, str(ROOT))  # these packages, whichever are installed
     graph = grimp.build_graph(*PACKAGES, cache_dir=None)
     return _room("", children=PACKAGES, graph=graph)
 
