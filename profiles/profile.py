@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from profiles.document import Document, fingerprint
+from profiles.document import Document
 from profiles.sections.bit_plan import BitPlanProfile
 from profiles.sections.calibration import CalibrationProfile
 from profiles.sections.data import DataProfile
@@ -27,7 +26,6 @@ Section = Literal[
     "distillation",
     "float_training",
     "evaluation",
-    "seed",
 ]
 
 
@@ -71,21 +69,17 @@ class Profile(Document):
             raise ValueError("must be auto, cpu, cuda or cuda:N")
         return value
 
-    def digest(self, sections: Iterable[Section]) -> str:
-        """The fingerprint of the named sections: what an artifact's key is made of.
+    def deciding(self, *sections: Section) -> dict[str, Any]:
+        """The named sections as they enter the keys of artifacts.
 
         Args:
-            sections: Names of sections (order and repetition do not matter), such as ``("model", "data", "seed")``.
+            sections: Such as ``"model", "quantization"``.
 
         Returns:
-            64 hexadecimal digits; fields that change no result (cache folder, workers, logging) do not enter.
-
-        Raises:
-            ValueError: If a name is no section.
+            Name -> plain JSON values; fields that change no result (cache folder, workers, logging) do not enter, nor
+            where the model's weights are from: keys hold the digest of the artifact that has them.
         """
-        names = sorted(set(sections))
-        unknown = [name for name in names if name not in get_args(Section)]
-        if unknown:
-            raise ValueError(f"no such section: {', '.join(unknown)}; sections are {', '.join(get_args(Section))}")
-        content = self.content()
-        return fingerprint({name: content[name] for name in names})
+        content: dict[str, Any] = {name: getattr(self, name).content() for name in sections}
+        if "model" in content:
+            content["model"] |= {"weights": None}
+        return content

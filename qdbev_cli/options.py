@@ -18,6 +18,7 @@ from pipelines.reporting.outcome import Outcome
 from qdbev_cli.console import guarded
 
 if TYPE_CHECKING:
+    from pipelines.assembly.job import Job
     from pipelines.store.artifacts import Store
     from profiles import Profile
 
@@ -116,20 +117,23 @@ class WorkOptions(ProfileOptions):
         processes.join(device=profile.device)
         return profile
 
-    def how(self) -> dict[str, Any]:
-        """The keywords of a pipeline that say how, not what."""
+    @property
+    def progress(self) -> bool:
+        """Whether bars are shown: of several processes the first one shows them."""
         from pipelines.store import processes
 
-        return {"dry_run": self.dry_run, "progress": not self.as_json and processes.is_first()}
+        return not self.as_json and processes.is_first()
 
 
 @dataclass(frozen=True)
 class ReadOptions(StoreOptions, WorkOptions):
     """Of commands that read artifacts."""
 
-    def how(self) -> dict[str, Any]:
-        """The keywords of a pipeline that say how and where, not what."""
-        return {"store": self.open_store(), **super().how()}
+    def job(self, *words: str | None) -> Job:
+        """What is wanted and where, the profile with all overrides and with ``words`` (None is skipped)."""
+        from pipelines.assembly.job import Job
+
+        return Job(self.load_profile(*words), self.open_store(), progress=self.progress)
 
 
 @dataclass(frozen=True)
@@ -140,9 +144,9 @@ class MakeOptions(ReadOptions):
         bool, typer.Option("--force", help="Make it again, even if it is sealed already.", rich_help_panel=_HOW)
     ] = False
 
-    def how(self) -> dict[str, Any]:
-        """The keywords of a pipeline that say how and where, not what."""
-        return {"force": self.force, **super().how()}
+    def job(self, *words: str | None) -> Job:
+        """The same, and whether what is sealed is made again."""
+        return dataclasses.replace(super().job(*words), force=self.force)
 
 
 @dataclass(frozen=True)

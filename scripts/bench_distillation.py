@@ -24,15 +24,15 @@ from tabulate import tabulate
 
 import profiles
 from pipelines.assembly.detector import device_of
-from pipelines.assembly.quantized import load_quantized
-from pipelines.assembly.samples import load_split, training_dataset
+from pipelines.assembly.job import Job
+from pipelines.assembly.quantized import learn_ranges_of, load_quantized
+from pipelines.assembly.samples import training_dataset
 from pipelines.assembly.weights import float_detector
 from pipelines.calibration.calibrated import calibrated
 from pipelines.store.artifacts import Store
 from pipelines.training.distillation import distillation_loss
 from pipelines.training.objectives import objectives
 from pipelines.training.run import Loss, NumberedBatches, detection_loss, on_device
-from pipelines.training.stages import learning
 from pipelines.training.teacher import Teacher, teacher_of
 from profiles import Profile
 from profiles.sections.schedule import PARTS
@@ -72,15 +72,18 @@ def main() -> None:
 
 def prepared(profile: Profile, *, folder: Path, batch_size: int) -> dict[str, Callable[[], object]]:
     """The forms by name, on one batch; what the teacher gives for it is on disk already."""
-    store, device = Store(folder / "runs"), device_of(profile)
-    split = load_split(profile.data, name="train")
-    parent, _ = calibrated(profile, store=store)
-    student = learning(load_quantized(parent, profile=profile, latent=True).switched(PARTS), profile=profile).detector
+    job = Job(profile, Store(folder / "runs"))
+    device, split = job.device, job.split("train")
+    parent, _ = calibrated(job)
+    quantized = load_quantized(parent, profile=profile, latent=True)
+    quantized.switch_on(PARTS)
+    learn_ranges_of(quantized, section=profile.quantization)
+    student = quantized.detector
     student.train().to(device)
     dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=profile.distillation.schedule)
     batch = next(NumberedBatches(dataset, batch_size=batch_size, seed=0, workers=0)(0, stride=1))
-    detector, source = float_detector(profile, store=store)
-    losses: dict[str, Loss] = {QAT: detection_loss(student, profile=profile)}
+    detector, source = float_detector(job)
+    losses: dict[str, Loss] = {QAT: detection_loss(student, job=job)}
     ready = on_device(batch, device=device)
     teachers: dict[str, Teacher] = {}
     for name, cache in {LIVE: "never", KEPT: "always"}.items():
@@ -89,7 +92,7 @@ def prepared(profile: Profile, *, folder: Path, batch_size: int) -> dict[str, Ca
         own = profile.model_copy(update={"data": data, "distillation": section})
         teachers[name], _ = teacher_of(own, detector=detector, digest=source.digest, split=split, device=device)
         teachers[name](ready["inputs"], ready["data_samples"])
-        losses[name] = distillation_loss(student, teacher=teachers[name], wanted=objectives(own), profile=own)
+        losses[name] = distillation_loss(student, teacher=teachers[name], wanted=objectives(own), job=job.of(own))
 
     def step(loss: Loss) -> Callable[[], object]:
         def run() -> None:

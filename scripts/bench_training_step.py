@@ -39,8 +39,9 @@ from tqdm import tqdm
 
 import profiles
 from pipelines.assembly.detector import build_detector
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import folded
-from pipelines.assembly.samples import load_split, training_dataset
+from pipelines.assembly.samples import training_dataset
 from pipelines.assembly.weights import float_detector
 from pipelines.costs.latency import device_name
 from pipelines.store.artifacts import Store
@@ -208,8 +209,9 @@ def nano(images: int | None, *, device: str) -> Subject:
     """A step of its training; ``images`` is the batch, six cameras each."""
     profile = profiles.load("w4a6", overrides=["data.train_scenes=2", "data.val_scenes=1"], device=device)
     with tempfile.TemporaryDirectory() as folder:
-        detector, _ = float_detector(profile, store=Store(Path(folder)))
-    split = load_split(profile.data, name="train")
+        job = Job(profile, Store(Path(folder)))
+        detector, _ = float_detector(job)
+    split = job.split("train")
     folded(detector.to(device), profile=profile, split=split)
     dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=profile.qat)
     size = images or profile.qat.batch_size
@@ -217,7 +219,7 @@ def nano(images: int | None, *, device: str) -> Subject:
     detector.train().requires_grad_(True)
 
     def loss(model: nn.Module) -> Tensor:
-        return detection_loss(model, profile=profile)(batch, 0)[0]
+        return detection_loss(model, job=job)(batch, 0)[0]
 
     return Subject(detector, loss, f"nano, batch {size}, with a frame of history")
 

@@ -14,10 +14,10 @@ import torch
 
 import profiles
 from pipelines.assembly.detector import Detector
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import load_quantized
 from pipelines.assembly.samples import Split, streaming_dataset
 from pipelines.assembly.weights import float_detector
-from pipelines.scoring.prediction import evaluation_split
 from pipelines.store.artifacts import Store
 from profiles import Profile
 from qdbev.data.geometry import lidar_to_image
@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/images/scene.jpg"))
     options = parser.parse_args()
     profile, store = profiles.load(options.profile), Store(options.store)
-    split = evaluation_split(profile)
+    job = Job(profile, store)
+    split = job.evaluation_split()
     samples = [one for one in split.samples if one["scene"] == (options.scene or split.scenes[0])]
     scene = Split(split.root, split.version, samples, "")
     artifact = store.last("vgd", profile=profile.name) or store.last("qat", profile=profile.name)
@@ -48,7 +49,7 @@ def main() -> None:
     boxes, labels = valid_boxes(sample)
     sources = [
         BoxSource("ground truth", boxes.tensor.numpy(), labels, colour=GREEN),
-        boxes_of(float_detector(profile, store=store)[0], scene, profile, options.frame, "float", BLUE),
+        boxes_of(float_detector(job)[0], scene, profile, options.frame, "float", BLUE),
         boxes_of(
             load_quantized(artifact, profile=profile).detector,
             scene,

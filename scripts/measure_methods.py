@@ -26,14 +26,16 @@ from method_rows import BITS, CALIBRATE, CONTROL, DISTIL, FLOAT, LEDGER, METHODS
 
 import profiles
 from pipelines.assembly.detector import device_of
+from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
+from pipelines.bit_planning.choice import bit_plan_of
 from pipelines.calibration.calibrated import calibrated
-from pipelines.commands import plan_bits, train_float
 from pipelines.costs.latency import device_name
 from pipelines.scoring.comparison import interval, matches_of
 from pipelines.scoring.evaluation import evaluate_artifact
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.training.distillation import distil
+from pipelines.training.float_training import trained_on
 from pipelines.training.stages import trained_stages
 from profiles import Profile
 from qdbev.ops import integer_weight_bits
@@ -79,32 +81,26 @@ def make(method: Method, *, bits: str, seed: int, store: Store) -> tuple[Profile
     plan = plan_of(bits, seed=drawn, store=store) if method.mixed else None
     profile = method.profile(bits, seed=seed, plan=plan)
     model = _model(method, profile=profile, store=store)
-    return profile, evaluate_artifact(profile, store=store, model=model, progress=True)
+    return profile, evaluate_artifact(Job(profile, store, progress=True), model=model)
 
 
 def _model(method: Method, *, profile: Profile, store: Store) -> Artifact:
     if method.command == FLOAT:
-        return float_artifact(profile, store=store)
+        return float_artifact(Job(profile, store))
     if method.command.startswith(CONTROL):
-        made = train_float.run(profile, store=store, further=True)
-        assert made.artifact is not None
-        return made.artifact
+        return trained_on(Job(profile, store)).artifact
     if method.command == CALIBRATE:
-        return calibrated(profile, store=store, progress=True)[0]
-    stages, _ = trained_stages(profile, store=store, progress=True)
+        return calibrated(Job(profile, store, progress=True))[0]
+    stages, _ = trained_stages(Job(profile, store, progress=True))
     if not method.command.startswith(DISTIL):
         return stages
-    return distil(profile, store=store, parent=stages, distilled=method.command == DISTIL, progress=True)[0]
+    return distil(Job(profile, store, progress=True), parent=stages, distilled=method.command == DISTIL)[0]
 
 
 def plan_of(bits: str, *, seed: int, store: Store) -> str:
     """Digest of the bit plan with no more size and bit operations than the uniform profile, on drawn samples."""
-    made = plan_bits.run(
-        profiles.load(bits, overrides=[f"calibration.seed={seed}", *budget_words(bits, seed=seed, store=store)]),
-        store=store,
-    )
-    assert made.artifact is not None
-    return made.artifact.digest
+    words = [f"calibration.seed={seed}", *budget_words(bits, seed=seed, store=store)]
+    return bit_plan_of(Job(profiles.load(bits, overrides=words), store)).artifact.digest
 
 
 def _budget(bits: str, *, store: Store) -> list[str]:
@@ -116,8 +112,8 @@ def _budget(bits: str, *, store: Store) -> list[str]:
 def budget_words(bits: str, *, seed: int, store: Store) -> list[str]:
     """Overrides that ask for the size and the bit operations of the uniform profile, as shares of float."""
     profile = profiles.load(bits, overrides=[f"calibration.seed={seed}"])
-    whole = evaluate_artifact(profile, store=store, model=float_artifact(profile, store=store))
-    uniform, _ = calibrated(profile, store=store, progress=True)
+    whole = evaluate_artifact(Job(profile, store), model=float_artifact(Job(profile, store)))
+    uniform, _ = calibrated(Job(profile, store, progress=True))
     share = _gbops(uniform) / _gbops(whole)
     return [f"bit_plan.size={profile.quantization.weight_bits / 32}", f"bit_plan.bops={share}"]
 
@@ -166,7 +162,8 @@ def difference(base: Artifact, other: Artifact, *, profile: Profile, store: Stor
     """NDS of ``other`` less that of ``base``, and the ends of its interval; computed once, then kept in the store."""
     kept = store.root / "_methods" / f"{other.digest[:16]}.less.{base.digest[:16]}"
     if not kept.exists():
-        between = interval(matches_of(base, profile=profile), matches_of(other, profile=profile), profile=profile)
+        split = Job(profile, store).evaluation_split()
+        between = interval(matches_of(base, split=split), matches_of(other, split=split), profile=profile)
         kept.write_text(json.dumps([round(between[key], 5) for key in ("value", "low", "high")]), encoding="utf-8")
     values: list[float] = json.loads(kept.read_text(encoding="utf-8"))
     return values

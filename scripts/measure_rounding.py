@@ -20,11 +20,11 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import load_quantized
 from pipelines.scoring.evaluation import as_made
-from pipelines.scoring.prediction import evaluation_split, predict, score_results
+from pipelines.scoring.prediction import predict, score_results
 from pipelines.store.artifacts import Artifact, Store
-from profiles import Profile
 from qdbev.ops import integer_weight_bits
 from qdbev.quantization.layers.products import float_products
 from qdbev.quantization.layers.swap import quantized_layers
@@ -48,19 +48,20 @@ def main() -> None:
 
 def scores(artifact: Artifact, *, draws: int, size: float) -> list[object]:
     """A row of the table."""
-    profile = as_made(artifact, profile=profiles.load("w4a6"))
-    whole = nds(artifact, profile=profile) if integer_weight_bits() else "-"
+    made_with = as_made(artifact, profile=profiles.load("w4a6"))
+    job = Job(made_with, Store(artifact.path.parent, read_only=True), progress=True)
+    whole = nds(artifact, job=job) if integer_weight_bits() else "-"
     with float_products():
-        drawn = [nds(artifact, profile=profile, size=size, seed=draw) for draw in range(draws)]
+        drawn = [nds(artifact, job=job, size=size, seed=draw) for draw in range(draws)]
         spread = stdev(drawn) if draws > 1 else "-"
-        return [artifact.path.name, whole, nds(artifact, profile=profile), mean(drawn), spread]
+        return [artifact.path.name, whole, nds(artifact, job=job), mean(drawn), spread]
 
 
-def nds(artifact: Artifact, *, profile: Profile, size: float = 0.0, seed: int = 0) -> float:
+def nds(artifact: Artifact, *, job: Job, size: float = 0.0, seed: int = 0) -> float:
     """NDS of an artifact, its layers disturbed by ``size``."""
-    detector, split = load_quantized(artifact, profile=profile).detector, evaluation_split(profile)
+    detector, split = load_quantized(artifact, profile=job.profile).detector, job.evaluation_split()
     with disturbed(detector, size=size, seed=seed):
-        results = predict(detector, split=split, profile=profile, label=artifact.path.name, progress=True)
+        results = predict(detector, split=split, job=job, label=artifact.path.name)
     return float(score_results(results, split=split).flat()["NDS"])
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.assembly.detector import Detector, build_detector, inputs_on
 from pipelines.assembly.samples import Split, streaming_dataset
 from pipelines.assembly.strict_loading import load_strictly
-from pipelines.lineage.chain import WEIGHTS
+from pipelines.lineage.kinds import LATENT, STRUCTURE, WEIGHTS
 from pipelines.store.artifacts import Artifact
 from pipelines.store.integrity import fetched
 from profiles import Profile
@@ -45,34 +45,31 @@ from qdbev.quantization import (
     with_bits,
 )
 
-LATENT = "latent.safetensors"
-STRUCTURE = "structure.json"
-
 Bits = Mapping[str, tuple[int, int]]
 """Path of each quantized site -> bits of its weights and of its inputs."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Quantized:
     """A detector with quantizers, and what is needed to build it again."""
 
     detector: Detector
     folding: Folding
     plan: Plan
-    parts: tuple[str, ...]
-    """Parts that are switched on."""
+    parts: tuple[str, ...] = ()
+    """Parts that are switched on; those that have no quantized layer change nothing."""
 
-    def switched(self, parts: Sequence[str]) -> Quantized:
-        """The same detector with exactly these parts on; those that have no quantized layer change nothing."""
-        set_parts(self.detector, self._owned().intersection(parts))
-        return Quantized(self.detector, self.folding, self.plan, tuple(parts))
+    def switch_on(self, parts: Sequence[str]) -> None:
+        """Switch exactly these parts on."""
+        set_parts(self.detector, self._quantized_parts().intersection(parts))
+        self.parts = tuple(parts)
 
     @property
     def complete(self) -> bool:
         """Whether every part that has a quantized layer is on."""
-        return self._owned() <= set(self.parts)
+        return self._quantized_parts() <= set(self.parts)
 
-    def _owned(self) -> set[str]:
+    def _quantized_parts(self) -> set[str]:
         return {site.part for site in self.plan.quantized}
 
 
@@ -99,7 +96,7 @@ def with_quantizers(detector: Detector, folding: Folding, *, profile: Profile, b
     if bits is not None:
         plan = with_bits(plan, bits)
     _insert(detector, plan=plan, section=profile.quantization)
-    return Quantized(detector, folding, plan, ())
+    return Quantized(detector, folding, plan)
 
 
 def detector_plan(detector: Detector, *, section: QuantizationProfile) -> Plan:
@@ -142,7 +139,7 @@ def example_call(detector: Detector, *, profile: Profile, split: Split, frames: 
     detector.history.reset()
 
 
-def learn_as(section: QuantizationProfile, quantized: Quantized) -> None:
+def learn_ranges_of(quantized: Quantized, *, section: QuantizationProfile) -> None:
     """Make the ranges of the quantizers that are on parameters, where the section wants them learned; in place.
 
     That of the images stays: its gradient needs that of the first convolution to its input, the dearest of all.
@@ -193,7 +190,9 @@ def load_quantized(artifact: Artifact, *, profile: Profile, latent: bool = False
     state = unpack_model(load_file(artifact.file(WEIGHTS))) if packed else load_file(artifact.file(LATENT))
     load_strictly(detector, state=state, origin=artifact.path.name)
     folding = Folding(pairs=tuple(tuple(pair) for pair in structure["pairs"]), unfolded=structure["kept"])
-    return Quantized(detector.eval(), folding, plan, ()).switched(structure["parts"])
+    quantized = Quantized(detector.eval(), folding, plan)
+    quantized.switch_on(structure["parts"])
+    return quantized
 
 
 def float_cost(detector: Detector, *, profile: Profile, split: Split) -> dict[str, Any]:

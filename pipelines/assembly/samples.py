@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +70,10 @@ def load_split(data: DataProfile, *, name: str, progress: bool = False) -> Split
         ValueError: If the data set is damaged, or holds no scene of the split.
     """
     with reading_data():
-        return _load_split(data, name, progress)
+        return _read_split(data, name, progress)
 
 
-@lru_cache(maxsize=8)
-def _load_split(data: DataProfile, name: str, progress: bool) -> Split:
+def _read_split(data: DataProfile, name: str, progress: bool) -> Split:
     if name.startswith("mini_") and not data.version.endswith("mini"):
         raise ValueError(f"split {name} belongs to version v1.0-mini, but data.version is {data.version}.")
     name = name.removeprefix("mini_")  # the version says which train and val are meant

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -14,12 +14,16 @@ from torch import nn
 
 from pipelines.assembly.checkpoint import Checkpoint, read_checkpoint
 from pipelines.assembly.detector import Detector, build_detector
+from pipelines.assembly.job import Job
 from pipelines.assembly.strict_loading import Misfit, load_strictly
-from pipelines.lineage.chain import WEIGHTS
+from pipelines.lineage.keys import imported_key, random_key
+from pipelines.lineage.kinds import FLOAT, WEIGHTS
+from pipelines.lineage.stated import imported_weights, shipped_weights
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
 from pipelines.store.integrity import reading_data
-from pipelines.store.locations import FLOAT, ZOO, imported_weights, shipped_weights
-from profiles import Profile, builtin_models, fingerprint, load
+from pipelines.store.locations import ZOO
+from pipelines.store.making import Content, made
+from profiles import Profile, builtin_models, load
 from profiles.sections.model import MMDET3D, ModelProfile
 from qdbev.data.configured.config import class_order, dataset_section, read_config
 from qdbev.data.nuscenes.records import CLASSES
@@ -34,43 +38,41 @@ _ENCODER = "pts_bbox_head.transformer.encoder.layers."
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
 
 
-def float_artifact(profile: Profile, *, store: Store) -> Artifact:
-    """The artifact that holds the profile's float weights.
+def float_artifact(job: Job) -> Artifact:
+    """The artifact that holds the float weights of a job's profile.
 
     Args:
-        profile: ``model.weights`` says where they are: ``zoo``, ``random``, the path of a ``.pth`` or ``.safetensors``
-            file (sealed into the store first), any artifact the store opens by name, or null (imported last).
-        store: Where imported and random weights are sealed.
+        job: ``model.weights`` says where they are: ``zoo``, ``random``, the path of a ``.pth`` or ``.safetensors``
+            file (sealed into the store first), any artifact the store opens by name, or null (imported last). What is
+            sealed is taken as it is, also where the job forces.
 
     Raises:
         MissingArtifact: There are none; the sentence says which file to import.
         UnusableInput: The file is damaged, or holds no plain tensors by name.
         Misfit: The file holds other parameters than the model.
     """
-    model = profile.model
+    model, store = job.stated.model, job.store
     source = model.weights
     if source is None:
-        if found := imported_weights(model.name, store=store):
-            return found
+        if imported_last := imported_weights(model.name, store=store):
+            return imported_last
         raise missing_weights(model.name, problem=f"the float weights of {model.name} are not in {store.root}")
     if source == "zoo":
         return _shipped(model)
     if source == "random":
-        return _random(profile, store=store)
+        return _random(replace(job, force=False))
     path = Path(source).expanduser()
     if path.is_file() or path.suffix in (".pth", ".safetensors"):
-        return imported(profile, path=path, store=store)
+        return imported(replace(job, force=False), path=path)
     return store.adopt(store.open(source))
 
 
-def imported(profile: Profile, *, path: Path, store: Store, force: bool = False) -> Artifact:
+def imported(job: Job, *, path: Path) -> Artifact:
     """The float artifact of a foreign file, found by the file's content or sealed now.
 
     Args:
-        profile: Its model is what the file must hold, to the last tensor.
+        job: Its model is what the file must hold, to the last tensor.
         path: A ``.pth`` or ``.safetensors`` file.
-        store: Where it is sealed.
-        force: Read and seal it again.
 
     Raises:
         UnusableInput: The file is missing, damaged, or holds no plain tensors by name.
@@ -78,21 +80,20 @@ def imported(profile: Profile, *, path: Path, store: Store, force: bool = False)
     """
     with reading_data(), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    key = fingerprint({"kind": FLOAT, "model": _structure(profile.model), "file": digest})
-    if not force and (found := store.find(FLOAT, key=key)):
-        return found
-    detector, checkpoint = fitted(profile, path=path)
+    profile = job.profile
     unnamed = profile.model.model_copy(update={"weights": None})  # the file's content counts, not where it lay
-    return store.seal(
-        FLOAT,
-        profile=profile.model_copy(update={"model": unnamed}),
-        key=key,
-        write=_writing(detector),
-        data={"imported_file": path.name, "imported_sha256": digest, "matched": matched(detector)},
-        packages=package_versions(),
-        notes=(f"imported from {path.name}", *remarks(checkpoint, model=profile.model)),
-        replace=force,
-    )
+
+    def make() -> Content:
+        detector, checkpoint = fitted(profile, path=path)
+        return Content(
+            _writing(detector),
+            data={"imported_file": path.name, "imported_sha256": digest, "matched": matched(detector)},
+            packages=package_versions(),
+            notes=(f"imported from {path.name}", *remarks(checkpoint, model=profile.model)),
+        )
+
+    asking = job.of(profile.model_copy(update={"model": unnamed}))
+    return made(asking, FLOAT, key=imported_key(profile, sha256=digest), make=make).artifact
 
 
 def fitted(profile: Profile, *, path: Path) -> tuple[Detector, Checkpoint]:
@@ -155,9 +156,9 @@ def _classes(model: ModelProfile) -> tuple[str, ...]:
     return tuple(CLASSES[index] for index in class_order(dataset_section(config, name="test")))
 
 
-def float_detector(profile: Profile, *, store: Store) -> tuple[Detector, Artifact]:
+def float_detector(job: Job) -> tuple[Detector, Artifact]:
     """The float detector in eval mode, and the artifact its weights are from; the loss weighs as the profile says."""
-    artifact = float_artifact(profile, store=store)
+    profile, artifact = job.stated, float_artifact(job)
     detector = build_detector(profile.model)
     _load(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name, asked=profile.model.name)
     detector.set_code_weights(profile.model.head.code_weights)
@@ -182,28 +183,21 @@ def package_versions() -> dict[str, str]:
 def _shipped(model: ModelProfile) -> Artifact:
     artifact = shipped_weights(model.name)
     if artifact is None:
-        names = ", ".join(one.manifest.name for one in Store.zoo(ZOO).list()) or "none"
+        names = ", ".join(shipped.manifest.name for shipped in Store.zoo(ZOO).list()) or "none"
         raise MissingArtifact(f"no float weights of {model.name} are shipped (shipped: {names}); set model.weights")
     return artifact
 
 
-def _random(profile: Profile, *, store: Store) -> Artifact:
-    key = fingerprint({"kind": FLOAT, "model": _structure(profile.model), "random": profile.seed})
-    if found := store.find(FLOAT, key=key):
-        return found
-    torch.manual_seed(profile.seed)
-    return store.seal(
-        FLOAT,
-        profile=profile,
-        key=key,
-        write=_writing(build_detector(profile.model)),
-        packages=package_versions(),
-        notes=("weights are random: scores mean nothing",),
-    )
+def _random(job: Job) -> Artifact:
+    def make() -> Content:
+        torch.manual_seed(job.profile.seed)
+        return Content(
+            _writing(build_detector(job.profile.model)),
+            packages=package_versions(),
+            notes=("weights are random: scores mean nothing",),
+        )
 
-
-def _structure(model: ModelProfile) -> dict[str, Any]:
-    return model.content() | {"weights": None}
+    return made(job, FLOAT, key=random_key(job.profile), make=make).artifact
 
 
 def _writing(detector: nn.Module) -> Callable[[Path], None]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
-from pipelines.assembly.detector import Detector, device_of
+from pipelines.assembly.detector import Detector
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, with_quantizers
-from pipelines.assembly.samples import Split
-from pipelines.calibration.calibrated import observe
+from pipelines.calibration.observing import observe
 from profiles import Profile
-from qdbev.data.nuscenes.records import Sample
 from qdbev.quantization import Folding, observing, quantized_layers
 
 Tensors = Literal["weights", "inputs"]
@@ -40,40 +39,26 @@ def candidate_detectors(
     folded: Detector,
     folding: Folding,
     *,
-    profile: Profile,
-    split: Split,
-    samples: Sequence[Sample],
+    job: Job,
     inputs: bool,
-    progress: bool = False,
 ) -> Iterator[tuple[int, Quantized]]:
     """Copies of a float detector with all layers at 2, 3, ... bits as the profile's candidates say, everything off.
 
     Args:
         folded: A float detector without batch norms; left as it is.
         folding: How it was folded.
-        profile: Its quantization section says how ranges are chosen; ``bit_plan.observer`` whether as calibration
-            chooses them or as training does.
-        split: Where the samples are from.
-        samples: Set the ranges of inputs.
+        job: Its quantization section says how ranges are chosen, ``bit_plan.observer`` whether as calibration chooses
+            them or as training does; its calibration samples set the ranges of inputs.
         inputs: Whether those are needed; ranges of weights need no sample.
-        progress: Show bars.
     """
-    ranges = training_ranges(profile)
+    profile, ranges = job.profile, training_ranges(job.profile)
     for bits in profile.bit_plan.candidates:
         section = profile.quantization.model_copy(update={"weight_bits": bits, "activation_bits": bits})
         here = profile.model_copy(update={"quantization": section})
         quantized = with_quantizers(copy.deepcopy(folded), folding, profile=here)
-        quantized.detector.eval().to(device_of(profile))
+        quantized.detector.eval().to(job.device)
         if inputs:
-            observe(
-                quantized,
-                split=split,
-                samples=samples,
-                profile=here,
-                observer=ranges.observer,
-                unsigned=ranges.unsigned,
-                progress=progress,
-            )
+            observe(quantized, job=job, observer=ranges.observer, unsigned=ranges.unsigned, progress=job.progress)
         else:
             with observing(quantized.detector, observer=ranges.observer):
                 pass  # the weights alone set their ranges

@@ -8,37 +8,28 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from pipelines.assembly.detector import device_of
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import Split, training_dataset
 from pipelines.bit_planning.candidates import Choice, Losses, Measured
 from pipelines.training.run import NumberedBatches, detection_loss
-from profiles import Profile
 from profiles.sections.schedule import PARTS
-from qdbev.data.nuscenes.records import Sample
 from qdbev.quantization import hutchinson_traces, perturbation_loss, quantized_layers, set_sites
 
 
-def hessian_losses(
-    candidates: Mapping[int, Quantized],
-    *,
-    profile: Profile,
-    split: Split,
-    samples: Sequence[Sample],
-) -> Measured:
+def hessian_losses(candidates: Mapping[int, Quantized], *, job: Job) -> Measured:
     """The second-order loss of every layer's weights at every number of bits.
 
     Args:
         candidates: Bits -> the detector with all layers at these bits, everything off, weights with ranges.
-        profile: Its ``bit_plan`` says how many samples and probes; the seed draws both.
-        split: Where the samples are from.
-        samples: Calibration samples: whole scenes, so that the queues before a frame are there.
+        job: Its ``bit_plan`` says how many samples and probes; the seed draws both. They are of its calibration
+            samples: whole scenes, so that the queues before a frame are there.
 
     Returns:
         The losses, and the trace of each weight by its name.
@@ -47,10 +38,10 @@ def hessian_losses(
     set_sites(detector, ())
     weights = _weights(detector)
     traces = hutchinson_traces(
-        _Gradients(detector, weights=list(weights.values()), profile=profile, split=split, samples=samples),
+        _Gradients(detector, weights=list(weights.values()), job=job),
         weights,
-        probes=profile.bit_plan.probes,
-        seed=profile.seed,
+        probes=job.profile.bit_plan.probes,
+        seed=job.profile.seed,
     )
     losses: Losses = {}
     for bits, quantized in candidates.items():
@@ -72,25 +63,24 @@ def hessian_losses(
 class _Gradients:
     """Mean gradients of the detection loss over the same few batches at every call."""
 
-    def __init__(
-        self, detector: nn.Module, *, weights: list[Tensor], profile: Profile, split: Split, samples: Sequence[Sample]
-    ) -> None:
-        calibrating = Split(split.root, split.version, list(samples), "")
+    def __init__(self, detector: nn.Module, *, weights: list[Tensor], job: Job) -> None:
+        profile, split = job.profile, job.split("train")
+        calibrating = Split(split.root, split.version, job.calibration_samples(), "")
         schedule = profile.qat.of_stage(PARTS)
         dataset = training_dataset(calibrating, model=profile.model, data=profile.data, schedule=schedule)
         numbered = NumberedBatches(dataset, batch_size=1, seed=profile.seed, workers=0)
         self.batches = list(islice(numbered(0, stride=1), profile.bit_plan.samples))
         self.weights = weights
-        self.loss = detection_loss(detector.eval().to(device_of(profile)), profile=profile)
+        self.loss = detection_loss(detector.eval().to(job.device), job=job)
 
     def __call__(self) -> list[Tensor]:
         sums = [torch.zeros_like(weight) for weight in self.weights]
         for batch in self.batches:
             loss, _ = self.loss(batch, 0)
-            found = torch.autograd.grad(loss / len(self.batches), self.weights, allow_unused=True)
-            for total, one in zip(sums, found, strict=True):
-                if one is not None:
-                    total += one
+            gradients = torch.autograd.grad(loss / len(self.batches), self.weights, allow_unused=True)
+            for total, gradient in zip(sums, gradients, strict=True):
+                if gradient is not None:
+                    total += gradient
         return sums
 
 

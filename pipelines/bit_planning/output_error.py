@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pipelines.assembly.detector import Detector, device_of, inputs_on
+from pipelines.assembly.detector import Detector, inputs_on
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized
-from pipelines.assembly.samples import Split, ordered_dataset
+from pipelines.assembly.samples import ordered_dataset
 from pipelines.bit_planning.candidates import Choice, Losses, Tensors, choices_of, spread
 from pipelines.store.integrity import fetched
-from profiles import Profile
-from qdbev.data.nuscenes.records import Sample
 from qdbev.data.queues.batches import Batch, streaming_batches
 from qdbev.detectors.detector import Stages
 from qdbev.evaluation.output_distance import output_distance
@@ -69,32 +68,28 @@ class FloatFrame:
 def output_losses(
     candidates: Mapping[int, Quantized],
     *,
-    profile: Profile,
-    split: Split,
-    samples: Sequence[Sample],
+    job: Job,
     tensors: Sequence[Tensors],
-    progress: bool = False,
 ) -> Losses:
     """The mean distance of outputs per frame for every layer, tensor and number of bits.
 
     Args:
         candidates: Bits -> the detector with all layers at these bits, calibrated, everything off.
-        profile: Its ``bit_plan.samples`` are compared, spread over ``samples``; the others only make the history.
-        split: Where the samples are from.
-        samples: Calibration samples, in scene order.
+        job: Its ``bit_plan.samples`` are compared, spread over the calibration samples in scene order; the others only
+            make the history.
         tensors: ``weights``, ``inputs`` or both.
-        progress: Show a bar.
     """
-    places = spread(profile.bit_plan.samples, over=len(samples))
+    samples = job.calibration_samples()
+    places = spread(job.profile.bit_plan.samples, over=len(samples))
     losses: Losses = {}
     first = next(iter(candidates.values())).detector
     with torch.inference_mode():
-        for number, frame in enumerate(_float_frames(first, profile=profile, split=split, samples=samples)):
+        for number, frame in enumerate(_float_frames(first, job=job)):
             if number not in places:
                 continue
             choices = [(bits, one, kind) for bits, one in candidates.items() for kind in tensors]
             label = f"output error, sample {number + 1} of {len(samples)}"
-            for bits, quantized, kind in tqdm(choices, desc=label, unit="choice", disable=not progress):
+            for bits, quantized, kind in tqdm(choices, desc=label, unit="choice", disable=not job.progress):
                 for choice, moved in _moved(quantized.detector, frame=frame, tensors=kind, bits=bits):
                     losses[choice] = losses.get(choice, 0.0) + moved / len(places)
             set_sites(first, ())
@@ -110,12 +105,10 @@ def _moved(detector: Detector, *, frame: FloatFrame, tensors: Tensors, bits: int
     set_sites(detector, ())
 
 
-def _float_frames(
-    detector: Detector, *, profile: Profile, split: Split, samples: Sequence[Sample]
-) -> Iterator[FloatFrame]:
+def _float_frames(detector: Detector, *, job: Job) -> Iterator[FloatFrame]:
     """Every sample through the float network, in scene order, with its history."""
-    device, history = device_of(profile), detector.new_history(scenes=1)
-    dataset = ordered_dataset(split, model=profile.model, samples=samples)
+    device, history = job.device, detector.new_history(scenes=1)
+    dataset = ordered_dataset(job.split("train"), model=job.profile.model, samples=job.calibration_samples())
     for batch in fetched(streaming_batches(dataset, streams=1, workers=0)):
         set_sites(detector, ())
         frame = FloatFrame(detector, batch=batch | {"inputs": inputs_on(batch, device=device)}, history=history)

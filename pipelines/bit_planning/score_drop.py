@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import Split
 from pipelines.bit_planning.candidates import Choice, Losses, Measured, Tensors, choices_of
@@ -55,36 +57,34 @@ def score_losses(
     candidates: Mapping[int, Quantized],
     *,
     output: Losses,
-    profile: Profile,
+    job: Job,
     split: Split,
     tensors: Sequence[Tensors],
     scratch: Path,
-    progress: bool = False,
 ) -> Measured:
     """The drop of NDS for every layer, tensor and number of bits; goes on where an interrupted one stopped.
 
     Args:
         candidates: Bits -> the detector with all layers at these bits, calibrated, everything off.
         output: Output errors of the same choices, which break ties.
-        profile: Its model, evaluation, data and device sections.
+        job: Its model, evaluation, data and device sections; whether a bar is shown.
         split: What is scored: ``scored_split``.
         tensors: ``weights``, ``inputs`` or both.
         scratch: Folder that keeps the scores measured so far.
-        progress: Show a bar.
     """
-    scores = KeptScores(scratch)
+    scores, quiet = KeptScores(scratch), replace(job, progress=False)
     choices = {
         choice: part
         for bits, one in candidates.items()
         for kind in tensors
         for choice, part in choices_of(one.detector, tensors=kind, bits=bits)
     }
-    with tqdm(total=len(choices) + 1, desc="NDS of each choice", unit="evaluation", disable=not progress) as bar:
+    with tqdm(total=len(choices) + 1, desc="NDS of each choice", unit="evaluation", disable=not job.progress) as bar:
         bar.update(len(scores.found))
         for group in _groups({FLOAT: "backbone"} | choices, without=scores.found):
             quantized = candidates.get(group[0].bits, next(iter(candidates.values())))
             rows = [Row(one.path, choices.get(one, ""), frozenset(filter(None, [one.path]))) for one in group]
-            run = SharedRun(quantized, rows=rows, split=split, profile=profile, tensors=group[0].tensors)
+            run = SharedRun(quantized, rows=rows, split=split, job=quiet, tensors=group[0].tensors)
             results = run.run()
             set_sites(quantized.detector, ())
             scores.keep({one: score_results(results[one.path], split=split).nds for one in group})

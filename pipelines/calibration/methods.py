@@ -1,6 +1,6 @@
 """Calibration methods, a row each: how one makes a quantized detector of a float one, and its steps in words.
 
-To add one: a function of ``FloatRun`` with its row here, and its name in the profile's ``CalibrationMethod``.
+To add one: a function of a detector and a job with its row here, and its name in the profile's ``CalibrationMethod``.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from torch import nn
-
 from pipelines.assembly.detector import Detector
-from pipelines.assembly.quantized import Bits, Quantized, quantized_from_float
-from pipelines.assembly.samples import Split
+from pipelines.assembly.job import Job
+from pipelines.assembly.quantized import Quantized, quantized_from_float
 from pipelines.calibration.data_free import correct, prepared_from_float
+from pipelines.calibration.observing import observe, run_samples
 from pipelines.calibration.reconstruction import reconstruct_blocks
 from pipelines.calibration.rounding import compensate, learn_rounding
 from profiles import Profile
@@ -34,35 +33,8 @@ class WorkRecord(Protocol):
         """In a file of the artifact."""
 
 
-@dataclass(frozen=True)
-class FloatRun:
-    """A float detector and the calibration samples, as every method gets them."""
-
-    detector: Detector
-    """Changed in place."""
-    profile: Profile
-    """Its quantization section says what is quantized, its calibration section how."""
-    split: Split
-    """Two frames of it are run to find which layer follows which."""
-    observe: Callable[[Quantized], object]
-    """Sets the ranges of a quantized detector on the samples."""
-    run: Callable[[nn.Module], object]
-    """Runs the samples through a detector."""
-    bits: Bits | None = None
-    """Those of a bit plan, in place of the profile's."""
-    progress: bool = False
-    """Show bars."""
-
-    @property
-    def section(self) -> CalibrationProfile:
-        """The calibration section of the profile."""
-        return self.profile.calibration
-
-    def observed(self) -> Quantized:
-        """The detector with quantizers and their ranges, weights as they were."""
-        quantized = quantized_from_float(self.detector, profile=self.profile, split=self.split, bits=self.bits)
-        self.observe(quantized)
-        return quantized
+Calibrated = tuple[Quantized, list[WorkRecord]]
+"""The quantized detector with its ranges, and the records of what was done besides."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +42,8 @@ class CalibrationRow:
     """One method."""
 
     name: CalibrationMethod
-    calibrate: Callable[[FloatRun], tuple[Quantized, list[WorkRecord]]]
-    """Gives the quantized detector with its ranges, and the records of what was done besides."""
+    calibrate: Callable[[Detector, Job], Calibrated]
+    """Of a float detector, which it changes in place, and a job, whose samples it runs."""
     after: Callable[[CalibrationProfile], str] | None = None
     """What is done once ranges are set, in words."""
     before: str = ""
@@ -90,34 +62,40 @@ class CalibrationRow:
         return [*before, ranges, *([self.after(section)] if self.after else [])]
 
 
-def _ptq(given: FloatRun) -> tuple[Quantized, list[WorkRecord]]:
-    return given.observed(), []
+def _observed(detector: Detector, job: Job) -> Quantized:
+    """The detector with quantizers and their ranges, weights as they were."""
+    quantized = quantized_from_float(detector, profile=job.profile, split=job.split("train"), bits=job.bits)
+    observe(quantized, job=job, progress=job.progress)
+    return quantized
 
 
-def _dfq(given: FloatRun) -> tuple[Quantized, list[WorkRecord]]:
-    prepared = prepared_from_float(given.detector, profile=given.profile, split=given.split, bits=given.bits)
-    given.observe(prepared.quantized)
-    run = partial(given.run, given.detector)
-    record = correct(prepared, how=given.section.bias_correction, run=run, progress=given.progress)
-    return prepared.quantized, [record]
+def _ptq(detector: Detector, job: Job) -> Calibrated:
+    return _observed(detector, job), []
 
 
-def _gptq(given: FloatRun) -> tuple[Quantized, list[WorkRecord]]:
-    quantized = given.observed()
-    return quantized, [compensate(given.detector, run=partial(given.run, given.detector), parts=PARTS)]
+def _dfq(detector: Detector, job: Job) -> Calibrated:
+    prepared = prepared_from_float(detector, profile=job.profile, split=job.split("train"), bits=job.bits)
+    observe(prepared.quantized, job=job, progress=job.progress)
+    run = partial(run_samples, detector, job=job)
+    how = job.profile.calibration.bias_correction
+    return prepared.quantized, [correct(prepared, how=how, run=run, progress=job.progress)]
 
 
-def _adaround(given: FloatRun) -> tuple[Quantized, list[WorkRecord]]:
-    quantized = given.observed()
-    record = learn_rounding(given.detector, run=given.run, parts=PARTS, section=given.section, progress=given.progress)
-    return quantized, [record]
+def _gptq(detector: Detector, job: Job) -> Calibrated:
+    quantized = _observed(detector, job)
+    return quantized, [compensate(detector, run=partial(run_samples, detector, job=job), parts=PARTS)]
 
 
-def _reconstructed(given: FloatRun, *, drop: float) -> tuple[Quantized, list[WorkRecord]]:
-    quantized = given.observed()
-    record = reconstruct_blocks(
-        given.detector, run=given.run, parts=PARTS, section=given.section, drop=drop, progress=given.progress
-    )
+def _adaround(detector: Detector, job: Job) -> Calibrated:
+    quantized, section = _observed(detector, job), job.profile.calibration
+    run = partial(run_samples, job=job)
+    return quantized, [learn_rounding(detector, run=run, parts=PARTS, section=section, progress=job.progress)]
+
+
+def _reconstructed(detector: Detector, job: Job, *, drop: float) -> Calibrated:
+    quantized, section = _observed(detector, job), job.profile.calibration
+    run = partial(run_samples, job=job)
+    record = reconstruct_blocks(detector, run=run, parts=PARTS, section=section, drop=drop, progress=job.progress)
     return quantized, [record]
 
 

@@ -3,62 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines.lineage.bit_plan import with_plan_found
+from pipelines.assembly.job import Job
 from pipelines.lineage.chain import Link, chain_of, sealed_chain
-from pipelines.reporting.chain_tables import COMPRESSION, against, chain_metrics, chain_tables, is_drawn
+from pipelines.lineage.keys import compression_key
+from pipelines.lineage.kinds import COMPRESSION, CURVE_PICTURE
+from pipelines.lineage.stated import stated_data, stated_weights
+from pipelines.reporting.chain_tables import against, chain_metrics, chain_tables, is_drawn
 from pipelines.reporting.outcome import Outcome
 from pipelines.reporting.training_curve import curve_png
-from pipelines.store.artifacts import Artifact, MissingArtifact, Store
-from pipelines.store.locations import stated_data, stated_weights
-from profiles import Profile, fingerprint
+from pipelines.store.artifacts import Artifact, MissingArtifact
+from pipelines.store.making import Content, made
+from profiles import Profile
 from profiles.sections.model import BEVFORMER
 from profiles.sections.schedule import PARTS
 
-KIND = COMPRESSION
 _NOTHING_TRAINED = "no controls: no step is trained, so the float detector itself is the float control"
 
 
-def run(
-    profile: Profile,
-    *,
-    store: Store,
-    stages: int | None = None,
-    controls: bool = False,
-    force: bool = False,
-    dry_run: bool = False,
-    progress: bool = True,
-) -> Outcome:
+def run(job: Job, *, controls: bool = False, dry_run: bool = False) -> Outcome:
     """Run every stage that is not sealed yet; a killed run goes on where it was.
 
     Args:
-        profile: What is wanted.
-        store: Where every stage is sealed.
-        stages: Stages of progressive QAT, 1 to 4, in place of the profile's.
+        job: What is wanted.
         controls: Also train float and QAT for as many steps, without bits and without a teacher, and compare.
-        force: Do every stage again.
         dry_run: Say what would be done.
-        progress: Show bars.
     """
-    profile, remarks = without_distillation(profile)
-    if controls and not _steps(profile):
+    stated, remarks = without_distillation(job.stated)
+    if controls and not _steps(stated):
         controls, remarks = False, [*remarks, _NOTHING_TRAINED]
     if dry_run:
-        return Outcome(would_do=[*_would_do(profile, stages=stages or profile.qat.stages, controls=controls), *remarks])
-    profile = with_plan_found(profile, store=store)
-    key = _key(profile, store=store, stages=stages or profile.qat.stages, controls=controls)
-    links, message = None, "already compressed; --force does it again"
-    sealed = None if force else store.find(KIND, key=key)
-    if sealed is not None:
-        with contextlib.suppress(MissingArtifact):  # a stage was deleted: it is made again
-            links = sealed_chain(sealed, store=store)
-    if sealed is None or links is None:
-        sealed = _compress(
-            profile, store=store, key=key, stages=stages, controls=controls, force=force, progress=progress
-        )
-        links, message = sealed_chain(sealed, store=store), "compressed"
+        return Outcome(would_do=[*_would_do(stated, controls=controls), *remarks])
+    links, sealed, message = _compressed(job.of(stated), controls=controls)
     intervals: Any = sealed.manifest.metrics.get("intervals", {})
     return Outcome(
         sealed,
@@ -66,6 +47,23 @@ def run(
         metrics=chain_metrics(links, intervals=intervals),
         messages=[*remarks, message],
     )
+
+
+def _compressed(job: Job, *, controls: bool) -> tuple[list[Link], Artifact, str]:
+    """The chain, what it was sealed as, and a sentence; where a stage was deleted, it is made again."""
+    key = compression_key(
+        job.profile,
+        controls=controls,
+        weights=stated_weights(job.profile, store=job.store),
+        data=stated_data(job.profile.data),
+    )
+    sealed = None if job.force else job.store.find(COMPRESSION, key=key)
+    if sealed is not None:
+        with contextlib.suppress(MissingArtifact):
+            return sealed_chain(sealed, store=job.store), sealed, "already compressed; --force does it again"
+    make = partial(_compress, job, controls=controls)
+    artifact, message = made(replace(job, force=True), COMPRESSION, key=key, make=make)
+    return sealed_chain(artifact, store=job.store), artifact, message
 
 
 def without_distillation(profile: Profile) -> tuple[Profile, list[str]]:
@@ -98,71 +96,74 @@ def _steps(profile: Profile) -> int:
     return profile.qat.steps(parts) + profile.distillation.schedule.steps
 
 
-def _compress(
-    profile: Profile, *, store: Store, key: str, stages: int | None, controls: bool, force: bool, progress: bool
-) -> Artifact:
-    from pipelines.assembly.weights import float_artifact
-    from pipelines.calibration.calibrated import calibrated  # torch and mmdet3d take seconds to import
-    from pipelines.commands import train_float
-    from pipelines.scoring.comparison import interval_between, intervals_to_first
+def _compress(job: Job, *, controls: bool) -> Content:
+    """Make and score every model of the chain, and compare them."""
+    from pipelines.assembly.weights import float_artifact  # torch and mmdet3d take seconds to import
     from pipelines.scoring.evaluation import evaluate_artifact
-    from pipelines.training.distillation import distil
-    from pipelines.training.stages import trained_stages
     from pipelines.training.teacher import refuse_unkeepable
 
-    if profile.distillation.schedule.steps:
-        refuse_unkeepable(profile)
+    if job.profile.distillation.schedule.steps:
+        refuse_unkeepable(job.profile)
     evaluations: list[Artifact] = []
 
     def score(model: Artifact) -> None:
-        evaluations.append(evaluate_artifact(profile, store=store, model=model, force=force, progress=progress))
+        evaluations.append(evaluate_artifact(job, model=model))
 
-    score(float_artifact(profile, store=store))
-    packages = dict(evaluations[0].manifest.packages)
-    calibration, _ = calibrated(profile, store=store, force=force, progress=progress)
-    each = score if profile.qat.evaluate_each_stage else None
-    artifact, _ = trained_stages(profile, store=store, stages=stages, force=force, progress=progress, on_stage=each)
-    if each is None:
-        score(calibration)
-        score(artifact)
-    last, held = artifact, []
-    if profile.distillation.schedule.steps:
-        last, _ = distil(profile, store=store, parent=artifact, force=force, progress=progress)
-        score(last)
-    if controls:
-        qat = profile.qat.model_copy(update={"stages": stages or profile.qat.stages})
-        wanted = profile.model_copy(update={"qat": qat})
-        made = train_float.run(wanted, store=store, further=True, force=force, progress=progress)
-        assert made.artifact is not None
-        held = [made.artifact]
-        if last is not artifact:
-            longer, _ = distil(profile, store=store, parent=artifact, distilled=False, force=force, progress=progress)
-            held.append(longer)
-        for model in held:
-            score(model)
-    chain = chain_of(last, store=store, controls=held, evaluations=evaluations)
+    score(float_artifact(job))
+    last, held = _trained_chain(job, controls=controls, score=score)
+    chain = chain_of(last, store=job.store, controls=held, evaluations=evaluations)
     links = [link for link in chain if link.evaluation is not None]
-    intervals = intervals_to_first(links, profile=profile, progress=progress)
-    *_, end = links
-    for control in links:
-        if control.control:
-            found = interval_between(control, end, profile=profile)
-            intervals |= {against(end.name, control.name): found} if found else {}
+    intervals = _intervals(links, job=job)
 
     def write(folder: Path) -> None:
         if is_drawn(links):
-            (folder / "curve.png").write_bytes(curve_png(links))
+            (folder / CURVE_PICTURE).write_bytes(curve_png(links))
 
-    return store.seal(
-        KIND,
-        profile=profile,
-        key=key,
-        write=write,
+    return Content(
+        write,
         parents={"model": last.digest} | {f"evaluation of {link.name}": _evaluation(link) for link in links},
         metrics={"intervals": intervals, **{link.name: dict(link.scores) for link in links}},
-        packages=packages,
-        replace=True,
+        packages=dict(evaluations[0].manifest.packages),
+        message="compressed",
     )
+
+
+def _trained_chain(job: Job, *, controls: bool, score: Callable[[Artifact], None]) -> tuple[Artifact, list[Artifact]]:
+    """Calibrate, train the stages, distil, train the controls, score each; the end of the chain, and the controls."""
+    from pipelines.calibration.calibrated import calibrated
+    from pipelines.training.distillation import distil
+    from pipelines.training.float_training import trained_on
+    from pipelines.training.stages import trained_stages
+
+    calibration = calibrated(job).artifact
+    every_stage, distils = job.profile.qat.evaluate_each_stage, bool(job.profile.distillation.schedule.steps)
+    artifact, _ = trained_stages(job, on_stage=score if every_stage else None)
+    if not every_stage:
+        score(calibration)
+        score(artifact)
+    last, held = artifact, []
+    if distils:
+        last = distil(job, parent=artifact).artifact
+        score(last)
+    if controls:
+        held.append(trained_on(job).artifact)
+    if controls and distils:
+        held.append(distil(job, parent=artifact, distilled=False).artifact)
+    for model in held:
+        score(model)
+    return last, held
+
+
+def _intervals(links: Sequence[Link], *, job: Job) -> dict[str, dict[str, float]]:
+    """Intervals of every model's difference to float, and of the end's to each control."""
+    from pipelines.scoring.comparison import interval_between, intervals_to_first
+
+    intervals = intervals_to_first(links, job=job)
+    *_, end = links
+    for control in links:
+        if control.control and (between := interval_between(control, end, job=job)):
+            intervals[against(end.name, control.name)] = between
+    return intervals
 
 
 def _evaluation(link: Link) -> str:
@@ -170,29 +171,12 @@ def _evaluation(link: Link) -> str:
     return link.evaluation.digest
 
 
-def _key(profile: Profile, *, store: Store, stages: int, controls: bool) -> str:
-    """Key from what is stated alone, so that a repeated call needs no torch."""
-    settings = profile.content()
-    settings.pop("overrides", None)
-    settings.pop("device", None)
-    del settings["float_training"], settings["bit_plan"]
-    settings["qat"]["stages"] = stages
-    return fingerprint(
-        {
-            "kind": KIND,
-            "profile": settings,
-            "weights": stated_weights(profile, store=store),
-            "data": stated_data(profile.data),
-            **({"controls": True} if controls else {}),
-        }
-    )
-
-
-def _would_do(profile: Profile, *, stages: int, controls: bool) -> list[str]:
+def _would_do(profile: Profile, *, controls: bool) -> list[str]:
+    """What would be done, a sentence a step."""
     from pipelines.costs.forecast import forecast
     from pipelines.training.stages import stage_parts
 
-    groups = stage_parts(stages, without=profile.model.empty_parts)
+    groups = stage_parts(profile.qat.stages, without=profile.model.empty_parts)
     quantization, distillation = profile.quantization, profile.distillation.schedule
     return [
         f"evaluate the float {profile.model.name}",

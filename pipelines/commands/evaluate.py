@@ -4,42 +4,33 @@ from __future__ import annotations
 
 import json
 
+from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
-from pipelines.lineage.chain import RESULTS, SCORES
+from pipelines.lineage.kinds import DETAILS, QUANTIZED, RESULTS, SCORES
 from pipelines.reporting.outcome import Outcome
-from pipelines.scoring.evaluation import DETAILS, MODELS, evaluate_artifact
+from pipelines.scoring.evaluation import evaluate_artifact
 from pipelines.store.artifacts import Artifact, Store
 from profiles import Profile
 from qdbev.reporting.tables.table import Table, plain_table
 
 
-def run(
-    profile: Profile,
-    *,
-    store: Store,
-    artifact: str | None = None,
-    force: bool = False,
-    dry_run: bool = False,
-    progress: bool = True,
-) -> Outcome:
+def run(job: Job, *, artifact: str | None = None, dry_run: bool = False) -> Outcome:
     """Evaluate one artifact.
 
     Args:
-        profile: Which data and how; the model of the artifact.
-        store: Where artifacts are.
+        job: Which data and how; the model of the artifact.
         artifact: What to evaluate, as the store names it; None takes the furthest stage of the profile, or the
             float detector where there is none.
-        force: Evaluate again even if sealed.
         dry_run: Say what would be done.
-        progress: Show bars.
     """
-    model = store.open(artifact) if artifact else furthest(profile, store=store)
+    model = job.store.open(artifact) if artifact else furthest(job.stated, store=job.store)
+    section = job.stated.evaluation
     if dry_run:
-        name = model.path.name if model else f"the float {profile.model.name}"
-        return Outcome(would_do=[f"evaluate {name} on the {profile.evaluation.split} split"])
-    model = model or float_artifact(profile, store=store)
-    sealed = evaluate_artifact(profile, store=store, model=model, scored=False, force=force, progress=progress)
-    if profile.evaluation.split == "test":
+        name = model.path.name if model else f"the float {job.stated.model.name}"
+        return Outcome(would_do=[f"evaluate {name} on the {section.split} split"])
+    model = model or float_artifact(job)
+    sealed = evaluate_artifact(job, model=model, scored=False)
+    if section.split == "test":
         count = sealed.manifest.data["samples"]
         submitted = f"submission of {count} samples, without scores, for the nuScenes server: {sealed.file(RESULTS)}"
         return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted])
@@ -53,9 +44,9 @@ def run(
 
 def furthest(profile: Profile, *, store: Store) -> Artifact | None:
     """The artifact furthest along the chain that was made with this profile and model, or None."""
-    for kind in MODELS[:-1]:
-        if found := store.last(kind, profile=profile.name, model=profile.model.name):
-            return found
+    for kind in QUANTIZED:
+        if artifact := store.last(kind, profile=profile.name, model=profile.model.name):
+            return artifact
     return None
 
 

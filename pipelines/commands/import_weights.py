@@ -6,30 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipelines.assembly.job import Job
 from pipelines.assembly.weights import fitted, imported, matched, missing_weights, remarks
+from pipelines.lineage.stated import imported_weights
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact, Store
-from pipelines.store.locations import imported_weights
-from profiles import Profile
 from profiles.sections.model import ModelProfile
 from qdbev.reporting.tables.table import Table, plain_table
 
 
-def run(
-    profile: Profile,
-    *,
-    file: Path,
-    store: Store,
-    force: bool = False,
-    dry_run: bool = False,
-) -> Outcome:
+def run(job: Job, *, file: Path, dry_run: bool = False) -> Outcome:
     """Read a checkpoint as data, compare it with the model strictly, seal it.
 
     Args:
-        profile: Its model section says what the file must hold; its name goes into the artifact's.
+        job: Its model section says what the file must hold; its name goes into the artifact's. An equal file that is
+            sealed already is taken as it is.
         file: What ``torch.save`` or safetensors wrote: a state dict, alone or as ``state_dict`` beside other things.
-        store: Where the artifact goes; one of an equal file there is taken as it is.
-        force: Read and seal it again even so.
         dry_run: Read and compare, seal nothing.
 
     Returns:
@@ -39,7 +31,8 @@ def run(
         UnusableInput: The file is missing, damaged, or holds no plain tensors by name.
         Misfit: It holds other tensors than the model; ``details`` names them all.
     """
-    model, path = profile.model, file.expanduser()
+    profile, path = job.stated, file.expanduser()
+    model = profile.model
     if not path.is_file():
         raise missing_weights(model.name, problem=f"there is no file {path}")
     if dry_run:
@@ -47,15 +40,15 @@ def run(
         return Outcome(
             tables=[_match(matched(detector))],
             messages=remarks(checkpoint, model=model),
-            would_do=[f"seal {path} as the float weights of {model.name} in {store.root}"],
+            would_do=[f"seal {path} as the float weights of {model.name} in {job.store.root}"],
         )
-    artifact = imported(profile, path=path, store=store, force=force)
+    artifact = imported(job, path=path)
     counts: Any = artifact.manifest.data["matched"]
     return Outcome(
         artifact,
         tables=[_match(counts)],
         metrics={"matched": counts},
-        messages=[*artifact.manifest.notes, _next(profile.model, artifact=artifact, store=store)],
+        messages=[*artifact.manifest.notes, _next(profile.model, artifact=artifact, store=job.store)],
     )
 
 

@@ -3,48 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import evaluate_artifact
-from pipelines.store.artifacts import Artifact, Store
 from pipelines.training.stages import stage_parts, trained_stages
 from profiles import Profile
 
 
-def run(
-    profile: Profile,
-    *,
-    store: Store,
-    stages: int | None = None,
-    force: bool = False,
-    dry_run: bool = False,
-    progress: bool = True,
-) -> Outcome:
+def run(job: Job, *, dry_run: bool = False) -> Outcome:
     """Train all stages and seal each; score the float detector, PTQ and each stage where the profile says so.
 
     Args:
-        profile: Its section ``qat`` says how; it is calibrated first where that is missing.
-        store: Where artifacts are found and go.
-        stages: 1 to 4, in place of the profile's.
-        force: Train again even if sealed.
+        job: Its section ``qat`` says how; it is calibrated first where that is missing.
         dry_run: Say what would be done.
-        progress: Show bars.
     """
-    groups = stage_parts(stages or profile.qat.stages, without=profile.model.empty_parts)
     if dry_run:
-        steps = [_sentence(profile, number=number, groups=groups) for number in range(1, len(groups) + 1)]
-        return Outcome(would_do=steps)
-
-    def score(model: Artifact) -> None:
-        evaluate_artifact(profile, store=store, model=model, force=force, progress=progress)
-
-    each = score if profile.qat.evaluate_each_stage else None
-    if each is not None:
-        each(float_artifact(profile, store=store))
-    artifact, messages = trained_stages(
-        profile, store=store, stages=stages, force=force, progress=progress, on_stage=each
-    )
+        groups = stage_parts(job.stated.qat.stages, without=job.stated.model.empty_parts)
+        return Outcome(
+            would_do=[_sentence(job.stated, number=number, groups=groups) for number in range(1, len(groups) + 1)]
+        )
+    score = partial(evaluate_artifact, job) if job.profile.qat.evaluate_each_stage else None
+    if score is not None:
+        score(model=float_artifact(job))
+    on_stage = None if score is None else lambda model: score(model=model)
+    artifact, messages = trained_stages(job, on_stage=on_stage)
     return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=messages)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines.assembly.job import Job
 from pipelines.lineage.chain import Link
 from pipelines.reporting.chain_tables import (
     Intervals,
@@ -49,28 +50,24 @@ class _Report:
 
 
 def run(
-    profile: Profile,
+    job: Job,
     *,
-    store: Store,
     format: str = "table",
     out: Path | None = None,
     paper: bool = False,
     measure: bool = False,
     dry_run: bool = False,
-    progress: bool = True,
 ) -> Outcome:
     """Report what the store holds of a profile's chain.
 
     Args:
-        profile: Its name and its model's name choose the chain.
-        store: Holds it.
+        job: Its profile's name and its model's name choose the chain; its store holds it.
         format: Table, md, csv, json or html.
         out: A name with an ending is the one file to write; any other is a folder, for ``report`` with the ending of
             the format and ``curve.png``. None prints; the page and the curve then go into ``_report`` in the store.
         paper: The paper's sizes and BOPS beside ours instead, of all official variants.
         measure: Time the float model on the device at hand too.
         dry_run: Say what would be done.
-        progress: Show a bar while it measures.
 
     Returns:
         The command's outcome; for md, csv and json its document is all that belongs on stdout.
@@ -79,10 +76,11 @@ def run(
         ValueError: An unknown format, or nothing can be written at ``out``.
         StoreUnwritable: The disk is full, or the store cannot be written.
     """
+    profile, store = job.stated, job.store
     places = find_places(out, format=format, store=store)
     if dry_run:
         return Outcome(would_do=_steps(profile, places=places, measure=measure, store=store))
-    timed = _timed(profile, progress=progress) if measure else []
+    timed = _timed(profile, progress=job.progress) if measure else []
     chain = None if paper else find_chain(profile, store=store)
     if chain is not None:
         report = _of_chain(*chain, timed, profile=profile, places=places, format=format, store=store)

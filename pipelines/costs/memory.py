@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipelines.assembly.detector import Detector
-from pipelines.assembly.quantized import learn_as, with_quantizers
+from pipelines.assembly.quantized import learn_ranges_of, with_quantizers
 from pipelines.assembly.scene import countable
 from profiles import Profile
 from profiles.sections.schedule import PARTS, Optimisation
@@ -63,7 +63,7 @@ def _quantized(detector: Detector, *, profile: Profile, scene: Scene) -> Detecto
         if isinstance(module, Quantizer):
             module.set_range(torch.ones_like(module.scale))
     set_parts(detector, PARTS)
-    learn_as(profile.quantization, quantized)  # those that are on
+    learn_ranges_of(quantized, section=profile.quantization)  # those that are on
     return detector
 
 

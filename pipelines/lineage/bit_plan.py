@@ -5,54 +5,41 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from pipelines.lineage.kinds import BIT_PLAN, BITS
 from pipelines.store.artifacts import Artifact, Store
-from profiles import Profile
-
-KIND = "bit-plan"
-FILE = "bit-plan.json"
 
 
-def with_plan_found(profile: Profile, *, store: Store) -> Profile:
-    """The profile with the digest of its bit plan in place of its name, so that keys depend on what it holds.
-
-    Args:
-        profile: Its ``quantization.plan`` is null or any name the store opens.
-        store: Where the plan is.
+def open_plan(name: str, *, store: Store) -> Artifact:
+    """The sealed bit plan that ``quantization.plan`` names.
 
     Raises:
         MissingArtifact: There is no such artifact.
         ValueError: It is no bit plan.
     """
-    plan = _plan_of(profile, store=store)
-    if plan is None:
-        return profile
-    section = profile.quantization.model_copy(update={"plan": plan.digest})
-    return profile.model_copy(update={"quantization": section})
+    artifact = store.open(name)
+    if artifact.manifest.kind != BIT_PLAN:
+        raise ValueError(
+            f"{artifact.path.name} is a {artifact.manifest.kind} artifact, which holds no bit plan; "
+            "`qdbev sensitivity --plan` makes one"
+        )
+    return artifact
 
 
-def planned_bits(profile: Profile, *, store: Store) -> dict[str, tuple[int, int]] | None:
-    """Bits of weights and inputs by the path of each layer; None for a profile without a plan.
-
-    Raises:
-        MissingArtifact: There is no such artifact.
-        ValueError: It is no bit plan.
-    """
-    plan = _plan_of(profile, store=store)
-    if plan is None:
-        return None
-    return {one["path"]: (int(one["weight_bits"]), int(one["activation_bits"])) for one in plan_content(plan)["layers"]}
+def bits_by_layer(plan: Artifact) -> dict[str, tuple[int, int]]:
+    """Bits of weights and inputs by the path of each layer."""
+    layers = plan_content(plan)["layers"]
+    return {layer["path"]: (int(layer["weight_bits"]), int(layer["activation_bits"])) for layer in layers}
 
 
-def samples_of_plan(profile: Profile, *, store: Store) -> list[str]:
-    """Tokens of the samples that a profile's bit plan was chosen on; none without a plan."""
-    plan = _plan_of(profile, store=store)
-    tokens: Any = [] if plan is None else plan.manifest.data.get("calibration_tokens", [])
+def samples_of(plan: Artifact) -> list[str]:
+    """Tokens of the samples that a bit plan was chosen on."""
+    tokens: Any = plan.manifest.data.get("calibration_tokens", [])
     return [str(token) for token in tokens]
 
 
 def plan_content(plan: Artifact) -> dict[str, Any]:
     """What a bit plan says: the bits of each layer, all measured losses, the front."""
-    document: dict[str, Any] = json.loads(plan.file(FILE).read_text(encoding="utf-8"))
+    document: dict[str, Any] = json.loads(plan.file(BITS).read_text(encoding="utf-8"))
     return document
 
 
@@ -78,17 +65,3 @@ def mixed_label(weights: float, inputs: float) -> str:
     'mixed W4.0A6.0'
     """
     return f"mixed W{weights:.1f}A{inputs:.1f}"
-
-
-def _plan_of(profile: Profile, *, store: Store) -> Artifact | None:
-    """The plan that a profile names, opened; None where it names none."""
-    name = profile.quantization.plan
-    if name is None:
-        return None
-    artifact = store.open(name)
-    if artifact.manifest.kind != KIND:
-        raise ValueError(
-            f"{artifact.path.name} is a {artifact.manifest.kind} artifact, which holds no bit plan; "
-            "`qdbev sensitivity --plan` makes one"
-        )
-    return artifact

@@ -9,17 +9,23 @@ from typing import Any
 
 from pipelines.lineage.bit_plan import bits_label
 from pipelines.lineage.float_control import float_key, training_of_control
+from pipelines.lineage.kinds import (
+    CALIBRATION,
+    EVALUATION,
+    FLOAT,
+    QAT,
+    QAT_LONGER,
+    SCORES,
+    START,
+    VGD,
+    WEIGHTS,
+)
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
-from pipelines.store.locations import FLOAT, ZOO
+from pipelines.store.locations import ZOO
 from profiles.sections.distillation import OBJECTIVE_WORDS
 from profiles.sections.schedule import FloatSchedule
 
-WEIGHTS = "model.safetensors"
-RESULTS = "results_nusc.json"
-_SCORE = "evaluation"
 _SETTINGS_OF_SCORE = ("split", "max_boxes", "data")
-_START = {"calibration": "float", "qat": "start", "vgd": "start", "qat-longer": "start"}
-SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def chain_of(
         MissingArtifact: A parent is not in the store any more.
     """
     if evaluations is None:
-        evaluations = (artifact for artifact in store.list() if artifact.manifest.kind == _SCORE)
+        evaluations = (artifact for artifact in store.list() if artifact.manifest.kind == EVALUATION)
     of_model = {artifact.manifest.parents["model"]: artifact for artifact in evaluations}
     *models, end = lineage(last, store=store)
     ordered = [*((model, False) for model in models), *((model, True) for model in controls), (end, False)]
@@ -92,7 +98,7 @@ def lineage(last: Artifact, *, store: Store) -> list[Artifact]:
     """
     known = {artifact.digest: artifact for artifact in (*Store.zoo(ZOO).list(), *store.list())}
     models = [last]
-    while (role := _START.get(models[0].manifest.kind)) is not None:
+    while (role := START.get(models[0].manifest.kind)) is not None:
         digest = models[0].manifest.parents[role]
         if digest not in known:
             raise MissingArtifact(
@@ -146,9 +152,9 @@ def _key_of_control(model: Artifact, *, training: FloatSchedule, start: Artifact
 
 def _qat_control(last: Artifact, *, sealed: Iterable[Artifact]) -> Artifact | None:
     """What was trained on from the same stage as a distilled model, in the same way but without a teacher."""
-    if last.manifest.kind != "vgd":
+    if last.manifest.kind != VGD:
         return None
-    longer = (one for one in sealed if one.manifest.kind == "qat-longer")
+    longer = (one for one in sealed if one.manifest.kind == QAT_LONGER)
     return next((one for one in longer if _training_on(one) == _training_on(last)), None)
 
 
@@ -192,7 +198,7 @@ def sealed_chain(compression: Artifact, *, store: Store) -> list[Link]:
     scored = [
         one
         for one in store.list()
-        if one.manifest.kind == _SCORE
+        if one.manifest.kind == EVALUATION
         and one.manifest.parents["model"] in controls
         and _settings_of_score(one) in alike
     ]
@@ -211,13 +217,13 @@ def link_name(model: Artifact, *, control: bool = False) -> str:
     data, kind = model.manifest.data, model.manifest.kind
     if kind == FLOAT:
         return "float longer" if control else "float"
-    if kind == "qat":
+    if kind == QAT:
         parts = data["parts"]
         assert isinstance(parts, list)
         return f"QAT {data['stage']}/{data['stages']}" + (f" (+{parts[-1]})" if len(parts) < 4 else "")
-    if kind == "vgd":
+    if kind == VGD:
         return f"QAT+{'+'.join(_words_of_objectives(model))}"
-    return {"calibration": "PTQ", "qat-longer": "QAT longer"}.get(kind, kind)
+    return {CALIBRATION: "PTQ", QAT_LONGER: "QAT longer"}.get(kind, kind)
 
 
 def _words_of_objectives(model: Artifact) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipelines.lineage.kinds import FLOAT, QAT
 from profiles import Manifest, Profile, fingerprint
 from profiles.sections.distillation import DistillationSchedule
 from profiles.sections.schedule import FloatSchedule, Optimisation, ProgressiveSchedule
@@ -51,7 +52,7 @@ def training_of_control(made: Manifest, *, before: Manifest) -> FloatSchedule | 
     steps, stated = int(str(made.metrics.get("steps", 0))), made.profile
     if not steps:
         return None
-    if made.kind == "qat":
+    if made.kind == QAT:
         added = [part for part in _parts(made) if part not in _parts(before)]
         return _of_stage(ProgressiveSchedule.model_validate(stated.get("qat")), parts=added, steps=steps)
     section: Any = stated.get("distillation") or {}
@@ -73,7 +74,7 @@ def float_key(
     data = settings["data"]
     return fingerprint(
         {
-            "kind": "float",
+            "kind": FLOAT,
             "model": {**settings["model"], "weights": None},
             "training": training.content() | {"start_from": start},
             "queue": [data["queue_length"], data["drop_one_frame"]],

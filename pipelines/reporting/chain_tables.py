@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines.lineage.bit_plan import bits_label
 from pipelines.lineage.chain import Link, chain_of, controls_of, sealed_chain
+from pipelines.lineage.kinds import CALIBRATION, COMPRESSION, QAT, SENSITIVITY, VGD
 from pipelines.store.artifacts import Artifact, Store
 from profiles import Profile
 from profiles.sections.schedule import PARTS
@@ -17,8 +18,7 @@ from qdbev.reporting.tables.table import Table
 Intervals = dict[str, dict[str, float]]
 """Paired intervals of NDS, ``low`` and ``high``, by what is compared."""
 
-COMPRESSION = "compression"
-_ENDS = ("vgd", "qat", "calibration")
+_ENDS = (VGD, QAT, CALIBRATION)
 _MEGABYTE = 2**20
 
 
@@ -76,10 +76,10 @@ def find_sensitivity(profile: Profile, *, bits: str, store: Store) -> Artifact |
     ``sensitivity --bits`` changes the bits and leaves the profile's name.
     """
     names = {"profile": profile.name, "model": profile.model.name}
-    newest = store.last("sensitivity", **names)
+    newest = store.last(SENSITIVITY, **names)
     if newest is None or bits_label(newest) == bits:
         return newest
-    named = ("sensitivity", newest.manifest.name)
+    named = (SENSITIVITY, newest.manifest.name)
     measured = [entry for entry in store.list() if (entry.manifest.kind, entry.manifest.name) == named]
     alike = [entry for entry in measured if bits_label(entry) == bits]
     return store.verify(alike[-1]) if alike else newest
@@ -113,7 +113,7 @@ def chain_metrics(links: Sequence[Link], *, intervals: Intervals) -> dict[str, A
 def is_drawn(links: Sequence[Link]) -> bool:
     """Whether there is a training curve with a score in it; stages of no steps have none."""
     models = [link.model.manifest for link in links if link.scores]
-    return any(model.kind in ("qat", "vgd") and model.metrics.get("steps") != 0 for model in models)
+    return any(model.kind in (QAT, VGD) and model.metrics.get("steps") != 0 for model in models)
 
 
 def _size_row(link: Link) -> dict[str, Any]:

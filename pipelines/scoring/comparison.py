@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
+from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split
-from pipelines.lineage.chain import RESULTS, Link
-from pipelines.scoring.prediction import Results, evaluation_split
+from pipelines.lineage.chain import Link
+from pipelines.lineage.kinds import RESULTS
+from pipelines.scoring.prediction import Results
 from pipelines.store.artifacts import Artifact
 from profiles import Profile
 from qdbev.evaluation.bootstrap import paired_bootstrap
@@ -17,40 +19,35 @@ from qdbev.evaluation.nuscenes import ground_truth, predicted_boxes
 from qdbev.evaluation.submission import submission
 
 
-def intervals_to_first(
-    links: Sequence[Link], *, profile: Profile, progress: bool = False
-) -> dict[str, dict[str, float]]:
+def intervals_to_first(links: Sequence[Link], *, job: Job) -> dict[str, dict[str, float]]:
     """95 % intervals of NDS minus the first link's NDS, by name; empty where the profile asks for no resamples.
 
     Args:
         links: Evaluated models, the float one first.
-        profile: Its evaluation section.
-        progress: Show a bar.
+        job: Its evaluation section; whether a bar is shown.
     """
-    if profile.evaluation.bootstrap_resamples < 2 or len(links) < 2:
+    if job.profile.evaluation.bootstrap_resamples < 2 or len(links) < 2:
         return {}
     first, *others = links
-    assert first.evaluation is not None
-    base = matches_of(first.evaluation, profile=profile)
-    found = {}
-    for link in tqdm(others, desc="intervals", unit="model", disable=not progress):
-        assert link.evaluation is not None
-        found[link.name] = interval(base, matches_of(link.evaluation, profile=profile), profile=profile)
-    return found
+    base = _matches(first, job=job)
+    bar = tqdm(others, desc="intervals", unit="model", disable=not job.progress)
+    return {link.name: interval(base, _matches(link, job=job), profile=job.profile) for link in bar}
 
 
-def interval_between(one: Link, other: Link, *, profile: Profile) -> dict[str, float]:
-    """The 95 % interval of ``other``'s NDS minus that of ``one``; empty where the profile asks for no resamples."""
-    if profile.evaluation.bootstrap_resamples < 2:
+def interval_between(base: Link, other: Link, *, job: Job) -> dict[str, float]:
+    """The 95 % interval of ``other``'s NDS minus that of ``base``; empty where the profile asks for no resamples."""
+    if job.profile.evaluation.bootstrap_resamples < 2:
         return {}
-    assert one.evaluation is not None and other.evaluation is not None
-    base = matches_of(one.evaluation, profile=profile)
-    return interval(base, matches_of(other.evaluation, profile=profile), profile=profile)
+    return interval(_matches(base, job=job), _matches(other, job=job), profile=job.profile)
 
 
-def matches_of(evaluation: Artifact, *, profile: Profile) -> Matches:
-    """The submission of an evaluation matched with the ground truth, scene by scene."""
-    split = evaluation_split(profile)
+def _matches(link: Link, *, job: Job) -> Matches:
+    assert link.evaluation is not None
+    return matches_of(link.evaluation, split=job.evaluation_split())
+
+
+def matches_of(evaluation: Artifact, *, split: Split) -> Matches:
+    """The submission of an evaluation matched with the ground truth of its split, scene by scene."""
     truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
     boxes = predicted_boxes(evaluation.file(RESULTS), truth=truth)
     return match(truth.boxes, predictions=boxes, scene_of=truth.scene_of)

@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines.assembly.detector import Detector
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import float_cost, load_quantized
 from pipelines.assembly.samples import Split, notes_on_motion, sensors
 from pipelines.assembly.weights import float_detector, package_versions
-from pipelines.lineage.chain import RESULTS, lineage
-from pipelines.scoring.prediction import evaluation_split, predict, score_results
+from pipelines.lineage.chain import lineage
+from pipelines.lineage.keys import evaluation_key
+from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, RESULTS
+from pipelines.scoring.prediction import predict, score_results
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
-from pipelines.store.locations import FLOAT
-from profiles import Profile, fingerprint
+from pipelines.store.making import Content, made
+from profiles import Profile
 from profiles.sections.model import ModelProfile
 from profiles.sections.quantization import QuantizationProfile
 from qdbev.evaluation.submission import submission, write_submission
 
-KIND = "evaluation"
-DETAILS = "scores.json"
-MODELS = ("vgd", "qat-longer", "qat", "calibration", FLOAT)
 
-
-def evaluate_artifact(
-    profile: Profile,
-    *,
-    store: Store,
-    model: Artifact,
-    scored: bool = True,
-    force: bool = False,
-    progress: bool = False,
-) -> Artifact:
+def evaluate_artifact(job: Job, *, model: Artifact, scored: bool = True) -> Artifact:
     """The sealed evaluation of a model artifact; found where it was done before.
 
     Args:
-        profile: Its data, evaluation and device sections.
-        store: Where artifacts are.
+        job: Its data, evaluation and device sections.
         model: What is evaluated.
         scored: Insist on scores; without, the test split gives its submission alone.
-        force: Evaluate again even if sealed.
-        progress: Show bars.
 
     Raises:
         ValueError: The artifact holds no model, or the split cannot be scored.
@@ -49,44 +40,47 @@ def evaluate_artifact(
     kind = model.manifest.kind
     if kind not in MODELS:
         raise ValueError(f"{model.path.name} is a {kind} artifact, which holds no detector: name one of {MODELS}")
-    profile = as_made(model, profile=profile)
-    split = evaluation_split(profile, scored=scored, progress=progress)
-    settings = {"split": profile.evaluation.split, "max_boxes": profile.evaluation.max_boxes, "data": split.digest}
-    refuse_calibrated(model, split=split, store=store)
-    structure = profile.model.content() | {"weights": None}
-    key = fingerprint({"kind": KIND, "model": model.digest, "structure": structure, **settings})
-    if not force and (known := store.find(KIND, key=key)):
-        return known
-    cost: dict[str, Any] = {}
-    if kind == FLOAT:
-        weights = profile.model.model_copy(update={"weights": str(model.path)})
-        detector, _ = float_detector(profile.model_copy(update={"model": weights}), store=store)
-        cost = float_cost(detector, profile=profile, split=split)
-    else:
-        detector = load_quantized(model, profile=profile).detector
-    label = f"evaluate {kind}"
-    results = predict(detector, split=split, profile=profile, label=label, progress=progress)
-    unscored = profile.evaluation.split == "test" or not processes.is_first()  # the first process writes, so it scores
+    job = job.of(as_made(model, profile=job.profile))
+    split = job.evaluation_split(scored=scored)
+    section = job.profile.evaluation
+    settings = {"split": section.split, "max_boxes": section.max_boxes, "data": split.digest}
+    refuse_calibrated(model, split=split, store=job.store)
+    key = evaluation_key(job.profile, model=model.digest, settings=settings)
+    return made(job, EVALUATION, key=key, make=partial(_evaluate, job, model=model, settings=settings)).artifact
+
+
+def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any]) -> Content:
+    """Predict the split and score it; ``settings`` are those of the key."""
+    kind, split = model.manifest.kind, job.evaluation_split(scored=False)
+    detector, cost = _detector_of(model, job=job, split=split)
+    results = predict(detector, split=split, job=job, label=f"evaluate {kind}")
+    unscored = settings["split"] == "test" or not processes.is_first()  # the first process writes, so it scores
     scores = None if unscored else score_results(results, split=split)
 
     def write(folder: Path) -> None:
-        write_submission(submission(results, **sensors(profile.model)), path=folder / RESULTS)
+        write_submission(submission(results, **sensors(job.profile.model)), path=folder / RESULTS)
         if scores is not None:
             details = json.dumps(scores.serialize(), indent=1, sort_keys=True)
             (folder / DETAILS).write_text(details + "\n", encoding="utf-8")
 
-    return store.seal(
-        KIND,
-        profile=profile,
-        key=key,
-        write=write,
+    return Content(
+        write,
         parents={"model": model.digest},
         data={**settings, "model_kind": kind, "scenes": len(split.scenes), "samples": len(split.samples)},
         metrics=cost | (scores.flat() if scores is not None else {}),
         packages=package_versions(),
         notes=notes_on_motion(split),
-        replace=force,
     )
+
+
+def _detector_of(model: Artifact, *, job: Job, split: Split) -> tuple[Detector, dict[str, Any]]:
+    """The detector of an artifact, and of a float one what it costs, which no manifest before says."""
+    profile = job.profile
+    if model.manifest.kind != FLOAT:
+        return load_quantized(model, profile=profile).detector, {}
+    weights = profile.model.model_copy(update={"weights": str(model.path)})
+    detector, _ = float_detector(job.of(profile.model_copy(update={"model": weights})))
+    return detector, float_cost(detector, profile=profile, split=split)
 
 
 def as_made(model: Artifact, *, profile: Profile) -> Profile:

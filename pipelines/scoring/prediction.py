@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from pipelines.assembly.detector import Detector, device_of, inputs_on
-from pipelines.assembly.samples import Split, load_split, streaming_dataset
+from pipelines.assembly.detector import Detector, inputs_on
+from pipelines.assembly.job import Job
+from pipelines.assembly.samples import Split, streaming_dataset
 from pipelines.store import processes
 from pipelines.store.integrity import fetched
-from profiles import Profile
 from qdbev.data.queues.batches import Batch, frames_in, streaming_batches
 from qdbev.evaluation.nuscenes import Scores, score
 from qdbev.evaluation.submission import sample_result, submission
@@ -20,62 +20,43 @@ from qdbev.evaluation.submission import sample_result, submission
 Results = dict[str, list[dict[str, Any]]]
 
 
-def evaluation_split(profile: Profile, *, scored: bool = True, progress: bool = False) -> Split:
-    """The split a profile is evaluated on.
-
-    Args:
-        profile: Its data and evaluation sections.
-        scored: Whether scores are wanted; for a submission alone they are not.
-        progress: Show bars.
-
-    Raises:
-        ValueError: Scores of the test split, which has no public ground truth.
-    """
-    if scored and profile.evaluation.split == "test":
-        raise ValueError(
-            "evaluation.split is test, which has no public ground truth to score against; `qdbev evaluate` alone takes "
-            "it, and writes the submission"
-        )
-    return load_split(profile.data, name=profile.evaluation.split, progress=progress)
-
-
-def evaluation_batches(
-    split: Split, *, profile: Profile, label: str = "evaluate", progress: bool = False
-) -> Iterator[Batch]:
+def evaluation_batches(split: Split, *, job: Job, label: str = "evaluate") -> Iterator[Batch]:
     """Batches of single frames, several scenes side by side, each scene whole and in order.
 
     Of several processes each has its share of the scenes; ``together`` brings their results into one.
 
+    Args:
+        split: Whole scenes.
+        job: Its model, evaluation and data sections; whether a bar is shown.
+        label: Text of the bar.
+
     Raises:
         UnusableInput: A camera file is missing or damaged.
     """
+    profile = job.profile
     dataset = streaming_dataset(split.only(processes.share(split.scenes)), model=profile.model)
     batches = streaming_batches(dataset, streams=profile.evaluation.streams, workers=profile.data.workers)
-    with tqdm(total=len(dataset), desc=label, unit="sample", disable=not progress) as bar:
+    with tqdm(total=len(dataset), desc=label, unit="sample", disable=not job.progress) as bar:
         for batch in fetched(batches):
             yield batch
             bar.update(frames_in(batch))
 
 
-def predict(
-    detector: Detector, *, split: Split, profile: Profile, label: str = "evaluate", progress: bool = False
-) -> Results:
+def predict(detector: Detector, *, split: Split, job: Job, label: str = "evaluate") -> Results:
     """Result entries of every sample of a split, history carried along each scene.
 
     Args:
         detector: Float or quantized; put in eval mode.
         split: Whole scenes.
-        profile: Its model, device and evaluation sections.
-        label: Text of the progress bar.
-        progress: Show it.
+        job: Its model, device and evaluation sections; whether a bar is shown.
+        label: Text of the bar.
     """
-    device = device_of(profile)
-    detector.eval().to(device)
+    detector.eval().to(job.device)
     detector.history.reset()
-    collect = ResultCollector(split, max_boxes=profile.evaluation.max_boxes)
+    collect = ResultCollector(split, max_boxes=job.profile.evaluation.max_boxes)
     with torch.inference_mode():
-        for batch in evaluation_batches(split, profile=profile, label=label, progress=progress):
-            for token, boxes in detector.detections(inputs_on(batch, device=device), batch["data_samples"]):
+        for batch in evaluation_batches(split, job=job, label=label):
+            for token, boxes in detector.detections(inputs_on(batch, device=job.device), batch["data_samples"]):
                 collect(token, boxes)
     detector.history.reset()
     return together(collect.results)
@@ -83,7 +64,7 @@ def predict(
 
 def together(results: Results) -> Results:
     """The results of all processes, in each of them."""
-    return {token: entries for mine in processes.gathered(results) for token, entries in mine.items()}
+    return {token: entries for share in processes.gathered(results) for token, entries in share.items()}
 
 
 class ResultCollector:

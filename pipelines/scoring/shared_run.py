@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from pipelines.assembly.detector import Detector, device_of, inputs_on
+from pipelines.assembly.detector import Detector, inputs_on
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import Split
 from pipelines.scoring.prediction import ResultCollector, Results, evaluation_batches, together
-from profiles import Profile
 from profiles.sections.schedule import PARTS
 from qdbev.data.queues.batches import Batch
 from qdbev.detectors.detector import Step
@@ -47,7 +47,7 @@ class SharedRun:
         quantized: The detector.
         rows: What is quantized in each.
         split: What is run.
-        profile: Its model, evaluation, data and device sections.
+        job: Its model, evaluation, data and device sections; whether a bar is shown.
         tensors: Of the sites of a row, which quantizers are on.
     """
 
@@ -57,25 +57,25 @@ class SharedRun:
         *,
         rows: Iterable[Row],
         split: Split,
-        profile: Profile,
+        job: Job,
         tensors: Tensors = "all",
     ) -> None:
         self.detector: Detector = quantized.detector
         self.tensors = tensors
         self.rows = list(rows)
-        self.split, self.profile = split, profile
+        self.split, self.job = split, job
         self.part_of = {path: layer.site.part for path, layer in quantized_layers(quantized.detector).items()}
         self.histories: dict[Hashable, Any] = {}
         self.collectors = {
-            row.name: ResultCollector(split, max_boxes=profile.evaluation.max_boxes) for row in self.rows
+            row.name: ResultCollector(split, max_boxes=job.profile.evaluation.max_boxes) for row in self.rows
         }
         self.stages_run = self.stages_asked = 0
         self.seconds = self.seconds_unshared = 0.0
 
-    def run(self, *, progress: bool = False) -> dict[str, Results]:
+    def run(self) -> dict[str, Results]:
         """Result entries by row name."""
-        self.detector.eval().to(device_of(self.profile))
-        batches = evaluation_batches(self.split, profile=self.profile, label="sensitivity", progress=progress)
+        self.detector.eval().to(self.job.device)
+        batches = evaluation_batches(self.split, job=self.job, label="sensitivity")
         with torch.inference_mode():
             for batch in batches:
                 self._batch(batch)
@@ -91,7 +91,7 @@ class SharedRun:
         )
 
     def _batch(self, batch: Batch) -> None:
-        ready = batch | {"inputs": inputs_on(batch, device=device_of(self.profile))}
+        ready = batch | {"inputs": inputs_on(batch, device=self.job.device)}
         memory: dict[Hashable, tuple[Any, float]] = {}
         for row in self.rows:
             value, steps = self._steps(row, batch=ready)

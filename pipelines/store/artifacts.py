@@ -194,7 +194,7 @@ class Store:
         *,
         profile: Profile,
         key: str,
-        write: Callable[[Path], None],
+        write: Callable[[Path], object],
         parents: Mapping[str, str] | None = None,
         data: Mapping[str, Any] | None = None,
         metrics: Mapping[str, Any] | None = None,

@@ -3,136 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
-from pipelines.assembly.detector import Detector, device_of
-from pipelines.assembly.quantized import load_quantized, quantized_cost, write_quantized
-from pipelines.assembly.samples import load_split, notes_on_motion
+from pipelines.assembly.detector import Detector
+from pipelines.assembly.job import Job
+from pipelines.assembly.quantized import Quantized, learn_ranges_of, load_quantized
 from pipelines.assembly.weights import float_detector
-from pipelines.lineage.bit_plan import with_plan_found
-from pipelines.store.artifacts import Artifact, Store
+from pipelines.lineage.keys import training_key
+from pipelines.lineage.kinds import QAT_LONGER, VGD
+from pipelines.store.artifacts import Artifact
+from pipelines.store.making import Content, Made, made
 from pipelines.training.objectives import Objective, given_by, objectives, refuse_missing, weighed
-from pipelines.training.run import Loss, Run, detection_loss, on_device, run_training, write_curve
-from pipelines.training.stages import learning, settle_trained, training_key
+from pipelines.training.run import Loss, Training, detection_loss, on_device, run_training
+from pipelines.training.stages import settle_trained, trained_content
 from pipelines.training.teacher import Teacher, teacher_of
-from profiles import Profile
 from qdbev.distillation.weight import Weights
-from qdbev.engine import sum_losses
-
-KIND = "vgd"
+from qdbev.engine import ExtraState, TrainResult, sum_losses
 
 
-def distil(
-    profile: Profile,
-    *,
-    store: Store,
-    parent: Artifact,
-    distilled: bool = True,
-    force: bool = False,
-    progress: bool = False,
-) -> tuple[Artifact, str]:
+def distil(job: Job, *, parent: Artifact, distilled: bool = True) -> Made:
     """Train on from ``parent``, with the objectives of a profile or, as their control, without.
 
     Args:
-        profile: See ``run``.
-        store: Where the artifact goes.
+        job: Its section ``distillation`` says how.
         parent: The last stage of progressive QAT.
         distilled: False trains the same steps on the detection loss alone.
-        force: Train again even if sealed.
-        progress: Show a bar.
-
-    Returns:
-        The sealed artifact, and a sentence about it.
     """
-    profile = with_plan_found(profile, store=store)
-    section = profile.distillation
-    schedule = section.schedule
-    kind = KIND if distilled else "qat-longer"
-    split = load_split(profile.data, name="train", progress=progress)
+    profile, section = job.profile, job.profile.distillation
+    kind = VGD if distilled else QAT_LONGER
     settings = {"objective": {name: value for name, value in section.content().items() if name != "schedule"}}
     key = training_key(
         kind,
-        parent=parent,
+        parent=parent.digest,
         profile=profile,
-        schedule=schedule,
-        steps=schedule.steps,
-        split=split,
+        schedule=section.schedule,
+        steps=section.schedule.steps,
+        data=job.split("train").digest,
         extra=settings if distilled else {},
     )
-    if not force and (known := store.find(kind, key=key)):
-        return known, f"{kind}: already trained"
-    student = learning(load_quantized(parent, profile=profile, latent=True), profile=profile)
-    loss = detection_loss(student.detector, profile=profile)
-    wanted = objectives(profile) if distilled else []
-    weights = Weights({one.name: one.weight for one in wanted})
-    teacher_digest, kept = None, ""
-    if distilled:
-        detector, source = float_detector(profile, store=store)
-        teacher_digest = source.digest
-        teacher, kept = teacher_of(
-            profile, detector=detector, digest=source.digest, split=split, device=device_of(profile)
-        )
-        loss = distillation_loss(student.detector, teacher=teacher, wanted=wanted, profile=profile)
-    result = run_training(
-        student.detector,
-        loss=loss,
-        split=split,
-        plan=Run(
-            profile=profile,
-            schedule=schedule,
-            steps=schedule.steps,
-            key=key,
-            scratch=store.scratch(kind, key=key),
-            range_multiplier=schedule.range_multiplier,
-        ),
+    make = partial(_distil if distilled else _train_on, job, parent=parent, key=key)
+    return made(job, kind, key=key, make=make, known=f"{kind}: already trained")
+
+
+def _distil(job: Job, *, parent: Artifact, key: str) -> Content:
+    """Train on with the float detector as teacher."""
+    profile, student = job.profile, _student(job, parent=parent)
+    detector, source = float_detector(job)
+    teacher, sentence = teacher_of(
+        profile, detector=detector, digest=source.digest, split=job.split("train"), device=job.device
+    )
+    wanted = objectives(profile)
+    weights = Weights({objective.name: objective.weight for objective in wanted})
+    loss = distillation_loss(student.detector, teacher=teacher, wanted=wanted, job=job)
+    result = _train(student, job=job, kind=VGD, key=key, loss=loss, extra_state=weights)
+    content = trained_content(student, job=job, parent=parent, result=result)
+    weighted = "".join(f", weight of {name} {value:.4g}" for name, value in weights.values.items())
+    message = f"{VGD}: {job.profile.distillation.schedule.steps} steps in {result.seconds:.0f} s{weighted}"
+    return replace(
+        content,
+        parents={**content.parents, "teacher": source.digest},
+        metrics={**content.metrics, **{f"{name}_weight": value for name, value in weights.values.items()}},
+        message=f"{message}; {sentence}" if sentence else message,
+    )
+
+
+def _train_on(job: Job, *, parent: Artifact, key: str) -> Content:
+    """Train on without a teacher: the control."""
+    student = _student(job, parent=parent)
+    loss = detection_loss(student.detector, job=job)
+    result = _train(student, job=job, kind=QAT_LONGER, key=key, loss=loss)
+    content = trained_content(student, job=job, parent=parent, result=result)
+    return replace(
+        content, message=f"{QAT_LONGER}: {job.profile.distillation.schedule.steps} steps in {result.seconds:.0f} s"
+    )
+
+
+def _student(job: Job, *, parent: Artifact) -> Quantized:
+    """The quantized detector, its ranges parameters where the profile wants them learned."""
+    student = load_quantized(parent, profile=job.profile, latent=True)
+    learn_ranges_of(student, section=job.profile.quantization)
+    return student
+
+
+def _train(
+    student: Quantized, *, job: Job, kind: str, key: str, loss: Loss, extra_state: ExtraState | None = None
+) -> TrainResult:
+    """The training itself; the student is left with fixed ranges."""
+    schedule = job.profile.distillation.schedule
+    training = Training(
+        schedule=schedule,
+        steps=schedule.steps,
+        key=key,
+        scratch=job.store.scratch(kind, key=key),
         label=kind,
-        progress=progress,
-        freeze_batchnorm=True,
-        extra_state=weights if distilled else None,
+        range_multiplier=schedule.range_multiplier,
+    )
+    result = run_training(
+        student.detector, job=job, training=training, loss=loss, split=job.split("train"), extra_state=extra_state
     )
     settle_trained(student, result=result)
-    trainable = int(str(parent.manifest.metrics["trainable"]))
-    metrics = quantized_cost(student, profile=profile, split=split, trainable=trainable)
-    metrics |= {"trainable": trainable, "steps": result.steps, "skipped_steps": len(result.skipped)}
-
-    def write(folder: Path) -> None:
-        write_quantized(folder, quantized=student, profile=profile)
-        write_curve(folder, result=result)
-
-    artifact = store.seal(
-        kind,
-        profile=profile,
-        key=key,
-        write=write,
-        parents={"start": parent.digest} | ({"teacher": teacher_digest} if teacher_digest else {}),
-        data={"train": split.digest},
-        metrics=metrics | {f"{name}_weight": value for name, value in weights.values.items()},
-        packages=dict(parent.manifest.packages),
-        notes=notes_on_motion(split),
-        seconds={"training": result.seconds},
-        replace=force,
-    )
-    weighted = "".join(f", weight of {name} {value:.4g}" for name, value in weights.values.items())
-    message = f"{kind}: {schedule.steps} steps in {result.seconds:.0f} s{weighted}"
-    return artifact, f"{message}; {kept}" if kept else message
+    return result
 
 
-def distillation_loss(student: Detector, *, teacher: Teacher, wanted: Sequence[Objective], profile: Profile) -> Loss:
+def distillation_loss(student: Detector, *, teacher: Teacher, wanted: Sequence[Objective], job: Job) -> Loss:
     """Detection losses plus the weighted objectives; the teacher is frozen and rolls its own history.
 
     Args:
         student: The quantized detector.
         teacher: The float detector, live or kept.
         wanted: The objectives; their weights are fixed, or set by the first steps.
-        profile: Its distillation section and device.
+        job: Its distillation section and device.
     """
-    device = device_of(profile)
+    profile = job.profile
 
     def loss(batch: Any, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        ready = on_device(batch, device=device)
+        ready = on_device(batch, device=job.device)
         taught = teacher(ready["inputs"], ready["data_samples"])
         losses, learned = student(ready["inputs"], ready["data_samples"], mode="loss_with_features")
         refuse_missing(profile.distillation, given=given_by(learned), whose=f"the detector {profile.model.name}")

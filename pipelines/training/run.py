@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -13,10 +13,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pipelines.assembly.detector import device_of, inputs_on
+from pipelines.assembly.detector import inputs_on
+from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split, training_dataset
+from pipelines.lineage.kinds import CURVE
 from pipelines.store.integrity import UnusableInput, fetched
-from profiles import Profile
 from profiles.sections.schedule import Optimisation
 from qdbev.data.queues.batches import Frames, Slot, TrainingOrder, load_slots
 from qdbev.engine import (
@@ -36,46 +37,44 @@ _PRECISIONS: dict[str, Precision] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16
 
 
 @dataclass(frozen=True)
-class Run:
+class Training:
     """Which training this is."""
 
-    profile: Profile
-    """The whole profile; model, data, seed and device are read."""
     schedule: Optimisation
-    """Its schedule for this stage."""
+    """Its schedule."""
     steps: int
-    """Optimiser steps of this stage."""
+    """Optimiser steps."""
     key: str
     """Key of the artifact in the making; resume state of another key is not taken up."""
     scratch: Path
     """Folder of the resume state."""
+    label: str
+    """Text of the progress bar."""
     part_multipliers: Mapping[str, float] = field(default_factory=dict)
     """Factors on the learning rate by path in the model, besides the schedule's own on the backbone."""
     range_multiplier: float = 1.0
     """Factor on the learning rate of learned ranges, where the model has any."""
+    freeze_batchnorm: bool = True
+    """Hold batch norm in evaluation mode."""
 
 
 def run_training(
     model: nn.Module,
     *,
+    job: Job,
+    training: Training,
     loss: Loss,
     split: Split,
-    plan: Run,
-    label: str,
-    progress: bool = False,
-    freeze_batchnorm: bool = False,
     extra_state: ExtraState | None = None,
 ) -> TrainResult:
     """Train ``model`` in place on ``split``.
 
     Args:
         model: What trains.
+        job: Its profile's model, data, seed and device are read.
+        training: Schedule, steps, key and scratch folder.
         loss: ``loss(batch, step)`` as the engine takes it.
         split: Training samples.
-        plan: Schedule, steps, key and scratch folder.
-        label: Text of the progress bar.
-        progress: Show it.
-        freeze_batchnorm: Hold batch norm in evaluation mode.
         extra_state: State beside the model, resumed with it.
 
     Returns:
@@ -84,11 +83,7 @@ def run_training(
     Raises:
         UnusableInput: A camera file or the resume state is damaged.
     """
-    profile, schedule = plan.profile, plan.schedule
-    multipliers = dict.fromkeys(profile.model.backbone_paths, schedule.backbone_multiplier)
-    multipliers |= {path: factor * multipliers.get(path, 1.0) for path, factor in plan.part_multipliers.items()}
-    words = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
-    learned = [word for word in RANGE_PARAMETERS if word in words]
+    profile, schedule = job.profile, training.schedule
     dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=schedule)
     with _resuming():
         return train(
@@ -97,36 +92,46 @@ def run_training(
             batches=NumberedBatches(
                 dataset, batch_size=schedule.batch_size, seed=profile.seed, workers=profile.data.workers
             ),
-            optimiser=OptimiserSettings(
-                learning_rate=schedule.learning_rate,
-                weight_decay=schedule.weight_decay,
-                part_multipliers=multipliers,
-                leaf_multipliers=dict.fromkeys(learned, plan.range_multiplier),
-                undecayed=tuple(f"*.{word}" for word in learned),
-                clip_norm=schedule.clip_norm,
-            ),
+            optimiser=_optimiser(model, training=training, backbone=profile.model.backbone_paths),
             schedule=ScheduleSettings(
-                steps=plan.steps,
+                steps=training.steps,
                 warmup_steps=schedule.warmup_steps,
                 warmup_ratio=schedule.warmup_ratio,
                 shape=schedule.curve,
                 minimum_ratio=schedule.final_ratio,
             ),
-            scratch=plan.scratch,
-            key=plan.key,
+            scratch=training.scratch,
+            key=training.key,
             precision=_PRECISIONS[schedule.precision],
             accumulation=schedule.accumulation,
             ema_decay=schedule.ema_decay,
-            freeze_batchnorm=freeze_batchnorm,
+            freeze_batchnorm=training.freeze_batchnorm,
             seed=profile.seed,
             device=profile.device,
             save_every=schedule.save_every,
             log_every=schedule.log_every,
             extra_state=extra_state,
             tensorboard=True,
-            progress=progress,
-            label=label,
+            progress=job.progress,
+            label=training.label,
         )
+
+
+def _optimiser(model: nn.Module, *, training: Training, backbone: Sequence[str]) -> OptimiserSettings:
+    """The optimiser of a training: rates by part, learned ranges at a rate of their own and without decay."""
+    schedule = training.schedule
+    multipliers = dict.fromkeys(backbone, schedule.backbone_multiplier)
+    multipliers |= {path: factor * multipliers.get(path, 1.0) for path, factor in training.part_multipliers.items()}
+    leaves = {name.rpartition(".")[2] for name, _ in model.named_parameters()}
+    learned = [name for name in RANGE_PARAMETERS if name in leaves]
+    return OptimiserSettings(
+        learning_rate=schedule.learning_rate,
+        weight_decay=schedule.weight_decay,
+        part_multipliers=multipliers,
+        leaf_multipliers=dict.fromkeys(learned, training.range_multiplier),
+        undecayed=tuple(f"*.{name}" for name in learned),
+        clip_norm=schedule.clip_norm,
+    )
 
 
 def _with_range_penalty(loss: Loss, *, model: nn.Module, factor: float) -> Loss:
@@ -174,18 +179,17 @@ class NumberedBatches:
             yield [order.slot(number, place=place, global_batch=size) for place in range(size)]
 
 
-def detection_loss(detector: nn.Module, *, profile: Profile, single_frame_steps: int = 0) -> Loss:
+def detection_loss(detector: nn.Module, *, job: Job, single_frame_steps: int = 0) -> Loss:
     """The detector's own losses, summed.
 
     Args:
         detector: A detector with mmdet3d's interface.
-        profile: Its device.
+        job: Its device.
         single_frame_steps: So many steps at the start see the current frame alone, without history.
     """
-    device = device_of(profile)
 
     def loss(batch: Any, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        inputs = on_device(batch, device=device, last_frames=1 if step < single_frame_steps else None)
+        inputs = on_device(batch, device=job.device, last_frames=1 if step < single_frame_steps else None)
         return sum_losses(detector(inputs["inputs"], inputs["data_samples"], mode="loss"))
 
     return loss
@@ -202,5 +206,5 @@ def on_device(batch: Any, *, device: torch.device, last_frames: int | None = Non
 
 
 def write_curve(folder: Path, *, result: TrainResult) -> None:
-    """Write the training curve as ``curve.json``: a list of rows without times, so equal runs give equal bytes."""
-    (folder / "curve.json").write_text(json.dumps(result.curve, indent=0, sort_keys=True) + "\n", encoding="utf-8")
+    """Write the training curve: a list of rows without times, so equal runs give equal bytes."""
+    (folder / CURVE).write_text(json.dumps(result.curve, indent=0, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,8 +1,9 @@
-"""The stages of progressive QAT (QD-BEV, Algorithm 1, phase 1), and the key that makes any training repeatable."""
+"""The stages of progressive QAT (QD-BEV, Algorithm 1, phase 1), each trained from the one before."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -10,23 +11,67 @@ from typing import Any
 
 from torch import Tensor
 
-from pipelines.assembly.quantized import Quantized, learn_as, load_quantized, quantized_cost, write_quantized
-from pipelines.assembly.samples import Split, load_split, notes_on_motion
-from pipelines.calibration.calibrated import calibrated, observe, run_samples
+from pipelines.assembly.detector import Detector
+from pipelines.assembly.job import Job
+from pipelines.assembly.quantized import (
+    Quantized,
+    learn_ranges_of,
+    load_quantized,
+    quantized_cost,
+    write_quantized,
+)
+from pipelines.assembly.samples import notes_on_motion
+from pipelines.calibration.calibrated import calibrated
 from pipelines.calibration.methods import calibration_row
+from pipelines.calibration.observing import observe, run_samples
 from pipelines.calibration.rounding import compensate
-from pipelines.lineage.bit_plan import with_plan_found
-from pipelines.store import processes
-from pipelines.store.artifacts import Artifact, Store
-from pipelines.training.run import Loss, Run, detection_loss, run_training, write_curve
-from profiles import Profile, fingerprint
-from profiles.sections.schedule import PARTS, Optimisation, ProgressiveSchedule
-from qdbev.data.queues.calibration import calibration_samples
+from pipelines.lineage.keys import training_key
+from pipelines.lineage.kinds import QAT
+from pipelines.store.artifacts import Artifact
+from pipelines.store.making import Content, Made, made
+from pipelines.training.run import Loss, Training, detection_loss, run_training, write_curve
+from profiles import Profile
+from profiles.sections.schedule import PARTS, ProgressiveSchedule
 from qdbev.engine import TrainResult
 from qdbev.quantization import LiveNorms, hold_ranges, settle_ranges, thaw_norms
 
-KIND = "qat"
-Sealed = Callable[[Artifact], object]
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of progressive training."""
+
+    number: int
+    """From 1."""
+    groups: tuple[tuple[str, ...], ...]
+    """The parts that each of all stages adds."""
+
+    @property
+    def added(self) -> tuple[str, ...]:
+        """The parts that this one adds."""
+        return self.groups[self.number - 1]
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts that are quantized in it."""
+        return tuple(part for group in self.groups[: self.number] for part in group)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """What a key and a manifest say of it."""
+        return {"stage": self.number, "stages": len(self.groups), "parts": self.parts}
+
+    @property
+    def label(self) -> str:
+        """In words, such as ``stage 2/4 (+neck)``."""
+        return f"stage {self.number}/{len(self.groups)} (+{'+'.join(self.added)})"
+
+    def steps(self, profile: Profile) -> int:
+        """Its optimiser steps."""
+        return profile.qat.steps(self.added)
+
+    def schedule(self, profile: Profile) -> ProgressiveSchedule:
+        """Its schedule."""
+        return profile.qat.of_stage(self.added)
 
 
 def stage_parts(stages: int, *, without: Sequence[str] = ()) -> list[tuple[str, ...]]:
@@ -51,38 +96,26 @@ def stage_parts(stages: int, *, without: Sequence[str] = ()) -> list[tuple[str, 
 
 
 def trained_stages(
-    profile: Profile,
-    *,
-    store: Store,
-    stages: int | None = None,
-    force: bool = False,
-    progress: bool = False,
-    on_stage: Sealed | None = None,
+    job: Job, *, stages: int | None = None, on_stage: Callable[[Artifact], object] | None = None
 ) -> tuple[Artifact, list[str]]:
     """All stages of a profile, each sealed; what is missing before them is made first.
 
     Args:
-        profile: Its section ``qat`` says how.
-        store: Where artifacts are found and go.
+        job: Its section ``qat`` says how; where it forces, stages are trained again from the calibration that is there.
         stages: 1 to 4, in place of the profile's.
-        force: Train again even if sealed.
-        progress: Show bars.
         on_stage: Called with the calibration and each stage as it is sealed or found.
 
     Returns:
         The last stage, and a sentence about each.
     """
-    groups = stage_parts(stages or profile.qat.stages, without=profile.model.empty_parts)
-    _refuse_delay_without_end(profile.qat, groups=groups)
-    profile = with_plan_found(profile, store=store)
-    artifact, message = calibrated(profile, store=store, progress=progress)
-    messages = [message, *left_behind(profile)]
+    groups = stage_parts(stages or job.profile.qat.stages, without=job.profile.model.empty_parts)
+    _refuse_delay_without_end(job.profile.qat, groups=groups)
+    artifact, message = calibrated(replace(job, force=False))
+    messages = [message, *left_behind(job.profile)]
     if on_stage is not None:
         on_stage(artifact)
     for number in range(1, len(groups) + 1):
-        artifact, message = run_stage(
-            profile, store=store, parent=artifact, number=number, groups=groups, force=force, progress=progress
-        )
+        artifact, message = run_stage(job, stage=Stage(number, tuple(groups)), parent=artifact)
         messages.append(message)
         if on_stage is not None:
             on_stage(artifact)
@@ -101,62 +134,66 @@ def left_behind(profile: Profile) -> list[str]:
     ]
 
 
-def run_stage(
-    profile: Profile,
-    *,
-    store: Store,
-    parent: Artifact,
-    number: int,
-    groups: Sequence[tuple[str, ...]],
-    force: bool = False,
-    progress: bool = False,
-) -> tuple[Artifact, str]:
-    """One stage: the parts of all groups up to ``number`` on, trained for the steps of this group's parts.
+def run_stage(job: Job, *, stage: Stage, parent: Artifact) -> Made:
+    """One stage: the parts of all stages up to it on, trained for the steps of the parts that it adds.
 
-    Returns:
-        The sealed stage, and a sentence about it.
+    Args:
+        job: What is wanted.
+        stage: Which.
+        parent: The stage before, or the calibration.
     """
-    parts = tuple(part for group in groups[:number] for part in group)
-    steps, schedule = profile.qat.steps(groups[number - 1]), profile.qat.of_stage(groups[number - 1])
-    split = load_split(profile.data, name="train", progress=progress)
-    place = {"stage": number, "stages": len(groups), "parts": parts}
-    key = training_key(KIND, parent=parent, profile=profile, schedule=schedule, steps=steps, split=split, extra=place)
-    label = f"stage {number}/{len(groups)} (+{'+'.join(groups[number - 1])})"
-    if not force and (known := store.find(KIND, key=key)):
-        return known, f"{label}: already trained"
-    quantized = _starting(parent, profile=profile, parts=parts, added=groups[number - 1], split=split)
-    norms = None
-    if schedule.batch_norm == "live":
-        trained = groups[number - 1] if schedule.other_multiplier == 0 else PARTS
-        norms = _with_live_norms(quantized, profile=profile, parts=trained, split=split)
-    owned = quantized.detector.parts()
-    others = [path for part in PARTS if part not in groups[number - 1] for path in owned[part]]
-    plan = Run(
-        profile=profile,
+    key = training_key(
+        QAT,
+        parent=parent.digest,
+        profile=job.profile,
+        schedule=stage.schedule(job.profile),
+        steps=stage.steps(job.profile),
+        data=job.split("train").digest,
+        extra=stage.place,
+    )
+    make = partial(_train, job, stage=stage, parent=parent, key=key)
+    return made(job, QAT, key=key, make=make, known=f"{stage.label}: already trained")
+
+
+def _train(job: Job, *, stage: Stage, parent: Artifact, key: str) -> Content:
+    """Train a stage from the artifact before it."""
+    profile, split, schedule = job.profile, job.split("train"), stage.schedule(job.profile)
+    quantized = _starting(parent, job=job, stage=stage)
+    detector = quantized.detector
+    norms = _live_norms(quantized, job=job, stage=stage) if schedule.batch_norm == "live" else None
+    training = Training(
         schedule=schedule,
-        steps=steps,
+        steps=stage.steps(profile),
         key=key,
-        scratch=store.scratch(KIND, key=key),
-        part_multipliers=dict.fromkeys(others, schedule.other_multiplier),
+        scratch=job.store.scratch(QAT, key=key),
+        label=f"qat {stage.label}",
+        part_multipliers=dict.fromkeys(_paths_beside(detector, stage.added), schedule.other_multiplier),
         range_multiplier=schedule.range_multiplier,
     )
-    result = run_training(
-        quantized.detector,
-        loss=by_step(
-            detection_loss(quantized.detector, profile=profile),
-            quantized=quantized,
-            added=groups[number - 1],
-            schedule=schedule,
-        ),
-        split=split,
-        plan=plan,
-        label=f"qat {label}",
-        progress=progress,
-        freeze_batchnorm=True,
-    )
-    settle_trained(quantized.switched(parts), result=result)
+    loss = by_step(detection_loss(detector, job=job), quantized=quantized, added=stage.added, schedule=schedule)
+    result = run_training(detector, job=job, training=training, loss=loss, split=split)
+    quantized.switch_on(stage.parts)
+    settle_trained(quantized, result=result)
     if norms is not None:
         norms.fold()
+    content = trained_content(quantized, job=job, parent=parent, result=result)
+    return replace(
+        content,
+        data={**content.data, **stage.place, "parts": list(stage.parts)},
+        message=f"{stage.label}: {training.steps} steps in {result.seconds:.0f} s",
+    )
+
+
+def trained_content(quantized: Quantized, *, job: Job, parent: Artifact, result: TrainResult) -> Content:
+    """What the artifact of any training of a quantized detector holds.
+
+    Args:
+        quantized: Trained.
+        job: What was wanted.
+        parent: What it was trained from.
+        result: Of the engine.
+    """
+    profile, split = job.profile, job.split("train")
     trainable = int(str(parent.manifest.metrics["trainable"]))
     cost = quantized_cost(quantized, profile=profile, split=split, trainable=trainable)
 
@@ -164,54 +201,45 @@ def run_stage(
         write_quantized(folder, quantized=quantized, profile=profile)
         write_curve(folder, result=result)
 
-    artifact = store.seal(
-        KIND,
-        profile=profile,
-        key=key,
-        write=write,
+    return Content(
+        write,
         parents={"start": parent.digest},
-        data={"train": split.digest, "stage": number, "stages": len(groups), "parts": list(parts)},
+        data={"train": split.digest},
         metrics=cost | {"trainable": trainable, "steps": result.steps, "skipped_steps": len(result.skipped)},
         packages=dict(parent.manifest.packages),
         notes=notes_on_motion(split),
         seconds={"training": result.seconds},
-        replace=force,
     )
-    return artifact, f"{label}: {steps} steps in {result.seconds:.0f} s"
 
 
-def _starting(
-    parent: Artifact, *, profile: Profile, parts: Sequence[str], added: Sequence[str], split: Split
-) -> Quantized:
+def _starting(parent: Artifact, *, job: Job, stage: Stage) -> Quantized:
     """The detector of the stage before, the parts of this one on; ranges and weights of the added ones as wanted."""
-    quantized = load_quantized(parent, profile=profile, latent=True)
-    quantized.switched([part for part in parts if part not in added])
-    section, detector = profile.quantization, quantized.detector
-    samples = calibration_samples(split.samples, count=profile.calibration.samples, seed=profile.calibration.seed)
+    section = job.profile.quantization
+    quantized = load_quantized(parent, profile=job.profile, latent=True)
+    quantized.switch_on([part for part in stage.parts if part not in stage.added])
     if observer := section.training_observer:
-        unsigned = section.training_sign == "auto"
-        observe(
-            quantized, split=split, samples=samples, profile=profile, parts=added, observer=observer, unsigned=unsigned
-        )
+        observe(quantized, job=job, parts=stage.added, observer=observer, unsigned=section.training_sign == "auto")
     if section.training_rounding == "compensated":
-        run = partial(run_samples, detector, split=split, samples=samples, profile=profile)
-        compensate(detector, run=run, parts=added)
-    return learning(quantized.switched(parts), profile=profile)
-
-
-def learning(quantized: Quantized, *, profile: Profile) -> Quantized:
-    """The same detector, the ranges that the profile wants learned being parameters now."""
-    learn_as(profile.quantization, quantized)
+        detector = quantized.detector
+        compensate(detector, run=partial(run_samples, detector, job=job), parts=stage.added)
+    quantized.switch_on(stage.parts)
+    learn_ranges_of(quantized, section=section)
     return quantized
 
 
-def _with_live_norms(quantized: Quantized, *, profile: Profile, parts: Sequence[str], split: Split) -> LiveNorms:
-    """Batch norms where calibration folded some, in these parts; measured on the calibration samples."""
-    detector, calibration = quantized.detector, profile.calibration
-    samples = calibration_samples(split.samples, count=calibration.samples, seed=calibration.seed)
+def _live_norms(quantized: Quantized, *, job: Job, stage: Stage) -> LiveNorms:
+    """Batch norms where calibration folded some, in the parts that train; measured on the calibration samples."""
+    detector = quantized.detector
+    parts = stage.added if stage.schedule(job.profile).other_multiplier == 0 else PARTS
     owners = [path for part in parts for path in detector.parts()[part]]
     folded = [conv for conv, _ in quantized.folding.pairs if any(f"{conv}.".startswith(f"{path}.") for path in owners)]
-    return thaw_norms(detector, folded, partial(run_samples, detector, split=split, samples=samples, profile=profile))
+    return thaw_norms(detector, folded, partial(run_samples, detector, job=job))
+
+
+def _paths_beside(detector: Detector, added: Sequence[str]) -> list[str]:
+    """Paths of all parts but those that a stage adds."""
+    paths = detector.parts()
+    return [path for part in PARTS if part not in added for path in paths[part]]
 
 
 def by_step(loss: Loss, *, quantized: Quantized, added: Sequence[str], schedule: ProgressiveSchedule) -> Loss:
@@ -228,10 +256,11 @@ def by_step(loss: Loss, *, quantized: Quantized, added: Sequence[str], schedule:
     delay, last = schedule.quantizer_delay, schedule.freeze_ranges_after
     if not delay and last is None:
         return loss
-    waiting = tuple(part for part in quantized.parts if part not in added)
+    parts = quantized.parts
+    waiting = tuple(part for part in parts if part not in added)
 
     def stepped(batch: Any, step: int) -> tuple[Tensor, Mapping[str, float | Tensor]]:
-        quantized.switched(waiting if step < delay else quantized.parts)
+        quantized.switch_on(waiting if step < delay else parts)
         hold_ranges(quantized.detector, held=last is not None and step >= last)
         return loss(batch, step)
 
@@ -252,37 +281,3 @@ def settle_trained(quantized: Quantized, *, result: TrainResult) -> None:
     if result.ema_state is not None:
         quantized.detector.load_state_dict(result.ema_state)
     settle_ranges(quantized.detector)
-
-
-def training_key(
-    kind: str,
-    *,
-    parent: Artifact,
-    profile: Profile,
-    schedule: Optimisation,
-    steps: int,
-    split: Split,
-    extra: Mapping[str, Any],
-) -> str:
-    """Key of a training stage: its parent, its schedule, its data and its seed decide the result."""
-    return fingerprint(
-        {
-            "kind": kind,
-            "parent": parent.digest,
-            "model": profile.model.content() | {"weights": None},
-            "schedule": {name: value for name, value in schedule.content().items() if name not in _NOT_A_RESULT},
-            "steps": steps,
-            "queue": [profile.data.queue_length, profile.data.drop_one_frame],
-            "quantization": profile.quantization.content(),
-            "calibration": profile.calibration.content(),
-            "data": split.digest,
-            "seed": profile.seed,
-            **processes.in_key(),
-            **({"range of the images": "frozen"} if steps and profile.quantization.learns_activations else {}),
-            **extra,
-        }
-    )
-
-
-# what these lead to is in `steps`, `parts` and the learning rate
-_NOT_A_RESULT = ("stages", "steps_per_stage", "stage_multipliers", "evaluate_each_stage")

@@ -28,5 +28,5 @@ def calibrate(
     """
     from pipelines.commands import calibrate
 
-    profile = options.load_profile(None if method is None else f"calibration.method={method}")
-    return calibrate.run(profile, method=profile.calibration.method, **options.how())
+    job = options.job(None if method is None else f"calibration.method={method}")
+    return calibrate.run(job, dry_run=options.dry_run)

@@ -26,8 +26,8 @@ def compress(options: RunOptions, *, stages: Stages = None, plan: Plan = None, c
     """
     from pipelines.commands import compress
 
-    profile = options.load_profile(
+    job = options.job(
         None if stages is None else f"qat.stages={stages}",
         None if plan is None else f"quantization.plan={json.dumps(plan)}",
     )
-    return compress.run(profile, stages=profile.qat.stages, controls=controls, **options.how())
+    return compress.run(job, controls=controls, dry_run=options.dry_run)

@@ -46,7 +46,7 @@ def synth(
         None if size is None else f"data.image_size_px={_pixels(size)}",
         None if sweeps is None else f"data.sweeps={sweeps}",
     )
-    return data.synth(profile, out=out, **options.how())
+    return data.synth(profile, out=out, dry_run=options.dry_run, progress=options.progress)
 
 
 @app.command("prepare")
@@ -69,7 +69,7 @@ def prepare(
     profile = options.load_profile(
         None if root is None else f"data.source={root}", None if version is None else f"data.version={version}"
     )
-    return data.prepare(profile, **options.how())
+    return data.prepare(profile, dry_run=options.dry_run, progress=options.progress)
 
 
 def _pixels(size: str) -> str:

@@ -22,4 +22,4 @@ def distill(options: RunOptions, *, control: Control = False) -> Outcome:
     """
     from pipelines.commands import distill_vgd
 
-    return distill_vgd.run(options.load_profile(), control=control, **options.how())
+    return distill_vgd.run(options.job(), control=control, dry_run=options.dry_run)

@@ -26,4 +26,4 @@ def evaluate(
     """
     from pipelines.commands import evaluate
 
-    return evaluate.run(options.load_profile(), artifact=artifact, **options.how())
+    return evaluate.run(options.job(), artifact=artifact, dry_run=options.dry_run)

@@ -30,6 +30,4 @@ def import_weights(
     """
     from pipelines.commands import import_weights
 
-    return import_weights.run(
-        options.load_profile(), file=file, store=options.open_store(), force=options.force, dry_run=options.dry_run
-    )
+    return import_weights.run(options.job(), file=file, dry_run=options.dry_run)

@@ -22,5 +22,5 @@ def train(options: RunOptions, *, stages: Stages = None) -> Outcome:
     """
     from pipelines.commands import qat_progressive
 
-    profile = options.load_profile(None if stages is None else f"qat.stages={stages}")
-    return qat_progressive.run(profile, stages=profile.qat.stages, **options.how())
+    job = options.job(None if stages is None else f"qat.stages={stages}")
+    return qat_progressive.run(job, dry_run=options.dry_run)

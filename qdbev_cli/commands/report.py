@@ -51,7 +51,7 @@ def report(
 
     wanted = format or _format_of(out)
     return report.run(
-        options.load_profile(), format=wanted.value, out=out, paper=paper, measure=measure, **options.how()
+        options.job(), format=wanted.value, out=out, paper=paper, measure=measure, dry_run=options.dry_run
     )
 
 

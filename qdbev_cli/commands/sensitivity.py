@@ -53,7 +53,7 @@ def measure(
     ]
     if any(choice) and not plan:
         raise ValueError("--budget, --candidates and --criterion say how bits are chosen: give --plan too")
-    profile = options.load_profile(
+    job = options.job(
         weights and f"quantization.weight_bits={weights}",
         activations and f"quantization.activation_bits={activations}",
         *choice,
@@ -61,10 +61,10 @@ def measure(
     if plan:
         from pipelines.commands import plan_bits
 
-        return plan_bits.run(profile, **options.how())
+        return plan_bits.run(job, dry_run=options.dry_run)
     from pipelines.commands import sensitivity
 
-    return sensitivity.run(profile, level=level.value, **options.how())
+    return sensitivity.run(job, level=level.value, dry_run=options.dry_run)
 
 
 def _bits(text: str) -> tuple[str, str]:

@@ -27,4 +27,4 @@ def train(options: RunOptions, *, further: Continue = False) -> Outcome:
 
     if further and options.profile == "float":  # float has no QAT to be the control of
         options = dataclasses.replace(options, profile="w4a6")
-    return train_float.run(options.load_profile(), further=further, **options.how())
+    return train_float.run(options.job(), further=further, dry_run=options.dry_run)

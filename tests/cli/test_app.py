@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import pipelines.commands
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import DamagedArtifact, MissingArtifact, Store
 from profiles import Profile
@@ -47,6 +48,7 @@ OUTCOME = Outcome(tables=[TABLE], metrics={"nds": 0.4}, messages=["done"])
 NO_STORE, NO_FORCE = ("data",), ("data", "report")  # a data set is no artifact, and a report makes none
 
 Calls = list[tuple[str, Profile, dict[str, Any]]]
+"""Command, profile, and its keywords; of a job also its ``store``, ``force`` and ``progress``."""
 
 
 @pytest.fixture
@@ -60,8 +62,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def replace(monkeypatch: pytest.MonkeyPatch, action: Callable[[str, Profile, dict[str, Any]], None]) -> None:
     for name in WORK:
 
-        def run(profile: Profile, *, _name: str = name, **keywords: Any) -> Outcome:
-            action(_name, profile, keywords)
+        def run(wanted: Job | Profile, *, _name: str = name, **keywords: Any) -> Outcome:
+            if isinstance(wanted, Job):
+                said = {"store": wanted.store, "force": wanted.force, "progress": wanted.progress}
+                action(_name, wanted.stated, keywords | said)
+            else:
+                action(_name, wanted, keywords)
             return OUTCOME
 
         module = types.ModuleType(f"pipelines.commands.{name}")
@@ -201,13 +207,12 @@ def test_an_option_that_would_mean_nothing_is_refused(calls: Calls, name: str, o
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["calibrate"], {"method": "ptq"}),
-        (["calibrate", "--method", "dfq"], {"method": "dfq"}),
+        (["calibrate", "--method", "dfq"], {}),
         (["sensitivity"], {"level": "part"}),
         (["sensitivity", "--bits", "w4a4", "--level", "module"], {"level": "module"}),
-        (["qat-progressive", "--stages", "1"], {"stages": 1}),
-        (["compress"], {"stages": 4, "controls": False}),
-        (["compress", "--stages", "2", "--controls"], {"stages": 2, "controls": True}),
+        (["qat-progressive", "--stages", "1"], {}),
+        (["compress"], {"controls": False}),
+        (["compress", "--stages", "2", "--controls"], {"controls": True}),
         (["distill-vgd"], {"control": False}),
         (["distill-vgd", "--control"], {"control": True}),
         (["train-float"], {"further": False}),
@@ -261,7 +266,7 @@ def test_a_plan_is_a_name_also_where_it_looks_like_a_number(calls: Calls, name: 
 def test_choosing_bits_stands_in_the_profile(monkeypatch: pytest.MonkeyPatch) -> None:
     noted: list[Profile] = []
     module = types.ModuleType("pipelines.commands.plan_bits")
-    module.run = lambda profile, **_: noted.append(profile) or OUTCOME  # type: ignore[attr-defined]
+    module.run = lambda job, **_: noted.append(job.stated) or OUTCOME  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "pipelines.commands.plan_bits", module)
     monkeypatch.setattr(pipelines.commands, "plan_bits", module, raising=False)
     words = ["--budget", "size=0.13", "--budget", "bops=2e-2", "--candidates", "2,4", "--criterion", "hessian"]

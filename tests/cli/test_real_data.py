@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from pipelines.assembly.samples import _load_split
+from pipelines.lineage.stated import shipped_weights
 from pipelines.store.artifacts import Store
-from pipelines.store.locations import ZOO, shipped_weights
+from pipelines.store.locations import ZOO
 from qdbev_cli.app import app
 from tests.conftest import TINY_VERSION
 
@@ -101,7 +101,6 @@ def test_without_can_bus_motion_is_from_ego_poses_and_the_manifest_says_so(root:
     store = tmp_path / "runs"
     with_messages = invoke(root, store, "evaluate", "--profile", "float")
     shutil.rmtree(root / "can_bus")
-    _load_split.cache_clear()  # as another process would see it
     scored = invoke(root, store, "evaluate", "--profile", "float")
     assert scored["artifact"]["digest"] != with_messages["artifact"]["digest"]
     made = [with_messages, scored, invoke(root, store, "calibrate"), invoke(root, store, "train-float")]

@@ -102,19 +102,18 @@ def test_overrides_seed_and_device_are_recorded_as_typed() -> None:
     assert (profile.qat.learning_rate, profile.seed, profile.device) == (1e-4, 3, "cpu")
 
 
-def test_same_content_same_digest_however_it_was_said(tmp_path: Path) -> None:
+def test_what_decides_is_the_same_however_it_was_said(tmp_path: Path) -> None:
     path = tmp_path / "other.yaml"
     path.write_text("model: nano\nquantization: {activation_bits: 6, weight_bits: 4}\nseed: 2\n")
-    sections = ("model", "data", "quantization", "seed")
-    said, typed = profiles.load(path), profiles.load("w8a8", overrides=["quantization.weight_bits=4"], seed=2)
+    said = profiles.load(path)
     typed = profiles.load("w4a6", overrides=["data.workers=2", "data.cache=/tmp/elsewhere"], seed=2, device="cpu")
-    assert said.digest(sections) == typed.digest(reversed(sections))
-    assert said.digest(("model",)) != said.digest(("data",))
-
-
-def test_digest_refuses_unknown_sections() -> None:
-    with pytest.raises(ValueError, match=r"no such section: quantisation; sections are model, .*quantization"):
-        profiles.load("w4a6").digest(["quantisation"])  # type: ignore[list-item]
+    sections = said.deciding("model", "data", "quantization")
+    assert sections == typed.deciding("model", "data", "quantization") and list(sections) == [
+        "model",
+        "data",
+        "quantization",
+    ]
+    assert sections["model"]["weights"] is None and said.model.weights == "zoo"  # keys hold the digest of the weights
 
 
 @pytest.mark.parametrize(

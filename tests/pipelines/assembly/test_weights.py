@@ -16,14 +16,15 @@ from torch import nn
 
 import profiles
 from pipelines.assembly.detector import device_of
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import load_quantized, quantized_from_float, write_quantized
 from pipelines.assembly.samples import load_split
 from pipelines.assembly.strict_loading import load_strictly
 from pipelines.assembly.weights import float_artifact, float_detector
-from pipelines.lineage.chain import WEIGHTS
+from pipelines.lineage.kinds import WEIGHTS
+from pipelines.lineage.stated import shipped_weights
 from pipelines.store.artifacts import Store
 from pipelines.store.integrity import UnusableInput
-from pipelines.store.locations import shipped_weights
 
 CODE_WEIGHTS = [1, 1, 1, 1, 1, 1, 3, 3, 0.125, 0.125]
 SMALL = ["data.train_scenes=1", "data.val_scenes=1", "data.key_frames=2"]
@@ -77,7 +78,7 @@ def test_a_foreign_file_that_holds_no_weights_is_unusable_and_named(tmp_path: Pa
     FOREIGN[name](tmp_path / name)
     profile = profiles.load("w4a6", overrides=[f"model.weights={tmp_path / name}"])
     with pytest.raises(UnusableInput) as caught:
-        float_artifact(profile, store=Store(tmp_path / "runs"))
+        float_artifact(Job(profile, Store(tmp_path / "runs")))
     assert str(tmp_path / name) in sentence_of(caught)
     assert not (tmp_path / "exploded").exists()
 
@@ -87,7 +88,7 @@ def test_weights_of_another_model_do_not_fit(tmp_path: Path, key: object) -> Non
     torch.save({key: torch.ones(9)}, tmp_path / "other.pth")
     profile = profiles.load("w4a6", overrides=[f"model.weights={tmp_path / 'other.pth'}"])
     with pytest.raises(ValueError, match=r"other\.pth does not fit this model: tensors \d+ missing \(") as caught:
-        float_artifact(profile, store=Store(tmp_path / "runs"))
+        float_artifact(Job(profile, Store(tmp_path / "runs")))
     assert len(sentence_of(caught)) < 800
 
 
@@ -154,7 +155,7 @@ def test_devices_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_profile_weighs_the_box_code_of_the_float_and_the_quantized_detector(tmp_path: Path) -> None:
     profile = profiles.load("w4a6", overrides=[*SMALL, f"model.head.code_weights={CODE_WEIGHTS}"])
-    detector, artifact = float_detector(profile, store=Store(tmp_path / "runs"))
+    detector, artifact = float_detector(Job(profile, Store(tmp_path / "runs")))
     own = shipped_weights("nano")
     assert own is not None and artifact.digest == own.digest  # the weights are the shipped ones ...
     shipped, state = load_file(own.file(WEIGHTS)), detector.state_dict()

@@ -11,13 +11,13 @@ import pytest
 from safetensors.torch import load_file
 
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import load_quantized
 from pipelines.bit_planning.candidates import Choice
-from pipelines.bit_planning.latency_table import Timed
-from pipelines.bit_planning.losses import losses_key
-from pipelines.bit_planning.problem import make_problem
-from pipelines.commands.plan_bits import plan_key
-from pipelines.lineage.bit_plan import bits_label, planned_bits, with_plan_found
+from pipelines.bit_planning.latency_table import Timed, table_digest
+from pipelines.bit_planning.problem import make_problem, measured_tensors
+from pipelines.lineage.bit_plan import bits_label
+from pipelines.lineage.keys import losses_key, plan_key
 from pipelines.store.artifacts import Artifact, Store
 from qdbev.quantization import MacLine, Plan, Site, choose_bits, quantized_layers, size_bytes
 
@@ -292,9 +292,9 @@ def test_what_is_no_plan_is_refused(tmp_path: Path) -> None:
     other = sealed(store, layers=[], key=3, kind="qat")
     profile = profiles.load("w4a6", overrides=[f'quantization.plan="{other.digest}"'])
     with pytest.raises(ValueError, match="is a qat artifact, which holds no bit plan; `qdbev sensitivity --plan`"):
-        with_plan_found(profile, store=store)
+        Job(profile, store).profile  # noqa: B018
     with pytest.raises(ValueError, match="is a qat artifact"):
-        planned_bits(profile, store=store)
+        Job(profile, store).bits  # noqa: B018
 
 
 def test_a_plan_that_is_not_there_exits_3(call: Call) -> None:
@@ -305,11 +305,11 @@ def test_a_plan_is_found_once_and_its_digest_stays(tmp_path: Path) -> None:
     store = Store(tmp_path)
     plan = sealed(store, layers=[{"path": "a", "weight_bits": 3, "activation_bits": 6}], key=4)
     named = profiles.load("w4a6", overrides=["quantization.plan=bit-plan:w4a6-nano"])
-    found = with_plan_found(named, store=store)
-    assert found.quantization.plan == plan.digest and with_plan_found(found, store=store) == found
-    assert planned_bits(found, store=store) == {"a": (3, 6)}
-    uniform = profiles.load("w4a6")
-    assert with_plan_found(uniform, store=store) is uniform and planned_bits(uniform, store=store) is None
+    job = Job(named, store)
+    assert job.profile.quantization.plan == plan.digest and job.of(job.profile).profile == job.profile
+    assert job.bits == {"a": (3, 6)}
+    uniform = Job(profiles.load("w4a6"), store)
+    assert uniform.profile is uniform.stated and uniform.bits is None and uniform.plan_tokens == []
 
 
 @pytest.mark.parametrize(("word", "field"), [("quantization.first_last_bits=8", "first_last_bits"), ("", "")])
@@ -327,7 +327,8 @@ def test_a_plan_decides_all_bits_alone(word: str, field: str) -> None:
 
 def key(*words: str) -> str:
     profile = profiles.load("w4a6", overrides=["bit_plan.size=0.1", *words])
-    return plan_key(losses_key(profile, source="float", data="train", tokens=["a"]), profile=profile)
+    measured = losses_key(profile, tensors=measured_tensors(profile), source="float", data="train", tokens=["a"])
+    return plan_key(measured, profile=profile, times={})
 
 
 @pytest.mark.parametrize(
@@ -357,8 +358,8 @@ def test_what_is_scored_decides_drops_of_nds_alone(word: str) -> None:
 
 def test_what_a_latency_table_says_decides_a_plan_wherever_it_lies() -> None:
     profile = profiles.load("w4a6", overrides=["bit_plan.latency=0.5"])
-    keys = [plan_key("", profile=profile, times={Timed("a", 8, 8): time}) for time in (1, 2)]
-    assert len({*keys, plan_key("", profile=profile)}) == 3
+    times = [{"latency_table": table_digest({Timed("a", 8, 8): time})} for time in (1, 2)]
+    assert len({plan_key("", profile=profile, times=stated) for stated in ({}, *times)}) == 3
     assert key("bit_plan.latency_table=here.csv") == key()
 
 

@@ -14,15 +14,15 @@ from typer.testing import CliRunner
 
 import profiles
 from pipelines.assembly import quantized
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, detector_plan, folded, with_quantizers
 from pipelines.assembly.samples import Split, load_split
 from pipelines.assembly.weights import float_detector
+from pipelines.bit_planning import choice, score_drop
 from pipelines.bit_planning import losses as layer_losses
-from pipelines.bit_planning import score_drop
 from pipelines.bit_planning.candidates import Choice, Measured, candidate_detectors
 from pipelines.bit_planning.score_drop import FLOAT, KeptScores, score_losses, scored_split
-from pipelines.calibration.calibrated import observe
-from pipelines.commands import plan_bits
+from pipelines.calibration.observing import observe
 from pipelines.scoring.prediction import predict, score_results
 from pipelines.scoring.shared_run import SharedRun
 from pipelines.store.artifacts import Store
@@ -50,7 +50,7 @@ def split(profile: Profile) -> Split:
 @pytest.fixture(scope="module")
 def detectors(profile: Profile, split: Split, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Quantized]:
     """The shipped nano with three layers quantized, at two and at eight bits."""
-    found, _ = float_detector(profile, store=Store(tmp_path_factory.mktemp("runs")))
+    found, _ = float_detector(Job(profile, Store(tmp_path_factory.mktemp("runs"))))
     folding = folded(found, profile=profile, split=split)
     whole = detector_plan(found, section=profile.quantization)
     copies = {}
@@ -68,7 +68,8 @@ def detectors(profile: Profile, split: Split, tmp_path_factory: pytest.TempPathF
 
 
 def measured(detectors: dict[int, Quantized], profile: Profile, split: Split, scratch: Path) -> Measured:
-    return score_losses(detectors, output=OUTPUT, profile=profile, split=split, tensors=["weights"], scratch=scratch)
+    job = Job(profile, Store(scratch))
+    return score_losses(detectors, output=OUTPUT, job=job, split=split, tensors=["weights"], scratch=scratch)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def test_every_score_is_that_of_the_network_with_this_layer_alone(
     for path, bits in [(LAYERS[0], 2), (LAYERS[2], 2), ("", 8)]:
         detector = detectors[bits].detector
         set_sites(detector, [path] if path else [])
-        expected = score_results(predict(detector, split=split, profile=profile), split=split).nds
+        expected = score_results(predict(detector, split=split, job=Job(profile, Store("nowhere"))), split=split).nds
         assert expected == (scores[path, bits] if path else whole.notes["scores"]["float"])
         set_sites(detector, ())
 
@@ -124,11 +125,11 @@ def test_an_interrupted_measurement_goes_on_and_ends_the_same(
     calls: list[list[str]] = []
 
     class Watched(SharedRun):
-        def run(self, *, progress: bool = False) -> Any:
+        def run(self) -> Any:
             if len(calls) == after:
                 raise KeyboardInterrupt
             calls.append([row.name for row in self.rows])
-            return super().run(progress=progress)
+            return super().run()
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(score_drop, "SharedRun", Watched)
@@ -166,7 +167,7 @@ def few_layers(monkeypatch: pytest.MonkeyPatch) -> None:
         float_bits = {"weight_bits": FLOAT_BITS, "activation_bits": FLOAT_BITS}
         return replace(plan, sites=tuple(site if site.path in LAYERS else replace(site, **float_bits) for site in plan))
 
-    for module in (plan_bits, layer_losses, quantized):
+    for module in (choice, layer_losses, quantized):
         monkeypatch.setattr(module, "detector_plan", cut)
 
 
@@ -176,12 +177,12 @@ def test_an_interrupted_command_goes_on_to_a_plan_by_nds(
     rows: list[int] = []
 
     class Interrupted(SharedRun):
-        def run(self, *, progress: bool = False) -> Any:
+        def run(self) -> Any:
             if len(rows) == 3:
                 rows.append(0)
                 raise KeyboardInterrupt
             rows.append(len(self.rows))
-            return super().run(progress=progress)
+            return super().run()
 
     monkeypatch.setattr(score_drop, "SharedRun", Interrupted)
     words = ["sensitivity", "--plan", "--budget", "bops=0.999", "--criterion", "nds"]
@@ -214,17 +215,17 @@ def test_scenes_that_are_evaluated_are_refused(tiny_synthetic: Path, tmp_path: P
 
 
 def test_ranges_are_those_that_training_starts_from(profile: Profile, split: Split, tmp_path: Path) -> None:
-    found, _ = float_detector(profile, store=Store(tmp_path))
+    job = Job(profile, Store(tmp_path))
+    found, _ = float_detector(job)
     folding = folded(found, profile=profile, split=split)
     scales = {}
     for observer in ("calibration", "training"):
         section = profile.bit_plan.model_copy(update={"observer": observer, "candidates": (4,)})
         here = profile.model_copy(update={"bit_plan": section})
-        samples = split.samples[:2]
-        ((_, copied),) = candidate_detectors(found, folding, profile=here, split=split, samples=samples, inputs=True)  # type: ignore[arg-type]
+        ((_, copied),) = candidate_detectors(found, folding, job=job.of(here), inputs=True)  # type: ignore[arg-type]
         scales[observer] = copied
     training = with_quantizers(copy.deepcopy(found), folding, profile=with_bits(profile, 4))
-    observe(training, split=split, samples=split.samples[:2], profile=profile, observer="mse", unsigned=True)
+    observe(training, job=job, observer="mse", unsigned=True)
     expected, actual = (quantized_layers(one.detector) for one in (training, scales["training"]))
     plain = quantized_layers(scales["calibration"].detector)
     for path, layer in expected.items():

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import example_call, folded, load_quantized
 from pipelines.assembly.samples import Split, load_split, streaming_dataset
 from pipelines.assembly.weights import float_detector
@@ -33,7 +34,7 @@ def outputs(detector: BEVFormer, *, profile: Profile, split: Split) -> list[Tens
 def test_equalised_nano_detects_the_same(tiny_synthetic: Path, tmp_path: Path) -> None:
     sizes = ["data.train_scenes=3", "data.val_scenes=2"]
     profile = profiles.load("w4a6", overrides=[f"data.source={tiny_synthetic}", *sizes])
-    detector, _ = float_detector(profile, store=Store(tmp_path))
+    detector, _ = float_detector(Job(profile, Store(tmp_path)))
     split = load_split(profile.data, name="train")
     folded(detector, profile=profile, split=split)
     expected = outputs(detector, profile=profile, split=split)
@@ -61,7 +62,7 @@ def test_weights_may_have_one_range_for_a_whole_tensor(method: str, tiny_synthet
     store, outcomes = Store(tmp_path), {}
     for granularity in ("channel", "tensor"):
         profile = profiles.load("w4a6", overrides=[*words, f"quantization.weight_granularity={granularity}"])
-        artifact, _ = calibrated(profile, store=store)
+        artifact, _ = calibrated(Job(profile, store))
         detector = load_quantized(artifact, profile=profile).detector  # from packed weights
         weights = [weight for layer in quantized_layers(detector).values() for weight in layer.quantized_weights()]
         assert {weight.quantizer.scale.ndim for weight in weights} == {0 if granularity == "tensor" else 1}

@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import load_quantized
 from pipelines.assembly.samples import Split, load_split, streaming_dataset
 from pipelines.assembly.weights import float_detector
+from pipelines.calibration.calibrated import calibrated
 from pipelines.calibration.reconstruction import Reconstructed
 from pipelines.calibration.rounding import Rounded
 from pipelines.calibration.smoothing import smoothed
@@ -51,9 +53,7 @@ def made(wanted: Callable[..., Profile], store: Store) -> Made:
     """Calibrate by a method with overrides: the artifact and the sentence about it."""
 
     def run(method: str, *words: str) -> tuple[Artifact, str]:
-        done = calibrate.run(wanted(*words), store=store, method=method, progress=False)
-        assert done.artifact is not None
-        return done.artifact, done.messages[0]
+        return calibrated(Job(wanted(f"calibration.method={method}", *words), store))
 
     return run
 
@@ -132,7 +132,7 @@ def test_training_starts_from_what_was_learned(made: Made, wanted: Callable[...,
     words = ("quantization.training_observer=null", "quantization.training_rounding=nearest", "qat.batch_size=1")
     method = ("calibration.method=adaround", *ADAROUND)
     still = wanted(*method, *words, "qat.steps_per_stage=0")
-    start, messages = trained_stages(still, store=store, stages=1)
+    start, messages = trained_stages(Job(still, store), stages=1)
     assert not [message for message in messages if "are not trained from" in message]
     before, after = _latent(store.open(start.manifest.parents["start"])), _latent(start)
     assert start.manifest.parents["start"] != calibration.digest  # the quantization section is another
@@ -141,7 +141,7 @@ def test_training_starts_from_what_was_learned(made: Made, wanted: Callable[...,
     for name, value in after.items():
         tolerance = 1e-6 if name.endswith("scale") else 0.0  # a learned range is stored as a logarithm
         torch.testing.assert_close(value, before[name], rtol=tolerance, atol=0.0)
-    trained, _ = trained_stages(wanted(*method, *words, "qat.steps_per_stage=1"), store=store, stages=1)
+    trained, _ = trained_stages(Job(wanted(*method, *words, "qat.steps_per_stage=1"), store), stages=1)
     assert trained.manifest.metrics["steps"] == len(PARTS) and trained.manifest.data["parts"] == list(PARTS)
     assert any(not torch.equal(value, after[name]) for name, value in _latent(trained).items())
 
@@ -173,7 +173,7 @@ def test_smoothing_goes_before_any_method(made: Made) -> None:
 
 def test_smoothed_nano_detects_the_same(wanted: Callable[..., Profile], store: Store) -> None:
     profile = wanted()
-    detector, _ = float_detector(profile, store=store)
+    detector, _ = float_detector(Job(profile, store))
     split = load_split(profile.data, name="train")
 
     def outputs() -> list[Tensor]:
@@ -201,9 +201,10 @@ def test_smoothed_nano_detects_the_same(wanted: Callable[..., Profile], store: S
     ],
 )
 def test_says_what_it_would_do(wanted: Callable[..., Profile], store: Store, method: str, words: str) -> None:
-    plan = calibrate.run(wanted(), store=store, method=method, dry_run=True).would_do
+    chosen = f"calibration.method={method}"
+    plan = calibrate.run(Job(wanted(chosen), store), dry_run=True).would_do
     assert len(plan) == 2 and "to W4A6 on 2 samples" in plan[0] and words in plan[1]
-    first, *rest = calibrate.run(wanted("calibration.smoothing=0.5"), store=store, method=method, dry_run=True).would_do
+    first, *rest = calibrate.run(Job(wanted(chosen, "calibration.smoothing=0.5"), store), dry_run=True).would_do
     assert first == "move scales of layer norm channels into the linear layers that read them (alpha 0.5)"
     assert rest == plan
 

@@ -12,13 +12,14 @@ import pytest
 from safetensors.numpy import save_file
 
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.assembly.samples import load_split
 from pipelines.assembly.weights import imported
 from pipelines.commands import train_float
 from pipelines.lineage.chain import controls_of
+from pipelines.lineage.stated import shipped_weights
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
-from pipelines.store.locations import shipped_weights
 from profiles import Profile, fingerprint
 from profiles.sections.schedule import PARTS
 
@@ -277,29 +278,29 @@ def _short(*words: str) -> Profile:
 def test_the_float_control_sees_the_samples_of_qat_and_no_further_seeds(tmp_path: Path) -> None:
     profile = _short("data.key_frames=2", "data.more_seeds=[1]", f"data.cache={tmp_path}")
     store = Store(tmp_path / "runs")
-    made = train_float.run(profile, store=store, further=True, progress=False)
+    made = train_float.run(Job(profile, store), further=True)
     control = made.artifact
     assert control is not None
     assert control.manifest.data["train"] == load_split(profile.data, name="train").digest
     assert (control.manifest.data["train_scenes"], control.manifest.data["train_samples"]) == (1, 2)
     plain = _short("data.key_frames=2", f"data.cache={tmp_path}")
-    again = train_float.run(plain, store=store, further=True, progress=False)
+    again = train_float.run(Job(plain, store), further=True)
     assert again.artifact is not None and again.artifact.digest == control.digest
     whole = profile.model_copy(
         update={"float_training": profile.float_training.model_copy(update={"steps": 1, "batch_size": 1})}
     )
-    from_scratch = train_float.run(whole, store=store, progress=False)
+    from_scratch = train_float.run(Job(whole, store))
     assert from_scratch.artifact is not None and from_scratch.artifact.manifest.data["train_scenes"] == 2
 
 
 def test_the_float_control_of_imported_weights_starts_from_them(tiny_synthetic: Path, tmp_path: Path) -> None:
     profile, store = _short(f"data.source={tiny_synthetic}", "model.weights=null"), Store(tmp_path / "runs")
-    plan = train_float.run(profile, store=store, further=True, dry_run=True).would_do
+    plan = train_float.run(Job(profile, store), further=True, dry_run=True).would_do
     assert plan == ["train nano (decoder) from the imported weights: 1 steps of 1 samples"]
     with pytest.raises(MissingArtifact, match="the float weights of nano are not in"):
-        train_float.run(profile, store=store, further=True, progress=False)
+        train_float.run(Job(profile, store), further=True)
     shipped = shipped_weights("nano")
     assert shipped is not None
-    first = imported(profile, path=shipped.file("model.safetensors"), store=store)
-    made = train_float.run(profile, store=store, further=True, progress=False)
+    first = imported(Job(profile, store), path=shipped.file("model.safetensors"))
+    made = train_float.run(Job(profile, store), further=True)
     assert made.artifact is not None and made.artifact.manifest.parents == {"start": first.digest}

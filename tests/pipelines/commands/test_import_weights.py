@@ -19,10 +19,11 @@ from typer.testing import CliRunner
 
 import profiles
 from pipelines.assembly.detector import build_detector
+from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_detector
-from pipelines.lineage.chain import WEIGHTS
+from pipelines.lineage.kinds import WEIGHTS
+from pipelines.lineage.stated import stated_weights
 from pipelines.store.artifacts import Store
-from pipelines.store.locations import stated_weights
 from qdbev.data.nuscenes.records import CLASSES
 from qdbev_cli.app import app
 
@@ -109,11 +110,11 @@ def test_a_published_file_is_sealed_and_found_by_the_model_alone(state: State, t
     ]
     file.unlink()
     profile = profiles.load("w4a6", overrides=["model.weights=null"])
-    detector, artifact = float_detector(profile, store=Store(runs))
+    detector, artifact = float_detector(Job(profile, Store(runs)))
     assert artifact.digest == made["artifact"]["digest"] == stated_weights(profile, store=Store(runs))
     assert torch.equal(detector.state_dict()[A_WEIGHT], state[A_WEIGHT])
     named = profiles.load("w4a6", overrides=["model.weights=float:float-nano"])
-    assert float_detector(named, store=Store(runs))[1].digest == artifact.digest
+    assert float_detector(Job(named, Store(runs)))[1].digest == artifact.digest
 
 
 @pytest.mark.slow
@@ -195,14 +196,14 @@ def test_of_two_imports_the_later_is_meant_and_the_earlier_named(state: State, t
     files = [saved({**state, A_WEIGHT: state[A_WEIGHT] + step}, tmp_path / f"{step}.pth") for step in (0, 1)]
     earlier, later = (call(file, tmp_path / "runs") for file in files)
     profile = profiles.load("float", overrides=["model.weights=null"])
-    assert float_detector(profile, store=Store(tmp_path / "runs"))[1].digest == later["artifact"]["digest"]
+    assert float_detector(Job(profile, Store(tmp_path / "runs")))[1].digest == later["artifact"]["digest"]
     again = call(files[0], tmp_path / "runs")
     assert again["messages"][-1] == (
         "--model nano means those imported later; to use these: --set model.weights="
         + Path(earlier["artifact"]["path"]).name
     )
     call(files[0], tmp_path / "runs", "--force")
-    assert float_detector(profile, store=Store(tmp_path / "runs"))[1].digest == earlier["artifact"]["digest"]
+    assert float_detector(Job(profile, Store(tmp_path / "runs")))[1].digest == earlier["artifact"]["digest"]
 
 
 def test_the_shipped_weights_stay_what_the_shipped_model_means(state: State, tmp_path: Path) -> None:

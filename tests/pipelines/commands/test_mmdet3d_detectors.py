@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import load_quantized
 from pipelines.assembly.samples import load_split, training_dataset
 from pipelines.assembly.weights import fitted, float_detector, remarks
 from pipelines.calibration.calibrated import calibrated
-from pipelines.commands.sensitivity import make_rows
 from pipelines.scoring.evaluation import as_made
+from pipelines.scoring.sensitivity import make_rows
 from pipelines.store.artifacts import Store
-from pipelines.training.stages import learning
 from qdbev.data.configured.dataset import ConfiguredDataset, join
 from qdbev.detectors.features import Features
 from qdbev.distillation.vgd import bev_divergence, image_divergence
@@ -151,9 +151,9 @@ def test_a_quantized_student_learns_from_the_taps_of_its_float_self(
 ) -> None:
     profile = profiles.load("w4a6", model=str(EXAMPLES / f"{model}.yaml"), overrides=settings)
     store = Store(tmp_path)
-    calibration, _ = calibrated(profile, store=store)
-    student = learning(load_quantized(calibration, profile=profile, latent=True), profile=profile).detector
-    teacher, _ = float_detector(profile, store=store)
+    calibration, _ = calibrated(Job(profile, store))
+    student = load_quantized(calibration, profile=profile, latent=True).detector
+    teacher, _ = float_detector(Job(profile, store))
     split = load_split(profile.data, name="train")
     frames = training_dataset(split, model=profile.model, data=profile.data, schedule=profile.qat)
     assert isinstance(frames, ConfiguredDataset)
@@ -193,7 +193,7 @@ def test_parts_that_leave_parameters_over_are_a_sentence(call_on: Call) -> None:
 
 def test_a_checkpoint_of_ones_own_is_taken_by_name(settings: list[str], tmp_path: Path) -> None:
     profile = profiles.load("w4a6", model=str(EXAMPLES / "fcos3d.yaml"), overrides=settings)
-    detector, artifact = float_detector(profile, store=Store(tmp_path / "runs"))
+    detector, artifact = float_detector(Job(profile, Store(tmp_path / "runs")))
     path = tmp_path / "own.pth"
     classes = ["car", "truck", "trailer", "bus", "construction_vehicle"]
     classes += ["bicycle", "motorcycle", "pedestrian", "traffic_cone", "barrier"]
@@ -213,7 +213,7 @@ def test_the_last_layers_are_those_stated(settings: list[str], tmp_path: Path) -
 
     words = [*settings, "quantization.first_last_bits=8"]
     profile = profiles.load("w4a6", model=str(EXAMPLES / "fcos3d.yaml"), overrides=words)
-    detector, _ = float_detector(profile, store=Store(tmp_path))
+    detector, _ = float_detector(Job(profile, Store(tmp_path)))
     wide = {site.path for site in detector_plan(detector, section=profile.quantization) if site.weight_bits == 8}
     heads = {f"bbox_head.conv_regs.{index}" for index in range(5)}
     assert wide == {"backbone.conv1", "bbox_head.conv_cls", "bbox_head.conv_centerness", *heads}

@@ -24,11 +24,12 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split, load_split
 from pipelines.scoring.prediction import evaluation_batches, predict
 from pipelines.store.artifacts import Artifact, DamagedArtifact, Store
 from pipelines.store.integrity import UnusableInput, check_safetensors, fetched, list_files, reading_data, seal_of
-from pipelines.training.run import Run, run_training
+from pipelines.training.run import Training, run_training
 
 TENSORS = {
     "x.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -294,8 +295,8 @@ def train_two_steps(split: Split, *, scratch: Path, fails: bool = False, overrid
             raise ValueError("the model is at fault")
         return sum((value.square().sum() for value in model.parameters()), torch.zeros(())), {}
 
-    plan = Run(profile=profile, schedule=profile.qat, steps=2, key="k", scratch=scratch)
-    run_training(model, loss=loss, split=split, plan=plan, label="test")
+    training = Training(profile.qat, steps=2, key="k", scratch=scratch, label="test", freeze_batchnorm=False)
+    run_training(model, job=Job(profile, Store(scratch)), training=training, loss=loss, split=split)
 
 
 @pytest.mark.parametrize("damaged", [_cut, _claim_to_be_huge], indirect=True)
@@ -303,7 +304,7 @@ def train_two_steps(split: Split, *, scratch: Path, fails: bool = False, overrid
 def test_a_damaged_camera_file_is_unusable_input_in_scoring(split: Split, damaged: Path, workers: int) -> None:
     profile = profiles.load("w4a6", overrides=[*SMALL, f"data.workers={workers}"])
     with pytest.raises(UnusableInput, match=r"^camera image .* is truncated or not an image; [^\n]*$") as caught:
-        list(evaluation_batches(split, profile=profile))
+        list(evaluation_batches(split, job=Job(profile, Store("nowhere"))))
     assert str(damaged) in str(caught.value)
 
 
@@ -333,7 +334,7 @@ class _Broken(nn.Module):
 def test_errors_of_the_model_are_not_renamed(split: Split, tmp_path: Path) -> None:
     model: Any = _Broken()
     with pytest.raises(ValueError, match="the model is at fault") as scoring:
-        predict(model, split=split, profile=profiles.load("w4a6", overrides=SMALL, device="cpu"))
+        predict(model, split=split, job=Job(profiles.load("w4a6", overrides=SMALL, device="cpu"), Store(tmp_path)))
     with pytest.raises(ValueError, match="the model is at fault") as training:
         train_two_steps(split, scratch=tmp_path / "scratch", fails=True)
     assert not isinstance(scoring.value, UnusableInput) and not isinstance(training.value, UnusableInput)

@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.calibration.calibrated import calibrated
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.training import distillation
@@ -51,7 +52,7 @@ def load(tiny_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Load
 def start(load: Load, tmp_path: Path) -> tuple[Store, Artifact]:
     """A store with what is distilled: the calibrated detector, every part quantized."""
     store = Store(tmp_path / "runs")
-    return store, calibrated(load(), store=store)[0]
+    return store, calibrated(Job(load(), store))[0]
 
 
 def curve(artifact: Artifact) -> list[dict[str, Any]]:
@@ -76,10 +77,10 @@ def test_stopped_while_several_weights_are_being_set_ends_the_same(
     with monkeypatch.context() as patched:
         patched.setattr(distillation, "weighed", stopping)
         with pytest.raises(Killed):
-            distil(profile, store=store, parent=parent)
-    broken, message = distil(profile, store=store, parent=parent)
+            distil(Job(profile, store), parent=parent)
+    broken, message = distil(Job(profile, store), parent=parent)
     other = Store(tmp_path / "other")
-    whole, _ = distil(profile, store=other, parent=parent)
+    whole, _ = distil(Job(profile, other), parent=parent)
     assert broken.digest == whole.digest and curve(broken) == curve(whole)
 
     metrics = whole.manifest.metrics
@@ -102,14 +103,14 @@ def test_the_result_is_the_same_whether_the_teachers_files_are_there_or_not_and_
     store, parent = start
     words = (SEVERAL, "distillation.schedule.batch_size=2", "distillation.schedule.steps=3")
     kept = load(*words, "distillation.cache_teacher=auto", at=tmp_path / "cache")
-    cold, message = distil(kept, store=store, parent=parent)
+    cold, message = distil(Job(kept, store), parent=parent)
     assert "teacher features of 4 samples are kept in" in message
     files = sorted((tmp_path / "cache").glob("teacher/*/*.safetensors"))
     assert len(files) == 4
     files[0].write_bytes(files[0].read_bytes()[:-5])
-    warm, _ = distil(kept, store=store, parent=parent, force=True)
+    warm, _ = distil(Job(kept, store, force=True), parent=parent)
     assert warm.digest == cold.digest
-    live, message = distil(load(*words), store=store, parent=parent)
+    live, message = distil(Job(load(*words), store), parent=parent)
     assert "teacher" not in message and live.manifest.key != cold.manifest.key
     for one, other in zip(curve(cold), curve(live), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-3)
@@ -132,14 +133,14 @@ def test_a_detector_without_what_an_objective_needs_is_refused_in_a_sentence(
     monkeypatch.setattr(BEVFormer, "loss_with_features", without_view)
     store, parent = start
     with pytest.raises(ValueError, match=r"objective vgd needs a mask .* the detector nano does not give"):
-        distil(load(), store=store, parent=parent)
+        distil(Job(load(), store), parent=parent)
     with pytest.raises(ValueError, match=r"objective output_box needs class scores"):
-        distil(load("distillation.objectives=[cwd_bev,output_box]"), store=store, parent=parent)
+        distil(Job(load("distillation.objectives=[cwd_bev,output_box]"), store), parent=parent)
 
 
 def test_the_control_without_distillation_has_no_objective(load: Load, start: tuple[Store, Artifact]) -> None:
     store, parent = start
-    longer, message = distil(load("distillation.schedule.steps=1"), store=store, parent=parent, distilled=False)
+    longer, message = distil(Job(load("distillation.schedule.steps=1"), store), parent=parent, distilled=False)
     assert longer.manifest.kind == "qat-longer" and "weight" not in message
     assert not [name for name in longer.manifest.metrics if name.endswith("_weight")]
     assert not [name for name in curve(longer)[0] if "vgd" in name]

@@ -11,6 +11,7 @@ import torch
 
 import profiles
 from pipelines.assembly.detector import Detector
+from pipelines.assembly.job import Job
 from pipelines.assembly.samples import load_split, training_dataset
 from pipelines.assembly.weights import float_detector
 from pipelines.store.artifacts import Store
@@ -43,7 +44,7 @@ def load(tiny_synthetic: Path, tmp_path: Path) -> Load:
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    return float_detector(profiles.load("w4a6"), store=Store(Path("nowhere")))[0]
+    return float_detector(Job(profiles.load("w4a6"), Store(Path("nowhere"))))[0]
 
 
 def batch_of(profile: Profile, size: int, number: int = 0) -> tuple[dict[str, torch.Tensor], list[Any]]:

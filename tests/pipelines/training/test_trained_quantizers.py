@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, load_quantized
 from pipelines.assembly.samples import Split, load_split, streaming_dataset
 from pipelines.store.artifacts import Artifact, Store
@@ -114,7 +115,7 @@ def test_a_trained_model_detects_the_same_once_it_is_sealed_and_loaded(
     method: str, load: Callable[..., Profile], sealed: list[Quantized], folder: Path
 ) -> None:
     profile, store = load(*METHODS[method]), Store(folder)
-    artifact, _ = stages.trained_stages(profile, store=store, stages=1)
+    artifact, _ = stages.trained_stages(Job(profile, store), stages=1)
     split = load_split(profile.data, name="val")
     before = [*boxes(sealed[-1].detector, profile=profile, split=split)]
     latent = load_quantized(artifact, profile=profile, latent=True)
@@ -156,7 +157,7 @@ def grids(artifact: Artifact) -> dict[str, Tensor]:
 def test_each_field_changes_what_is_learned(
     words: list[str], other: str, moved: str, load: Callable[..., Profile], folder: Path
 ) -> None:
-    made = [stages.trained_stages(load(*words, *more), store=Store(folder), stages=1)[0] for more in ((), (other,))]
+    made = [stages.trained_stages(Job(load(*words, *more), Store(folder)), stages=1)[0] for more in ((), (other,))]
     first, second = (grids(artifact) for artifact in made)
     assert made[0].digest != made[1].digest
     assert any(not torch.equal(first[name], second[name]) for name in first if name.endswith(moved))
@@ -165,7 +166,7 @@ def test_each_field_changes_what_is_learned(
 @pytest.mark.parametrize("method", [PACT, LSQ_PLUS])
 def test_the_range_of_the_images_stays(method: list[str], load: Callable[..., Profile], folder: Path) -> None:
     made = [
-        stages.trained_stages(load(*method, f"qat.steps_per_stage=[{steps},0,0,0]"), store=Store(folder), stages=1)[0]
+        stages.trained_stages(Job(load(*method, f"qat.steps_per_stage=[{steps},0,0,0]"), Store(folder)), stages=1)[0]
         for steps in (2, 0)
     ]
     trained, start = (grids(artifact) for artifact in made)
@@ -176,7 +177,7 @@ def test_the_range_of_the_images_stays(method: list[str], load: Callable[..., Pr
 
 
 def test_pacts_penalty_is_a_term_of_the_loss(load: Callable[..., Profile], folder: Path) -> None:
-    artifact, _ = stages.trained_stages(load(*PACT), store=Store(folder), stages=1)
+    artifact, _ = stages.trained_stages(Job(load(*PACT), Store(folder)), stages=1)
     rows = json.loads(artifact.file("curve.json").read_text())
     assert all(0 < row["pact_penalty"] < row["loss"] for row in rows)
 
@@ -188,8 +189,8 @@ def test_distillation_goes_on_with_the_quantizers_of_the_stages(
 ) -> None:
     words = ["distillation.schedule.steps=2", "distillation.schedule.log_every=1", "distillation.auto_steps=1"]
     profile, store = load(*METHODS[method], *words), Store(folder)
-    parent, _ = stages.trained_stages(profile, store=store, stages=1)
-    artifact, _ = distil(profile, store=store, parent=parent)
+    parent, _ = stages.trained_stages(Job(profile, store), stages=1)
+    artifact, _ = distil(Job(profile, store), parent=parent)
     first, second = grids(parent), grids(artifact)
     inputs = [name for name in first if "input_quantizer" in name]
     assert first.keys() == second.keys() and any(not torch.equal(first[name], second[name]) for name in inputs)
@@ -206,8 +207,8 @@ class Spy:
         self.to_come = list(dies_at)
         make = stages.detection_loss
 
-        def watched(detector: nn.Module, *, profile: Profile) -> Any:
-            loss = make(detector, profile=profile)
+        def watched(detector: nn.Module, *, job: Job) -> Any:
+            loss = make(detector, job=job)
 
             def inner(batch: Any, step: int) -> Any:
                 if self.to_come and self.to_come[0] == step:
@@ -230,7 +231,7 @@ def test_what_a_stage_adds_waits_and_ranges_stop(
     spy = Spy(monkeypatch)
     words = ["qat.steps_per_stage=[4,0,4,0]", "qat.quantizer_delay=1", "qat.freeze_ranges_after=3"]
     profile = load(*PACT, *words)
-    artifact, _ = stages.trained_stages(profile, store=Store(tmp_path), stages=2)
+    artifact, _ = stages.trained_stages(Job(profile, Store(tmp_path)), stages=2)
     early, late = ["backbone", "neck"], ["backbone", "decoder", "encoder", "neck"]
     assert spy.parts[:4] == [(0, []), (1, early), (2, early), (3, early)]
     assert spy.parts[4:] == [(0, early), (1, late), (2, late), (3, late)]
@@ -253,12 +254,12 @@ def test_stopped_at_any_step_it_ends_the_same(
     words = ["qat.steps_per_stage=[4,0,0,0]", "qat.quantizer_delay=1", "qat.freeze_ranges_after=3", "qat.ema_decay=0.5"]
     words += ["qat.batch_norm=live"]
     profile = load(*METHODS[method], *words)
-    whole, _ = stages.trained_stages(profile, store=Store(tmp_path / "whole"), stages=1)
+    whole, _ = stages.trained_stages(Job(profile, Store(tmp_path / "whole")), stages=1)
     spy = Spy(monkeypatch, dies_at=(1, 3))
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
-            stages.trained_stages(profile, store=Store(tmp_path / "broken"), stages=1)
-    broken, messages = stages.trained_stages(profile, store=Store(tmp_path / "broken"), stages=1)
+            stages.trained_stages(Job(profile, Store(tmp_path / "broken")), stages=1)
+    broken, messages = stages.trained_stages(Job(profile, Store(tmp_path / "broken")), stages=1)
     assert not spy.to_come and len(spy.parts) == 4, messages
     assert broken.digest == whole.digest
 
@@ -307,4 +308,4 @@ def test_two_processes_killed_between_delay_and_stop_end_the_same(tiny_synthetic
 
 def test_a_delay_as_long_as_a_stage_is_refused(load: Callable[..., Profile], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"qat\.quantizer_delay is 2 and the shortest stage has 2 steps"):
-        stages.trained_stages(load("qat.quantizer_delay=2", "qat.steps_per_stage=2"), store=Store(tmp_path), stages=4)
+        stages.trained_stages(Job(load("qat.quantizer_delay=2", "qat.steps_per_stage=2"), Store(tmp_path)), stages=4)

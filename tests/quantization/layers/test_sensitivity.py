@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 import profiles
+from pipelines.assembly.job import Job
 from pipelines.commands import sensitivity
-from pipelines.commands.sensitivity import table_key
+from pipelines.lineage.keys import sensitivity_key
+from pipelines.scoring import sensitivity as scoring
 from pipelines.store.artifacts import MissingArtifact, Store
 
 SAMPLES = [{"token": "a", "scene": "one", "index_in_scene": 0}]
@@ -27,7 +29,7 @@ def reached(*_: Any, **__: Any) -> Any:
 
 def key(*words: str, **changed: Any) -> str:
     arguments: dict[str, Any] = {"level": "part", "source": "float", "data": "val", "tokens": ["a"]}
-    return table_key(profiles.load("w4a6", overrides=words), **arguments | changed)
+    return sensitivity_key(profiles.load("w4a6", overrides=words), **arguments | changed)
 
 
 @pytest.mark.parametrize(
@@ -55,29 +57,27 @@ def test_where_things_lie_and_how_fast_they_run_is_not_in_its_key(word: str) -> 
 
 
 def test_missing_weights_are_said_before_any_scene_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensitivity, "evaluation_split", reached)
-    monkeypatch.setattr(sensitivity, "load_split", reached)
+    monkeypatch.setattr(Job, "split", reached)
     profile = profiles.load("w4a6", model="tiny", overrides=[f"data.cache={tmp_path}"])
     with pytest.raises(MissingArtifact, match="bevformer_tiny_epoch_24"):
-        sensitivity.run(profile, store=Store(tmp_path / "runs"), progress=False)
+        sensitivity.run(Job(profile, Store(tmp_path / "runs")))
 
 
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_dfq_is_refused_with_the_reason(dry_run: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sensitivity, "float_detector", reached)
+    monkeypatch.setattr(scoring, "float_artifact", reached)
     profile = profiles.load("w4a6", overrides=["calibration.method=dfq"])
     with pytest.raises(ValueError, match=r"ptq alone, not dfq.*set calibration\.method to ptq"):
-        sensitivity.run(profile, store=Store(tmp_path), dry_run=dry_run)
+        sensitivity.run(Job(profile, Store(tmp_path)), dry_run=dry_run)
 
 
 def test_force_does_not_look_at_what_is_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A damaged table is refused when it is looked up; force must be able to replace it."""
-    split = SimpleNamespace(samples=SAMPLES, digest="train")
+    train = SimpleNamespace(samples=SAMPLES, digest="train")
     scored = SimpleNamespace(samples=[{"token": "b", "scene": "two"}], digest="val")
-    monkeypatch.setattr(sensitivity, "float_detector", lambda *_, **__: (None, SimpleNamespace(digest="float")))
-    monkeypatch.setattr(sensitivity, "evaluation_split", lambda *_, **__: scored)
-    monkeypatch.setattr(sensitivity, "load_split", lambda *_, **__: split)
-    monkeypatch.setattr(sensitivity, "quantized_from_float", reached)
+    monkeypatch.setattr(scoring, "float_artifact", lambda *_: SimpleNamespace(digest="float"))
+    monkeypatch.setattr(scoring, "float_detector", reached)
+    monkeypatch.setattr(Job, "split", lambda _, name: {"train": train, "val": scored}[name])
     profile, store = profiles.load("w4a6", overrides=["calibration.samples=1"]), Store(tmp_path)
 
     def damaged(*_: Any, **__: Any) -> Any:
@@ -85,6 +85,6 @@ def test_force_does_not_look_at_what_is_sealed(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(store, "find", damaged)
     with pytest.raises(ValueError, match="damaged"):
-        sensitivity.run(profile, store=store)
+        sensitivity.run(Job(profile, store))
     with pytest.raises(Reached):
-        sensitivity.run(profile, store=store, force=True)
+        sensitivity.run(Job(profile, store, force=True))

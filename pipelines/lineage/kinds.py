@@ -1,0 +1,44 @@
+"""Kinds of artifacts, the files in them, and what tables call the scores; each name stands here and nowhere else."""
+
+from __future__ import annotations
+
+FLOAT = "float"
+CALIBRATION = "calibration"
+QAT = "qat"
+QAT_LONGER = "qat-longer"
+VGD = "vgd"
+EVALUATION = "evaluation"
+SENSITIVITY = "sensitivity"
+BIT_PLAN = "bit-plan"
+COMPRESSION = "compression"
+
+QUANTIZED = (VGD, QAT_LONGER, QAT, CALIBRATION)
+"""Kinds that hold a quantized detector, the furthest along the chain first."""
+MODELS = (*QUANTIZED, FLOAT)
+"""Kinds that hold a detector."""
+START = {CALIBRATION: "float", QAT: "start", VGD: "start", QAT_LONGER: "start"}
+"""Kind of a model -> the role of the parent whose weights it started from."""
+
+WEIGHTS = "model.safetensors"
+"""What would be deployed: float weights, or packed integers with their scales."""
+LATENT = "latent.safetensors"
+"""The float weights behind the integers."""
+STRUCTURE = "structure.json"
+"""Folded norms, plan and parts of a quantized detector."""
+CURVE = "curve.json"
+"""Losses and rates of a training, row by row."""
+CURVE_PICTURE = "curve.png"
+"""The same, of a whole chain, drawn."""
+RESULTS = "results_nusc.json"
+"""A submission in the format of nuScenes."""
+DETAILS = "scores.json"
+"""Its scores, class by class."""
+BITS = "bit-plan.json"
+"""The bits of each layer, and the losses they were chosen by."""
+PARETO_PICTURE = "pareto.png"
+"""What other budgets would give, drawn."""
+SENSITIVITY_PICTURE = "sensitivity.png"
+"""The drop of each part, drawn."""
+
+SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+"""Of nuScenes-devkit's DetectionEval, in the order of the paper's tables."""
