@@ -42,10 +42,10 @@ def packed_costs(folded: Detector, folding: Folding, *, profile: Profile) -> Pac
     here = profile.model_copy(update={"quantization": section})
     detector = with_quantizers(copy.deepcopy(folded), folding, profile=here).detector
     counts = {
-        path: [one.value.numel() for one in layer.quantized_weights()]
+        path: [weight.value.numel() for weight in layer.quantized_weights()]
         for path, layer in quantized_layers(detector).items()
     }
-    layers = sum(packed_bytes(count, bits=bits) for each in counts.values() for count in each)
+    layers = sum(packed_bytes(count, bits=bits) for numbers in counts.values() for count in numbers)
     return Packed(counts, packed_size_bytes(detector) - layers, size_bytes(folded.state_dict()))
 
 

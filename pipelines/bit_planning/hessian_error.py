@@ -49,11 +49,13 @@ def hessian_losses(candidates: Mapping[int, Quantized], *, job: Job) -> Measured
             set_sites(quantized.detector, [path])
             parts = [
                 perturbation_loss(
-                    traces[f"{path}.{one.name}"],
-                    count=one.value.numel(),
-                    squared_error=float((one.quantizer(one.value) - one.value).detach().double().square().sum()),
+                    traces[f"{path}.{weight.name}"],
+                    count=weight.value.numel(),
+                    squared_error=float(
+                        (weight.quantizer(weight.value) - weight.value).detach().double().square().sum()
+                    ),
                 )
-                for one in layer.quantized_weights()
+                for weight in layer.quantized_weights()
             ]
             losses[Choice(path, "weights", bits)] = sum(parts)
         set_sites(quantized.detector, ())
@@ -87,7 +89,7 @@ class _Gradients:
 def _weights(detector: nn.Module) -> dict[str, Tensor]:
     """The float parameters behind the weight quantizers, by layer and name; frozen ones get gradients too."""
     return {
-        f"{path}.{one.name}": one.value.requires_grad_(True)
+        f"{path}.{weight.name}": weight.value.requires_grad_(True)
         for path, layer in quantized_layers(detector).items()
-        for one in layer.quantized_weights()
+        for weight in layer.quantized_weights()
     }

@@ -87,7 +87,7 @@ def output_losses(
         for number, frame in enumerate(_float_frames(first, job=job)):
             if number not in places:
                 continue
-            choices = [(bits, one, kind) for bits, one in candidates.items() for kind in tensors]
+            choices = [(bits, candidate, kind) for bits, candidate in candidates.items() for kind in tensors]
             label = f"output error, sample {number + 1} of {len(samples)}"
             for bits, quantized, kind in tqdm(choices, desc=label, unit="choice", disable=not job.progress):
                 for choice, moved in _moved(quantized.detector, frame=frame, tensors=kind, bits=bits):

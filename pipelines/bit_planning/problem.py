@@ -116,16 +116,16 @@ def point(problem: Problem, chosen: BitPlan) -> dict[str, Any]:
 
 def uniform_points(problem: Problem, *, activation_bits: int) -> dict[str, Any]:
     """The same numbers for plans that give every layer the same bits, by label."""
-    found = {}
-    for bits in sorted({option.weight_bits for each in problem.options.values() for option in each}):
+    points = {}
+    for bits in sorted({option.weight_bits for options in problem.options.values() for option in options}):
         wanted = (activation_bits, FLOAT_BITS)  # embedding tables have no inputs
         same = {
-            path: [one for one in each if one.weight_bits == bits and one.activation_bits in wanted]
-            for path, each in problem.options.items()
+            path: [option for option in options if option.weight_bits == bits and option.activation_bits in wanted]
+            for path, options in problem.options.items()
         }
         if all(same.values()):
-            found[f"W{bits}A{activation_bits}"] = point(problem, {path: each[0] for path, each in same.items()})
-    return found
+            points[f"W{bits}A{activation_bits}"] = point(problem, {path: options[0] for path, options in same.items()})
+    return points
 
 
 def layer_rows(plan: Plan, *, chosen: BitPlan, macs: Sequence[MacLine]) -> list[dict[str, Any]]:

@@ -75,25 +75,27 @@ def score_losses(
     scores, quiet = KeptScores(scratch), replace(job, progress=False)
     choices = {
         choice: part
-        for bits, one in candidates.items()
+        for bits, candidate in candidates.items()
         for kind in tensors
-        for choice, part in choices_of(one.detector, tensors=kind, bits=bits)
+        for choice, part in choices_of(candidate.detector, tensors=kind, bits=bits)
     }
     with tqdm(total=len(choices) + 1, desc="NDS of each choice", unit="evaluation", disable=not job.progress) as bar:
-        bar.update(len(scores.found))
-        for group in _groups({FLOAT: "backbone"} | choices, without=scores.found):
+        bar.update(len(scores.by_choice))
+        for group in _groups({FLOAT: "backbone"} | choices, without=scores.by_choice):
             quantized = candidates.get(group[0].bits, next(iter(candidates.values())))
-            rows = [Row(one.path, choices.get(one, ""), frozenset(filter(None, [one.path]))) for one in group]
+            rows = [
+                Row(choice.path, choices.get(choice, ""), frozenset(filter(None, [choice.path]))) for choice in group
+            ]
             run = SharedRun(quantized, rows=rows, split=split, job=quiet, tensors=group[0].tensors)
             results = run.run()
             set_sites(quantized.detector, ())
-            scores.keep({one: score_results(results[one.path], split=split).nds for one in group})
+            scores.keep({choice: score_results(results[choice.path], split=split).nds for choice in group})
             bar.update(len(group))
-    reference = scores.found[FLOAT]
-    drops = {choice: max(0.0, reference - scores.found[choice]) for choice in choices}
+    reference = scores.by_choice[FLOAT]
+    drops = {choice: max(0.0, reference - scores.by_choice[choice]) for choice in choices}
     ties = _ties(output)
     losses = {choice: drop + ties[choice] for choice, drop in drops.items()}
-    listed = [{**choice._asdict(), "NDS": scores.found[choice]} for choice in choices]
+    listed = [{**choice._asdict(), "NDS": scores.by_choice[choice]} for choice in choices]
     return Measured(losses, {"traces": {}, "scores": {"float": reference, "layers": listed}})
 
 
@@ -106,14 +108,14 @@ class KeptScores:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "scores.json"
-        self.found: dict[Choice, float] = processes.agreed(self._read)
+        self.by_choice: dict[Choice, float] = processes.agreed(self._read)
 
     def keep(self, scores: Mapping[Choice, float]) -> None:
         """Add scores; the file is replaced whole, so that it is never half written."""
-        self.found |= scores
+        self.by_choice |= scores
         if processes.is_first():
             written = self._file.with_suffix(".new")
-            written.write_text(json.dumps([[*choice, nds] for choice, nds in self.found.items()]), encoding="utf-8")
+            written.write_text(json.dumps([[*choice, nds] for choice, nds in self.by_choice.items()]), encoding="utf-8")
             written.replace(self._file)
 
     def _read(self) -> dict[Choice, float]:

@@ -119,8 +119,8 @@ def cost_tables(cost: Cost, *, taken: Footprint) -> list[Table]:
     ]
     macs = [_macs_row("here", plan=plan, lines=cost.lines), _macs_row("official code", plan=plan, lines=cost.official)]
     operations = []
-    for bits, each in cost.plans.items():
-        here, official = bops(each, cost.lines), bops(each, cost.official)
+    for bits, plan_at_bits in cost.plans.items():
+        here, official = bops(plan_at_bits, cost.lines), bops(plan_at_bits, cost.official)
         row = {"bits": bits, **here.parts, "total": here.total, "official": official.total}
         operations.append(row | ({"paper": printed[bits].bops} if bits in printed else {}))
     return [
@@ -158,11 +158,11 @@ def paper_table() -> Table:
     return compared_table(rows)
 
 
-def _sections(own: QuantizationProfile) -> list[QuantizationProfile]:
+def _sections(stated: QuantizationProfile) -> list[QuantizationProfile]:
     """The bits of the paper, uniform, and a profile's own; of a bit plan only the store knows the layers."""
-    own = own.model_copy(update={"plan": None})
-    uniform = own.model_copy(update={"first_last_bits": None})
-    return [*(uniform.model_copy(update={"weight_bits": w, "activation_bits": a}) for w, a in _BITS), own]
+    stated = stated.model_copy(update={"plan": None})
+    uniform = stated.model_copy(update={"first_last_bits": None})
+    return [*(uniform.model_copy(update={"weight_bits": w, "activation_bits": a}) for w, a in _BITS), stated]
 
 
 def _memory_rows(taken: Footprint) -> list[dict[str, object]]:

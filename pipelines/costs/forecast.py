@@ -79,8 +79,8 @@ def _samples(data: DataProfile, *, split: str) -> int:
     if _absence(data) and limit is None and data.version in _NUSCENES:
         return _NUSCENES[data.version][split]
     counts = sample_counts(Path(data.source).expanduser(), version=data.version)
-    found = [counts[name] for name in split_scenes(data.version)[split] if name in counts]
-    return sum(found[:limit])
+    listed = [counts[name] for name in split_scenes(data.version)[split] if name in counts]
+    return sum(listed[:limit])
 
 
 def _absence(data: DataProfile) -> str:

@@ -45,7 +45,7 @@ def measured(profile: Profile, *, progress: bool = False) -> Table:
         seconds.append(frame())
         if len(seconds) >= _FEWEST_RUNS and time.perf_counter() - start > _LONG_ENOUGH_S:
             break
-    totals = {name: [each[name] for each in seconds] for name in seconds[0]}
+    totals = {name: [frame_seconds[name] for frame_seconds in seconds] for name in seconds[0]}
     whole = statistics.median(totals["total"])
     rows = [
         {

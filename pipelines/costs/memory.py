@@ -43,12 +43,12 @@ def memory(profile: Profile) -> Memory:
     weights, trainable = _weight_bytes(detector), trainable_parameters(detector) * _FLOAT_BYTES
     frame = activation_memory(detector, detector.shape_run(scene)).peak_bytes
     student = _quantized(detector, profile=profile, scene=scene)
-    kept = activation_memory(student, student.shape_run(scene, training=True)).peak_bytes
+    saved = activation_memory(student, student.shape_run(scene, training=True)).peak_bytes
 
     def step(schedule: Optimisation) -> int:
         average = weights if schedule.ema_decay is not None else 0
         history = frame * (profile.data.queue_length - 1)  # its frames run at once, before the one that trains
-        return weights + 3 * trainable + average + schedule.batch_size * max(kept, history)
+        return weights + 3 * trainable + average + schedule.batch_size * max(saved, history)
 
     teacher = weights + profile.distillation.schedule.batch_size * frame
     return Memory(weights + frame, step(profile.qat), step(profile.distillation.schedule) + teacher)

@@ -120,22 +120,22 @@ def controls_of(last: Artifact, *, store: Store) -> list[Artifact]:
         store: Holds them, or not.
     """
     sealed = store.list()
-    found = (_float_control(lineage(last, store=store), sealed=sealed), _qat_control(last, sealed=sealed))
-    return [one for one in found if one is not None]
+    controls = (_float_control(lineage(last, store=store), sealed=sealed), _qat_control(last, sealed=sealed))
+    return [control for control in controls if control is not None]
 
 
 def _float_control(models: Sequence[Artifact], *, sealed: Iterable[Artifact]) -> Artifact | None:
     """The float detector trained on in every step of a chain as its models were; None where one is not sealed."""
-    by_key = {one.manifest.key: one for one in sealed if one.manifest.kind == FLOAT}
-    found: Artifact | None = models[0]
+    by_key = {artifact.manifest.key: artifact for artifact in sealed if artifact.manifest.kind == FLOAT}
+    control: Artifact | None = models[0]
     for before, model in pairwise(models):
         try:
             training = training_of_control(model.manifest, before=before.manifest)
         except ValueError:  # recorded when schedules had other fields, which no control of today has
             return None
-        if training is not None and found is not None:
-            found = by_key.get(_key_of_control(model, training=training, start=found))
-    return None if found is models[0] else found
+        if training is not None and control is not None:
+            control = by_key.get(_key_of_control(model, training=training, start=control))
+    return None if control is models[0] else control
 
 
 def _key_of_control(model: Artifact, *, training: FloatSchedule, start: Artifact) -> str:
@@ -154,8 +154,8 @@ def _qat_control(last: Artifact, *, sealed: Iterable[Artifact]) -> Artifact | No
     """What was trained on from the same stage as a distilled model, in the same way but without a teacher."""
     if last.manifest.kind != VGD:
         return None
-    longer = (one for one in sealed if one.manifest.kind == QAT_LONGER)
-    return next((one for one in longer if _training_on(one) == _training_on(last)), None)
+    longer = (model for model in sealed if model.manifest.kind == QAT_LONGER)
+    return next((model for model in longer if _training_on(model) == _training_on(last)), None)
 
 
 def _training_on(model: Artifact) -> dict[str, Any]:
@@ -194,15 +194,15 @@ def sealed_chain(compression: Artifact, *, store: Store) -> list[Link]:
         raise MissingArtifact(f"{compression.path.name} needs evaluation {min(lost)[:12]}, which {store.root} lacks")
     last = store.open(parents["model"])
     controls = {model.digest: model for model in controls_of(last, store=store)}
-    alike = [_settings_of_score(one) for one in evaluations]
+    alike = [_settings_of_score(evaluation) for evaluation in evaluations]
     scored = [
-        one
-        for one in store.list()
-        if one.manifest.kind == EVALUATION
-        and one.manifest.parents["model"] in controls
-        and _settings_of_score(one) in alike
+        evaluation
+        for evaluation in store.list()
+        if evaluation.manifest.kind == EVALUATION
+        and evaluation.manifest.parents["model"] in controls
+        and _settings_of_score(evaluation) in alike
     ]
-    compared = {one.manifest.parents["model"] for one in scored}
+    compared = {evaluation.manifest.parents["model"] for evaluation in scored}
     branches = [model for digest, model in controls.items() if digest in compared]
     return chain_of(last, store=store, controls=branches, evaluations=[*scored, *evaluations])
 

@@ -32,7 +32,7 @@ def controls_of_stages(profile: Profile, *, groups: Sequence[tuple[str, ...]]) -
     stages = [_of_stage(profile.qat, parts=group, steps=profile.qat.steps(group)) for group in groups]
     distillation = profile.distillation.schedule
     trainings = [*stages, _training(distillation, steps=distillation.steps)]
-    trainings = [one for one in trainings if one.steps]
+    trainings = [training for training in trainings if training.steps]
     if trainings:
         trainings[0] = trainings[0].model_copy(update={"start_from": profile.model.weights})
     same = {"name": f"{profile.name}-control", "data": profile.data.model_copy(update={"more_seeds": ()})}
@@ -93,8 +93,8 @@ def _parts(made: Manifest) -> list[str]:
 
 def _of_stage(schedule: ProgressiveSchedule, *, parts: Sequence[str], steps: int) -> FloatSchedule:
     """The training beside a stage that adds these parts."""
-    own = schedule.of_stage(parts)
-    return _training(own, steps=steps, parts=tuple(parts), other_multiplier=schedule.other_multiplier)
+    stage = schedule.of_stage(parts)
+    return _training(stage, steps=steps, parts=tuple(parts), other_multiplier=schedule.other_multiplier)
 
 
 def _training(
@@ -103,5 +103,5 @@ def _training(
     if parts is not None and other_multiplier == 1:
         parts = None
     same = {name: getattr(schedule, name) for name in Optimisation.model_fields}
-    own = {"steps": steps, "freeze_batchnorm": True, "parts": parts, "other_multiplier": other_multiplier}
-    return FloatSchedule.model_validate(same | own)
+    stated = {"steps": steps, "freeze_batchnorm": True, "parts": parts, "other_multiplier": other_multiplier}
+    return FloatSchedule.model_validate(same | stated)

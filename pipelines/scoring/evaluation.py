@@ -86,16 +86,16 @@ def _detector_of(model: Artifact, *, job: Job, split: Split) -> tuple[Detector, 
 def as_made(model: Artifact, *, profile: Profile) -> Profile:
     """The profile with the quantization that the model was made with, and with its own structure if it is another's."""
     stated = model.manifest.profile
-    own: dict[str, Any] = {}
+    stated_sections: dict[str, Any] = {}
     if model.manifest.kind != FLOAT:
-        own["quantization"] = QuantizationProfile.model_validate(stated["quantization"])
+        stated_sections["quantization"] = QuantizationProfile.model_validate(stated["quantization"])
     structure = stated["model"]
     assert isinstance(structure, dict)
     if structure["name"] != profile.model.name:
         config = model.manifest.record.circumstances.get("model.mmdet3d.config")
         place = {"mmdet3d": {**structure["mmdet3d"], "config": config}} if config else {}  # type: ignore[dict-item]
-        own["model"] = ModelProfile.model_validate({**structure, **place})
-    return profile.model_copy(update=own)
+        stated_sections["model"] = ModelProfile.model_validate({**structure, **place})
+    return profile.model_copy(update=stated_sections)
 
 
 def refuse_calibrated(model: Artifact, *, split: Split, store: Store) -> None:

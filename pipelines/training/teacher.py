@@ -78,7 +78,7 @@ class KeptTeacher:
         """
         alone = [self._of_one(inputs, samples, place) for place in range(len(samples))]
         joined = {
-            name: torch.cat([one[name] for one in alone], dim=_BATCH_AXIS.get(name, 0)).to(self._device)
+            name: torch.cat([features[name] for features in alone], dim=_BATCH_AXIS.get(name, 0)).to(self._device)
             for name in alone[0]
         }
         return _as_features(joined)
@@ -86,12 +86,12 @@ class KeptTeacher:
     def _of_one(self, inputs: Mapping[str, Any], samples: Sequence[Any], place: int) -> dict[str, Tensor]:
         token = samples[place].metainfo["frames"][-1]["token"]
         key = hashlib.sha256(token.encode()).hexdigest()[:32]
-        kept = self._cache.load(key)
-        if kept is None:
+        tensors = self._cache.load(key)
+        if tensors is None:
             features = self._live({"img": inputs["img"][place : place + 1]}, samples[place : place + 1])
-            kept = {name: one.cpu() for name, one in _as_tensors(features, needs=self._needs).items()}
-            self._keep(key, kept)
-        return kept
+            tensors = {name: tensor.cpu() for name, tensor in _as_tensors(features, needs=self._needs).items()}
+            self._keep(key, tensors)
+        return tensors
 
     def _keep(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         try:
@@ -120,8 +120,8 @@ def teacher_of(
     """
     needs = taught(profile.distillation)
     live = LiveTeacher(detector, needs=needs, device=device)
-    kept, sentence = keeps(profile, samples=len(split.samples))
-    if not kept:
+    keep, sentence = keeps(profile, samples=len(split.samples))
+    if not keep:
         return live, sentence
     key = fingerprint(
         {
@@ -158,13 +158,13 @@ def keeps(profile: Profile, *, samples: int) -> tuple[bool, str]:
         return False, f"the teacher runs in every step, because {reason}"
     schedule = section.schedule
     visits = schedule.steps * schedule.accumulation * schedule.batch_size * processes.count()
-    kept = min(samples, visits)
-    size_gb = kept * sample_bytes(profile) / _GIGABYTE
+    count = min(samples, visits)
+    size_gb = count * sample_bytes(profile) / _GIGABYTE
     if size_gb <= section.cache_limit_gb:
         where = cache_folder(profile.data) / "teacher"
-        return True, f"teacher features of {kept:,} samples are kept in {where}, about {size_gb:.2g} GB in float32"
+        return True, f"teacher features of {count:,} samples are kept in {where}, about {size_gb:.2g} GB in float32"
     reason = (
-        f"features of {kept:,} samples would take about {size_gb:,.4g} GB and distillation.cache_limit_gb is "
+        f"features of {count:,} samples would take about {size_gb:,.4g} GB and distillation.cache_limit_gb is "
         f"{section.cache_limit_gb:g}"
     )
     if section.cache_teacher == "always":
@@ -207,10 +207,10 @@ def _as_tensors(features: Features, *, needs: frozenset[str]) -> dict[str, Tenso
     levels = features.image or []
     tensors = {f"{IMAGE}.{number}": level for number, level in enumerate(levels)} if IMAGE in needs else {}
     others = {name: getattr(features, name) for name in sorted(needs - {IMAGE})}
-    return tensors | {name: one for name, one in others.items() if one is not None}
+    return tensors | {name: tensor for name, tensor in others.items() if tensor is not None}
 
 
 def _as_features(tensors: Mapping[str, Tensor]) -> Features:
     levels = [name for name in tensors if name.startswith(f"{IMAGE}.")]
     image = [tensors[f"{IMAGE}.{number}"] for number in range(len(levels))] or None
-    return Features(image=image, **{name: one for name, one in tensors.items() if name not in levels})  # type: ignore[arg-type]
+    return Features(image=image, **{name: tensor for name, tensor in tensors.items() if name not in levels})  # type: ignore[arg-type]

@@ -135,7 +135,7 @@ def test_an_interrupted_measurement_goes_on_and_ends_the_same(
         patch.setattr(score_drop, "SharedRun", Watched)
         measured(detectors, profile, split, tmp_path)
     done = sum(map(len, calls))
-    assert len(KeptScores(tmp_path).found) == done > 0
+    assert len(KeptScores(tmp_path).by_choice) == done > 0
     calls.clear()
     after = 99
     monkeypatch.setattr(score_drop, "SharedRun", Watched)
