@@ -59,12 +59,16 @@ def predict(detector: Detector, *, split: Split, job: Job, label: str = "evaluat
             for token, boxes in detector.detections(inputs_on(batch, device=job.device), batch["data_samples"]):
                 collect(token, boxes)
     detector.history.reset()
-    return together(collect.results)
+    return together(collect.results, split=split)
 
 
-def together(results: Results) -> Results:
-    """The results of all processes, in each of them."""
-    return {token: entries for share in processes.gathered(results) for token, entries in share.items()}
+def together(results: Results, *, split: Split) -> Results:
+    """The results of all processes, in each of them, in the order of the split's samples.
+
+    The order decides scores: among boxes of equal confidence the devkit takes the later one first.
+    """
+    entries = {token: listed for share in processes.gathered(results) for token, listed in share.items()}
+    return {sample["token"]: entries[sample["token"]] for sample in split.samples}
 
 
 class ResultCollector:

@@ -79,7 +79,7 @@ class SharedRun:
         with torch.inference_mode():
             for batch in batches:
                 self._batch(batch)
-        return {name: together(collector.results) for name, collector in self.collectors.items()}
+        return {name: together(collector.results, split=self.split) for name, collector in self.collectors.items()}
 
     def saving(self) -> str:
         """What sharing saved, in a sentence."""

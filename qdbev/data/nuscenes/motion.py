@@ -48,18 +48,15 @@ def _blacklisted(scene: str, *, root: Path) -> bool:
 
 
 def message_motion(messages: Sequence[dict[str, Any]], *, timestamp_us: int) -> NDArray[np.float64]:
-    """Acceleration, rotation rate and velocity (9,) of the last message not later than ``timestamp_us``.
+    """Acceleration, rotation rate and velocity (9,) of the first message later than ``timestamp_us``.
 
-    All zeros where there is none, as the official converter leaves them.
+    So the official converter has it: its loop breaks on that message, about 20 ms after the frame, and then reads from
+    it. Where none is later it is the last message; all zeros where there is no message.
     """
-    last = None
-    for message in messages:
-        if message["utime"] > timestamp_us:
-            break
-        last = message
-    if last is None:
+    if not messages:
         return np.zeros(9)
-    return np.array([*last["accel"], *last["rotation_rate"], *last["vel"]], dtype=np.float64)
+    message = next((message for message in messages if message["utime"] > timestamp_us), messages[-1])
+    return np.array([*message["accel"], *message["rotation_rate"], *message["vel"]], dtype=np.float64)
 
 
 def pose_motion(poses: NDArray[np.float64], *, timestamps_us: Sequence[int]) -> NDArray[np.float64]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from qdbev.data.nuscenes.tables import file_digest, tables_digest
 
-FORMAT = 1
+FORMAT = 2
 _FRAME_FIELDS = ("token", "scene", "scene_token", "index_in_scene", "timestamp", "ego2global", "lidar2ego",
                  "can_bus", "lidar_path")  # fmt: skip
 _IMAGE_FIELDS = ("img_path", "width", "height", "timestamp", "cam2img", "lidar2cam")

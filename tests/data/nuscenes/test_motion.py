@@ -18,12 +18,29 @@ def message(utime: int, speed: float) -> dict[str, object]:
             "pos": [1, 2, 0], "orientation": [1, 0, 0, 0]}  # fmt: skip
 
 
-def test_last_message_not_later_than_the_frame() -> None:
+def test_first_message_later_than_the_frame() -> None:
     messages = [message(100, 1), message(200, 2), message(300, 3)]
-    assert message_motion(messages, timestamp_us=200).tolist() == [0.1, 0.2, 9.8, 0, 0, 0.3, 2, 0, 0]
-    assert message_motion(messages, timestamp_us=299)[6] == 2
-    assert message_motion(messages, timestamp_us=99).tolist() == [0] * 9
+    assert message_motion(messages, timestamp_us=99)[6] == 1
+    assert message_motion(messages, timestamp_us=100)[6] == 2
+    assert message_motion(messages, timestamp_us=200).tolist() == [0.1, 0.2, 9.8, 0, 0, 0.3, 3, 0, 0]
+    assert message_motion(messages, timestamp_us=300)[6] == 3  # none is later: the last
     assert message_motion([], timestamp_us=99).tolist() == [0] * 9
+
+
+@pytest.mark.parametrize("time", [50, 100, 150, 299, 300, 1000])
+def test_it_is_the_converters_own_loop(time: int) -> None:
+    """BEVFormer, ``tools/data_converter/nuscenes_converter.py``, in its own words."""
+    messages = [message(100, 1), message(200, 2), message(300, 3)]
+    pose_list = [dict(each) for each in messages]
+    last_pose = pose_list[0]
+    for pose in pose_list:
+        if pose["utime"] > time:
+            break
+        last_pose = pose
+    for name in ("utime", "pos", "orientation"):
+        last_pose.pop(name)
+    converted = [value for key in last_pose for value in pose[key]]
+    assert message_motion(messages, timestamp_us=time).tolist() == converted
 
 
 def test_where_messages_come_from(tmp_path: Path) -> None:

@@ -76,9 +76,9 @@ def test_can_bus_files_are_used(copy: Path) -> None:
     messages = [pose | {"utime": 1_400_000}, pose | {"utime": 1_600_000, "vel": [0, 0, 0]}]
     (copy / "can_bus/scene-0001_pose.json").write_text(json.dumps(messages))
     samples = read_samples(copy, version=VERSION, scenes=["scene-0001"])
-    assert samples[0]["can_bus"][7:16].tolist() == [0] * 9
-    assert samples[1]["can_bus"][7:16].tolist() == list(range(1, 10))
-    assert samples[2]["can_bus"][13:16].tolist() == [0, 0, 0]
+    assert samples[0]["can_bus"][7:16].tolist() == list(range(1, 10))  # the first message later than 1.0 s
+    assert samples[1]["can_bus"][7:16].tolist() == [1, 2, 3, 4, 5, 6, 0, 0, 0]
+    assert samples[2]["can_bus"][13:16].tolist() == [0, 0, 0]  # none is later than 2.0 s: the last
 
 
 def test_cache_gives_the_same_and_follows_the_tables(copy: Path, tmp_path: Path) -> None:
