@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, ValidationError
 from pydantic.fields import FieldInfo
+
+from profiles.choices import Kinds, kinds
 
 
 def complaints(error: ValidationError, *, root: type[BaseModel]) -> list[str]:
@@ -22,15 +24,23 @@ def complaints(error: ValidationError, *, root: type[BaseModel]) -> list[str]:
     """
     sentences: dict[str, str] = {}
     for item in error.errors(include_url=False):
-        path, field, parent = _locate(item["loc"], root=root)
-        if path not in sentences:
-            sentences[path] = _sentence(path, field=field, parent=parent, item=dict(item))
+        place = _locate(item["loc"], root=root)
+        if place.path not in sentences:
+            sentences[place.path] = _sentence(place, item=dict(item))
     return list(sentences.values())
 
 
-def unknown_field(path: str, *, parent: type[BaseModel]) -> str:
-    """The sentence for a field that does not exist, with the nearest name that does."""
+def unknown_field(path: str, *, parent: type[BaseModel], others: Kinds) -> str:
+    """The sentence for a field that does not exist, with the nearest name that does.
+
+    Args:
+        path: Its dotted name.
+        parent: The document that does not have it.
+        others: Tag -> document of the union that ``parent`` is of; empty where it stands alone.
+    """
     *sections, name = path.split(".")
+    if owner := next((tag for tag, kind in others.items() if name in kind.model_fields), None):
+        return f"{path} describes another detector: state detector: {owner} too"
     near = difflib.get_close_matches(name, parent.model_fields, n=1, cutoff=0.5)
     question = f"; did you mean {'.'.join([*sections, near[0]])}?" if near else ""
     where = f"fields of {'.'.join(sections)}" if sections else "sections"
@@ -59,30 +69,46 @@ def allowed_values(annotation: Any) -> str:
     return str(annotation)
 
 
-def _locate(loc: Sequence[int | str], *, root: type[BaseModel]) -> tuple[str, FieldInfo | None, type[BaseModel]]:
-    """Dotted path of an error, the field there and the document it belongs to; branches of unions are left out."""
+class _Place(NamedTuple):
+    """Where an error is: dotted path, the field there, its document, and the kinds that this one is chosen from."""
+
+    path: str
+    field: FieldInfo | None
+    parent: type[BaseModel]
+    others: Kinds
+
+
+def _locate(loc: Sequence[int | str], *, root: type[BaseModel]) -> _Place:
+    """The place of an error; branches of unions are left out, and tags choose the document."""
     path: list[str] = []
     field: FieldInfo | None = None
-    parent = root
+    parent, others, tag = root, Kinds(), ""
     for step in loc:
         if field is not None:
-            inner = field.annotation
-            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            known = kinds(field)
+            if not known:
                 continue
-            parent = inner
+            if not tag and "" not in known:
+                tag = str(step)
+                continue
+            parent, others, tag = known[tag], known, ""
         path.append(str(step))
         field = parent.model_fields.get(str(step))
         if field is None:
             break
-    return ".".join(path), field, parent
+    return _Place(".".join(path), field, parent, others)
 
 
-def _sentence(path: str, *, field: FieldInfo | None, parent: type[BaseModel], item: dict[str, Any]) -> str:
+def _sentence(place: _Place, *, item: dict[str, Any]) -> str:
+    path, field = place.path, place.field
     if item["type"] == "extra_forbidden":
-        return unknown_field(path, parent=parent)
+        return unknown_field(path, parent=place.parent, others=place.others)
     came = _shown(item["input"])
     if field is None:
         return item["msg"].removeprefix("Value error, ")
+    if item["type"] == "union_tag_invalid":
+        tag = str(field.discriminator)
+        return f"{path}.{tag} is {_shown(item['input'][tag])}; allowed: {', '.join(kinds(field))}"
     if item["type"] == "value_error":
         reason = item["msg"].removeprefix("Value error, ")
         return f"{path}: {reason}" if isinstance(item["input"], dict) else f"{path} is {came}; {reason}"

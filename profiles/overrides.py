@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel
 
+from profiles.choices import Kinds, chosen, kinds
 from profiles.complaint import unknown_field
 from profiles.document import ProfileError
 from profiles.profile import Profile
@@ -50,7 +51,7 @@ def parse_override(word: str) -> tuple[tuple[str, ...], Any]:
     """Split ``section.field=value`` into the field's path and its value, read as YAML.
 
     Raises:
-        ProfileError: If there is no ``=``, no such field, or the name is a whole section.
+        ProfileError: If there is no ``=``, or no YAML behind it.
 
     >>> parse_override("quantization.weight_bits=4")
     (('quantization', 'weight_bits'), 4)
@@ -62,17 +63,22 @@ def parse_override(word: str) -> tuple[tuple[str, ...], Any]:
     if not equals or not name:
         raise ProfileError(f"--set takes section.field=value, such as quantization.weight_bits=4; got {word!r}")
     path = tuple(name.split("."))
-    _check_path(path)
     return path, read_yaml(text, origin=f"--set {name}")
 
 
 def apply_overrides(content: dict[str, Any], *, words: Iterable[str]) -> dict[str, Any]:
-    """Content with each override laid over it; the later word wins, nothing given is changed in place."""
-    for word in words:
-        path, value = parse_override(word)
+    """Content with each override laid over it; the later word wins, nothing given is changed in place.
+
+    Raises:
+        ProfileError: If a word is no override, names no field of what the content is then, or names a whole section.
+    """
+    parsed = [parse_override(word) for word in words]
+    for path, value in parsed:
         for step in reversed(path):
             value = {step: value}
         content = overlay(content, value)
+    for path, _ in parsed:
+        _check_path(path, content=content)
     return content
 
 
@@ -89,19 +95,20 @@ def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _check_path(path: tuple[str, ...]) -> None:
+def _check_path(path: tuple[str, ...], *, content: Any) -> None:
     document: type[BaseModel] = Profile
+    others = Kinds()
     for depth, step in enumerate(path):
         name = ".".join(path[: depth + 1])
         if step not in document.model_fields or name == "overrides":
-            raise ProfileError(unknown_field(name, parent=document))
-        inner = document.model_fields[step].annotation
-        last = depth == len(path) - 1
-        is_section = isinstance(inner, type) and issubclass(inner, BaseModel)
-        if last and is_section and isinstance(inner, type):
-            fields = ", ".join(inner.model_fields)
-            raise ProfileError(f"{name} is a section; set one of its fields: {fields}")
-        if not last and not is_section:
+            raise ProfileError(unknown_field(name, parent=document, others=others))
+        field, last = document.model_fields[step], depth == len(path) - 1
+        others = kinds(field)
+        if not last and not others:
             raise ProfileError(f"{name} is a single value; it has no field {path[depth + 1]}")
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            document = inner
+        if others:
+            content = content.get(step) if isinstance(content, dict) else None
+            document = chosen(field, content=content)
+        if last and others:
+            fields = ", ".join(document.model_fields)
+            raise ProfileError(f"{name} is a section; set one of its fields: {fields}")

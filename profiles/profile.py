@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
+from profiles.detectors.bevformer import BEVFormerProfile
 from profiles.document import Document
 from profiles.sections.bit_plan import BitPlanProfile
 from profiles.sections.calibration import CalibrationProfile
@@ -36,7 +37,7 @@ class Profile(Document):
 
     name: str = Field(default="unnamed", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     """Name in artifact folders and tables; a file's own name where it states none."""
-    model: ModelProfile = ModelProfile()
+    model: ModelProfile = BEVFormerProfile()
     """The detector; a plain word names a built-in model."""
     data: DataProfile = DataProfile()
     """The samples."""
@@ -60,6 +61,12 @@ class Profile(Document):
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
     overrides: tuple[str, ...] = ()
     """What --set, --seed, --model and --device changed, as typed; filled in by loading."""
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _bevformer_unless_stated(cls, content: Any) -> Any:
+        """BEVFormer is meant where no kind of detector is stated."""
+        return {"detector": "bevformer", **content} if isinstance(content, dict) else content
 
     @field_validator("device")
     @classmethod

@@ -11,6 +11,7 @@ pair (values, offsets and weights of every cell) is taken off in the last column
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 from tabulate import tabulate
@@ -48,7 +49,8 @@ def main() -> None:
 def memory_rows(profile: Profile) -> list[list[object]]:
     """Pairs, largest activations and what the pairs add to them, for some sets of seen cells."""
     torch.manual_seed(0)
-    detector = build_bevformer(**profile.model.arguments()).eval()
+    numbers: Any = profile.model
+    detector = build_bevformer(**numbers.arguments()).eval()
     images, frames, _ = one_frame(detector, scene_of(profile), device="cpu")
     grid = detector.pts_bbox_head.transformer.grid
     points = pillar_points(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -64,8 +65,9 @@ def main() -> None:
     lidar2img = lidar_to_image(
         np.stack([one["cam2img"] for one in cameras]), lidar2cam=np.stack([one["lidar2cam"] for one in cameras])
     )
+    model: Any = profile.model
     picture = scene_image(
-        images, lidar2img=lidar2img, sources=sources, min_score=options.min_score, range_m=profile.model.bev.range_m[3]
+        images, lidar2img=lidar2img, sources=sources, min_score=options.min_score, range_m=model.bev.range_m[3]
     )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_bytes(encode_image(picture, form=options.out.suffix[1:]))

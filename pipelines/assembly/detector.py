@@ -1,8 +1,10 @@
-"""Profile section ``model`` -> the detector with fresh weights, and the device that a profile means."""
+"""Profile section ``model`` -> the detector with fresh weights, its data sets, and the device that a profile means."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,8 +13,16 @@ from torch import nn
 import qdbev.detectors.detector as detectors
 from pipelines.store import processes
 from profiles import Profile, ProfileError
-from profiles.sections.model import MMDET3D, ModelProfile
+from profiles.detectors.bevformer import BEVFormerProfile
+from profiles.detectors.configured import ConfiguredProfile
+from profiles.sections.data import DataProfile
+from profiles.sections.model import ModelProfile
+from profiles.sections.schedule import Optimisation
 from qdbev.data.configured.config import class_order, dataset_section, read_config
+from qdbev.data.configured.dataset import ConfiguredDataset
+from qdbev.data.nuscenes.records import CLASSES, Sample
+from qdbev.data.queues.batches import Frames
+from qdbev.data.queues.temporal import TemporalDataset
 from qdbev.detectors.bevformer import build_bevformer
 from qdbev.detectors.configured import build_configured
 
@@ -21,29 +31,38 @@ class Detector(nn.Module, detectors.Detector):
     """What is built here: a torch module that keeps the library's promises. It names a type; nothing is made of it."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """What a kind of detector is built from and what it sees: functions of its section of the profile."""
+
+    build: Callable[..., detectors.Detector]
+    """The detector, from its section; ``auxiliary`` adds the dense heads that only float training uses."""
+    classes: Callable[[Any], tuple[str, ...]]
+    """The classes in the order of its scores."""
+    sensors: Callable[[Any], dict[str, bool]]
+    """Whether it uses cameras and LiDAR, as a submission states it: ``use_camera``, ``use_lidar``."""
+    training_frames: Callable[..., Frames]
+    """Samples under a ``root`` with the augmentation of a training; ``data`` and ``schedule`` say more."""
+    ordered_frames: Callable[..., Frames]
+    """Samples under a ``root``, single frames without augmentation."""
+
+
+def kind_of(model: ModelProfile) -> Kind:
+    """The row of a profile's detector."""
+    return _KINDS[model.detector]
+
+
 def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> Detector:
     """The detector of a model profile with fresh weights.
 
     Args:
         model: Its numbers, or its config.
-        auxiliary: With the dense heads that only float training uses, which BEVFormer alone has.
+        auxiliary: With the dense heads that only float training uses, where its kind has any.
 
     Raises:
         ValueError: A config of mmdet3d that cannot be built, or does not have the stated parts.
     """
-    if model.detector == MMDET3D:
-        section = model.mmdet3d
-        config = read_config(str(section.config), options=section.options)
-        configured: detectors.Detector = build_configured(
-            config["model"],
-            parts=dict(section.parts),
-            taps=dict(section.taps),
-            output_layers=section.output_layers,
-            class_order=class_order(dataset_section(config, name="test")),
-        )
-        return cast(Detector, configured)
-    bevformer: detectors.Detector = build_bevformer(**model.arguments(), auxiliary=auxiliary)
-    return cast(Detector, bevformer)
+    return cast(Detector, kind_of(model).build(model, auxiliary=auxiliary))
 
 
 def refuse_unable(detector: Detector, *, ability: detectors.Ability) -> None:
@@ -84,3 +103,78 @@ def _gpus_here() -> str:
     if count < 2:
         return "the one CUDA device cuda:0" if count else "no CUDA device"
     return f"{count} CUDA devices, cuda:0 to cuda:{count - 1}"
+
+
+def _bevformer(model: BEVFormerProfile, *, auxiliary: bool) -> detectors.Detector:
+    return build_bevformer(**model.arguments(), auxiliary=auxiliary)
+
+
+def _queues(
+    samples: Sequence[Sample], *, root: Path, model: BEVFormerProfile, data: DataProfile, schedule: Optimisation
+) -> Frames:
+    return TemporalDataset(
+        samples,
+        root=root,
+        train=True,
+        queue_length=data.queue_length,
+        drop_one=data.drop_one_frame,
+        photometric=schedule.photometric,
+        grid_mask_probability=schedule.grid_mask_probability,
+        point_cloud_range=model.bev.range_m,
+        **dict(model.image),
+    )
+
+
+def _single_frames(samples: Sequence[Sample], *, root: Path, model: BEVFormerProfile) -> Frames:
+    return TemporalDataset(samples, root=root, train=False, point_cloud_range=model.bev.range_m, **dict(model.image))
+
+
+def _configured(model: ConfiguredProfile, *, auxiliary: bool) -> detectors.Detector:
+    section = model.mmdet3d
+    return build_configured(
+        _config(model)["model"],
+        parts=dict(section.parts),
+        taps=dict(section.taps),
+        output_layers=section.output_layers,
+        class_order=_class_order(model),
+    )
+
+
+def _config(model: ConfiguredProfile) -> dict[str, Any]:
+    return read_config(str(model.mmdet3d.config), options=model.mmdet3d.options)
+
+
+def _class_order(model: ConfiguredProfile) -> tuple[int, ...]:
+    return tuple(class_order(dataset_section(_config(model), name="test")))
+
+
+def _training_frames_of_config(
+    samples: Sequence[Sample], *, root: Path, model: ConfiguredProfile, data: DataProfile, schedule: Optimisation
+) -> Frames:
+    """The config has an augmentation of its own, on single frames."""
+    section = dataset_section(_config(model), name="train")
+    return ConfiguredDataset(samples, root=root, section=section, train=True)
+
+
+def _frames_of_config(samples: Sequence[Sample], *, root: Path, model: ConfiguredProfile) -> ConfiguredDataset:
+    section = dataset_section(_config(model), name="test")
+    return ConfiguredDataset(samples, root=root, section=section, train=False)
+
+
+_KINDS = {
+    "bevformer": Kind(
+        build=_bevformer,
+        classes=lambda model: CLASSES,
+        sensors=lambda model: {"use_camera": True, "use_lidar": False},
+        training_frames=_queues,
+        ordered_frames=_single_frames,
+    ),
+    "mmdet3d": Kind(
+        build=_configured,
+        classes=lambda model: tuple(CLASSES[index] for index in _class_order(model)),
+        sensors=lambda model: _frames_of_config([], root=Path(), model=model).modality,
+        training_frames=_training_frames_of_config,
+        ordered_frames=_frames_of_config,
+    ),
+}
+"""A row for each kind of detector, under the name that profiles give it."""

@@ -6,22 +6,19 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from pipelines.assembly.detector import kind_of
 from pipelines.store import processes
 from pipelines.store.integrity import reading_data
 from pipelines.store.locations import SYNTHETIC, cache_folder, synthetic_root
 from profiles.sections.data import DataProfile
-from profiles.sections.model import MMDET3D, ModelProfile
+from profiles.sections.model import ModelProfile
 from profiles.sections.schedule import Optimisation
-from qdbev.data.configured.config import dataset_section, read_config
-from qdbev.data.configured.dataset import ConfiguredDataset
 from qdbev.data.nuscenes.motion import without_messages
 from qdbev.data.nuscenes.records import Sample, read_samples
 from qdbev.data.nuscenes.sample_cache import scene_digest
 from qdbev.data.nuscenes.tables import available_scenes, split_scenes
 from qdbev.data.queues.batches import Frames
-from qdbev.data.queues.temporal import TemporalDataset
 from qdbev.data.synthetic import generate
 
 _ALL_SCENES = {"train": 700, "val": 150}
@@ -155,20 +152,9 @@ def streaming_dataset(split: Split, *, model: ModelProfile) -> Frames:
 
 
 def training_dataset(split: Split, *, model: ModelProfile, data: DataProfile, schedule: Optimisation) -> Frames:
-    """Queues of frames with the schedule's augmentation; an mmdet3d config has its own, on single frames."""
+    """What the detector trains on, with its augmentation: queues of frames by the schedule, or a config's own."""
     samples = [*split.samples, *(sample for further in split.further for sample in _anywhere(further))]
-    if model.detector == MMDET3D:
-        return _configured(samples, root=split.root, model=model, name="train")
-    return TemporalDataset(
-        samples,
-        root=split.root,
-        train=True,
-        queue_length=data.queue_length,
-        drop_one=data.drop_one_frame,
-        photometric=schedule.photometric,
-        grid_mask_probability=schedule.grid_mask_probability,
-        **_image_arguments(model),
-    )
+    return kind_of(model).training_frames(samples, root=split.root, model=model, data=data, schedule=schedule)
 
 
 def _anywhere(split: Split) -> Iterator[Sample]:
@@ -182,30 +168,9 @@ def _anywhere(split: Split) -> Iterator[Sample]:
 
 def ordered_dataset(split: Split, *, model: ModelProfile, samples: Sequence[Sample]) -> Frames:
     """The same for chosen samples of a split, such as those that calibrate."""
-    if model.detector == MMDET3D:
-        return _configured(samples, root=split.root, model=model, name="test")
-    return TemporalDataset(samples, root=split.root, train=False, **_image_arguments(model))
+    return kind_of(model).ordered_frames(samples, root=split.root, model=model)
 
 
 def sensors(model: ModelProfile) -> dict[str, bool]:
     """Whether a detector uses cameras and LiDAR, as a submission states it: ``use_camera``, ``use_lidar``."""
-    if model.detector == MMDET3D:
-        return _configured([], root=Path(), model=model, name="test").modality
-    return {"use_camera": True, "use_lidar": False}
-
-
-def _configured(samples: Sequence[Sample], *, root: Path, model: ModelProfile, name: str) -> ConfiguredDataset:
-    config = read_config(str(model.mmdet3d.config), options=model.mmdet3d.options)
-    return ConfiguredDataset(samples, root=root, section=dataset_section(config, name=name), train=name == "train")
-
-
-def _image_arguments(model: ModelProfile) -> dict[str, Any]:
-    image = model.image
-    return {
-        "mean": image.mean,
-        "std": image.std,
-        "to_rgb": image.to_rgb,
-        "scale": image.scale,
-        "pad_divisor": image.pad_divisor,
-        "point_cloud_range": model.bev.range_m,
-    }
+    return kind_of(model).sensors(model)

@@ -16,7 +16,7 @@ def scene_of(profile: Profile) -> Scene:
     Args:
         profile: Its data section gives the image size, its model section how images are scaled and padded.
     """
-    image, (width, height) = profile.model.image, profile.data.image_size_px
+    image, (width, height) = profile.model.preparation, profile.data.image_size_px
     padded = [-(-round(side * image.scale) // image.pad_divisor) * image.pad_divisor for side in (height, width)]
     matrices = nuscenes_lidar2img(image_size_px=(width, height), scale=image.scale)
     return Scene((padded[0], padded[1]), torch.from_numpy(matrices).float())

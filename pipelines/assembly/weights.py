@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pipelines.assembly.checkpoint import Checkpoint, read_checkpoint
-from pipelines.assembly.detector import Detector, build_detector
+from pipelines.assembly.detector import Detector, build_detector, kind_of
 from pipelines.assembly.job import Job
 from pipelines.assembly.strict_loading import Misfit, load_strictly
 from pipelines.lineage.keys import imported_key, random_key
@@ -24,9 +24,7 @@ from pipelines.store.integrity import reading_data
 from pipelines.store.locations import ZOO
 from pipelines.store.making import Content, made
 from profiles import Profile, builtin_models, load
-from profiles.sections.model import MMDET3D, ModelProfile
-from qdbev.data.configured.config import class_order, dataset_section, read_config
-from qdbev.data.nuscenes.records import CLASSES
+from profiles.sections.model import ModelProfile
 
 OFFICIAL_FILES = {
     "tiny": "bevformer_tiny_epoch_24.pth",
@@ -34,7 +32,6 @@ OFFICIAL_FILES = {
     "base": "bevformer_r101_dcn_24ep.pth",
 }
 _OFFICIAL_PAGE = "the model table of https://github.com/fundamentalvision/BEVFormer"
-_ENCODER = "pts_bbox_head.transformer.encoder.layers."
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
 
 
@@ -117,17 +114,9 @@ def _load(detector: nn.Module, *, state: Mapping[str, torch.Tensor], origin: str
 
 
 def built_in_like(state: Mapping[str, torch.Tensor]) -> str | None:
-    """Name of the built-in model that has as many cells, channels, queries and encoder layers as a state dict."""
-    table, queries = (state.get(f"pts_bbox_head.{name}.weight") for name in ("bev_embedding", "query_embedding"))
-    if table is None or queries is None:
-        return None
-    layers = {name.partition(_ENCODER)[2].partition(".")[0] for name in state if name.startswith(_ENCODER)}
-    sizes = (tuple(table.shape), len(queries), len(layers))
-    for name in builtin_models():
-        model = load("float", model=name).model
-        if sizes == ((model.bev.rows * model.bev.columns, model.channels), model.head.queries, model.encoder.layers):
-            return name
-    return None
+    """Name of the built-in model whose numbers a state dict has."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return next((name for name in builtin_models() if load("float", model=name).model.fits(shapes)), None)
 
 
 def matched(detector: nn.Module) -> dict[str, dict[str, int]]:
@@ -142,18 +131,13 @@ def matched(detector: nn.Module) -> dict[str, dict[str, int]]:
 
 def remarks(checkpoint: Checkpoint, *, model: ModelProfile) -> tuple[str, ...]:
     """What was changed on reading, and a warning where the file states its classes in another order than the model."""
-    if checkpoint.classes in ((), _classes(model)):
+    if checkpoint.classes in ((), kind_of(model).classes(model)):
         return checkpoint.changes
-    stated, whose = ", ".join(checkpoint.classes), "the config's" if model.detector == MMDET3D else "qdbev's"
-    return (*checkpoint.changes, f"scores will be wrong: the file states the classes {stated}; {whose} order is other")
-
-
-def _classes(model: ModelProfile) -> tuple[str, ...]:
-    """The classes in the order of the detector's scores."""
-    if model.detector != MMDET3D:
-        return CLASSES
-    config = read_config(str(model.mmdet3d.config), options=model.mmdet3d.options)
-    return tuple(CLASSES[index] for index in class_order(dataset_section(config, name="test")))
+    stated = ", ".join(checkpoint.classes)
+    return (
+        *checkpoint.changes,
+        f"scores will be wrong: the file states the classes {stated}; the model's order is other",
+    )
 
 
 def float_detector(job: Job) -> tuple[Detector, Artifact]:
@@ -161,7 +145,7 @@ def float_detector(job: Job) -> tuple[Detector, Artifact]:
     profile, artifact = job.stated, float_artifact(job)
     detector = build_detector(profile.model)
     _load(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name, asked=profile.model.name)
-    detector.set_code_weights(profile.model.head.code_weights)
+    detector.set_code_weights(profile.model.code_weights)
     return detector.eval(), artifact
 
 

@@ -20,7 +20,7 @@ from pipelines.reporting.training_curve import curve_png
 from pipelines.store.artifacts import Artifact, MissingArtifact
 from pipelines.store.making import Content, made
 from profiles import Profile
-from profiles.sections.model import BEVFORMER
+from profiles.detectors.detector import FEATURES
 from profiles.sections.schedule import PARTS
 
 _NOTHING_TRAINED = "no controls: no step is trained, so the float detector itself is the float control"
@@ -76,7 +76,7 @@ def without_distillation(profile: Profile) -> tuple[Profile, list[str]]:
         ValueError: The detector has taps, but not on all that its distillation compares.
     """
     section = profile.distillation
-    if not section.schedule.steps or profile.model.detector == BEVFORMER:
+    if not section.schedule.steps or profile.model.tapped == FEATURES:
         return profile, []
     if profile.model.tapped:
         from pipelines.training.objectives import refuse_untapped

@@ -21,7 +21,7 @@ from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.making import Content, made
 from profiles import Profile
-from profiles.sections.model import ModelProfile
+from profiles.sections.model import sealed_model
 from profiles.sections.quantization import QuantizationProfile
 from qdbev.evaluation.submission import submission, write_submission
 
@@ -92,9 +92,8 @@ def as_made(model: Artifact, *, profile: Profile) -> Profile:
     structure = stated["model"]
     assert isinstance(structure, dict)
     if structure["name"] != profile.model.name:
-        config = model.manifest.record.circumstances.get("model.mmdet3d.config")
-        place = {"mmdet3d": {**structure["mmdet3d"], "config": config}} if config else {}  # type: ignore[dict-item]
-        stated_sections["model"] = ModelProfile.model_validate({**structure, **place})
+        circumstances = model.manifest.record.circumstances
+        stated_sections["model"] = sealed_model(structure, circumstances=circumstances)
     return profile.model_copy(update=stated_sections)
 
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from profiles import Profile
 from profiles.sections.distillation import DistillationProfile, ObjectiveName
-from profiles.sections.model import BEVFORMER
 from qdbev.detectors.features import Features
 from qdbev.distillation.cwd import bev_channel_wise_loss, image_channel_wise_loss
 from qdbev.distillation.hints import hint_loss, image_hint_loss
@@ -30,7 +29,7 @@ Compare = Callable[[Features, Features], tuple[Tensor, Terms]]
 
 IMAGE, BEV, MASK, LOGITS, CODE = "image", "bev_BQC", "bev_mask_BNQD", "logits_LBKC", "code_LBKD"
 OUTPUTS = frozenset({LOGITS, CODE})
-_FIELDS = {"image": IMAGE, "bev": BEV, "mask": MASK}  # by what taps and view-guided readings call them
+_FIELDS = {"image": IMAGE, "bev": BEV, "mask": MASK, "logits": LOGITS, "code": CODE}  # by the names of profiles
 _OF_GEOMETRY = frozenset({MASK})  # student and teacher see the same points, so the student's is taken
 _WORDS = {
     IMAGE: "image features",
@@ -116,8 +115,6 @@ def refuse_untapped(profile: Profile) -> None:
         ValueError: It has none at all, or an objective needs others.
     """
     model = profile.model
-    if model.detector == BEVFORMER:
-        return
     if not model.tapped:
         raise ValueError(
             f"distillation compares features, and {model.name} is known by its mmdet3d config alone, which names no "
@@ -197,7 +194,7 @@ def _box_output(student: Features, teacher: Features, profile: Profile) -> tuple
         _there(student.code_LBKD),
         teacher_LBKD=_there(teacher.code_LBKD),
         teacher_LBKC=_there(teacher.logits_LBKC),
-        code_weights_D=torch.tensor(profile.model.head.code_weights),
+        code_weights_D=torch.tensor(profile.model.code_weights),
         layers=settings.layers,
         weighting=settings.weighting,
     ), {}

@@ -24,7 +24,6 @@ from pipelines.store.integrity import UnusableInput
 from pipelines.store.locations import cache_folder
 from pipelines.training.objectives import CODE, IMAGE, LOGITS, OUTPUTS, taught
 from profiles import Profile, fingerprint
-from profiles.sections.model import MMDET3D
 from qdbev.detectors.features import Features
 from qdbev.distillation.feature_cache import FeatureCache
 
@@ -192,8 +191,8 @@ def sample_bytes(profile: Profile) -> int:
 def _changing(profile: Profile) -> str:
     """Why two visits of a sample differ; empty where they do not."""
     schedule, data = profile.distillation.schedule, profile.data
-    if profile.model.detector == MMDET3D:
-        return f"the config of {profile.model.name} has an augmentation of its own"
+    if profile.model.unsteady:
+        return profile.model.unsteady
     reasons = {
         "distillation.schedule.photometric is true": schedule.photometric,
         "distillation.schedule.grid_mask_probability is above 0": schedule.grid_mask_probability > 0,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
 
+from profiles.detectors.bevformer import BEVFormerProfile
 from profiles.detectors.config_files import config_digest
+from profiles.detectors.detector import DetectorProfile
 from profiles.document import Document
 
 
@@ -33,7 +35,7 @@ class TapsProfile(Document):
     """Path of the module that gives bird's-eye-view features: (frames, channels, rows, columns), or cell by cell."""
 
 
-class ConfiguredProfile(Document):
+class ConfigProfile(Document):
     """A detector by its mmdet3d config."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"config"})
@@ -63,3 +65,60 @@ class ConfiguredProfile(Document):
         if stated not in (None, found):
             raise ValueError(f"config {path} is not the one meant: its sha256 is {found[:12]}..., not {stated[:12]}...")
         return {**content, "config_sha256": found}
+
+
+_OF_BEVFORMER = {
+    name: value for name, value in BEVFormerProfile().content().items() if name not in DetectorProfile.model_fields
+}
+"""Sections that manifests of configured detectors hold from when all kinds had one section together, always these."""
+
+
+class ConfiguredProfile(DetectorProfile):
+    """Any detector of mmdet3d, described by its config."""
+
+    detector: Literal["mmdet3d"] = "mmdet3d"
+    """mmdet3d, or bevformer, which has fields of its own."""
+    mmdet3d: ConfigProfile = ConfigProfile()
+    """The config and the parts."""
+
+    def content(self) -> dict[str, Any]:
+        """The fields that decide a result, and BEVFormer's as they stood beside them when the first keys were made."""
+        return _OF_BEVFORMER | super().content()
+
+    @property
+    def backbone_paths(self) -> tuple[str, ...]:
+        """Paths of the backbone's modules, as stated."""
+        return self.mmdet3d.parts.backbone
+
+    @property
+    def empty_parts(self) -> tuple[str, ...]:
+        """Parts that no path is stated for."""
+        return tuple(name for name, paths in self.mmdet3d.parts if not paths)
+
+    @property
+    def tapped(self) -> tuple[str, ...]:
+        """The features that taps are stated for."""
+        return tuple(name for name, path in self.mmdet3d.taps if path is not None)
+
+    @property
+    def unsteady(self) -> str:
+        """The config's own augmentation, which nobody knows."""
+        return f"the config of {self.name} has an augmentation of its own"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_bevformer(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            return content
+        if stated := [name for name, value in _OF_BEVFORMER.items() if content.get(name, value) != value]:
+            raise ValueError(
+                f"{', '.join(stated)} describe BEVFormer; those of detector mmdet3d stand in its config, and "
+                "mmdet3d.options change them"
+            )
+        return {name: value for name, value in content.items() if name not in _OF_BEVFORMER}
+
+    @model_validator(mode="after")
+    def _with_config(self) -> ConfiguredProfile:
+        if self.mmdet3d.config is None:
+            raise ValueError("detector mmdet3d needs mmdet3d.config, the path of an mmdet3d config")
+        return self

@@ -1,215 +1,51 @@
-"""The detector: its weights and the numbers that make nano, tiny, small and base different from each other.
+"""The detector: a name, its weights, and the section of the kind that ``detector`` chooses.
 
-The official variants are those of BEVFormer (Li et al., ECCV 2022) as their public configurations state them.
+A kind is a module of ``profiles/detectors`` with a ``DetectorProfile`` of its own; there is no list of them to keep.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter
 
-from profiles.detectors.configured import ConfiguredProfile
-from profiles.document import Document
-
-BEVFORMER, MMDET3D = "bevformer", "mmdet3d"
-
-
-class ImageProfile(Document):
-    """How a camera image becomes the network's input: normalise, then scale, then pad right and bottom."""
-
-    scale: float = Field(default=1.0, gt=0, le=4)
-    """Factor on both sides of the image; 0.5 makes 900x1600 into 450x800."""
-    pad_divisor: int = Field(default=32, ge=1)
-    """Both sides are padded with zeros to the next multiple of this many pixels."""
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
-    """Subtracted per channel, in the order the network sees the channels, for pixels of 0 to 255."""
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
-    """Divided by per channel, after the mean."""
-    to_rgb: bool = True
-    """Feed RGB (true) or BGR (false)."""
+import profiles.detectors
+from profiles.detectors.detector import DetectorProfile
 
 
-class BackboneProfile(Document):
-    """The residual network on each camera image."""
-
-    depth: Literal[18, 34, 50, 101, 152] = 50
-    """ResNet depth; 18 and 34 have basic blocks, the others bottlenecks."""
-    style: Literal["pytorch", "caffe"] = "pytorch"
-    """Where a bottleneck strides: in its 3x3 (pytorch) or in its first 1x1 convolution (caffe)."""
-    base_channels: int = Field(default=64, ge=8)
-    """Channels of the stem and the first stage; each later stage doubles them."""
-    stages: int = Field(default=4, ge=1, le=4)
-    """Residual stages that exist (strides 4, 8, 16, 32)."""
-    out_indices: tuple[int, ...] = (3,)
-    """Stages handed to the neck, counted from 0."""
-    dcn_stages: tuple[bool, ...] = (False, False, False, False)
-    """For each stage, whether its 3x3 convolutions are modulated deformable (DCNv2)."""
-    frozen_stages: int = Field(default=1, ge=-1, le=4)
-    """Stem and this many stages do not train; -1 trains everything, 0 freezes the stem."""
-    norm_frozen: bool = True
-    """Keep the statistics and affine values of batch norms in training."""
-    with_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, more time."""
+def _kinds() -> tuple[type[DetectorProfile], ...]:
+    for module in pkgutil.iter_modules(profiles.detectors.__path__):
+        importlib.import_module(f"{profiles.detectors.__name__}.{module.name}")
+    return tuple(sorted(DetectorProfile.__subclasses__(), key=lambda kind: str(kind.model_fields["detector"].default)))
 
 
-class NeckProfile(Document):
-    """The feature pyramid over the backbone's outputs."""
-
-    in_channels: tuple[int, ...] = (2048,)
-    """Channels of each backbone output, finest first."""
-    outputs: int = Field(default=1, ge=1, le=4)
-    """Levels handed to the encoder."""
-    extra_convs: bool = False
-    """Levels beyond the inputs come from a stride-2 convolution on the last output."""
+if TYPE_CHECKING:
+    ModelProfile = DetectorProfile
+else:
+    ModelProfile = Annotated[reduce(or_, _kinds()), Field(discriminator="detector")]
 
 
-class BevProfile(Document):
-    """The bird's-eye-view grid."""
+def sealed_model(content: Mapping[str, Any], *, circumstances: Mapping[str, Any]) -> ModelProfile:
+    """The model section of a manifest.
 
-    rows: int = Field(default=50, ge=4)
-    """Cells along y."""
-    columns: int = Field(default=50, ge=4)
-    """Cells along x."""
-    heights: int = Field(default=4, ge=1)
-    """Reference heights in the pillar over a cell (the paper's D)."""
-    range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
-    """x, y, z minimum, then x, y, z maximum of the perceived volume, metres in the LiDAR frame."""
-    rotation_centre_px: tuple[float, float] | None = (100.0, 100.0)
-    """Fixed point of the history's rotation, in cells (x, y): 100, 100 for official weights; null is the middle."""
-    rotation_nearest: bool = True
-    """Rotate the history by nearest neighbour (official weights), or bilinearly."""
-
-
-class EncoderProfile(Document):
-    """The BEV encoder: temporal self-attention, spatial cross-attention, feed-forward."""
-
-    layers: int = Field(default=3, ge=1)
-    """Number of layers."""
-    temporal_points: int = Field(default=4, ge=1)
-    """Sampling points per head in temporal self-attention."""
-    spatial_points: int = Field(default=8, ge=1)
-    """Sampling points per head and level in spatial cross-attention, a multiple of bev.heights."""
+    Args:
+        content: What the manifest says of the model.
+        circumstances: Of the manifest's record: by dotted name, where the files lie that the section names.
+    """
+    filled = dict(content)
+    for name, value in circumstances.items():
+        section, *path = name.split(".")
+        if section == "model" and value is not None:
+            filled = _with(filled, path, value)
+    model: ModelProfile = TypeAdapter(ModelProfile).validate_python(filled)
+    return model
 
 
-class DecoderProfile(Document):
-    """The object decoder over BEV features."""
-
-    layers: int = Field(default=6, ge=1)
-    """Number of layers; each has a classification and a regression branch."""
-    points: int = Field(default=4, ge=1)
-    """Sampling points per head in cross-attention over the BEV grid."""
-
-
-class HeadProfile(Document):
-    """Queries and boxes."""
-
-    queries: int = Field(default=900, ge=1)
-    """Object queries."""
-    query_init: Literal["random", "grid"] = "random"
-    """First object positions: random (official), or spread over the range; matters for training from scratch."""
-    code_weights: tuple[float, ...] = Field(default=(1, 1, 1, 1, 1, 1, 1, 1, 0.2, 0.2), min_length=10, max_length=10)
-    """Weights in the L1 loss of cx, cy, log w, log l, cz, log h, sin yaw, cos yaw, vx, vy."""
-    motion_weight: float = Field(default=0.0, ge=0)
-    """Weight of a squared error of the matched queries' heading and velocity; the official losses have none."""
-
-
-class ModelProfile(Document):
-    """The detector to compress: BEVFormer by numbers, or any detector of mmdet3d by its config."""
-
-    later: ClassVar[frozenset[str]] = frozenset({"mmdet3d"})
-
-    name: str = Field(default="unnamed", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
-    """Name in artifact folders and tables: nano, tiny, small, base or one's own."""
-    detector: Literal["bevformer", "mmdet3d"] = "bevformer"
-    """bevformer, described by the sections below, or mmdet3d, whose config describes all of it."""
-    weights: str | None = None
-    """Float weights: zoo (shipped with qdbev), random, the path of a .safetensors or .pth file, an artifact of
-    the store, or null (what was imported last)."""
-    mmdet3d: ConfiguredProfile = ConfiguredProfile()
-    """Another detector's config and parts, for detector mmdet3d."""
-    image: ImageProfile = ImageProfile()
-    """Image preparation."""
-    backbone: BackboneProfile = BackboneProfile()
-    """Image backbone."""
-    neck: NeckProfile = NeckProfile()
-    """Image neck."""
-    bev: BevProfile = BevProfile()
-    """BEV grid."""
-    encoder: EncoderProfile = EncoderProfile()
-    """BEV encoder."""
-    decoder: DecoderProfile = DecoderProfile()
-    """Object decoder."""
-    head: HeadProfile = HeadProfile()
-    """Queries and boxes."""
-    channels: int = Field(default=256, ge=8)
-    """Channels of neck, encoder and decoder features."""
-    heads: int = Field(default=8, ge=1)
-    """Attention heads."""
-    hidden: int = Field(default=512, ge=8)
-    """Channels inside every feed-forward block."""
-    dropout: float = Field(default=0.1, ge=0, lt=1)
-    """Rate in all attention and feed-forward blocks, in training."""
-
-    def arguments(self) -> dict[str, Any]:
-        """The numbers as the flat arguments of ``qdbev.detectors.bevformer.build_bevformer``."""
-        backbone = {f"backbone_{name}": value for name, value in self.backbone}
-        neck = {f"neck_{name}": value for name, value in self.neck}
-        bev = {"pc_range_m": self.bev.range_m, "heights": self.bev.heights}
-        bev |= {"bev_rows": self.bev.rows, "bev_columns": self.bev.columns}
-        rotation = {name: value for name, value in self.bev if name.startswith("rotation_")}
-        encoder = {"encoder_layers" if name == "layers" else name: value for name, value in self.encoder}
-        decoder = {f"decoder_{name}": value for name, value in self.decoder}
-        sizes = {name: getattr(self, name) for name in ("channels", "heads", "hidden", "dropout")}
-        return backbone | neck | bev | rotation | encoder | decoder | dict(self.head) | sizes
-
-    @property
-    def backbone_paths(self) -> tuple[str, ...]:
-        """Paths of the backbone's modules in the detector."""
-        return self.mmdet3d.parts.backbone if self.detector == MMDET3D else ("img_backbone",)
-
-    @property
-    def tapped(self) -> tuple[str, ...]:
-        """Features that taps give of a detector of mmdet3d: image, bev."""
-        return tuple(name for name, path in self.mmdet3d.taps if path is not None)
-
-    @property
-    def empty_parts(self) -> tuple[str, ...]:
-        """Parts that the detector does not have."""
-        if self.detector == BEVFORMER:
-            return ()
-        return tuple(name for name, paths in self.mmdet3d.parts if not paths)
-
-    @model_validator(mode="after")
-    def _one_detector(self) -> ModelProfile:
-        if self.detector == BEVFORMER:
-            if self.mmdet3d != ConfiguredProfile():
-                raise ValueError("mmdet3d describes another detector than bevformer: state detector: mmdet3d too")
-            return self
-        if self.mmdet3d.config is None:
-            raise ValueError("detector mmdet3d needs mmdet3d.config, the path of an mmdet3d config")
-        shared = ("name", "detector", "weights", "mmdet3d")
-        fields = type(self).model_fields
-        stated = [name for name in fields if name not in shared and getattr(self, name) != fields[name].default]
-        if stated:
-            raise ValueError(
-                f"{', '.join(stated)} describe BEVFormer; those of detector mmdet3d stand in its config, and "
-                "mmdet3d.options change them"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _consistent(self) -> ModelProfile:
-        backbone, inputs = self.backbone, len(self.neck.in_channels)
-        if len(backbone.out_indices) != inputs:
-            raise ValueError(f"neck.in_channels has {inputs} entries, but backbone.out_indices {backbone.out_indices}")
-        if max(backbone.out_indices) >= backbone.stages:
-            raise ValueError(f"backbone.out_indices {backbone.out_indices} need more than {backbone.stages} stages")
-        if len(backbone.dcn_stages) != backbone.stages:
-            raise ValueError(f"backbone.dcn_stages has {len(backbone.dcn_stages)} entries for {backbone.stages} stages")
-        if self.channels % self.heads:
-            raise ValueError(f"channels {self.channels} is not a multiple of heads {self.heads}")
-        if self.encoder.spatial_points % self.bev.heights:
-            points, heights = self.encoder.spatial_points, self.bev.heights
-            raise ValueError(f"encoder.spatial_points {points} is not a multiple of bev.heights {heights}")
-        return self
+def _with(content: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    step, *rest = path
+    return {**content, step: _with(content[step], rest, value) if rest else value}

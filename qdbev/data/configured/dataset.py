@@ -58,6 +58,16 @@ class ConfiguredDataset(Dataset[list[Packed]]):
         """Which sensors the config says it reads: ``use_camera`` and ``use_lidar``."""
         return {name: bool(self._source.modality[name]) for name in ("use_camera", "use_lidar")}
 
+    @staticmethod
+    def packed(items: Sequence[Sequence[Packed]]) -> dict[str, Any]:
+        """A batch is sent as it is; see ``join``."""
+        return join(items)
+
+    @staticmethod
+    def batch(sent: dict[str, Any]) -> dict[str, Any]:
+        """What was sent."""
+        return sent
+
     def arrays(self, index: int, *, generator: np.random.Generator) -> list[Packed]:
         """What the pipeline packs of one key frame; every random choice in it follows from ``generator``.
 

@@ -8,19 +8,37 @@ at t, with however many workers, and on however many ranks that share the same g
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
-from qdbev.data.configured.dataset import ConfiguredDataset, join
-from qdbev.data.queues.temporal import Item, TemporalDataset, as_data_sample
+from qdbev.data.nuscenes.records import Sample
+from qdbev.data.queues.temporal import Item
 
 Batch = dict[str, Any]
-Frames = TemporalDataset | ConfiguredDataset
 _ORDER, _AUGMENT = 0, 1  # the two uses of a seed
+
+
+class Frames(Protocol):
+    """Key frames as items of a data set, and how a batch of them is sent from a process that loads."""
+
+    samples: list[Sample]
+
+    def __len__(self) -> int: ...
+
+    def arrays(self, index: int, *, generator: np.random.Generator) -> Any:
+        """One item as it is sent; every random choice in it follows from ``generator``."""
+
+    @staticmethod
+    def packed(items: list[Any]) -> Any:
+        """What a loading process sends of some items."""
+
+    @staticmethod
+    def batch(sent: Any) -> Batch:
+        """The batch, as detectors take it, of what was sent."""
 
 
 class Slot(NamedTuple):
@@ -39,7 +57,7 @@ def collate(items: Sequence[Item]) -> Batch:
 
 
 def training_batches(
-    dataset: TemporalDataset,
+    dataset: Frames,
     *,
     batch_size: int,
     seed: int,
@@ -138,25 +156,16 @@ class _Slots(Dataset[Any]):
 
 def load_slots(dataset: Frames, *, batches: Iterable[list[Slot]], workers: int) -> Iterator[Batch]:
     """Workers send one image tensor and small arrays per batch: a tensor sent costs a file descriptor."""
-    configured = isinstance(dataset, ConfiguredDataset)
     loader: Iterable[Any] = DataLoader(
         _Slots(dataset),
         batch_sampler=batches,  # type: ignore[arg-type]
         num_workers=workers,
-        collate_fn=join if configured else _stack_images,
+        collate_fn=dataset.packed,
         worker_init_fn=_single_thread if workers else None,
         prefetch_factor=4 if workers else None,
     )
     for sent in loader:
-        yield sent if configured else _with_samples(*sent)
-
-
-def _with_samples(images: torch.Tensor, rest: list[dict[str, Any]]) -> Batch:
-    return {"inputs": {"img": images}, "data_samples": [as_data_sample(arrays) for arrays in rest]}
-
-
-def _stack_images(items: list[dict[str, Any]]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
-    return default_collate([item.pop("img") for item in items]), items
+        yield dataset.batch(sent)
 
 
 def _single_thread(worker: int) -> None:

@@ -21,7 +21,7 @@ from mmdet3d.datasets.transforms import ObjectRangeFilter
 from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from qdbev.data.geometry import lidar_to_image
 from qdbev.data.queues.transforms import (
@@ -109,6 +109,17 @@ class TemporalDataset(Dataset[Item]):
         """One item; every random choice in it comes from ``generator``, in a fixed order."""
         arrays = self.arrays(index, generator=generator)
         return {"inputs": {"img": torch.from_numpy(arrays["img"])}, "data_samples": as_data_sample(arrays)}
+
+    @staticmethod
+    def packed(items: list[dict[str, Any]]) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+        """Items as a loading process sends them: images as one tensor, which costs one file descriptor."""
+        return default_collate([item.pop("img") for item in items]), items
+
+    @staticmethod
+    def batch(sent: tuple[torch.Tensor, list[dict[str, Any]]]) -> dict[str, Any]:
+        """The batch of what was sent: ``{"inputs": {"img": (B, T, N, 3, H, W)}, "data_samples": [B]}``."""
+        images, rest = sent
+        return {"inputs": {"img": images}, "data_samples": [as_data_sample(arrays) for arrays in rest]}
 
     def arrays(self, index: int, *, generator: np.random.Generator) -> dict[str, Any]:
         """The same item as plain arrays, as loading processes send it: img, frames, boxes (M, 9), labels (M,)."""

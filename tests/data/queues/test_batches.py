@@ -93,6 +93,7 @@ def test_streams_hold_whole_scenes_in_order(tiny_tree: Path) -> None:
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=9), streams=st.integers(1, 5))
 def test_streams_are_complete_for_any_lengths(lengths: list[int], streams: int) -> None:
     class Fake:
+        packed, batch = staticmethod(TemporalDataset.packed), staticmethod(TemporalDataset.batch)
         samples = [  # noqa: RUF012
             {"scene": f"s{scene}", "index_in_scene": frame}
             for scene, count in enumerate(lengths)
@@ -122,6 +123,18 @@ def test_collate_is_the_items(training: TemporalDataset) -> None:
     assert batch["inputs"]["img"].shape == (2, 2, 6, 3, 32, 32)
     assert torch.equal(batch["inputs"]["img"][1], items[1]["inputs"]["img"])
     assert batch["data_samples"][0] is items[0]["data_samples"]
+
+
+def test_what_is_sent_becomes_the_items(training: TemporalDataset) -> None:
+    items = [training.item(index, generator=np.random.default_rng(index)) for index in (1, 5)]
+    arrays = [training.arrays(index, generator=np.random.default_rng(index)) for index in (1, 5)]
+    batch = training.batch(training.packed(arrays))
+    assert batch["inputs"]["img"].shape == (2, 2, 6, 3, 32, 32)
+    for number, item in enumerate(items):
+        sample, expected = batch["data_samples"][number], item["data_samples"]
+        assert torch.equal(batch["inputs"]["img"][number], item["inputs"]["img"])
+        assert [one["token"] for one in sample.frames] == [one["token"] for one in expected.frames]
+        assert torch.equal(sample.gt_instances_3d.bboxes_3d.tensor, expected.gt_instances_3d.bboxes_3d.tensor)
 
 
 def test_bad_requests_are_refused(training: TemporalDataset) -> None:
