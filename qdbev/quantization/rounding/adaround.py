@@ -46,9 +46,11 @@ from qdbev.quantization.rounding.blocks import (
     watch_inputs,
 )
 from qdbev.quantization.rounding.learned_rounding import Descent, LearnedRounding
+from qdbev.quantization.rounding.moments import power_of_two
 from qdbev.quantization.rounding.quadratic import Quadratic, ReconstructionMoments
 
 ROUNDS = 6
+LEAST_HARM = 1e-30  # of what weights do to an output: below it there is nothing to learn
 ROWS = 2048  # of one call of a linear layer, evenly spaced, up to twice as many
 
 
@@ -128,9 +130,13 @@ def learned(
     nearest = rounding.rounded()
     change, inputs = (nearest - weight_OI).double(), weight_OI.shape[1]
     harm_O = ((change @ moments.moment_II) * change).sum(1)  # what nearest rounding itself does to each output
-    factor_O1 = (2 * inputs / torch.where(harm_O > 0, harm_O, torch.ones_like(harm_O)))[:, None]
-    moment_II, cross_OI = moments.moment_II.to(weight_OI), (factor_O1 * moments.cross_OI).to(weight_OI)
-    factor_O1 = factor_O1.to(weight_OI)
+    # powers of two, which change no digit: the gradient is taken in float32, whatever the size of weights and inputs
+    weight_unit = power_of_two(weight_OI.abs().amax()).double()
+    unit = power_of_two(moments.moment_II.diagonal().mean()) * weight_unit
+    harm_O = torch.where(harm_O > 0, harm_O, torch.ones_like(harm_O)).clamp(min=LEAST_HARM * float(unit * weight_unit))
+    factor_O1 = (2 * inputs / harm_O)[:, None]
+    moment_II, cross_OI = (moments.moment_II / unit).to(weight_OI), (factor_O1 * moments.cross_OI).to(weight_OI)
+    factor_O1 = (factor_O1 * unit).to(weight_OI)
 
     def loss() -> Tensor:
         weight = rounding()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,9 @@ from torch.utils.hooks import RemovableHandle
 from qdbev.quantization.layers.quantized import QuantizedLayer
 from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.layers.swap import quantized_layers
-from qdbev.quantization.rounding.moments import InputMoments
+from qdbev.quantization.rounding.moments import InputMean, InputMoments
+
+Sums = TypeVar("Sums", bound=InputMean)
 
 POSITIONS = 256  # of an image that a convolution's inputs are taken from, evenly spaced
 
@@ -179,11 +181,11 @@ def watch_inputs(
     *,
     run: Callable[[], object],
 ) -> None:
-    """Run, and show what comes into each block, as its input quantizer gives it, a call at a time."""
+    """Run, and show what comes into each block, as its input quantizer gives it: every call but empty ones."""
 
     def hook(block: Block) -> RemovableHandle:
         quantizer = layers[block.layer].get_submodule(block.input)
-        return quantizer.register_forward_hook(lambda module, args, output: on_input(block, output))
+        return quantizer.register_forward_hook(lambda module, args, x: on_input(block, x) if x.numel() else None)
 
     handles = [hook(block) for block in blocks]
     try:
@@ -206,16 +208,29 @@ def input_moments(
     Returns:
         Block -> moments, in the order they first ran, without those that did not run.
     """
-    moments: dict[Block, InputMoments] = {}
+    return _gathered(layers, run, blocks, InputMoments)
+
+
+def input_means(
+    layers: Mapping[str, QuantizedLayer], run: Callable[[], object], blocks: Iterable[Block]
+) -> dict[Block, Tensor]:
+    """The means alone, (I,) each; as ``input_moments``."""
+    return {block: sums.mean for block, sums in _gathered(layers, run, blocks, InputMean).items()}
+
+
+def _gathered(
+    layers: Mapping[str, QuantizedLayer], run: Callable[[], object], blocks: Iterable[Block], kind: type[Sums]
+) -> dict[Block, Sums]:
+    gathered: dict[Block, Sums] = {}
 
     def gather(block: Block, x: Tensor) -> None:
-        layer, gathered = layers[block.layer], moments.setdefault(block, InputMoments())
+        layer, sums = layers[block.layer], gathered.setdefault(block, kind())
         calls = [patches(image[None], layer) for image in x] if isinstance(layer, nn.Conv2d) else [x.flatten(0, -2)]
         for x_NI in calls:
-            gathered.add(x_NI)
+            sums.add(x_NI)
 
     watch_inputs(layers, blocks, gather, run=run)
-    return moments
+    return gathered
 
 
 def patches(image_1CHW: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -239,6 +254,11 @@ def in_rounds(order: Iterable[Block], rounds: int) -> list[list[Block]]:
 
 
 def share_of_signal(errors_O: Tensor, *, signal_O: Tensor) -> float:
-    """Mean error of outputs over their mean power."""
-    signal = signal_O.mean().clamp(min=torch.finfo(torch.float64).tiny)
-    return float(errors_O.mean() / signal)
+    """Mean error of outputs over their mean power; finite also where outputs have none.
+
+    >>> share_of_signal(torch.tensor([1.0, 3.0]), signal_O=torch.tensor([8.0, 8.0]))
+    0.25
+    """
+    limits, error = torch.finfo(torch.float64), errors_O.mean().clamp(min=0)
+    signal = signal_O.mean().clamp(min=max(limits.tiny, limits.eps * float(error)))
+    return float(error / signal)

@@ -28,6 +28,7 @@ from qdbev.quantization.layers.quantized import QuantizedLayer, QuantizedWeight
 from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.rounding.blocks import layers_of, refuse_following, switch
 from qdbev.quantization.rounding.learned_rounding import Descent, LearnedRounding
+from qdbev.quantization.rounding.moments import power_of_two
 from qdbev.quantization.rounding.units import Call, Unit, find_units, map_tensors, recorded, tensors_in
 
 
@@ -210,11 +211,20 @@ class _Learner:
         args, kwargs = map_tensors((args, kwargs), lambda x: x.to(device, copy=True))
         outputs = tensors_in(self.module(*args, **kwargs))
         errors = [
-            F.mse_loss(y, target.to(device)) / target.square().mean().clamp(min=1e-12).to(device)
+            _relative_error(y, target.to(device))
             for y, target in zip(outputs, tensors_in(self.target[place].output), strict=True)
             if y.is_floating_point()
         ]
         return torch.stack(errors).mean()
+
+
+def _relative_error(y: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error over the target's mean square, in a unit of its size: float32 holds the squares."""
+    if not target.numel():
+        return y.sum()
+    unit = power_of_two(target.abs().amax())
+    y, target = y / unit, target / unit
+    return F.mse_loss(y, target) / target.square().mean().clamp(min=1e-12)
 
 
 def _learned(rounding: LearnedRounding, quantizer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Shapes: N samples, I inputs of one output (channels times kernel), O output chan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -21,6 +22,7 @@ from qdbev.quantization.rounding.blocks import (
     BlockTensors,
     Compensation,
     in_rounds,
+    input_means,
     input_moments,
     layers_of,
     pass_through,
@@ -35,6 +37,7 @@ from qdbev.quantization.rounding.moments import InputMoments
 DAMPING = 0.01  # of the mean variance, added to every variance: GPTQ's value
 RANGE_FACTORS = (1.0, 0.9, 0.8, 0.7)
 ROUNDS = 6
+STRONGER = 8  # times that damping grows tenfold where rounding has left moments indefinite
 
 
 @torch.no_grad()
@@ -69,14 +72,16 @@ def compensate_rounding(
     layers = layers_of(model, parts)
     blocks, refused = roundable(layers)
     pass_through(layers)
-    reference = input_moments(layers, run, blocks)
-    refused |= {block.path: "it did not run" for block in blocks if block not in reference}
-    quantize_inputs(layers, rounded={block.layer for block in reference})
+    means = input_means(layers, run, blocks)
+    refused |= {block.path: "it did not run" for block in blocks if block not in means}
+    quantize_inputs(layers, rounded={block.layer for block in means})
     errors = {}
-    for group in in_rounds(reference, rounds):
+    for group in in_rounds(means, rounds):
         for block, moments in input_moments(layers, run, group).items():
-            tensors, mean = tensors_of(block, layer=layers[block.layer]), reference[block].mean
-            errors[block] = _round_block(tensors, moments, mean=mean, damping=damping, range_factors=range_factors)
+            tensors = tensors_of(block, layer=layers[block.layer])
+            errors[block] = _round_block(
+                tensors, moments, mean=means[block], damping=damping, range_factors=range_factors
+            )
     switch(layers, on=False)
     return Compensation(errors=errors, refused=refused)
 
@@ -93,22 +98,36 @@ def compensated(
         quantizer: Its bits and limits.
         scale_O1: A scale per output.
         moment_II: Covariance of the inputs, or second moments where there is no bias to take the mean.
-        damping: Share of the mean variance that is added to every variance.
+        damping: Share of the mean variance that is added to every variance, more where that is not enough.
     """
     weight = weight_OI.double()
     nearest = _nearest(weight, quantizer=quantizer, scale_O1=scale_O1)
-    variance = moment_II.diagonal()
-    extra = damping * variance.mean()
-    if not extra > 0:
+    order = torch.argsort(moment_II.diagonal(), descending=True, stable=True)
+    factor_II = _inverse_factor(moment_II[order][:, order], damping=damping)
+    if factor_II is None:
         return nearest
-    order = torch.argsort(variance, descending=True, stable=True)
-    damped = moment_II[order][:, order] + extra * torch.eye(len(order), dtype=weight.dtype, device=weight.device)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor_II = torch.linalg.cholesky(inverse, upper=True)
     rounded = _rounded_in_turn(weight[:, order], factor_II=factor_II, quantizer=quantizer, scale_O1=scale_O1)
     rounded = rounded[:, torch.argsort(order)]
-    worse_O = _errors(rounded - weight, moment_II) > _errors(nearest - weight, moment_II)
-    return torch.where(worse_O[:, None], nearest, rounded)
+    no_worse_O = _errors(rounded - weight, moment_II) <= _errors(nearest - weight, moment_II)
+    return torch.where(no_worse_O[:, None], rounded, nearest)
+
+
+def _inverse_factor(moment_II: Tensor, *, damping: float) -> Tensor | None:
+    """The upper Cholesky factor of the inverse of damped moments, ten times as damped until there is one.
+
+    None where no input varies, or moments are not finite: then there is nothing to make up with.
+    """
+    mean = float(moment_II.diagonal().mean())
+    if not 0 < mean < math.inf:
+        return None
+    identity = torch.eye(len(moment_II), dtype=moment_II.dtype, device=moment_II.device)
+    for power in range(STRONGER):
+        lower, failed = torch.linalg.cholesky_ex(moment_II + 10**power * (damping * mean) * identity)
+        if not failed:
+            factor_II, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+        if not failed:
+            return factor_II
+    return None
 
 
 def _rounded_in_turn(weight_OI: Tensor, *, factor_II: Tensor, quantizer: Quantizer, scale_O1: Tensor) -> Tensor:

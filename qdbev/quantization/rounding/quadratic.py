@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from qdbev.quantization.rounding.moments import InputMoments
+from qdbev.quantization.rounding.moments import InputMoments, ProductSum, hard_moments
 
 
 class Quadratic(NamedTuple):
@@ -51,14 +51,14 @@ class ReconstructionMoments:
     inputs: InputMoments = field(default_factory=InputMoments)
     total_O: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
     squares_O: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
-    products_OI: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.float64))
+    products_OI: ProductSum = field(default_factory=ProductSum)
 
     def add(self, x_NI: Tensor, y_NO: Tensor) -> None:
         """Take in samples."""
         self.inputs.add(x_NI)
         self.total_O = self.total_O.to(y_NO.device) + y_NO.sum(0, dtype=torch.float64)
         self.squares_O = self.squares_O.to(y_NO.device) + y_NO.double().square().sum(0)
-        self.products_OI = self.products_OI.to(y_NO.device) + (y_NO.T @ x_NI).double()
+        self.products_OI.add(y_NO, x_NI)
 
     @property
     def mean_O(self) -> Tensor:
@@ -68,8 +68,10 @@ class ReconstructionMoments:
     def quadratic(self, *, centred: bool) -> Quadratic:
         """The error as a form of the weights: of covariances, or of moments where there is no bias."""
         count = self.inputs.count
-        cross_OI, power_O = self.products_OI / count, self.squares_O / count
+        power_O = self.squares_O / count
+        hard_O = hard_moments(power_O, self.mean_O)
+        cross_OI = self.products_OI.of(hard_O=hard_O, hard_I=self.inputs.hard) / count
         if not centred:
             return Quadratic(self.inputs.second, cross_OI, power_O)
-        cross_OI = cross_OI - torch.outer(self.mean_O, self.inputs.mean)
+        cross_OI = (cross_OI - torch.outer(self.mean_O, self.inputs.mean)) * self.inputs.varies
         return Quadratic(self.inputs.covariance, cross_OI, power_O - self.mean_O.square())
