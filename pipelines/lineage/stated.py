@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 
 from pipelines.lineage.kinds import FLOAT
-from pipelines.store.artifacts import Artifact, Store, model_name
+from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.locations import SYNTHETIC, ZOO, synthetic_root
+from pipelines.store.naming import model_name
 from profiles.profile import Profile
 from profiles.sections.data import DataProfile
 

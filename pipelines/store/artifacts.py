@@ -24,6 +24,7 @@ from pipelines.store.integrity import (
     read_manifest,
     verify_folder,
 )
+from pipelines.store.naming import answers_to, model_name
 from pipelines.store.sealing import describe, explained_writing, fsync_tree, move_into_place, unfinished_folder
 from profiles.manifest import Manifest
 from profiles.profile import Profile
@@ -31,7 +32,6 @@ from profiles.profile import Profile
 __all__ = ["Artifact", "DamagedArtifact", "MissingArtifact", "Store", "StoreUnwritable", "UnusableInput"]
 
 _SCRATCH = ".scratch"
-_SHORTEST_PREFIX = 4
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Store:
                 return self.verify(folder)
             if text and folder.is_dir() and folder in self.folders():
                 return self.verify(folder)
-        found = [one for one in self.list() if _answers_to(one.manifest, text)]
+        found = [one for one in self.list() if answers_to(one.manifest, text)]
         if ":" in text:
             found = found[-1:]
         if len(found) == 1:
@@ -278,18 +278,3 @@ class Store:
 
     def _scratch_path(self, kind: str, *, key: str) -> Path:
         return self.root / _SCRATCH / f"{kind}-{key[:12]}"
-
-
-def _answers_to(manifest: Manifest, text: str) -> bool:
-    kind, colon, name = text.partition(":")
-    if colon:
-        return (manifest.kind, manifest.name) == (kind, name)
-    if len(text) < _SHORTEST_PREFIX:
-        return False
-    return manifest.digest.startswith(text) or manifest.key.startswith(text)
-
-
-def model_name(profile: Mapping[str, Any]) -> object:
-    """The model's name in the profile of a manifest, or None."""
-    model = profile.get("model")
-    return model.get("name") if isinstance(model, dict) else None

@@ -1,14 +1,24 @@
-"""Making an artifact: found by its key, or else made and sealed; the one place where ``--force`` is honoured."""
+"""Making an artifact: found by its key, or else made and sealed; the one place where ``--force`` is honoured.
+
+Two processes never make one key at once: the second waits and takes what the first sealed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import datetime
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from pipelines.store.artifacts import Artifact, Store
+from pipelines.store import locks, processes
+from pipelines.store.artifacts import Artifact, DamagedArtifact, Store
+from pipelines.store.sealing import explained_writing
 from profiles.profile import Profile
+
+_LOCKS = ".locks"
+_BY_ANOTHER = "made by another process, which this one waited for"
 
 
 class Asking(Protocol):
@@ -25,6 +35,10 @@ class Asking(Protocol):
     @property
     def force(self) -> bool:
         """Whether it is made again."""
+
+    @property
+    def progress(self) -> bool:
+        """Whether it is shown for whom a process waits."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +82,38 @@ def made(asking: Asking, kind: str, *, key: str, make: Callable[[], Content], kn
     """
     if not asking.force and (artifact := asking.store.find(kind, key=key)):
         return Made(artifact, known)
-    content = make()
-    artifact = asking.store.seal(
+    asked = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+    with _alone(asking, kind, key=key) as waited:
+        if (waited or not asking.force) and (artifact := _made_meanwhile(asking, kind, key=key, asked=asked)):
+            return Made(artifact, _BY_ANOTHER if waited else known)
+        content = make()
+        return Made(_sealed(asking, kind, key=key, content=content), content.message)
+
+
+@contextlib.contextmanager
+def _alone(asking: Asking, kind: str, *, key: str) -> Iterator[bool]:
+    """Hold the lock of a key and tell whether another process held it first; of several started together, the first."""
+    path = asking.store.root / _LOCKS / f"{kind}-{key[:12]}.lock"
+
+    def entered() -> bool:
+        with explained_writing(asking.store.root):
+            return held.enter_context(locks.alone(path, progress=asking.progress))
+
+    with contextlib.ExitStack() as held:
+        yield processes.agreed(entered)
+
+
+def _made_meanwhile(asking: Asking, kind: str, *, key: str, asked: str) -> Artifact | None:
+    """What another process sealed under the key; to one that forces, what was sealed before it asked does not count."""
+    with contextlib.suppress(*[DamagedArtifact] if asking.force else []):
+        artifact = asking.store.find(kind, key=key)
+        if artifact is not None and (not asking.force or artifact.manifest.record.created >= asked):
+            return artifact
+    return None
+
+
+def _sealed(asking: Asking, kind: str, *, key: str, content: Content) -> Artifact:
+    return asking.store.seal(
         kind,
         profile=asking.profile,
         key=key,
@@ -82,4 +126,3 @@ def made(asking: Asking, kind: str, *, key: str, make: Callable[[], Content], kn
         seconds=content.seconds,
         replace=asking.force,
     )
-    return Made(artifact, content.message)
