@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, ValidationError
 from pydantic.fields import FieldInfo
 
 from profiles.choices import Kinds, kinds
+from profiles.wording import quoted
 
 
 def complaints(error: ValidationError, *, root: type[BaseModel]) -> list[str]:
@@ -39,6 +40,7 @@ def unknown_field(path: str, *, parent: type[BaseModel], others: Kinds) -> str:
         others: Tag -> document of the union that ``parent`` is of; empty where it stands alone.
     """
     *sections, name = path.split(".")
+    path = quoted(path)[1:-1]
     if owner := next((tag for tag, kind in others.items() if name in kind.model_fields), None):
         return f"{path} describes another detector: state detector: {owner} too"
     near = difflib.get_close_matches(name, parent.model_fields, n=1, cutoff=0.5)
@@ -64,6 +66,8 @@ def allowed_values(annotation: Any) -> str:
         return f"a list of {len(items)}, each {allowed_values(items[0])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return f"fields {', '.join(annotation.model_fields)}"
+    if get_origin(annotation) is Annotated:
+        return allowed_values(get_args(annotation)[0])
     if get_origin(annotation) is Union or get_args(annotation):
         return " or ".join(allowed_values(part) for part in get_args(annotation))
     return str(annotation)
@@ -122,4 +126,4 @@ def _shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
         return "a mapping"
-    return repr(value) if isinstance(value, str) else str(value)
+    return quoted(value)

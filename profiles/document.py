@@ -8,6 +8,11 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+"""Names that become names of folders: nothing in them leads out of the folder they lie in."""
+LONGEST_NAME = 100
+"""Of a profile or a model: both together and a key stand in one name of a folder, which has at most 255 characters."""
+
 
 class ProfileError(ValueError):
     """A profile that cannot be read: the message is one sentence per wrong field, written for its author."""

@@ -16,10 +16,14 @@ from pydantic import ValidationError
 
 from profiles.complaint import complaints
 from profiles.document import ProfileError
-from profiles.overrides import apply_overrides, overlay, parse_override, read_yaml
+from profiles.home import expanded, is_file
+from profiles.overrides import apply_overrides, overlay, parse_override
 from profiles.profile import Profile
+from profiles.wording import quoted
+from profiles.yaml_text import LONGEST, read_yaml
 
 BUILTIN = Path(__file__).parent / "builtin"
+_TOLD = 5  # wrong fields in one complaint
 
 
 def builtin_profiles() -> dict[str, Path]:
@@ -83,8 +87,12 @@ def _validated(content: dict[str, Any], *, title: str, culprits: list[str]) -> P
     except ValidationError as error:
         sentences = complaints(error, root=Profile)
     typed = {".".join(parse_override(word)[0]): word for word in culprits}
-    marked = [f"{text} (from {typed[text.split()[0]]})" if text.split()[0] in typed else text for text in sentences]
-    raise ProfileError(f"{title}: " + "; and ".join(marked))
+    marked = [
+        f"{text} (from {quoted(typed[text.split()[0]])[1:-1]})" if text.split()[0] in typed else text
+        for text in sentences[:_TOLD]
+    ]
+    more = [f"{len(sentences) - _TOLD} more fields are wrong"] if len(sentences) > _TOLD else []
+    raise ProfileError(f"{title}: " + "; and ".join([*marked, *more]))
 
 
 def _with_ancestors(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -99,7 +107,7 @@ def _with_ancestors(path: Path, *, seen: tuple[Path, ...]) -> dict[str, Any]:
         return content
     known = builtin_profiles()
     beside = path.parent / f"{parent}.yaml"
-    found = beside if beside.is_file() else _find(str(parent), known=known, noun="profile")
+    found = beside if is_file(beside) else _find(str(parent), known=known, noun="profile")
     below = _with_ancestors(found, seen=(*seen, path))
     below.pop("name", None)
     content = dict(content)
@@ -116,22 +124,24 @@ def _model_layer(stated: Any, *, chosen: str | None) -> dict[str, Any]:
         return _read_model(chosen or stated or "nano")
     if not isinstance(stated, dict):
         raise ProfileError(
-            f"model is {stated!r}; allowed: a name, or a mapping (extends: nano takes the rest from nano)"
+            f"model is {quoted(stated)}; allowed: a name, or a mapping (extends: nano takes the rest from nano)"
         )
     own = dict(stated)
     below = _read_model(str(own.pop("extends"))) if "extends" in own else {}
     return overlay(below, {"model": own})
 
 
-def _read_model(name_or_path: str) -> dict[str, Any]:
+def _read_model(name_or_path: str, *, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = _find(name_or_path, known=builtin_models(), noun="model")
+    if path in seen:
+        raise ProfileError(f"model {path.stem} extends itself: {' -> '.join(one.stem for one in (*seen, path))}")
     content = _read(path)
     if not isinstance(content.get("model"), dict):
         raise ProfileError(f"{path} describes no model; it must have a section model")
     content["model"].setdefault("name", path.stem)
     _anchor(content["model"], folder=path.parent)
     parent = content["model"].pop("extends", None)
-    return overlay(_read_model(str(parent)), content) if parent else content
+    return overlay(_read_model(str(parent), seen=(*seen, path)), content) if parent else content
 
 
 def _recipe_layer(name_or_path: str) -> tuple[str, dict[str, Any]]:
@@ -147,26 +157,29 @@ def _anchor(model: dict[str, Any], *, folder: Path) -> None:
     """See the config that a model's section names from the folder of its file, in place."""
     section = model.get("mmdet3d")
     if isinstance(section, dict) and isinstance(section.get("config"), str):
-        section["config"] = str(folder / Path(section["config"]).expanduser())
+        section["config"] = str(folder / expanded(section["config"]))
 
 
 def _find(name_or_path: str, *, known: dict[str, Path], noun: str) -> Path:
     if name_or_path in known:
         return known[name_or_path]
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
-        if path.is_file():
+        if is_file(path):
             return path.resolve()
-        raise ProfileError(f"there is no {noun} file {path}")
+        raise ProfileError(f"there is no {noun} file {quoted(str(path))[1:-1]}")
     near = difflib.get_close_matches(name_or_path, known, n=1)
     question = f"; did you mean {near[0]}?" if near else ""
     raise ProfileError(
-        f"there is no {noun} {name_or_path!r}{question} (built in: {', '.join(known)}; or the path of a YAML file)"
+        f"there is no {noun} {quoted(name_or_path)}{question} (built in: {', '.join(known)}; or the path of a YAML "
+        "file)"
     )
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
+        if (size := path.stat().st_size) > LONGEST:
+            raise ProfileError(f"{path} has {size} bytes; a profile has at most {LONGEST}")
         content = read_yaml(path.read_text(encoding="utf-8"), origin=str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path} cannot be read: {error}") from None

@@ -2,49 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
-import yaml
 from pydantic import BaseModel
 
 from profiles.choices import Kinds, chosen, kinds
 from profiles.complaint import unknown_field
 from profiles.document import ProfileError
 from profiles.profile import Profile
+from profiles.wording import quoted
+from profiles.yaml_text import read_yaml
 
-
-class ProfileReader(yaml.SafeLoader):
-    """YAML without surprises: ``1e-4`` is a number, and a key that stands twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Read a mapping, refusing repeated keys."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise ProfileError(f"{', '.join(twice)} stands twice in one section (line {node.start_mark.line + 1})")
-        return super().construct_mapping(node, deep=deep)
-
-
-ProfileReader.add_implicit_resolver(  # YAML 1.1 wants a dot and a signed exponent in a float; people write 1e-4
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-)
-
-
-def read_yaml(text: str, *, origin: str) -> Any:
-    """The content of YAML text.
-
-    Raises:
-        ProfileError: If it is not YAML; the sentence names ``origin`` and the line.
-    """
-    try:
-        return yaml.load(text, Loader=ProfileReader)  # a SafeLoader
-    except ProfileError as error:
-        raise ProfileError(f"{origin}: {error}") from None
-    except yaml.MarkedYAMLError as error:
-        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ProfileError(f"{origin}{line} is not YAML: {error.problem}") from None
+_DEEPEST = 8  # names in the path of a field
 
 
 def parse_override(word: str) -> tuple[tuple[str, ...], Any]:
@@ -61,9 +31,11 @@ def parse_override(word: str) -> tuple[tuple[str, ...], Any]:
     name, equals, text = word.partition("=")
     name = name.strip()
     if not equals or not name:
-        raise ProfileError(f"--set takes section.field=value, such as quantization.weight_bits=4; got {word!r}")
+        raise ProfileError(f"--set takes section.field=value, such as quantization.weight_bits=4; got {quoted(word)}")
     path = tuple(name.split("."))
-    return path, read_yaml(text, origin=f"--set {name}")
+    if len(path) > _DEEPEST:
+        raise ProfileError(f"{quoted(name)} is not a field of a profile; none lies deeper than {_DEEPEST} names")
+    return path, read_yaml(text, origin=f"--set {quoted(name)[1:-1]}")
 
 
 def apply_overrides(content: dict[str, Any], *, words: Iterable[str]) -> dict[str, Any]:

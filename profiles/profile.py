@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from profiles.detectors.bevformer import BEVFormerProfile
-from profiles.document import Document
+from profiles.document import LONGEST_NAME, NAME, Document
 from profiles.sections.bit_plan import BitPlanProfile
 from profiles.sections.calibration import CalibrationProfile
 from profiles.sections.data import DataProfile
@@ -35,7 +36,7 @@ class Profile(Document):
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"device", "overrides"})
 
-    name: str = Field(default="unnamed", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(default="unnamed", pattern=NAME, max_length=LONGEST_NAME)
     """Name in artifact folders and tables; a file's own name where it states none."""
     model: ModelProfile = BEVFormerProfile()
     """The detector; a plain word names a built-in model."""
@@ -71,8 +72,7 @@ class Profile(Document):
     @field_validator("device")
     @classmethod
     def _known_device(cls, value: str) -> str:
-        kind, _, index = value.partition(":")
-        if not (value in ("auto", "cpu", "cuda") or (kind == "cuda" and index.isdecimal())):
+        if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,3})?", value):
             raise ValueError("must be auto, cpu, cuda or cuda:N")
         return value
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
+from profiles.wording import sentence as in_short
 from qdbev_cli.commands import (
     artifacts,
     calibrate,
@@ -22,8 +26,36 @@ from qdbev_cli.commands import (
     train_float,
 )
 
+_USAGE_ERRORS: Any = typer.BadParameter.__bases__
+
+
+class _InShort(TyperGroup):
+    """Says what is wrong with a command line in short, whatever was typed."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        """Read the options of the whole program."""
+        with _shortened_complaints():
+            return super().make_context(*arguments, **options)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Read a command's own options and run it."""
+        with _shortened_complaints():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _shortened_complaints() -> Iterator[None]:
+    try:
+        yield
+    except _USAGE_ERRORS as error:
+        text = in_short(error.format_message())
+        error.format_message = lambda: text
+        raise
+
+
 app = typer.Typer(
     name="qdbev",
+    cls=_InShort,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

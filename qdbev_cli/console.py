@@ -20,11 +20,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from profiles.wording import sentence as in_short
 
 if TYPE_CHECKING:
     from qdbev.reporting.tables.table import Table
 
 BUG, USAGE, INPUT, STOPPED = 1, 2, 3, 130
+_OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG)
 
 
 def guarded(action: Callable[[], Outcome], *, as_json: bool) -> None:
@@ -61,9 +63,9 @@ def exit_code(error: BaseException) -> int:
 
     if isinstance(error, KeyboardInterrupt):
         return STOPPED
-    if isinstance(error, UnusableInput | FileNotFoundError | NotADirectoryError | PermissionError):
+    if isinstance(error, UnusableInput):
         return INPUT
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in _OF_FILES):
         return INPUT
     return USAGE if isinstance(error, ValueError | NotImplementedError) else BUG
 
@@ -145,7 +147,7 @@ def _explain(error: BaseException, *, code: int) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"
-    return f"this is a bug in qdbev ({type(error).__name__}: {text})" if code == BUG else text
+    return in_short(f"this is a bug in qdbev ({type(error).__name__}: {text})" if code == BUG else text)
 
 
 def _plain(value: Any) -> Any:

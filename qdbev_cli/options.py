@@ -6,6 +6,7 @@ import dataclasses
 import enum
 import functools
 import inspect
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,10 +44,18 @@ class StoreOptions(OutputOptions):
     ] = Path("runs")
 
     def open_store(self) -> Store:
-        """The store; it need not exist yet."""
-        from pipelines.store.artifacts import Store
+        """The store; it need not exist yet.
 
-        return Store(self.store)
+        Raises:
+            StoreUnwritable: Something is there that is no folder and leads to none.
+        """
+        from pipelines.store.artifacts import Store, StoreUnwritable
+
+        store = Store(self.store)
+        if os.path.lexists(store.root) and not store.root.is_dir():
+            what = "a link that leads to no folder" if store.root.is_symlink() else "no folder"
+            raise StoreUnwritable(f"the store {store.root} is {what}; name another with --store")
+        return store
 
 
 @dataclass(frozen=True)

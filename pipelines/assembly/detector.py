@@ -60,9 +60,18 @@ def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> Detector:
         auxiliary: With the dense heads that only float training uses, where its kind has any.
 
     Raises:
-        ValueError: A config of mmdet3d that cannot be built, or does not have the stated parts.
+        ValueError: What the section says cannot be built: its parts contradict each other, or a config does not have
+            the stated parts.
     """
-    return cast(Detector, kind_of(model).build(model, auxiliary=auxiliary))
+    try:
+        return cast(Detector, kind_of(model).build(model, auxiliary=auxiliary))
+    except (ValueError, MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # what builds it is not ours: assertions, missing keys, wrong types, anything
+        reason = str(error) or "it asserts something that does not hold"
+        raise ValueError(
+            f"the detector of section model ({model.name}) cannot be built: {type(error).__name__}: {reason}"
+        ) from error
 
 
 def refuse_unable(detector: Detector, *, ability: detectors.Ability) -> None:

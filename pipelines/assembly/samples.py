@@ -11,6 +11,7 @@ from pipelines.assembly.detector import kind_of
 from pipelines.store import processes
 from pipelines.store.integrity import reading_data
 from pipelines.store.locations import SYNTHETIC, cache_folder, synthetic_root
+from profiles.home import expanded
 from profiles.sections.data import DataProfile
 from profiles.sections.model import ModelProfile
 from profiles.sections.schedule import Optimisation
@@ -74,7 +75,7 @@ def _read_split(data: DataProfile, name: str, progress: bool) -> Split:
     if name.startswith("mini_") and not data.version.endswith("mini"):
         raise ValueError(f"split {name} belongs to version v1.0-mini, but data.version is {data.version}.")
     name = name.removeprefix("mini_")  # the version says which train and val are meant
-    root = Path(data.source).expanduser()
+    root = expanded(data.source)
     if data.source == SYNTHETIC:
         root = _generated(data, name=name, progress=progress)
     names = _scene_names(root, data=data, name=name)

@@ -24,6 +24,7 @@ from pipelines.store.integrity import reading_data
 from pipelines.store.locations import ZOO
 from pipelines.store.making import Content, made
 from profiles import Profile, builtin_models, load
+from profiles.home import expanded
 from profiles.sections.model import ModelProfile
 
 OFFICIAL_FILES = {
@@ -58,7 +59,7 @@ def float_artifact(job: Job) -> Artifact:
         return _shipped(model)
     if source == "random":
         return _random(replace(job, force=False))
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_file() or path.suffix in (".pth", ".safetensors"):
         return imported(replace(job, force=False), path=path)
     return store.adopt(store.open(source))

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipelines.store.integrity import UnusableInput
 from profiles import fingerprint
+from profiles.home import expanded
 
 
 class Timed(NamedTuple):
@@ -60,10 +61,10 @@ def read_latency_table(path: str | Path) -> LatencyTable:
     Raises:
         UnusableInput: It cannot be read, a row lacks a column or has a wrong value, or one layer and bits stand twice.
     """
-    file = Path(path).expanduser()
+    file = expanded(path)
     try:
         rows = _ROWS.validate_python(_content(file))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
         raise UnusableInput(f"the latency table {file} cannot be read: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]

@@ -9,6 +9,7 @@ from pipelines.reporting.outcome import Outcome
 from pipelines.store.integrity import reading_data
 from pipelines.store.locations import SYNTHETIC, synthetic_root
 from profiles import Profile
+from profiles.home import expanded
 from qdbev.reporting.tables.table import plain_table
 
 ALL_TRAIN, ALL_VAL = 700, 150  # the scene names of nuscenes-devkit's own splits
@@ -32,7 +33,7 @@ def synth(
     from qdbev.data.synthetic import generate  # slow to import
 
     data = profile.data
-    root = (out or synthetic_root(data)).expanduser()
+    root = expanded(out or synthetic_root(data))
     train = ALL_TRAIN if data.train_scenes is None else data.train_scenes
     val = ALL_VAL if data.val_scenes is None else data.val_scenes
     width, height = data.image_size_px
@@ -81,7 +82,7 @@ def prepare(
     data = profile.data.model_copy(update={"train_scenes": None, "val_scenes": None})
     if data.source == SYNTHETIC:
         raise ValueError("data prepare reads a nuScenes folder of yours: name it with --root")
-    root = Path(data.source).expanduser()
+    root = expanded(data.source)
     names = list(split_scenes(data.version))
     if dry_run:
         return Outcome(would_do=[f"check {root / data.version} and read its splits {' and '.join(names)}"])

@@ -11,6 +11,7 @@ from pipelines.assembly.weights import fitted, imported, matched, missing_weight
 from pipelines.lineage.stated import imported_weights
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact, Store
+from profiles.home import expanded
 from profiles.sections.model import ModelProfile
 from qdbev.reporting.tables.table import Table, plain_table
 
@@ -31,7 +32,7 @@ def run(job: Job, *, file: Path, dry_run: bool = False) -> Outcome:
         UnusableInput: The file is missing, damaged, or holds no plain tensors by name.
         Misfit: It holds other tensors than the model; ``details`` names them all.
     """
-    profile, path = job.stated, file.expanduser()
+    profile, path = job.stated, expanded(file)
     model = profile.model
     if not path.is_file():
         raise missing_weights(model.name, problem=f"there is no file {path}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from pipelines.assembly.detector import build_detector
 from pipelines.costs.memory import memory
@@ -11,6 +10,7 @@ from pipelines.store.integrity import reading_data
 from pipelines.store.locations import SYNTHETIC
 from pipelines.training.teacher import keeps
 from profiles import Profile
+from profiles.home import expanded
 from profiles.sections.data import DataProfile
 from profiles.sections.schedule import Optimisation
 from qdbev.data.nuscenes.tables import sample_counts, split_scenes
@@ -78,14 +78,14 @@ def _samples(data: DataProfile, *, split: str) -> int:
         return len(names) * data.key_frames
     if _absence(data) and limit is None and data.version in _NUSCENES:
         return _NUSCENES[data.version][split]
-    counts = sample_counts(Path(data.source).expanduser(), version=data.version)
+    counts = sample_counts(expanded(data.source), version=data.version)
     listed = [counts[name] for name in split_scenes(data.version)[split] if name in counts]
     return sum(listed[:limit])
 
 
 def _absence(data: DataProfile) -> str:
     """What is said of a data set that is not there yet, where its size is published; empty where it is there."""
-    there = data.source == SYNTHETIC or (Path(data.source).expanduser() / data.version).is_dir()
+    there = data.source == SYNTHETIC or (expanded(data.source) / data.version).is_dir()
     return "" if there else f" ({data.version} is not there yet; counted as published)"
 
 

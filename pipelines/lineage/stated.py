@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 from pipelines.lineage.kinds import FLOAT
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.locations import SYNTHETIC, ZOO, synthetic_root
 from pipelines.store.naming import model_name
+from profiles.home import expanded
 from profiles.profile import Profile
 from profiles.sections.data import DataProfile
 
@@ -36,7 +36,7 @@ def stated_weights(profile: Profile, *, store: Store) -> str:
         return imported.digest
     if source is None or source in ("zoo", "random"):
         return str(source)
-    path = Path(source).expanduser()
+    path = expanded(source)
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else store.open(source).digest
 
 
@@ -44,6 +44,6 @@ def stated_data(data: DataProfile) -> str:
     """What says which data a profile means, without reading it: generator and settings, or the tables' files."""
     if data.source == SYNTHETIC:
         return synthetic_root(data).name
-    tables = sorted((Path(data.source).expanduser() / data.version).glob("*.json"))
+    tables = sorted((expanded(data.source) / data.version).glob("*.json"))
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in tables]
     return f"{data.source} {states}"

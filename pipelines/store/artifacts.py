@@ -26,8 +26,10 @@ from pipelines.store.integrity import (
 )
 from pipelines.store.naming import answers_to, model_name
 from pipelines.store.sealing import describe, explained_writing, fsync_tree, move_into_place, unfinished_folder
+from profiles.home import expanded, is_file
 from profiles.manifest import Manifest
 from profiles.profile import Profile
+from profiles.wording import quoted
 
 __all__ = ["Artifact", "DamagedArtifact", "MissingArtifact", "Store", "StoreUnwritable", "UnusableInput"]
 
@@ -79,7 +81,7 @@ class Store:
     """
 
     def __init__(self, root: str | Path, *, read_only: bool = False) -> None:
-        self.root = Path(root).expanduser()
+        self.root = expanded(root)
         self.read_only = read_only
 
     @classmethod
@@ -152,10 +154,10 @@ class Store:
             DamagedArtifact: If it is damaged.
         """
         text = str(ref)
-        for folder in (Path(text).expanduser(), self.root / text):
-            if text and (folder / MANIFEST).is_file():
+        for folder in (expanded(text), self.root / text):
+            if text and is_file(folder / MANIFEST):
                 return self.verify(folder)
-            if text and folder.is_dir() and folder in self.folders():
+            if text and folder in self.folders():
                 return self.verify(folder)
         found = [one for one in self.list() if answers_to(one.manifest, text)]
         if ":" in text:
@@ -164,7 +166,7 @@ class Store:
             return self.verify(found[0].path)
         names = ", ".join(folder.name for folder in ([one.path for one in found] or self.folders())) or "nothing yet"
         problem = "more than one artifact is called" if found else "there is no artifact"
-        raise MissingArtifact(f"{problem} {text!r} in {self.root}; there is: {names}")
+        raise MissingArtifact(f"{problem} {quoted(text)} in {self.root}; there is: {names}")
 
     def verify(self, artifact: Artifact | str | Path) -> Artifact:
         """Check every byte of an artifact.

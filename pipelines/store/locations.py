@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import qdbev
+from profiles.home import expanded
 from profiles.sections.data import DataProfile
 
 SYNTHETIC = "synthetic"
@@ -16,7 +17,7 @@ _USUAL_VERSION = "v1.0-trainval"
 
 def cache_folder(data: DataProfile) -> Path:
     """Folder of generated scenes and read tables: the profile's, else $QDBEV_CACHE, else ~/.cache/qdbev."""
-    return Path(data.cache or os.environ.get("QDBEV_CACHE") or "~/.cache/qdbev").expanduser()
+    return expanded(data.cache or os.environ.get("QDBEV_CACHE") or "~/.cache/qdbev")
 
 
 def synthetic_root(data: DataProfile) -> Path:

@@ -5,8 +5,8 @@ The official variants are those of BEVFormer (Li et al., ECCV 2022) as their pub
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,10 @@ from profiles.detectors.detector import DetectorProfile
 from profiles.detectors.image import ImageProfile
 from profiles.document import Document
 
+Stage = Annotated[int, Field(ge=0, le=3)]
+Channels = Annotated[int, Field(ge=1, le=65_536)]
+_FIRST_WITH_BOTTLENECKS = 50  # ResNet depth
+_MOST_NUMBERS = 2**28  # in the BEV grid
 _LAYERS = "pts_bbox_head.transformer.encoder.layers."
 
 
@@ -24,11 +28,11 @@ class BackboneProfile(Document):
     """ResNet depth; 18 and 34 have basic blocks, the others bottlenecks."""
     style: Literal["pytorch", "caffe"] = "pytorch"
     """Where a bottleneck strides: in its 3x3 (pytorch) or in its first 1x1 convolution (caffe)."""
-    base_channels: int = Field(default=64, ge=8)
+    base_channels: int = Field(default=64, ge=8, le=1024)
     """Channels of the stem and the first stage; each later stage doubles them."""
     stages: int = Field(default=4, ge=1, le=4)
     """Residual stages that exist (strides 4, 8, 16, 32)."""
-    out_indices: tuple[int, ...] = (3,)
+    out_indices: tuple[Stage, ...] = Field(default=(3,), min_length=1)
     """Stages handed to the neck, counted from 0."""
     dcn_stages: tuple[bool, ...] = (False, False, False, False)
     """For each stage, whether its 3x3 convolutions are modulated deformable (DCNv2)."""
@@ -39,11 +43,17 @@ class BackboneProfile(Document):
     with_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, more time."""
 
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of the outputs, finest first."""
+        expansion = 1 if self.depth < _FIRST_WITH_BOTTLENECKS else 4
+        return tuple(self.base_channels * 2**stage * expansion for stage in self.out_indices)
+
 
 class NeckProfile(Document):
     """The feature pyramid over the backbone's outputs."""
 
-    in_channels: tuple[int, ...] = (2048,)
+    in_channels: tuple[Channels, ...] = (2048,)
     """Channels of each backbone output, finest first."""
     outputs: int = Field(default=1, ge=1, le=4)
     """Levels handed to the encoder."""
@@ -54,11 +64,11 @@ class NeckProfile(Document):
 class BevProfile(Document):
     """The bird's-eye-view grid."""
 
-    rows: int = Field(default=50, ge=4)
+    rows: int = Field(default=50, ge=4, le=1000)
     """Cells along y."""
-    columns: int = Field(default=50, ge=4)
+    columns: int = Field(default=50, ge=4, le=1000)
     """Cells along x."""
-    heights: int = Field(default=4, ge=1)
+    heights: int = Field(default=4, ge=1, le=64)
     """Reference heights in the pillar over a cell (the paper's D)."""
     range_m: tuple[float, float, float, float, float, float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
     """x, y, z minimum, then x, y, z maximum of the perceived volume, metres in the LiDAR frame."""
@@ -71,27 +81,27 @@ class BevProfile(Document):
 class EncoderProfile(Document):
     """The BEV encoder: temporal self-attention, spatial cross-attention, feed-forward."""
 
-    layers: int = Field(default=3, ge=1)
+    layers: int = Field(default=3, ge=1, le=48)
     """Number of layers."""
-    temporal_points: int = Field(default=4, ge=1)
+    temporal_points: int = Field(default=4, ge=1, le=64)
     """Sampling points per head in temporal self-attention."""
-    spatial_points: int = Field(default=8, ge=1)
+    spatial_points: int = Field(default=8, ge=1, le=64)
     """Sampling points per head and level in spatial cross-attention, a multiple of bev.heights."""
 
 
 class DecoderProfile(Document):
     """The object decoder over BEV features."""
 
-    layers: int = Field(default=6, ge=1)
+    layers: int = Field(default=6, ge=1, le=48)
     """Number of layers; each has a classification and a regression branch."""
-    points: int = Field(default=4, ge=1)
+    points: int = Field(default=4, ge=1, le=64)
     """Sampling points per head in cross-attention over the BEV grid."""
 
 
 class HeadProfile(Document):
     """Queries and boxes."""
 
-    queries: int = Field(default=900, ge=1)
+    queries: int = Field(default=900, ge=1, le=10_000)
     """Object queries."""
     query_init: Literal["random", "grid"] = "random"
     """First object positions: random (official), or spread over the range; matters for training from scratch."""
@@ -120,11 +130,11 @@ class BEVFormerProfile(DetectorProfile):
     """Object decoder."""
     head: HeadProfile = HeadProfile()
     """Queries and boxes."""
-    channels: int = Field(default=256, ge=8)
+    channels: int = Field(default=256, ge=8, le=2048)
     """Channels of neck, encoder and decoder features."""
-    heads: int = Field(default=8, ge=1)
+    heads: int = Field(default=8, ge=1, le=256)
     """Attention heads."""
-    hidden: int = Field(default=512, ge=8)
+    hidden: int = Field(default=512, ge=8, le=16_384)
     """Channels inside every feed-forward block."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
     """Rate in all attention and feed-forward blocks, in training."""
@@ -174,20 +184,48 @@ class BEVFormerProfile(DetectorProfile):
         return content
 
     @model_validator(mode="after")
-    def _consistent(self) -> BEVFormerProfile:
-        backbone, inputs = self.backbone, len(self.neck.in_channels)
-        if len(backbone.out_indices) != inputs:
-            raise ValueError(f"neck.in_channels has {inputs} entries, but backbone.out_indices {backbone.out_indices}")
-        if max(backbone.out_indices) >= backbone.stages:
-            raise ValueError(f"backbone.out_indices {backbone.out_indices} need more than {backbone.stages} stages")
-        if len(backbone.dcn_stages) != backbone.stages:
-            raise ValueError(f"backbone.dcn_stages has {len(backbone.dcn_stages)} entries for {backbone.stages} stages")
-        if self.channels % self.heads:
-            raise ValueError(f"channels {self.channels} is not a multiple of heads {self.heads}")
-        if self.encoder.spatial_points % self.bev.heights:
-            points, heights = self.encoder.spatial_points, self.bev.heights
-            raise ValueError(f"encoder.spatial_points {points} is not a multiple of bev.heights {heights}")
+    def _fits_together(self) -> BEVFormerProfile:
+        for problem in (*self._backbone_problems(), *self._neck_problems(), *self._size_problems()):
+            raise ValueError(problem)
         return self
+
+    def _backbone_problems(self) -> Iterator[str]:
+        backbone = self.backbone
+        if list(backbone.out_indices) != sorted(set(backbone.out_indices)):
+            yield f"backbone.out_indices {backbone.out_indices} must rise, each once"
+        if max(backbone.out_indices) >= backbone.stages:
+            yield f"backbone.out_indices {backbone.out_indices} need more than {backbone.stages} stages"
+        if len(backbone.dcn_stages) != backbone.stages:
+            yield f"backbone.dcn_stages has {len(backbone.dcn_stages)} entries for {backbone.stages} stages"
+        if backbone.depth < _FIRST_WITH_BOTTLENECKS and any(backbone.dcn_stages):
+            yield f"backbone.dcn_stages must be false where backbone.depth is {backbone.depth}: of bottlenecks alone"
+        if backbone.frozen_stages > backbone.stages:
+            yield f"backbone.frozen_stages {backbone.frozen_stages} of {backbone.stages} backbone.stages"
+
+    def _neck_problems(self) -> Iterator[str]:
+        backbone, inputs = self.backbone, self.neck.in_channels
+        if len(backbone.out_indices) != len(inputs):
+            yield f"neck.in_channels has {len(inputs)} entries, but backbone.out_indices {backbone.out_indices}"
+        elif inputs != backbone.channels:
+            yield (
+                f"neck.in_channels is {list(inputs)}, but the backbone gives {list(backbone.channels)} "
+                f"(backbone.depth {backbone.depth}, base_channels {backbone.base_channels})"
+            )
+        if self.neck.outputs < len(inputs):
+            yield f"neck.outputs {self.neck.outputs} is less than the {len(inputs)} entries of neck.in_channels"
+
+    def _size_problems(self) -> Iterator[str]:
+        bev, points = self.bev, self.encoder.spatial_points
+        if self.channels % self.heads:
+            yield f"channels {self.channels} is not a multiple of heads {self.heads}"
+        if self.channels % 2:
+            yield f"channels {self.channels} is odd; half of them say the row of a cell, half the column"
+        if points % bev.heights:
+            yield f"encoder.spatial_points {points} is not a multiple of bev.heights {bev.heights}"
+        if any(low >= high for low, high in zip(bev.range_m[:3], bev.range_m[3:], strict=True)):
+            yield f"bev.range_m {list(bev.range_m)} must be three minima, then three larger maxima"
+        if bev.rows * bev.columns * self.channels > _MOST_NUMBERS:
+            yield f"{bev.rows} x {bev.columns} cells of {self.channels} channels are more than {_MOST_NUMBERS} numbers"
 
 
 def _says_nothing(section: Any) -> bool:

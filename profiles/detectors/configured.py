@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, model_validator
@@ -11,6 +10,7 @@ from profiles.detectors.bevformer import BEVFormerProfile
 from profiles.detectors.config_files import config_digest
 from profiles.detectors.detector import DetectorProfile
 from profiles.document import Document
+from profiles.home import expanded
 
 
 class PartsProfile(Document):
@@ -59,11 +59,12 @@ class ConfigProfile(Document):
     def _with_digest(cls, content: Any) -> Any:
         if not isinstance(content, dict) or not isinstance(content.get("config"), str):
             return content
-        path = Path(content["config"]).expanduser()
+        path = expanded(content["config"])
         found = config_digest(path.resolve())
         stated = content.get("config_sha256")
         if stated not in (None, found):
-            raise ValueError(f"config {path} is not the one meant: its sha256 is {found[:12]}..., not {stated[:12]}...")
+            differ = f"its sha256 is {found[:12]}..., not {str(stated)[:12]}..."
+            raise ValueError(f"config {path} is not the one meant: {differ}")
         return {**content, "config_sha256": found}
 
 

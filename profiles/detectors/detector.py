@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from profiles.detectors.image import ImageProfile
-from profiles.document import Document
+from profiles.document import LONGEST_NAME, NAME, Document
 
 FEATURES = ("image", "bev", "mask", "logits", "code")
 """What distillation can compare."""
@@ -17,7 +17,7 @@ FEATURES = ("image", "bev", "mask", "logits", "code")
 class DetectorProfile(Document):
     """The detector to compress; ``detector`` says which of the sections it is."""
 
-    name: str = Field(default="unnamed", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(default="unnamed", pattern=NAME, max_length=LONGEST_NAME)
     """Name in artifact folders and tables: nano, tiny, small, base or one's own."""
     detector: str
     """Its kind, which decides the other fields."""

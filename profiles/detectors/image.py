@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
 from profiles.document import Document
+
+Spread = Annotated[float, Field(gt=0)]
 
 
 class ImageProfile(Document):
     """How a camera image becomes the network's input: normalise, then scale, then pad right and bottom."""
 
-    scale: float = Field(default=1.0, gt=0, le=4)
+    scale: float = Field(default=1.0, ge=0.02, le=4)
     """Factor on both sides of the image; 0.5 makes 900x1600 into 450x800."""
-    pad_divisor: int = Field(default=32, ge=1)
+    pad_divisor: int = Field(default=32, ge=1, le=1024)
     """Both sides are padded with zeros to the next multiple of this many pixels."""
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     """Subtracted per channel, in the order the network sees the channels, for pixels of 0 to 255."""
-    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    std: tuple[Spread, Spread, Spread] = (58.395, 57.12, 57.375)
     """Divided by per channel, after the mean."""
     to_rgb: bool = True
     """Feed RGB (true) or BGR (false)."""

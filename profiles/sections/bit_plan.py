@@ -38,11 +38,11 @@ class BitPlanProfile(Document):
     """A CSV or JSON file of measured milliseconds by layer, weight bits and activation bits; latency needs it."""
     observer: Literal["calibration", "training"] = "calibration"
     """Ranges that losses are measured with: those of calibration, or those that training starts from."""
-    samples: int = Field(default=8, ge=1)
+    samples: int = Field(default=8, ge=1, le=10**6)
     """Samples that are compared or whose loss is taken, spread over the calibration samples."""
-    scenes: int = Field(default=4, ge=1)
+    scenes: int = Field(default=4, ge=1, le=1000)
     """With nds, whole scenes of the train split that each choice is scored on, drawn as calibration draws them."""
-    probes: int = Field(default=16, ge=1)
+    probes: int = Field(default=16, ge=1, le=10**6)
     """With hessian, random vectors of the estimated traces."""
 
     @field_validator("candidates")

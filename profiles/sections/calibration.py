@@ -26,16 +26,16 @@ class CalibrationProfile(Document):
     smoothing: float | None = Field(default=None, ge=0, le=1)
     """Before any method, scales of LayerNorm channels that linear layers alone read go into their weights, by this
     exponent (alpha of SmoothQuant, Xiao et al., ICML 2023, which has 0.5); null: they stay."""
-    iterations: int = Field(default=400, ge=1)
+    iterations: int = Field(default=400, ge=1, le=10**6)
     """Gradient steps of adaround for each layer, of brecq and qdrop for each block."""
-    learning_rate: float = Field(default=0.03, gt=0)
+    learning_rate: float = Field(default=0.03, gt=0, le=1000)
     """Of the roundings that adaround, brecq and qdrop learn; brecq's and qdrop's activation ranges have a tenth."""
     adaround_target: Literal["same_inputs", "float"] = "same_inputs"
     """What adaround brings a layer's output near to: what float weights make of the same quantized inputs, or what the
     float network has there (the paper's asymmetric form)."""
-    samples: int = Field(default=32, ge=1)
+    samples: int = Field(default=32, ge=1, le=10**6)
     """Calibration samples; whole scenes are taken in order until there are enough."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed that chooses the calibration scenes, and what brecq and qdrop draw; apart from the seed of training."""
 
     @property

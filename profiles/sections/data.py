@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from profiles.document import Document
+from profiles.document import NAME, Document
 
 Sweeps = Literal["none", "val", "all"]
+Side = Annotated[int, Field(ge=16, le=4096)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
 class DataProfile(Document):
@@ -18,19 +20,19 @@ class DataProfile(Document):
 
     source: str = "synthetic"
     """synthetic (generated once into the cache) or the path of a nuScenes folder (the one that holds the version)."""
-    version: str = "v1.0-trainval"
+    version: str = Field(default="v1.0-trainval", pattern=NAME, max_length=64)
     """Name of the table folder under the source: v1.0-trainval, v1.0-mini, ..."""
     train_scenes: int | None = Field(default=None, ge=1, le=700)
     """Use the first so many training scenes; null uses all there are."""
     val_scenes: int | None = Field(default=None, ge=1, le=150)
     """Use the first so many validation scenes; null uses all there are."""
-    image_size_px: tuple[int, int] = (176, 96)
+    image_size_px: tuple[Side, Side] = (176, 96)
     """Width and height of the synthetic camera images; 1600, 900 is nuScenes'."""
-    key_frames: int = Field(default=8, ge=1, le=40)
+    key_frames: int = Field(default=8, ge=2, le=40)
     """Key frames (2 Hz) per synthetic scene."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of the synthetic scenes; apart from the seed of training."""
-    more_seeds: tuple[int, ...] = ()
+    more_seeds: tuple[Seed, ...] = Field(default=(), max_length=64)
     """For each of these seeds as many synthetic training scenes again, for float training alone; not used elsewhere."""
     sweeps: Sweeps = "none"
     """Splits that also get the 12 Hz camera sweeps between key frames (synthetic only)."""

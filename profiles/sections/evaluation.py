@@ -16,9 +16,9 @@ class EvaluationProfile(Document):
 
     split: Literal["val", "train", "mini_val", "mini_train", "test"] = "val"
     """Split that is scored; calibration and training never see its samples. Of test only the submission is written."""
-    streams: int = Field(default=8, ge=1)
+    streams: int = Field(default=8, ge=1, le=1024)
     """Scenes evaluated side by side in one batch, each with its own history."""
-    bootstrap_resamples: int = Field(default=200, ge=0)
+    bootstrap_resamples: int = Field(default=200, ge=0, le=100_000)
     """Resamples of scenes behind every interval; 0 gives no interval."""
     max_boxes: int = Field(default=300, ge=1, le=500)
     """Boxes submitted per sample, best scores first."""

@@ -21,17 +21,17 @@ class Optimisation(Document):
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"save_every"})
 
-    batch_size: int = Field(default=1, ge=1)
+    batch_size: int = Field(default=1, ge=1, le=4096)
     """Samples per step and process."""
-    accumulation: int = Field(default=1, ge=1)
+    accumulation: int = Field(default=1, ge=1, le=10**6)
     """Batches summed into one optimiser step."""
-    learning_rate: float = Field(default=2e-4, gt=0)
+    learning_rate: float = Field(default=2e-4, gt=0, le=1000)
     """Peak learning rate."""
     backbone_multiplier: float = Field(default=0.1, ge=0)
     """Factor on the learning rate of the image backbone."""
     weight_decay: float = Field(default=0.01, ge=0)
     """AdamW weight decay, on every trained tensor but learned ranges."""
-    warmup_steps: int = Field(default=500, ge=0)
+    warmup_steps: int = Field(default=500, ge=0, le=10**9)
     """Steps over which the learning rate rises linearly to its peak."""
     warmup_ratio: float = Field(default=1 / 3, gt=0, le=1)
     """Learning rate of the first step as a share of the peak."""
@@ -49,16 +49,16 @@ class Optimisation(Document):
     """Chance per step that squares of the images are masked out (GridMask)."""
     photometric: bool = True
     """Distort brightness, contrast, saturation and hue of training images."""
-    save_every: int = Field(default=200, ge=1)
+    save_every: int = Field(default=200, ge=1, le=10**9)
     """Steps between resume states."""
-    log_every: int = Field(default=10, ge=1)
+    log_every: int = Field(default=10, ge=1, le=10**9)
     """Steps between points of the training curve."""
 
 
 class Schedule(Optimisation):
     """A training of one piece."""
 
-    steps: int = Field(default=1000, ge=0)
+    steps: int = Field(default=1000, ge=0, le=10**9)
     """Optimiser steps."""
 
 

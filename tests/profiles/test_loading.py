@@ -127,7 +127,7 @@ def test_what_decides_is_the_same_however_it_was_said(tmp_path: Path) -> None:
         ("distillation.detach=bew", "distillation.detach is 'bew'; allowed: image, bev or null"),
         ("data.train_scenes=0", "data.train_scenes is 0; it must be greater than or equal to 1"),
         ("data.train_scenes=few", "data.train_scenes is 'few'; allowed: a whole number or null"),
-        ("data.image_size_px=[3]", "data.image_size_px is [3]; allowed: a list of 2, each a whole number"),
+        ("data.image_size_px=[30]", "data.image_size_px is [30]; allowed: a list of 2, each a whole number"),
         ("qat.photometric=maybe", "qat.photometric is 'maybe'; allowed: true or false"),
         ("model.backbone.stages=1", "model: backbone.out_indices (1, 2) need more than 1 stages"),
         ("device=gpu", "device is 'gpu'; must be auto, cpu, cuda or cuda:N"),

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from profiles.overrides import apply_overrides, overlay, parse_override, read_yaml
+from profiles.overrides import apply_overrides, overlay, parse_override
+from profiles.yaml_text import read_yaml
 
 trees = st.recursive(
     st.dictionaries(st.sampled_from("abc"), st.integers(0, 3), max_size=3),

@@ -37,6 +37,7 @@ from qdbev.data.synthetic.files.tree import (
     fragment_path,
     read_fragment,
     read_marker,
+    read_settings,
     verify,
     write_atomically,
 )
@@ -132,7 +133,7 @@ def _prepare(root: Path, settings: Settings) -> None:
     """Write the settings, then make the folders, or refuse a folder that holds something else."""
     path = root / SETTINGS
     if path.exists():
-        known = json.loads(path.read_text())
+        known = read_settings(root)
         if known != settings.as_dict():
             differ = [f"{k}: {known.get(k)!r}, asked {v!r}" for k, v in settings.as_dict().items() if known.get(k) != v]
             raise ValueError(f"{root} holds scenes of other settings ({'; '.join(differ)}); choose another folder")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from qdbev.data.synthetic.sensors.cameras import CHANNELS
 
 MARKER = "synthetic.json"
 SETTINGS = "settings.json"
+_OF_MARKER = {"version": str, "train": list, "val": list, "digest": str, "tables": dict, "counts": dict}
+_OF_FRAGMENT = {"scene": str, "files": dict, "tables": dict}
 DATA_FOLDERS = (
     "can_bus",
     "samples/LIDAR_TOP",
@@ -60,23 +62,23 @@ def fragment_path(root: Path, name: str) -> Path:
 
 
 def read_fragment(root: Path, name: str) -> dict[str, Any]:
-    """A scene's settings, files and rows; ValueError where it is missing or no JSON."""
-    path = fragment_path(root, name)
-    if not path.exists():
-        raise ValueError(f"{root}: the fragment scenes/{name}.json is missing; {_remedy()}")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}); delete it; {_remedy()}") from error
-    return content
+    """A scene's settings, files and rows; ValueError where it is missing or holds something else."""
+    return _read_object(_fragment_there(root, name), holding=_OF_FRAGMENT)
 
 
 def digest_of(root: Path, names: Iterable[str]) -> str:
-    """SHA-256 over the fragments of some scenes, in order."""
+    """SHA-256 over the fragments of some scenes, in order; ValueError where one is missing."""
     total = hashlib.sha256()
     for name in names:
-        total.update(hashlib.sha256(fragment_path(root, name).read_bytes()).digest())
+        total.update(hashlib.sha256(_fragment_there(root, name).read_bytes()).digest())
     return total.hexdigest()
+
+
+def _fragment_there(root: Path, name: str) -> Path:
+    path = fragment_path(root, name)
+    if not path.exists():
+        raise ValueError(f"{root}: the fragment scenes/{name}.json is missing; {_remedy()}")
+    return path
 
 
 def read_marker(root: Path) -> dict[str, Any]:
@@ -86,11 +88,25 @@ def read_marker(root: Path) -> dict[str, Any]:
         begun = (root / SETTINGS).exists()
         state = "is half-written" if begun else "is no synthetic data set"
         raise ValueError(f"{root} {state}: {MARKER} is missing; {_remedy()}")
+    return _read_object(path, holding=_OF_MARKER)
+
+
+def read_settings(root: Path) -> dict[str, Any]:
+    """The settings of a tree that is there; ValueError where they cannot be read."""
+    return _read_object(root / SETTINGS, holding={})
+
+
+def _read_object(path: Path, *, holding: Mapping[str, type]) -> dict[str, Any]:
+    """A JSON object with fields of these types; ValueError where it is something else."""
     try:
-        marker: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error}); delete it; {_remedy()}") from error
-    return marker
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not an object; delete it; {_remedy()}")
+    if wrong := [name for name, kind in holding.items() if not isinstance(content.get(name), kind)]:
+        raise ValueError(f"{path} has no {' and no '.join(wrong)} of the right type; delete it; {_remedy()}")
+    return content
 
 
 def verify(root: Path) -> SyntheticSummary:
@@ -102,12 +118,14 @@ def verify(root: Path) -> SyntheticSummary:
     root = Path(root)
     marker = read_marker(root)
     names = [*marker["train"], *marker["val"]]
-    fragments = [read_fragment(root, name) for name in names]
     if digest_of(root, names) != marker["digest"]:
         raise ValueError(f"{root}: the fragments in scenes/ differ from those that {MARKER} sealed; {_remedy()}")
-    _check_files(root, fragments)
+    _check_files(root, [read_fragment(root, name) for name in names])
     _check_tables(root, marker)
-    return SyntheticSummary(**marker["counts"])
+    try:
+        return SyntheticSummary(**marker["counts"])
+    except TypeError:
+        raise ValueError(f"{root}: {MARKER} has no whole counts; delete it; {_remedy()}") from None
 
 
 def _remedy() -> str:
@@ -136,5 +154,5 @@ def _check_tables(root: Path, marker: dict[str, Any]) -> None:
         path = root / marker["version"] / f"{table}.json"
         if not path.exists():
             raise ValueError(f"{root}: the table {path.name} is missing; delete {MARKER}, then {_remedy()}")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != marker["tables"][table]:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != marker["tables"].get(table):
             raise ValueError(f"{root}: the table {path.name} is not as written; delete {MARKER}, then {_remedy()}")

@@ -1,0 +1,48 @@
+"""How what somebody typed, or a file held, is shown in a sentence: cut, on one line, nothing a terminal would obey."""
+
+from __future__ import annotations
+
+import re
+
+LONGEST_QUOTE = 200
+LONGEST_SENTENCE = 500
+_CUT = " ... "
+
+
+def quoted(value: object) -> str:
+    r"""A value as Python writes it, so that control characters are seen and not obeyed; its middle cut out if long.
+
+    >>> quoted("w4a6"), quoted("a\x1b[2J"), len(quoted("x" * 10**6))
+    ("'w4a6'", "'a\\x1b[2J'", 200)
+    """
+    if isinstance(value, str):
+        return _cut(repr(value[: 2 * LONGEST_QUOTE]), length=LONGEST_QUOTE)
+    return _cut(printable(str(value)), length=LONGEST_QUOTE)
+
+
+def sentence(text: str) -> str:
+    r"""A message as one line that can be printed; of long words and of a long whole the middle is cut out.
+
+    What is wrong stands at the start of a message, advice at its end.
+
+    >>> sentence("no file a\nb"), len(sentence("x" * 10**6)), len(sentence("x " * 10**6))
+    ('no file a\\nb', 200, 500)
+    """
+    words = re.sub(rf"\S{{{LONGEST_QUOTE + 1},}}", lambda word: _cut(word[0], length=LONGEST_QUOTE), printable(text))
+    return _cut(words, length=LONGEST_SENTENCE)
+
+
+def printable(text: str) -> str:
+    r"""Text with each character that is not printable as its escape.
+
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+
+
+def _cut(text: str, *, length: int) -> str:
+    if len(text) <= length:
+        return text
+    tail = length // 3
+    return text[: length - tail - len(_CUT)] + _CUT + text[-tail:]
