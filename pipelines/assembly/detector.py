@@ -104,7 +104,7 @@ def device_of(profile: Profile) -> torch.device:
 def inputs_on(batch: Mapping[str, Any], *, device: torch.device) -> dict[str, Any]:
     """A batch's inputs, tensors on the device; lists stay, which an mmdet3d detector's preprocessor brings there."""
     inputs = batch["inputs"]
-    return {name: one.to(device) if isinstance(one, torch.Tensor) else one for name, one in inputs.items()}
+    return {name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
 
 
 def _gpus_here() -> str:

@@ -51,8 +51,8 @@ class Split:
 
     def only(self, scenes: Sequence[str]) -> Split:
         """The same split cut to some of its scenes."""
-        kept = set(scenes)
-        samples = [sample for sample in self.samples if sample["scene"] in kept]
+        wanted = set(scenes)
+        samples = [sample for sample in self.samples if sample["scene"] in wanted]
         return Split(self.root, self.version, samples, scene_digest(samples))
 
 
@@ -107,7 +107,7 @@ def with_more_seeds(split: Split, *, data: DataProfile, progress: bool = False) 
         load_split(one_seed.model_copy(update={"seed": seed}), name="train", progress=progress)
         for seed in data.more_seeds
     )
-    digests = "".join(each.digest for each in (split, *further))
+    digests = "".join(part.digest for part in (split, *further))
     return replace(split, further=further, digest=hashlib.sha256(digests.encode()).hexdigest())
 
 
@@ -140,11 +140,11 @@ def _scene_names(root: Path, *, data: DataProfile, name: str) -> list[str]:
     if name not in splits:
         raise ValueError(f"version {data.version} has no split {name}; it has {' and '.join(splits)}.")
     present = set(available_scenes(root, version=data.version))
-    found = [scene for scene in splits[name] if scene in present]
-    if not found:
+    scenes = [scene for scene in splits[name] if scene in present]
+    if not scenes:
         raise ValueError(f"{root} holds no scene of split {name}; its tables list {len(present)} other scenes.")
     limit = data.train_scenes if name == "train" else data.val_scenes
-    return found if limit is None else found[:limit]
+    return scenes if limit is None else scenes[:limit]
 
 
 def streaming_dataset(split: Split, *, model: ModelProfile) -> Frames:

@@ -60,12 +60,12 @@ class ConfigProfile(Document):
         if not isinstance(content, dict) or not isinstance(content.get("config"), str):
             return content
         path = expanded(content["config"])
-        found = config_digest(path.resolve())
+        digest = config_digest(path.resolve())
         stated = content.get("config_sha256")
-        if stated not in (None, found):
-            differ = f"its sha256 is {found[:12]}..., not {str(stated)[:12]}..."
+        if stated not in (None, digest):
+            differ = f"its sha256 is {digest[:12]}..., not {str(stated)[:12]}..."
             raise ValueError(f"config {path} is not the one meant: {differ}")
-        return {**content, "config_sha256": found}
+        return {**content, "config_sha256": digest}
 
 
 _OF_BEVFORMER = {

@@ -89,8 +89,8 @@ def training_batches(
     order = TrainingOrder(len(dataset), seed=seed)
     batches = [
         [
-            order.slot(step, place=rank * batch_size + own, global_batch=batch_size * world_size)
-            for own in range(batch_size)
+            order.slot(step, place=rank * batch_size + place, global_batch=batch_size * world_size)
+            for place in range(batch_size)
         ]
         for step in range(start_step, steps)
     ]

@@ -53,7 +53,7 @@ class Objects:
 
 def gather_objects(boxes: list[Tensor], labels: list[Tensor]) -> Objects:
     """One list from the boxes and labels of each sample."""
-    sample = [torch.full_like(each, index) for index, each in enumerate(labels)]
+    sample = [torch.full_like(labels_M, index) for index, labels_M in enumerate(labels)]
     return Objects(torch.cat(boxes).float(), torch.cat(labels), torch.cat(sample))
 
 

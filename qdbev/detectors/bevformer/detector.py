@@ -96,7 +96,7 @@ class BEVFormer(BEVFormerNetwork):
             decoded.logits_LBKC,
             decoded.code_LBK10,
             labels=labels,
-            targets=[encode_boxes(each) for each in boxes],
+            targets=[encode_boxes(boxes_M9) for boxes_M9 in boxes],
             code_weights_10=self.pts_bbox_head.code_weights,
             motion_weight=self.motion_weight,
         )
@@ -186,7 +186,7 @@ class BEVFormer(BEVFormerNetwork):
     def detections(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Detections:
         """Token and boxes of each sample's current frame, as ``predict`` finds them."""
         predicted = self(inputs, data_samples, mode="predict")
-        return list(zip(current_tokens(predicted), [one.pred_instances_3d for one in predicted], strict=True))
+        return list(zip(current_tokens(predicted), [sample.pred_instances_3d for sample in predicted], strict=True))
 
     # what pipelines ask for: see ``qdbev.detectors.detector.Detector``
 

@@ -66,7 +66,7 @@ class BEVFormerNetwork(Base3DDetector):
         """History of the current frame from the earlier frames of the queue, in eval mode and without gradients."""
         frames = queue_frames(data_samples, device=img_BTNCHW.device)
         # nothing before a frame at which every sample starts anew can matter
-        start = max(step for step, each in enumerate(frames) if step == 0 or not any(each.follows))
+        start = max(step for step, frame in enumerate(frames) if step == 0 or not any(frame.follows))
         past = img_BTNCHW[:, start:-1]
         if past.shape[1] == 0:
             return None
@@ -100,7 +100,7 @@ class BEVFormerNetwork(Base3DDetector):
         """Paths of the last linear layers of the last decoder layer's branches: classification and regression."""
         branches: list[Any] = [self.pts_bbox_head.cls_branches[-1], self.pts_bbox_head.reg_branches[-1]]
         last: list[torch.nn.Module] = [branch[-1] for branch in branches]
-        return [path for path, module in self.named_modules() if any(module is one for one in last)]
+        return [path for path, module in self.named_modules() if any(module is layer for layer in last)]
 
     def value_pairs(self) -> tuple[tuple[str, str], ...]:
         """Paths of (value_proj, output_proj) of each deformable attention.

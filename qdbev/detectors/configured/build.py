@@ -65,7 +65,7 @@ def without_pretrained(section: Any) -> Any:
     if isinstance(section, Mapping):
         return {name: without_pretrained(value) for name, value in section.items() if not _loads(name, value)}
     if isinstance(section, list | tuple):
-        return type(section)(without_pretrained(one) for one in section if not _loads("init_cfg", one))
+        return type(section)(without_pretrained(value) for value in section if not _loads("init_cfg", value))
     return section
 
 

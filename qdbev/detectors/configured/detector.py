@@ -113,8 +113,8 @@ class ConfiguredDetector(nn.Module):
                 than features; or mmdet3d's code fails on the batch.
         """
         if mode in ("features", "loss_with_features"):
-            losses, found = self._tapped(inputs, data_samples)
-            return found if mode == "features" else (losses, found)
+            losses, tapped = self._tapped(inputs, data_samples)
+            return tapped if mode == "features" else (losses, tapped)
         if mode == "loss" and "bboxes_3d" not in data_samples[0].gt_instances_3d:
             raise ValueError("the config's train_pipeline packs no gt_bboxes_3d; add it to the keys of Pack3DDetInputs")
         batch = {"inputs": dict(inputs), "data_samples": list(data_samples)}
@@ -130,9 +130,9 @@ class ConfiguredDetector(nn.Module):
     def _tapped(
         self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]
     ) -> tuple[dict[str, Any], Features]:
-        with recorded(self, taps=self.stated_taps) as kept:
+        with recorded(self, taps=self.stated_taps) as records:
             losses = ConfiguredDetector.forward(self, inputs, data_samples, mode="loss")
-        return losses, features(kept, tokens=[sample.metainfo["token"] for sample in data_samples])
+        return losses, features(records, tokens=[sample.metainfo["token"] for sample in data_samples])
 
     def detections(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample]) -> Detections:
         """Token and boxes of each key frame of a batch.
@@ -141,9 +141,9 @@ class ConfiguredDetector(nn.Module):
             (token, boxes) each: ``bboxes_3d`` with 9 numbers in the lidar's frame, ``scores_3d`` best first,
             ``labels_3d`` in the order of nuScenes' classes as qdbev counts them.
         """
-        found = self(inputs, data_samples, mode="predict")
+        predicted = self(inputs, data_samples, mode="predict")
         views: dict[str, list[Det3DDataSample]] = {}
-        for sample in found:
+        for sample in predicted:
             views.setdefault(sample.metainfo["token"], []).append(sample)
         return [(token, self._frame(samples)) for token, samples in views.items()]
 

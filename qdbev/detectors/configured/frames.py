@@ -31,22 +31,23 @@ def frame_boxes(views: Sequence[tuple[InstanceData, Any]], *, class_order: Seque
     Raises:
         ValueError: boxes of a camera whose pose is not known, or of another kind.
     """
-    found = [(*_in_lidar(boxes, lidar2cam), boxes.scores_3d, boxes.labels_3d.long()) for boxes, lidar2cam in views]
-    boxes_N9, scores_N, labels_N = (torch.cat([one[part] for one in found]) for part in range(3))
-    kept_N = _merged(boxes_N9, scores_N, labels_N) if len(views) > 1 else torch.arange(len(scores_N))
-    kept_N = kept_N.to(scores_N.device)
-    kept_N = kept_N[scores_N[kept_N].argsort(descending=True, stable=True)]
+    boxes_N9 = torch.cat([_in_lidar(boxes, lidar2cam) for boxes, lidar2cam in views])
+    scores_N = torch.cat([boxes.scores_3d for boxes, _ in views])
+    labels_N = torch.cat([boxes.labels_3d.long() for boxes, _ in views])
+    order_N = _merged(boxes_N9, scores_N, labels_N) if len(views) > 1 else torch.arange(len(scores_N))
+    order_N = order_N.to(scores_N.device)
+    order_N = order_N[scores_N[order_N].argsort(descending=True, stable=True)]
     return InstanceData(
-        bboxes_3d=LiDARInstance3DBoxes(boxes_N9[kept_N], box_dim=9),
-        scores_3d=scores_N[kept_N],
-        labels_3d=torch.tensor(list(class_order), device=labels_N.device)[labels_N[kept_N]],
+        bboxes_3d=LiDARInstance3DBoxes(boxes_N9[order_N], box_dim=9),
+        scores_3d=scores_N[order_N],
+        labels_3d=torch.tensor(list(class_order), device=labels_N.device)[labels_N[order_N]],
     )
 
 
-def _in_lidar(found: InstanceData, lidar2cam: Any) -> tuple[Tensor]:
-    boxes = found.bboxes_3d
+def _in_lidar(predicted: InstanceData, lidar2cam: Any) -> Tensor:
+    boxes = predicted.bboxes_3d
     if isinstance(boxes, LiDARInstance3DBoxes):
-        return (with_velocity(boxes.tensor),)
+        return with_velocity(boxes.tensor)
     if not isinstance(boxes, CameraInstance3DBoxes):
         raise ValueError(f"the detector predicts {type(boxes).__name__}; boxes of the lidar or of a camera are taken")
     if lidar2cam is None:
@@ -54,7 +55,7 @@ def _in_lidar(found: InstanceData, lidar2cam: Any) -> tuple[Tensor]:
             "the detector predicts boxes in a camera's frame, but its config reads all cameras at once; use load_type "
             "mv_image_based"
         )
-    return (from_camera(with_velocity(boxes.tensor), lidar2cam=torch.as_tensor(lidar2cam)),)
+    return from_camera(with_velocity(boxes.tensor), lidar2cam=torch.as_tensor(lidar2cam))
 
 
 def with_velocity(boxes: Tensor) -> Tensor:
@@ -87,8 +88,8 @@ def from_camera(boxes_N9: Tensor, *, lidar2cam: Tensor) -> Tensor:
 def _merged(boxes_N9: Tensor, scores_N: Tensor, labels_N: Tensor) -> Tensor:
     """Indices that stay when overlapping boxes of a class, seen from above, are taken for one."""
     flat = xywhr2xyxyr(LiDARInstance3DBoxes(boxes_N9, box_dim=9).bev)
-    kept = [torch.zeros(0, dtype=torch.long, device=labels_N.device)]
+    places = [torch.zeros(0, dtype=torch.long, device=labels_N.device)]
     for label in labels_N.unique():
         of_class = (labels_N == label).nonzero()[:, 0]
-        kept.append(of_class[nms_bev(flat[of_class], scores_N[of_class], OVERLAP)])
-    return torch.cat(kept)
+        places.append(of_class[nms_bev(flat[of_class], scores_N[of_class], OVERLAP)])
+    return torch.cat(places)

@@ -42,33 +42,33 @@ def recorded(detector: nn.Module, *, taps: Mapping[str, str | None]) -> Iterator
     Yields:
         Tap -> tensors in the order they came; a list, tuple or dict that a module gives counts as its tensors.
     """
-    kept: dict[str, list[Tensor]] = {name: [] for name, path in taps.items() if path is not None}
+    records: dict[str, list[Tensor]] = {name: [] for name, path in taps.items() if path is not None}
     handles = [
         detector.get_submodule(str(taps[name])).register_forward_hook(
             lambda module, inputs, output, into=into: into.extend(_tensors(output))
         )
-        for name, into in kept.items()
+        for name, into in records.items()
     ]
     try:
-        yield kept
+        yield records
     finally:
         for handle in handles:
             handle.remove()
 
 
-def features(kept: Mapping[str, Sequence[Tensor]], *, tokens: Sequence[str]) -> Features:
+def features(records: Mapping[str, Sequence[Tensor]], *, tokens: Sequence[str]) -> Features:
     """What was recorded in one forward pass as features; a view mask is not known.
 
     Args:
-        kept: Tap -> tensors, from ``recorded``.
+        records: Tap -> tensors, from ``recorded``.
         tokens: Token of the key frame of each data sample, in the batch's order.
 
     Raises:
         ValueError: A tap gave nothing, or tensors of another shape than its kind has.
     """
     frames = list(dict.fromkeys(tokens))
-    for name, found in kept.items():
-        if not found:
+    for name, tensors in records.items():
+        if not tensors:
             raise ValueError(
                 f"the module of mmdet3d.taps.{name} gave no tensor: it does not run in training; name one that does"
             )
@@ -76,8 +76,8 @@ def features(kept: Mapping[str, Sequence[Tensor]], *, tokens: Sequence[str]) -> 
         token != frames[index * len(frames) // len(tokens)] for index, token in enumerate(tokens)
     ):
         raise ValueError("the views of a batch are not key frame after key frame, each with as many; taps need that")
-    image = [_by_camera(one, frames=len(frames)) for one in kept[IMAGE]] if IMAGE in kept else None
-    bev = _one_map(kept[BEV], frames=len(frames)) if BEV in kept else None
+    image = [_by_camera(level, frames=len(frames)) for level in records[IMAGE]] if IMAGE in records else None
+    bev = _one_map(records[BEV], frames=len(frames)) if BEV in records else None
     return Features(image, bev, None)
 
 
@@ -93,14 +93,14 @@ def _by_camera(level: Tensor, *, frames: int) -> Tensor:
     )
 
 
-def _one_map(found: Sequence[Tensor], *, frames: int) -> Tensor:
+def _one_map(maps: Sequence[Tensor], *, frames: int) -> Tensor:
     """Features (B, Q, C), also from a map (B, C, Y, X)."""
-    if len(found) == 1 and len(found[0]) == frames:
-        if found[0].dim() == 4:
-            return found[0].flatten(2).transpose(1, 2)
-        if found[0].dim() == 3:
-            return found[0]
-    shapes = ", ".join(str(tuple(one.shape)) for one in found)
+    if len(maps) == 1 and len(maps[0]) == frames:
+        if maps[0].dim() == 4:
+            return maps[0].flatten(2).transpose(1, 2)
+        if maps[0].dim() == 3:
+            return maps[0]
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in maps)
     raise ValueError(
         f"the module of mmdet3d.taps.bev gave tensors of shapes {shapes} for {frames} key frames; expected one of "
         "(frames, channels, rows, columns) or (frames, cells, channels)"
@@ -111,5 +111,5 @@ def _tensors(output: Any) -> Iterator[Tensor]:
     if isinstance(output, Tensor):
         yield output
     elif isinstance(output, Mapping | list | tuple):
-        for one in output.values() if isinstance(output, Mapping) else output:
-            yield from _tensors(one)
+        for inner in output.values() if isinstance(output, Mapping) else output:
+            yield from _tensors(inner)

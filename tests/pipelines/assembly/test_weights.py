@@ -15,7 +15,6 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import profiles
-from pipelines.assembly.detector import device_of
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import load_quantized, quantized_from_float, write_quantized
 from pipelines.assembly.samples import load_split
@@ -126,31 +125,6 @@ def test_what_torch_refuses_while_loading_is_one_sentence(model: nn.Module, stat
     with pytest.raises(ValueError) as caught:
         load_strictly(model, state=state, origin="m.pth")
     assert said in sentence_of(caught)
-
-
-@pytest.mark.parametrize(
-    ("device", "count", "here"),
-    [("cuda", 0, "no CUDA device"), ("cuda:0", 0, "no CUDA device"), ("cuda:2", 2, "2 CUDA devices, cuda:0 to cuda:1")],
-)
-def test_a_gpu_that_is_not_here_is_said_with_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, device: str, count: int, here: str
-) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-    with pytest.raises(ValueError) as caught:
-        device_of(profiles.load("w4a6", device=device))
-    said = sentence_of(caught)
-    assert not isinstance(caught.value, UnusableInput)  # exit code 2, not 3
-    assert device in said and here in said and "--device cpu" in said
-
-
-def test_devices_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    for word, device in [("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("cpu", "cpu")]:
-        assert device_of(profiles.load("w4a6", device=word)) == torch.device(device)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert device_of(profiles.load("w4a6", device="auto")) == torch.device("cpu")
 
 
 def test_the_profile_weighs_the_box_code_of_the_float_and_the_quantized_detector(tmp_path: Path) -> None:

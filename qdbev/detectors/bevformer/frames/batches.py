@@ -15,14 +15,14 @@ from qdbev.detectors.bevformer.frames.frame_batch import Frame, FrameBatch, fram
 def ground_truth(data_samples: list[Det3DDataSample], *, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
     """Boxes (M, 9) and labels (M,) of each sample."""
     instances = [sample.gt_instances_3d for sample in data_samples]
-    labels = [torch.as_tensor(each.labels_3d, device=device).long() for each in instances]
+    labels = [torch.as_tensor(truth.labels_3d, device=device).long() for truth in instances]
     boxes = [
-        each.bboxes_3d.tensor.to(device).float() if len(each) else torch.zeros(0, 9, device=device)
-        for each in instances
+        truth.bboxes_3d.tensor.to(device).float() if len(truth) else torch.zeros(0, 9, device=device)
+        for truth in instances
     ]
-    for each in boxes:
-        if each.shape[1] != 9:
-            raise ValueError(f"a ground-truth box has {each.shape[1]} numbers, expected 9 with the velocity last")
+    for boxes_M9 in boxes:
+        if boxes_M9.shape[1] != 9:
+            raise ValueError(f"a ground-truth box has {boxes_M9.shape[1]} numbers, expected 9 with the velocity last")
     return boxes, labels
 
 

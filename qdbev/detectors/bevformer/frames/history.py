@@ -50,12 +50,12 @@ class StreamingHistory:
                 f"a streaming batch holds one frame per scene, got scenes {list(frames.scenes)}: "
                 "run scenes in lockstep or use batches of one"
             )
-        found = [self._before(scene, index) for scene, index in zip(frames.scenes, frames.indices, strict=True)]
-        present = tuple(bev is not None and follows for bev, follows in zip(found, frames.follows, strict=True))
-        template = next((bev for bev in found if bev is not None), None)
+        before = [self._before(scene, index) for scene, index in zip(frames.scenes, frames.indices, strict=True)]
+        present = tuple(bev is not None and follows for bev, follows in zip(before, frames.follows, strict=True))
+        template = next((bev for bev in before if bev is not None), None)
         if template is None or not any(present):
             return None
-        rows = [torch.zeros_like(template) if bev is None else bev for bev in found]
+        rows = [torch.zeros_like(template) if bev is None else bev for bev in before]
         return History(torch.stack(rows), present)
 
     def store(self, bev_BQC: Tensor, *, frames: FrameBatch) -> None:

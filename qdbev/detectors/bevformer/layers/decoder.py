@@ -42,8 +42,8 @@ class ObjectSelfAttention(nn.Module):
         looking = query_BKC + position_BKC
         # torch's half-precision attention takes three times as long as float32 in the backward pass on a CPU
         with without_autocast(query_BKC.device) if query_BKC.device.type in ("cpu", "meta") else nullcontext():
-            found = self.attn(looking, looking, query_BKC, need_weights=False)[0]
-        return query_BKC + self.dropout(found)
+            attended = self.attn(looking, looking, query_BKC, need_weights=False)[0]
+        return query_BKC + self.dropout(attended)
 
 
 class BEVCrossAttention(nn.Module):
