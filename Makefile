@@ -11,6 +11,10 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
 BIN := .venv/bin
 PROFILE ?= w4a6
 STAGES ?= 4
+# A demo of minutes: few scenes, few steps, a store of its own.
+DEMO := $(if $(QUICK),--store runs/quick $(foreach word,data.train_scenes=8 data.val_scenes=5 calibration.samples=4 \
+	evaluation.bootstrap_resamples=50 bit_plan.samples=1 qat.steps_per_stage=2 distillation.schedule.steps=4 \
+	distillation.auto_steps=2,--set $(word)))
 # Each test process computes on one thread; pytest-xdist starts one process per core, four at most.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q \
 	--numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
@@ -24,9 +28,13 @@ setup: ## make .venv with everything in it; a second time it is instant
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or 3.12 was found: install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@"$(PYTHON)" scripts/setup.py
 
-demo: setup ## compress the shipped detector to W4A6 on synthetic scenes, then report
-	$(BIN)/qdbev compress --profile $(PROFILE) --stages $(STAGES)
-	$(BIN)/qdbev report
+demo: setup ## compress the shipped detector on synthetic scenes, as the paper does and by bits of its own; QUICK=1: in minutes
+	$(BIN)/qdbev compress --profile $(PROFILE) --stages $(STAGES) $(DEMO)
+	$(BIN)/qdbev compress --profile $(PROFILE) --own-bits $(DEMO)
+	$(BIN)/qdbev report --profile $(PROFILE) --format html $(DEMO)
+ifdef QUICK
+	@echo "QUICK: 5 scenes and a few steps show how it works; these numbers mean nothing."
+endif
 
 test: setup format lint types contracts ## formatting, lint, types, import contracts, doctests, tests but three that take minutes
 	$(call section,doctests and tests but the three that take minutes)

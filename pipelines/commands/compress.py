@@ -26,14 +26,21 @@ from profiles.sections.schedule import PARTS
 _NOTHING_TRAINED = "no controls: no step is trained, so the float detector itself is the float control"
 
 
-def run(job: Job, *, controls: bool = False, dry_run: bool = False) -> Outcome:
+def run(job: Job, *, controls: bool = False, own_bits: bool = False, dry_run: bool = False) -> Outcome:
     """Run every stage that is not sealed yet; a killed run goes on where it was.
 
     Args:
         job: What is wanted.
         controls: Also train float and QAT for as many steps, without bits and without a teacher, and compare.
+        own_bits: Choose bits for every layer first, at the size and operations of the profile, and train nothing.
         dry_run: Say what would be done.
     """
+    if own_bits and dry_run:
+        return _own_bits_dry(job, controls=controls)
+    if own_bits:
+        from pipelines.bit_planning.own_bits import with_own_bits
+
+        job = with_own_bits(job)
     stated, remarks = without_distillation(job.stated)
     if controls and not _steps(stated):
         controls, remarks = False, [*remarks, _NOTHING_TRAINED]
@@ -47,6 +54,19 @@ def run(job: Job, *, controls: bool = False, dry_run: bool = False) -> Outcome:
         metrics=chain_metrics(links, intervals=intervals),
         messages=[*remarks, message],
     )
+
+
+def _own_bits_dry(job: Job, *, controls: bool) -> Outcome:
+    """What would be done with bits of their own, before the plan that says them is there."""
+    from pipelines.bit_planning.own_bits import untrained
+
+    stated = job.stated
+    first = [
+        f"evaluate the float {stated.model.name} and calibrate it to {stated.quantization.label}: what may be spent",
+        f"choose bits for every layer within that, from {stated.bit_plan.samples} training samples",
+    ]
+    steps = run(job.of(untrained(stated, plan="PLAN")), controls=controls, dry_run=True).would_do
+    return Outcome(would_do=[*first, *steps])
 
 
 def _compressed(job: Job, *, controls: bool) -> tuple[list[Link], Artifact, str]:

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.assembly.job import Job
-from pipelines.lineage.chain import Link
 from pipelines.reporting.chain_tables import (
-    Intervals,
     chain_metrics,
     chain_tables,
-    find_chain,
     find_sensitivity,
     is_drawn,
     sensitivity_tables,
 )
 from pipelines.reporting.files import Places, explained, find_places, write
 from pipelines.reporting.outcome import Outcome
+from pipelines.reporting.runs import Run, find_run, runs_table
 from pipelines.reporting.training_curve import curve_png
 from pipelines.store.artifacts import Store
 from profiles import Profile
@@ -61,7 +59,7 @@ def run(
     """Report what the store holds of a profile's chain.
 
     Args:
-        job: Its profile's name and its model's name choose the chain; its store holds it.
+        job: Its profile describes the run; where it states no option, the newest run of its name will do.
         format: Table, md, csv, json or html.
         out: A name with an ending is the one file to write; any other is a folder, for ``report`` with the ending of
             the format and ``curve.png``. None prints; the page and the curve then go into ``_report`` in the store.
@@ -81,9 +79,9 @@ def run(
     if dry_run:
         return Outcome(would_do=_steps(profile, places=places, measure=measure, store=store))
     timed = _timed(profile, progress=job.progress) if measure else []
-    chain = None if paper else find_chain(profile, store=store)
-    if chain is not None:
-        report = _of_chain(*chain, timed, profile=profile, places=places, format=format, store=store)
+    described = None if paper else find_run(job.profile, store=store)
+    if described is not None:
+        report = _of_run(described, timed, profile=profile, places=places, format=format, store=store)
     else:
         report = _of_numbers(profile, timed, paper=paper, format=format, store=store)
     document = report.page or render_all(report.tables, form="text" if format == "table" else format)
@@ -110,9 +108,8 @@ def _timed(profile: Profile, *, progress: bool) -> list[Table]:
     return [measured(profile, progress=progress)]
 
 
-def _of_chain(
-    links: list[Link],
-    intervals: Intervals,
+def _of_run(
+    described: Run,
     timed: list[Table],
     *,
     profile: Profile,
@@ -120,9 +117,11 @@ def _of_chain(
     format: str,
     store: Store,
 ) -> _Report:
-    """The report on a chain, float to distilled."""
+    """The report on a run, float to distilled, and on all runs of its name."""
+    links, intervals, remark = described
     sensitivity = find_sensitivity(profile, bits=links[-1].bits, store=store)
-    tables = chain_tables(links, intervals=intervals) + sensitivity_tables(sensitivity) + timed
+    tables = chain_tables(links, intervals=intervals) + runs_table(profile, store=store)
+    tables += sensitivity_tables(sensitivity) + timed
     page, curve = "", None
     if is_drawn(links) and (places.curve or format == "html"):
         curve = curve_png(links)
@@ -130,14 +129,16 @@ def _of_chain(
         from pipelines.reporting.page import html_page
 
         page = html_page(links, tables=tables, model=profile.model.name, curve=curve, sensitivity=sensitivity)
-    return _Report(tables, chain_metrics(links, intervals=intervals), curve=curve, page=page)
+    remarks = [remark] if remark else []
+    return _Report(tables, chain_metrics(links, intervals=intervals), curve=curve, page=page, remarks=remarks)
 
 
 def _of_numbers(profile: Profile, timed: list[Table], *, paper: bool, format: str, store: Store) -> _Report:
     """The report on numbers alone: no data, no weights, no scores."""
     from pipelines.costs.counts import cost_tables, count, footprint, macs_png, paper_table
 
-    names = f"--profile {profile.name} --model {profile.model.name}"
+    words = [f" --set {word}" for word in profile.overrides if not word.startswith(("model=", "recipe="))]
+    names = f"--profile {profile.name} --model {profile.model.name}{''.join(words)}"
     if format == "html":
         raise ValueError(
             f"a page shows what was measured, and nothing was: run `qdbev compress {names}` first, "

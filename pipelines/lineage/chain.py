@@ -220,7 +220,8 @@ def link_name(model: Artifact, *, control: bool = False) -> str:
     if kind == QAT:
         parts = data["parts"]
         assert isinstance(parts, list)
-        return f"QAT {data['stage']}/{data['stages']}" + (f" (+{parts[-1]})" if len(parts) < 4 else "")
+        word = "QAT" if model.manifest.metrics.get("steps") != 0 else "PTQ"  # put on the grid, trained by no step
+        return f"{word} {data['stage']}/{data['stages']}" + (f" (+{parts[-1]})" if len(parts) < 4 else "")
     if kind == VGD:
         return f"QAT+{'+'.join(_words_of_objectives(model))}"
     return {CALIBRATION: "PTQ", QAT_LONGER: "QAT longer"}.get(kind, kind)

@@ -2,55 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipelines.lineage.bit_plan import bits_label
-from pipelines.lineage.chain import Link, chain_of, controls_of, sealed_chain
-from pipelines.lineage.kinds import CALIBRATION, COMPRESSION, QAT, SENSITIVITY, VGD
+from pipelines.lineage.chain import Link
+from pipelines.lineage.kinds import QAT, SENSITIVITY, VGD
+from pipelines.reporting.runs import Intervals
 from pipelines.store.artifacts import Artifact, Store
+from pipelines.store.locations import SYNTHETIC
 from profiles import Profile
 from profiles.sections.schedule import PARTS
 from qdbev.reporting.tables.costs import bops_table, size_table
 from qdbev.reporting.tables.results import accuracy_table, comparison_table, sensitivity_table
 from qdbev.reporting.tables.table import Table
 
-Intervals = dict[str, dict[str, float]]
-"""Paired intervals of NDS, ``low`` and ``high``, by what is compared."""
-
-_ENDS = (VGD, QAT, CALIBRATION)
 _MEGABYTE = 2**20
 
 
-def find_chain(profile: Profile, *, store: Store) -> tuple[list[Link], Intervals] | None:
-    """The newest chain of a profile, and the intervals of its last compression by link name; None where none is."""
-    names = {"profile": profile.name, "model": profile.model.name}
-    if compression := store.last(COMPRESSION, **names):
-        intervals: Any = compression.manifest.metrics.get("intervals", {})
-        return sealed_chain(compression, store=store), intervals
-    for kind in _ENDS:
-        if end := store.last(kind, **names):
-            return chain_of(end, store=store, controls=controls_of(end, store=store)), {}
-    return None
-
-
 def chain_tables(links: Sequence[Link], *, intervals: Intervals) -> list[Table]:
-    """Size, bit operations and accuracy; a table is left out while nothing for it is known."""
+    """Accuracy, size and bit operations; a table is left out while nothing for it is known."""
     tables = []
-    sized = [link for link in links if link.size_bytes is not None and "size_nominal_mb" in link.cost]
-    sized = [link for link in sized if not link.control]
-    if sized and sized[0] is links[0]:
-        tables.append(size_table([_size_row(link) for link in sized], reference=links[0].name))
-        tables.append(bops_table([row for link in sized for row in _bops_rows(link)], reference=links[0].name))
     scored = [link for link in links if link.evaluation is not None]
     if scored and scored[0] is links[0]:
         rows = [
             {"name": link.name, "bits": link.bits, **link.scores, **_bounds(intervals.get(link.name))}
             for link in scored
         ]
-        tables.append(accuracy_table(rows, reference=links[0].name))
+        accuracy = accuracy_table(rows, reference=links[0].name)
+        tables.append(replace(accuracy, notes=(*accuracy.notes, *_scored_on(scored))))
         tables += _comparisons(scored, intervals=intervals)
+    sized = [link for link in links if link.size_bytes is not None and "size_nominal_mb" in link.cost]
+    sized = [link for link in sized if not link.control]
+    if sized and sized[0] is links[0]:
+        tables.append(size_table([_size_row(link) for link in sized], reference=links[0].name))
+        tables.append(bops_table([row for link in sized for row in _bops_rows(link)], reference=links[0].name))
     return tables
+
+
+def _scored_on(scored: Sequence[Link]) -> Iterator[str]:
+    """On what the scores stand, a sentence for each data set."""
+    stands: dict[str, list[str]] = {}
+    for link in scored:
+        assert link.evaluation is not None
+        manifest = link.evaluation.manifest
+        data: Any = manifest.profile["data"]
+        source = "synthetic scenes" if data["source"] == SYNTHETIC else f"{data['version']} in {data['source']}"
+        count = f"{manifest.data['samples']} samples of {manifest.data['scenes']} scenes"
+        stands.setdefault(f"{count}, split {manifest.data['split']} of {source}", []).append(manifest.record.created)
+    for data, times in stands.items():
+        days = sorted({time[:10] for time in times})
+        yield f"Scored on {data}, {' to '.join(dict.fromkeys([days[0], days[-1]]))}."
 
 
 def _comparisons(scored: Sequence[Link], *, intervals: Intervals) -> list[Table]:

@@ -13,21 +13,35 @@ from qdbev_cli.options import RunOptions, command
 
 Plan = Annotated[str | None, typer.Option(help="A bit plan of sensitivity --plan: folder name or digest.")]
 
+OwnBits = Annotated[
+    bool, typer.Option("--own-bits", help="Choose bits for every layer at the profile's size and work; train nothing.")
+]
+
 Controls = Annotated[bool, typer.Option("--controls", help="Train float and QAT as long too, and compare.")]
 
 
 @command()
-def compress(options: RunOptions, *, stages: Stages = None, plan: Plan = None, controls: Controls = False) -> Outcome:
+def compress(
+    options: RunOptions,
+    *,
+    stages: Stages = None,
+    plan: Plan = None,
+    own_bits: OwnBits = False,
+    controls: Controls = False,
+) -> Outcome:
     """Run the whole chain, from float to distilled.
 
-    Calibrate, train in stages, distil, evaluate. What is sealed already is skipped.
+    Calibrate, train in stages, distil, evaluate. What is sealed already is skipped. With --own-bits instead: measure
+    what each layer loses, choose its bits, and put them on their grid part by part.
 
     Example: qdbev compress --profile w4a6 --stages 4
     """
     from pipelines.commands import compress
 
+    if own_bits and plan is not None:
+        raise ValueError("--own-bits makes a plan, and --plan names one: give one of them")
     job = options.job(
         None if stages is None else f"qat.stages={stages}",
         None if plan is None else f"quantization.plan={json.dumps(plan)}",
     )
-    return compress.run(job, controls=controls, dry_run=options.dry_run)
+    return compress.run(job, controls=controls, own_bits=own_bits, dry_run=options.dry_run)

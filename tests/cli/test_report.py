@@ -18,12 +18,17 @@ from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
 import profiles
+from pipelines.lineage.chain import link_name
+from pipelines.lineage.keys import compression_key
+from pipelines.lineage.stated import stated_data, stated_weights
 from pipelines.store.artifacts import Artifact, Store
 from qdbev_cli.app import app
 
 RUN = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
 PNG = b"\x89PNG a picture"
 COST = {"size_nominal_mb": 4.0, "gbops": {"backbone": 3.0, "neck": 1.0, "total": 4.0}}
+SCORED = {"samples": 4, "scenes": 2, "split": "val"}
+UNFINISHED = "this run is not finished; `qdbev compress --profile w4a6 --model nano` with the same options goes on"
 FORMATS = ("table", "md", "csv", "json", "html")
 
 
@@ -67,7 +72,7 @@ def store(tmp_path: Path) -> Store:
     data = {"parts": ["backbone", "neck", "encoder", "decoder"], "stage": 1, "stages": 1}
     trained = seal(store, "qat", parents={"start": start.digest}, data=data, metrics=COST, files={"curve.json": curve})
     for key, (model, nds) in enumerate(((start, 0.4), (trained, 0.39)), start=1):
-        seal(store, "evaluation", key=key, parents={"model": model.digest}, data={"samples": 4}, metrics=scores(nds))
+        seal(store, "evaluation", key=key, parents={"model": model.digest}, data=SCORED, metrics=scores(nds))
     return store
 
 
@@ -79,6 +84,92 @@ def files_under(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+# -- which run is shown --------------------------------------------------------------------------------------------
+
+
+def compress(store: Store, *words: str, nds: float, key: int) -> None:
+    """A compression as ``compress`` seals it, under the key of its profile."""
+    profile = profiles.load("w4a6", overrides=words)
+    start = store.last("float")
+    assert start is not None
+    data = {"parts": ["backbone", "neck", "encoder", "decoder"], "stage": 4, "stages": 4, "train": "t"}
+    cost = COST | {"steps": int(str(profile.qat.steps_per_stage) != "0")}
+
+    def write(folder: Path) -> None:
+        save_file({"a": np.ones(key, np.float32)}, folder / "model.safetensors")
+        (folder / "curve.json").write_text(json.dumps([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]))
+
+    fields: dict[str, Any] = {"profile": profile, "write": write, "data": data, "metrics": cost}
+    end = store.seal("qat", key=f"{key}" * 64, parents={"start": start.digest}, **fields)
+    parents = {"model": end.digest}
+    for name, model, value in (("float", start, 0.4), (link_name(end), end, nds)):
+        score = store.seal(
+            "evaluation",
+            profile=profile,
+            key=f"{key}{len(parents)}" * 32,
+            write=lambda folder: None,
+            parents={"model": model.digest},
+            data=SCORED,
+            metrics=scores(value),
+        )
+        parents[f"evaluation of {name}"] = score.digest
+    weights, told = stated_weights(profile, store=store), stated_data(profile.data)
+    store.seal(
+        "compression",
+        profile=profile,
+        key=compression_key(profile, controls=False, weights=weights, data=told),
+        write=lambda folder: None,
+        parents=parents,
+        metrics={"intervals": {}, "float": scores(0.4), link_name(end): scores(nds)},
+    )
+
+
+def shown(store: Store, *words: str) -> tuple[dict[str, float], str]:
+    """NDS by model of the accuracy table, and all that is said beside the tables."""
+    result = report(store, "--json", *(word for setting in words for word in ("--set", setting)))
+    document = json.loads(result.stdout)
+    assert result.exit_code == 0, document
+    tables = {table["name"]: table for table in document["tables"]}
+    rows = tables["accuracy"]["rows"] if "accuracy" in tables else []
+    place = tables["accuracy"]["headers"].index("NDS") if rows else 0
+    return {row[0]: row[place] for row in rows}, " ".join(document["messages"])
+
+
+def test_the_run_that_the_options_describe_is_shown_or_none(store: Store) -> None:
+    compress(store, "seed=1", nds=0.31, key=3)
+    compress(store, "seed=2", nds=0.32, key=4)
+    assert shown(store, "seed=1")[0] == {"float": 0.4, "QAT 4/4": 0.31}
+    assert shown(store, "seed=2")[0] == {"float": 0.4, "QAT 4/4": 0.32}
+    scores_, said = shown(store, "seed=7")
+    assert scores_ == {} and "holds nothing measured of --profile w4a6 --model nano --set seed=7" in said
+
+
+def test_without_options_an_unfinished_run_says_so_and_else_the_newest_is_shown_with_its_options(store: Store) -> None:
+    scores_, said = shown(store)
+    assert scores_ == {"float": 0.4, "QAT 1/1": 0.39} and "this run is not finished; `qdbev compress" in said
+    shutil.rmtree(next(store.root.glob("qat-*")))
+    compress(store, "seed=1", nds=0.31, key=3)
+    scores_, said = shown(store)
+    assert scores_ == {"float": 0.4, "QAT 4/4": 0.31} and "shown is the newest run of w4a6-nano: seed=1" in said
+
+
+def test_all_runs_of_a_name_stand_side_by_side(store: Store) -> None:
+    compress(store, "seed=1", nds=0.31, key=3)
+    assert "All runs of" not in report(store, "--set", "seed=1").stdout
+    compress(store, "qat.steps_per_stage=0", nds=0.38, key=4)
+    text = report(store, "--set", "seed=1").stdout.split("All runs of w4a6-nano\n")[1]
+    lines = [re.split(r"  +", line)[:4] for line in text.splitlines()[3:6]]
+    assert lines == [
+        ["float", "W32A32", "0.400", "–"],
+        ["QAT 4/4", "W4A6", "seed=1", "0.310"],
+        ["PTQ 4/4", "W4A6", "qat.steps_per_stage=0", "0.380"],  # put on the grid without a step
+    ]
+
+
+def test_scores_say_on_what_they_stand(store: Store) -> None:
+    assert "Scored on 4 samples of 2 scenes, split val of synthetic scenes, 20" in report(store).stdout
+
+
 # -- what the terminal and a pipe get ------------------------------------------------------------------------------
 
 
@@ -87,30 +178,30 @@ def test_on_the_terminal_tables_come_first_and_what_was_made_last(store: Store, 
     result = report(store, "--format", form)
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert lines[0] == "Model size"
-    made = [f"training curve: {store.root}/_report/curve.png"]
+    assert lines[0] == "Accuracy"
+    made = [UNFINISHED, f"training curve: {store.root}/_report/curve.png"]
     made += [f"report: {store.root}/_report/report.html"] * (form == "html")
     assert lines[-len(made) - 1 :] == ["", *made]
-    assert all(Path(line.split(": ")[1]).is_file() for line in made)
+    assert all(Path(line.split(": ")[1]).is_file() for line in made[1:])
 
 
 def test_markdown_on_stdout_is_the_document_alone(store: Store) -> None:
     result = report(store, "--format", "md")
-    assert result.stdout.startswith("### Model size\n\n| model")
+    assert result.stdout.startswith("### Accuracy\n\n| model")
     assert "curve.png" not in result.stdout
-    assert result.stderr == f"training curve: {store.root}/_report/curve.png\n"
+    assert result.stderr == f"{UNFINISHED}\ntraining curve: {store.root}/_report/curve.png\n"
 
 
 def test_csv_on_stdout_is_the_document_alone(store: Store) -> None:
     blocks = report(store, "--format", "csv").stdout.split("\n\n")
-    assert [block.splitlines()[0] for block in blocks] == ["# size", "# bops", "# accuracy"]
-    rows = list(csv.DictReader(io.StringIO(blocks[2].split("\n", 1)[1])))
+    assert [block.splitlines()[0] for block in blocks] == ["# accuracy", "# size", "# bops"]
+    rows = list(csv.DictReader(io.StringIO(blocks[0].split("\n", 1)[1])))
     assert [(row["name"], row["NDS"]) for row in rows] == [("float", "0.4"), ("QAT 1/1", "0.39")]
 
 
 def test_json_on_stdout_is_the_document_alone(store: Store) -> None:
     document = json.loads(report(store, "--format", "json").stdout)
-    assert list(document) == ["size", "bops", "accuracy"]
+    assert list(document) == ["accuracy", "size", "bops"]
     assert [row["NDS"] for row in document["accuracy"]["rows"]] == [0.4, 0.39]
 
 
@@ -125,7 +216,7 @@ def test_a_chain_that_was_not_evaluated_yet_is_shown_without_scores_and_curve(st
 def test_the_result_as_json_has_neither_text_nor_document(store: Store) -> None:
     result = json.loads(report(store, "--format", "md", "--json").stdout)
     assert not {"text", "document"} & set(result)
-    assert result["messages"] == [f"training curve: {store.root}/_report/curve.png"]
+    assert result["messages"] == [UNFINISHED, f"training curve: {store.root}/_report/curve.png"]
 
 
 # -- --out ---------------------------------------------------------------------------------------------------------
@@ -141,9 +232,9 @@ def test_out_with_an_ending_is_the_one_file_with_its_parents(store: Store, tmp_p
     text = path.read_text(encoding="utf-8")
     if form in ("md", "csv", "json"):
         assert text == printed
-        assert (result.stdout, result.stderr) == ("", f"report: {path}\n")
+        assert (result.stdout, result.stderr) == ("", f"{UNFINISHED}\nreport: {path}\n")
     else:
-        assert text.startswith("<!doctype html>" if form == "html" else "Model size\n")
+        assert text.startswith("<!doctype html>" if form == "html" else "Accuracy\n")
         assert result.stdout.splitlines()[-1] == f"report: {path}"
 
 
@@ -153,13 +244,14 @@ def test_out_replaces_a_file_and_leaves_its_neighbours(store: Store, tmp_path: P
     for name in ("results.md", "notes.md"):
         (folder / name).write_text("old")
     assert report(store, "--format", "md", "--out", folder / "results.md").exit_code == 0
-    assert (folder / "results.md").read_text(encoding="utf-8").startswith("### Model size")
+    assert (folder / "results.md").read_text(encoding="utf-8").startswith("### Accuracy")
     assert (folder / "notes.md").read_text() == "old"
     assert files_under(folder) == ["notes.md", "results.md"]
 
 
 @pytest.mark.parametrize(
-    ("name", "start"), [("r.md", "### "), ("r.csv", "# size"), ("r.json", "{"), ("r.HTML", "<!doc"), ("r.txt", "Model")]
+    ("name", "start"),
+    [("r.md", "### "), ("r.csv", "# accuracy"), ("r.json", "{"), ("r.HTML", "<!doc"), ("r.txt", "Accuracy")],
 )
 def test_without_a_format_the_ending_decides(store: Store, tmp_path: Path, name: str, start: str) -> None:
     assert report(store, "--out", tmp_path / name).exit_code == 0
@@ -312,4 +404,4 @@ def test_the_page_has_table_and_chart_of_the_same_sensitivity_under_one_heading(
     assert base64.b64encode(PNG + b"w4a6").decode() in page
     assert base64.b64encode(PNG + b"w4a4").decode() not in page
     names = re.findall(r'<section id="([^"]+)"', page)
-    assert names == ["size", "bops", "accuracy", "sensitivity", "curve", "provenance"]
+    assert names == ["accuracy", "size", "bops", "sensitivity", "curve", "provenance"]

@@ -37,7 +37,7 @@ def count_columns(rows: Sequence[Row], *, keys: Sequence[str]) -> list[Column]:
 
 def name_columns(rows: Sequence[Row], *, keys: Sequence[str]) -> list[Column]:
     """A column of names for each of the keys that some row has."""
-    return [name_column(key, head=key) for key in _present(rows, keys=keys)]
+    return [name_column(key, head=key.replace("_", " ")) for key in _present(rows, keys=keys)]
 
 
 def _present(rows: Sequence[Row], *, keys: Sequence[str]) -> list[str]:

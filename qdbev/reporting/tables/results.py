@@ -20,14 +20,16 @@ INTERVAL_NOTE = (
 )
 
 
-def accuracy_table(rows: Sequence[Row], *, reference: str, title: str = "Accuracy") -> Table:
+def accuracy_table(rows: Sequence[Row], *, reference: str, title: str = "Accuracy", name: str = "accuracy") -> Table:
     """NDS, mAP and the five true-positive errors of each model, with differences to one of them.
 
     Args:
-        rows: Entries ``name``, ``NDS``, ``mAP``; optional ``bits`` ("W4A6"), ``mATE``, ``mASE``, ``mAOE``, ``mAVE``,
-            ``mAAE``, and ``NDS_low``, ``NDS_high``: ends of the paired interval of NDS minus the reference's NDS.
+        rows: Entries ``name``, ``NDS``, ``mAP``; optional ``bits`` ("W4A6"), ``made_with``, ``mATE``, ``mASE``,
+            ``mAOE``, ``mAVE``, ``mAAE``, and ``NDS_low``, ``NDS_high``: ends of the paired interval of NDS minus the
+            reference's NDS.
         reference: ``name`` of the row that the others are compared with, usually the float model.
         title: Heading.
+        name: What the table is called in documents.
 
     Returns:
         The rows with ``NDS_change``, ``NDS_of_reference`` and ``mAP_change`` added.
@@ -39,7 +41,7 @@ def accuracy_table(rows: Sequence[Row], *, reference: str, title: str = "Accurac
     errors = [error for error in ERRORS if any(error in row for row in rows)]
     columns = (
         name_column("name", head="model"),
-        *name_columns(rows, keys=("bits",)),
+        *name_columns(rows, keys=("bits", "made_with")),
         number_column("NDS", head="NDS", rule=score_text),
         _change_column(reference=reference),
         number_column("NDS_of_reference", head=f"of {reference}", rule=percent_text),
@@ -47,7 +49,7 @@ def accuracy_table(rows: Sequence[Row], *, reference: str, title: str = "Accurac
         *(number_column(error, head=error, rule=score_text) for error in errors),
     )
     lines = tuple(_with_changes(row, base=base) for row in rows)
-    return Table("accuracy", title, columns, lines, notes=_interval_notes(rows, reference=reference))
+    return Table(name, title, columns, lines, notes=_interval_notes(rows, reference=reference))
 
 
 def comparison_table(rows: Sequence[Row], *, title: str = "Paired comparisons") -> Table:

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import profiles
 from pipelines.assembly.quantized import load_quantized
 from pipelines.lineage.chain import chain_of
-from pipelines.reporting.chain_tables import chain_tables, find_chain
+from pipelines.reporting.chain_tables import chain_tables
+from pipelines.reporting.runs import find_run
 from pipelines.store.artifacts import Artifact, Store
 from profiles.sections.schedule import PARTS
 from qdbev.quantization import quantized_layers
@@ -114,9 +115,10 @@ def test_controls_stand_beside_the_claim(
     assert list(held["metrics"])[-3:] == ["float longer", "QAT longer", "QAT+VGD"]
     assert held["metrics"]["float longer"]["artifact"] == further["artifact"]["digest"]
     assert held["metrics"]["QAT longer"]["artifact"] == longer["artifact"]["digest"]
-    found = find_chain(profile, store=Store(copy))
-    assert found is not None
-    [against] = [one for one in chain_tables(found[0], intervals=found[1]) if one.title == "Against controls"]
+    described = find_run(profile, store=Store(copy))
+    assert described is not None
+    tables = chain_tables(described.links, intervals=described.intervals)
+    [against] = [table for table in tables if table.title == "Against controls"]
     assert [(row["name"], row["than"]) for row in against.rows] == [
         ("QAT+VGD", "float longer"),
         ("QAT+VGD", "QAT longer"),
