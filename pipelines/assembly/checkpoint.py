@@ -1,17 +1,14 @@
 """A checkpoint of somebody else's program -> its tensors by name, read as data: nothing that lies in it is ever called.
 
-What mmcv, mmengine and plain ``torch.save`` write around a state dict, and what is taken of it:
-
-- ``{"meta", "state_dict", "optimizer"}`` (mmcv, the official BEVFormer files): the ``state_dict``;
-- ``message_hub``, ``param_schedulers``, ``ema_state_dict`` (mmengine's Runner, so mmdet3d 1.x): left out. Its
-  ``EMAHook`` swaps the averaged weights into the ``state_dict`` before it is saved;
-- names that all begin with ``module.`` (saved from a parallel wrapper): without it;
-- ``ema_*`` (mmcv's ``EMAHook`` keeps a second copy beside the weights): left out.
+The bytes say what a file is, not its name: a zip of ``torch.save``, an older pickle, or safetensors. Where in it the
+weights lie is for ``pipelines/assembly/containers.py``.
 """
 
 from __future__ import annotations
 
 import pickle
+import zipfile
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,27 +17,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipelines.assembly.containers import Unclear, reading_of
+from pipelines.assembly.foreign_arrays import STANDINS, with_tensors
 from pipelines.store.integrity import UnusableInput
 
-_WRAPPER = "module."
-_SECOND_COPY = "ema_"
-_LOGS = (
-    "builtins.getattr",
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    *("numpy.ndarray", "numpy.dtype"),
-    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
-)
-"""What mmengine's training log is pickled with; torch refuses the file for it, though no weight is among it."""
-
-
-class _LeftOut:
-    """Stands where an object of a training log would be, and keeps nothing of it."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def __setstate__(self, _: Any) -> None:
-        pass
+_GROWTH = 2  # torch.save does not compress, and sparse storage is refused: a file holds what it announces
+_SLACK_BYTES = 2**20
+_ADVICE = "copy it again, or save model.state_dict() alone"
 
 
 @dataclass(frozen=True)
@@ -50,25 +33,28 @@ class Checkpoint:
     state: dict[str, Tensor]
     """Tensors by the detector's parameter names, floating ones as float32, on the CPU."""
     changes: tuple[str, ...]
-    """What was done to names and numbers on the way, one sentence each."""
+    """What was done to names and numbers on the way, and what was left out; one sentence each."""
     classes: tuple[str, ...]
     """Class names in the order of the class scores, where the file states them."""
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a ``.pth`` file (any file of ``torch.save``) or a ``.safetensors`` file.
+def read_checkpoint(path: Path, *, wanted: Collection[str] = ()) -> Checkpoint:
+    """Read any file of ``torch.save`` or safetensors, whatever its name.
+
+    Args:
+        path: The file.
+        wanted: The detector's own names, which decide where two places in the file could be meant.
 
     Raises:
-        UnusableInput: It is damaged, holds objects that could run code, something else than tensors by name, or numbers
-            that are not finite.
+        UnusableInput: It is damaged, holds objects that could run code, no tensors by name or several sets of them,
+            tensors that are not whole and plain, or numbers that are not finite.
     """
     content = _content(path)
-    state = content.get("state_dict", content) if isinstance(content, dict) else content
-    if not isinstance(state, dict):
-        raise UnusableInput(
-            f"{path} holds a {type(state).__name__}, not tensors by name; save model.state_dict() in it"
-        )
-    tensors, renamed = _with_own_names({str(name): one for name, one in state.items() if isinstance(one, Tensor)})
+    try:
+        tensors, remarks = reading_of(content, wanted=wanted)
+    except Unclear as error:
+        raise UnusableInput(f"{path} {error}") from None
+    _refuse_what_is_not_there(tensors, path=path)
     tensors, converted = _in_float32(tensors)
     wrong = [name for name, one in tensors.items() if one.is_floating_point() and not one.isfinite().all()]
     if wrong:
@@ -76,42 +62,82 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} holds numbers that are not finite in {len(wrong)} tensors (first {wrong[0]}): its training "
             "diverged, or half precision overflowed; save it again from sound weights in float32"
         )
-    return Checkpoint(tensors, (*renamed, *converted), _classes(content))
+    return Checkpoint(tensors, (*remarks, *converted), _classes(content))
 
 
 def _content(path: Path) -> Any:
+    if not path.is_file():
+        raise UnusableInput(f"{path} is no file that can be read")
+    _refuse_bombs(path)
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return load_file(path)
-        with torch.serialization.safe_globals([(_LeftOut, name) for name in _LOGS]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(STANDINS):  # type: ignore[arg-type]
+            return with_tensors(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # foreign bytes make the readers fail in any way
         named = _objects_in(path) if isinstance(error, pickle.UnpicklingError) else ()
         reason = f"it holds {', '.join(named)}" if named else "it is damaged, or holds objects"
         raise UnusableInput(
-            f"{path} cannot be read as plain tensors: {reason} that could run code and are never loaded; copy it "
-            "again, or save model.state_dict() alone"
+            f"{path} cannot be read as plain tensors: {reason} that could run code and are never loaded; {_ADVICE}"
         ) from error
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as safetensors do: the length of a header, then the header, a JSON object."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    length = int.from_bytes(start[:8], "little")
+    return path.suffix == ".safetensors" or (start[8:] == b"{" and 8 + length <= path.stat().st_size)
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Refuse a zip whose directory announces more than the file can hold."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            announced = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError):
+        return  # for torch to refuse
+    size = path.stat().st_size
+    if announced > _GROWTH * size + _SLACK_BYTES:
+        raise UnusableInput(
+            f"{path} is refused: it has {size} bytes and announces {announced}; torch.save never compresses; {_ADVICE}"
+        )
+
+
+def _refuse_what_is_not_there(tensors: Mapping[str, Tensor], *, path: Path) -> None:
+    """Refuse tensors without numbers of their own: on no device, not laid out plainly, or larger than their file."""
+    size, total = path.stat().st_size, 0
+    for name, tensor in tensors.items():
+        kind = _unusual(tensor)
+        total += 0 if kind else tensor.nbytes
+        if not kind and (tensor.nbytes > size or total > 16 * size):
+            kind = f"of {tensor.nbytes} bytes in a file of {size}"
+        if kind:
+            raise UnusableInput(
+                f"{path} is refused: {name} is a tensor {kind}; a checkpoint holds plain tensors, as "
+                "model.state_dict() gives them on a CPU or GPU"
+            )
+
+
+def _unusual(tensor: Tensor) -> str:
+    if tensor.device.type != "cpu":
+        return f"on the device {tensor.device.type}, without numbers"
+    if tensor.layout != torch.strided:
+        return f"of layout {str(tensor.layout).removeprefix('torch.')}"
+    if tensor.is_quantized:
+        return f"of {str(tensor.dtype).removeprefix('torch.')}, quantized already"
+    return "that is nested" if tensor.is_nested else ""
 
 
 def _objects_in(path: Path) -> tuple[str, ...]:
     """Names of what a pickle would call, found without calling it; none where the file is no archive of torch."""
     try:
-        found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        called = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # as above
         return ()
-    return tuple(sorted(set(found) - set(_LOGS)))
-
-
-def _with_own_names(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    changes = []
-    if state and all(name.startswith(_WRAPPER) for name in state):
-        state = {name.removeprefix(_WRAPPER): one for name, one in state.items()}
-        changes.append(f"{_WRAPPER} taken off {len(state)} names: saved from a parallel wrapper")
-    own = {name: one for name, one in state.items() if not name.startswith(_SECOND_COPY)}
-    if len(own) < len(state):
-        changes.append(f"{len(state) - len(own)} tensors {_SECOND_COPY}* left out: a training hook's second copy")
-    return own, tuple(changes)
+    return tuple(sorted(set(called) - {name for _, name in STANDINS}))
 
 
 def _in_float32(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -20,11 +21,11 @@ from pipelines.lineage.keys import imported_key, random_key
 from pipelines.lineage.kinds import FLOAT, WEIGHTS
 from pipelines.lineage.stated import imported_weights, shipped_weights
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
-from pipelines.store.integrity import reading_data
+from pipelines.store.integrity import UnusableInput, reading_data
 from pipelines.store.locations import ZOO
 from pipelines.store.making import Content, made
 from profiles import Profile, builtin_models, load
-from profiles.home import expanded
+from profiles.home import expanded, is_file
 from profiles.sections.model import ModelProfile
 
 OFFICIAL_FILES = {
@@ -60,7 +61,7 @@ def float_artifact(job: Job) -> Artifact:
     if source == "random":
         return _random(replace(job, force=False))
     path = expanded(source)
-    if path.is_file() or path.suffix in (".pth", ".safetensors"):
+    if is_file(path) or path.suffix in (".pth", ".safetensors"):
         return imported(replace(job, force=False), path=path)
     return store.adopt(store.open(source))
 
@@ -70,12 +71,14 @@ def imported(job: Job, *, path: Path) -> Artifact:
 
     Args:
         job: Its model is what the file must hold, to the last tensor.
-        path: A ``.pth`` or ``.safetensors`` file.
+        path: What ``torch.save`` or safetensors wrote, by any name.
 
     Raises:
         UnusableInput: The file is missing, damaged, or holds no plain tensors by name.
         Misfit: It holds other tensors than the model.
     """
+    if os.path.lexists(path) and not is_file(path):
+        raise UnusableInput(f"{path} is no file that can be read; name the file of a checkpoint")
     with reading_data(), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     profile = job.profile
@@ -96,8 +99,8 @@ def imported(job: Job, *, path: Path) -> Artifact:
 
 def fitted(profile: Profile, *, path: Path) -> tuple[Detector, Checkpoint]:
     """The detector with the weights of a foreign file, and what was read; raises what ``imported`` raises."""
-    checkpoint = read_checkpoint(path)
     detector = build_detector(profile.model)
+    checkpoint = read_checkpoint(path, wanted=detector.state_dict().keys())
     _load(detector, state=checkpoint.state, origin=str(path), asked=profile.model.name)
     return detector, checkpoint
 

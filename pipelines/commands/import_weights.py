@@ -11,7 +11,7 @@ from pipelines.assembly.weights import fitted, imported, matched, missing_weight
 from pipelines.lineage.stated import imported_weights
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact, Store
-from profiles.home import expanded
+from profiles.home import expanded, is_file
 from profiles.sections.model import ModelProfile
 from qdbev.reporting.tables.table import Table, plain_table
 
@@ -22,7 +22,7 @@ def run(job: Job, *, file: Path, dry_run: bool = False) -> Outcome:
     Args:
         job: Its model section says what the file must hold; its name goes into the artifact's. An equal file that is
             sealed already is taken as it is.
-        file: What ``torch.save`` or safetensors wrote: a state dict, alone or as ``state_dict`` beside other things.
+        file: What ``torch.save`` or safetensors wrote, by any name: a state dict, alone or in a container.
         dry_run: Read and compare, seal nothing.
 
     Returns:
@@ -34,7 +34,7 @@ def run(job: Job, *, file: Path, dry_run: bool = False) -> Outcome:
     """
     profile, path = job.stated, expanded(file)
     model = profile.model
-    if not path.is_file():
+    if not is_file(path):
         raise missing_weights(model.name, problem=f"there is no file {path}")
     if dry_run:
         detector, checkpoint = fitted(profile, path=path)

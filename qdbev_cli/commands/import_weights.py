@@ -14,7 +14,7 @@ from qdbev_cli.options import MakeOptions, command
 @command(profile="float")
 def import_weights(
     options: MakeOptions,
-    file: Annotated[Path, typer.Argument(help="A .pth file of mmcv, mmengine or torch.save, or .safetensors.")],
+    file: Annotated[Path, typer.Argument(help="A file of torch.save (mmcv, mmengine, Lightning, ...) or safetensors.")],
 ) -> Outcome:
     """Take float weights from a checkpoint file.
 
