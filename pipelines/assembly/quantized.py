@@ -6,27 +6,28 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 
-from pipelines.assembly.detector import Detector, build_detector, inputs_on
-from pipelines.assembly.samples import Split, streaming_dataset
+from pipelines.assembly.detector import Detector, build_detector
+from pipelines.assembly.example import Example
+from pipelines.assembly.samples import Split
 from pipelines.assembly.strict_loading import load_strictly
 from pipelines.lineage.kinds import LATENT, STRUCTURE, WEIGHTS
 from pipelines.store.artifacts import Artifact
-from pipelines.store.integrity import fetched
 from profiles import Profile
 from profiles.sections.quantization import QuantizationProfile
-from qdbev.data.queues.batches import streaming_batches
 from qdbev.quantization import (
     FLOAT_BITS,
+    CheckedRun,
     Folding,
     InputGrid,
     MacLine,
     Plan,
     Site,
+    WatchedCalls,
     WeightGrid,
     apply_folding,
     bops,
@@ -79,27 +80,66 @@ def quantized_from_float(detector: Detector, *, profile: Profile, split: Split, 
     Args:
         detector: A float detector; changed in place.
         profile: Its quantization section says how.
-        split: Two frames of it are run to find which batch norm follows which convolution.
+        split: Two frames of it are run to find which batch norm follows which convolution and which layers prediction
+            runs, and again to see that outputs are what they were.
         bits: Those of a bit plan, in place of the profile's.
+
+    Raises:
+        ValueError: A rewrite changed what the detector computes.
     """
-    return with_quantizers(detector, folded(detector, profile=profile, split=split), profile=profile, bits=bits)
+    example = CheckedRun(detector, Example(detector, profile=profile, split=split))
+    return checked_quantized(detector, example=example, profile=profile, bits=bits)
+
+
+def checked_quantized(
+    detector: Detector, *, example: CheckedRun, profile: Profile, bits: Bits | None = None
+) -> Quantized:
+    """The same, with the example that rewrites before this one were checked by."""
+    calls = WatchedCalls(detector, example)
+    folding = fold_batchnorm(detector, calls)
+    example.rewritten("folding", changed=folding.changed)
+    quantized = with_quantizers(detector, folding, profile=profile, bits=bits, unrun=calls.reasons())
+    example.rewritten("conversion")
+    example()
+    return quantized
 
 
 def folded(detector: Detector, *, profile: Profile, split: Split) -> Folding:
     """Fold the batch norms of a float detector, in place; see ``quantized_from_float``."""
-    return fold_batchnorm(detector, lambda: example_call(detector, profile=profile, split=split))
+    example = CheckedRun(detector, Example(detector, profile=profile, split=split))
+    folding = fold_batchnorm(detector, example)
+    example.rewritten("folding", changed=folding.changed)
+    example()
+    return folding
 
 
-def with_quantizers(detector: Detector, folding: Folding, *, profile: Profile, bits: Bits | None = None) -> Quantized:
-    """Put quantizers into a folded detector, in place, all off and without activation ranges."""
-    plan = detector_plan(detector, section=profile.quantization)
+def with_quantizers(
+    detector: Detector,
+    folding: Folding,
+    *,
+    profile: Profile,
+    bits: Bits | None = None,
+    unrun: Mapping[str, str] = MappingProxyType({}),
+) -> Quantized:
+    """Put quantizers into a folded detector, in place, all off and without activation ranges.
+
+    Args:
+        detector: Folded.
+        folding: How.
+        profile: Its quantization section says how.
+        bits: Those of a bit plan, in place of the profile's.
+        unrun: Path of a layer that prediction does not run -> why it stays in float.
+    """
+    plan = detector_plan(detector, section=profile.quantization, unrun=unrun)
     if bits is not None:
         plan = with_bits(plan, bits)
     _insert(detector, plan=plan, section=profile.quantization)
     return Quantized(detector, folding, plan)
 
 
-def detector_plan(detector: Detector, *, section: QuantizationProfile) -> Plan:
+def detector_plan(
+    detector: Detector, *, section: QuantizationProfile, unrun: Mapping[str, str] = MappingProxyType({})
+) -> Plan:
     """The plan of a float detector by its four parts; its last layers are those that class and box come out of."""
     plan = make_plan(
         detector,
@@ -109,6 +149,8 @@ def detector_plan(detector: Detector, *, section: QuantizationProfile) -> Plan:
         first_last_bits=section.first_last_bits,
         last_sites=detector.output_layers(),
         embedding=section.embedding,
+        float_layers=section.float_layers,
+        unrun=unrun,
     )
     if section.first_positions == "quantized":
         return plan
@@ -119,24 +161,6 @@ def detector_plan(detector: Detector, *, section: QuantizationProfile) -> Plan:
 def _in_float(site: Site) -> Site:
     reason = "gives the first sampling coordinates, which no image changes: constants, kept in float"
     return replace(site, weight_bits=FLOAT_BITS, activation_bits=FLOAT_BITS, reason=reason)
-
-
-def example_call(detector: Detector, *, profile: Profile, split: Split, frames: int = 2) -> None:
-    """Run the first frames of a scene, two so that history is used too; leaves no history behind.
-
-    Args:
-        detector: Put in eval mode; the images go to the device its parameters are on.
-        profile: Its model section.
-        split: Whose first frames are run.
-        frames: How many.
-    """
-    device = next(detector.parameters()).device
-    first = Split(split.root, split.version, split.samples[:frames], "")
-    detector.eval().history.reset()
-    with torch.no_grad():
-        for batch in fetched(streaming_batches(streaming_dataset(first, model=profile.model), streams=1, workers=0)):
-            detector(inputs_on(batch, device=device), batch["data_samples"], mode="predict")
-    detector.history.reset()
 
 
 def learn_ranges_of(quantized: Quantized, *, section: QuantizationProfile) -> None:
@@ -227,7 +251,7 @@ def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trai
 
 def layer_macs(detector: Detector, *, profile: Profile, split: Split) -> list[MacLine]:
     """Multiply-accumulates of one frame without history, by hooks."""
-    return count_macs(detector, lambda: example_call(detector, profile=profile, split=split, frames=1))
+    return count_macs(detector, Example(detector, profile=profile, split=split, frames=1))
 
 
 def _cost(plan: Plan, *, macs: Sequence[MacLine], parts: Sequence[str], size: float) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.assembly.detector import Detector
+from pipelines.assembly.example import Example
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, quantized_cost, write_quantized
 from pipelines.assembly.samples import notes_on_motion
@@ -17,7 +18,7 @@ from pipelines.lineage.keys import calibration_key
 from pipelines.lineage.kinds import CALIBRATION
 from pipelines.store.making import Content, Made, made
 from profiles.sections.schedule import PARTS
-from qdbev.quantization import trainable_parameters
+from qdbev.quantization import CheckedRun, trainable_parameters
 
 
 def calibrated(job: Job) -> Made:
@@ -45,7 +46,7 @@ def _calibrate(job: Job, *, source: str, tokens: list[str]) -> Content:
     profile, split = job.profile, job.split("train")
     detector, _ = float_detector(job)
     trainable = trainable_parameters(detector)
-    quantized, records = _with_ranges(detector, job=job)
+    quantized, records, checked = _with_ranges(detector, job=job)
     quantized.switch_on(PARTS)
 
     def write(folder: Path) -> None:
@@ -62,20 +63,20 @@ def _calibrate(job: Job, *, source: str, tokens: list[str]) -> Content:
         notes=notes_on_motion(split),
         message="; ".join(
             [
-                *(record.sentence() for record in records),
+                *filter(None, [*(record.sentence() for record in records), checked]),
                 f"calibrated on {len(tokens)} samples of the train split",
             ]
         ),
     )
 
 
-def _with_ranges(detector: Detector, *, job: Job) -> tuple[Quantized, list[WorkRecord]]:
-    """Quantize a float detector and set its ranges by the profile's method; with records of what did more."""
+def _with_ranges(detector: Detector, *, job: Job) -> tuple[Quantized, list[WorkRecord], str]:
+    """Quantize a float detector and set its ranges; with records of what did more, and by how much rewrites differ."""
     section = job.profile.calibration
+    example = CheckedRun(detector, Example(detector, profile=job.profile, split=job.split("train")))
     smoothing: list[WorkRecord] = []
     if section.smoothing is not None:
         run = partial(run_samples, detector, job=job)
-        split = job.split("train")
-        smoothing = [smoothed(detector, profile=job.profile, split=split, run=run, alpha=section.smoothing)]
-    quantized, records = calibration_row(section.method).calibrate(detector, job)
-    return quantized, [*smoothing, *records]
+        smoothing = [smoothed(detector, example=example, run=run, alpha=section.smoothing)]
+    quantized, records = calibration_row(section.method).calibrate(detector, job, example)
+    return quantized, [*smoothing, *records], example.sentence()

@@ -15,18 +15,20 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipelines.assembly.detector import Detector
-from pipelines.assembly.quantized import Bits, Quantized, example_call, folded, with_quantizers
-from pipelines.assembly.samples import Split
+from pipelines.assembly.quantized import Bits, Quantized, with_quantizers
 from profiles import Profile
 from qdbev.quantization import (
     Absorption,
+    CheckedRun,
     Connections,
     Correction,
+    WatchedCalls,
     absorb_biases,
     correct_analytically,
     correct_empirically,
     equalise,
     find_connections,
+    fold_batchnorm,
     rescaled,
 )
 
@@ -71,22 +73,36 @@ class Equalised:
         (folder / RECORD).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def prepared_from_float(detector: Detector, *, profile: Profile, split: Split, bits: Bits | None = None) -> Prepared:
+def prepared_from_float(
+    detector: Detector, *, example: CheckedRun, profile: Profile, bits: Bits | None = None
+) -> Prepared:
     """Fold, equalise and absorb, and put quantizers in place, all off and without activation ranges.
 
     Args:
         detector: A float detector; changed in place.
+        example: Is run to find which layer reads which, its values decide nothing; and to see that outputs stay.
         profile: Its quantization section says how.
-        split: Two frames of it are run to find which layer reads which; their values decide nothing.
         bits: Those of a bit plan, in place of the profile's.
+
+    Raises:
+        ValueError: A rewrite changed what the detector computes.
     """
-    folding = folded(detector, profile=profile, split=split)
-    connections = find_connections(
-        detector, lambda: example_call(detector, profile=profile, split=split), stated=detector.value_pairs()
-    )
+    calls = WatchedCalls(detector, example)
+    folding = fold_batchnorm(detector, calls)
+    example.rewritten("folding", changed=folding.changed)
+    connections = find_connections(detector, example, stated=detector.value_pairs())
     factors = equalise(detector, connections.pairs)
+    rescaled_modules = connections.changed_by(connections.pairs)
+    example.rewritten("equalisation", changed=rescaled_modules)
+    example()
     absorption = absorb_biases(detector, connections, rescaled(folding.statistics, factors))
-    return Prepared(with_quantizers(detector, folding, profile=profile, bits=bits), connections, absorption)
+    if any(bool((constant > 0).any()) for constant in absorption.constants.values()):
+        example.rewritten("absorption", changed=rescaled_modules, exact=False)
+        example()
+    quantized = with_quantizers(detector, folding, profile=profile, bits=bits, unrun=calls.reasons())
+    example.rewritten("conversion")
+    example()
+    return Prepared(quantized, connections, absorption)
 
 
 def correct(prepared: Prepared, *, how: str, run: Callable[[], object], progress: bool = False) -> Equalised:

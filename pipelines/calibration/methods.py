@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pipelines.assembly.detector import Detector
 from pipelines.assembly.job import Job
-from pipelines.assembly.quantized import Quantized, quantized_from_float
+from pipelines.assembly.quantized import Quantized, checked_quantized
 from pipelines.calibration.data_free import correct, prepared_from_float
 from pipelines.calibration.observing import observe, run_samples
 from pipelines.calibration.reconstruction import reconstruct_blocks
@@ -21,6 +21,7 @@ from pipelines.calibration.rounding import compensate, learn_rounding
 from profiles import Profile
 from profiles.sections.calibration import CalibrationMethod, CalibrationProfile
 from profiles.sections.schedule import PARTS
+from qdbev.quantization import CheckedRun
 
 
 class WorkRecord(Protocol):
@@ -42,8 +43,8 @@ class CalibrationRow:
     """One method."""
 
     name: CalibrationMethod
-    calibrate: Callable[[Detector, Job], Calibrated]
-    """Of a float detector, which it changes in place, and a job, whose samples it runs."""
+    calibrate: Callable[[Detector, Job, CheckedRun], Calibrated]
+    """Of a float detector, which it changes in place, a job, whose samples it runs, and the example that checks it."""
     after: Callable[[CalibrationProfile], str] | None = None
     """What is done once ranges are set, in words."""
     before: str = ""
@@ -62,38 +63,38 @@ class CalibrationRow:
         return [*before, ranges, *([self.after(section)] if self.after else [])]
 
 
-def _observed(detector: Detector, job: Job) -> Quantized:
+def _observed(detector: Detector, job: Job, example: CheckedRun) -> Quantized:
     """The detector with quantizers and their ranges, weights as they were."""
-    quantized = quantized_from_float(detector, profile=job.profile, split=job.split("train"), bits=job.bits)
+    quantized = checked_quantized(detector, example=example, profile=job.profile, bits=job.bits)
     observe(quantized, job=job, progress=job.progress)
     return quantized
 
 
-def _ptq(detector: Detector, job: Job) -> Calibrated:
-    return _observed(detector, job), []
+def _ptq(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
+    return _observed(detector, job, example), []
 
 
-def _dfq(detector: Detector, job: Job) -> Calibrated:
-    prepared = prepared_from_float(detector, profile=job.profile, split=job.split("train"), bits=job.bits)
+def _dfq(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
+    prepared = prepared_from_float(detector, example=example, profile=job.profile, bits=job.bits)
     observe(prepared.quantized, job=job, progress=job.progress)
     run = partial(run_samples, detector, job=job)
     how = job.profile.calibration.bias_correction
     return prepared.quantized, [correct(prepared, how=how, run=run, progress=job.progress)]
 
 
-def _gptq(detector: Detector, job: Job) -> Calibrated:
-    quantized = _observed(detector, job)
+def _gptq(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
+    quantized = _observed(detector, job, example)
     return quantized, [compensate(detector, run=partial(run_samples, detector, job=job), parts=PARTS)]
 
 
-def _adaround(detector: Detector, job: Job) -> Calibrated:
-    quantized, section = _observed(detector, job), job.profile.calibration
+def _adaround(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
+    quantized, section = _observed(detector, job, example), job.profile.calibration
     run = partial(run_samples, job=job)
     return quantized, [learn_rounding(detector, run=run, parts=PARTS, section=section, progress=job.progress)]
 
 
-def _reconstructed(detector: Detector, job: Job, *, drop: float) -> Calibrated:
-    quantized, section = _observed(detector, job), job.profile.calibration
+def _reconstructed(detector: Detector, job: Job, example: CheckedRun, *, drop: float) -> Calibrated:
+    quantized, section = _observed(detector, job, example), job.profile.calibration
     run = partial(run_samples, job=job)
     record = reconstruct_blocks(detector, run=run, parts=PARTS, section=section, drop=drop, progress=job.progress)
     return quantized, [record]

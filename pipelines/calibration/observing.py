@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from pipelines.assembly.detector import Detector, inputs_on
@@ -14,7 +18,7 @@ from pipelines.assembly.samples import Split, ordered_dataset
 from pipelines.store.integrity import fetched
 from qdbev.data.nuscenes.records import Sample
 from qdbev.data.queues.batches import streaming_batches
-from qdbev.quantization import observing, ranges_missing
+from qdbev.quantization import observing, quantized_layers, ranges_missing
 
 
 def refuse_evaluation_samples(samples: Sequence[Sample], *, evaluated: Split) -> list[str]:
@@ -56,12 +60,38 @@ def observe(
         ValueError: A quantizer saw nothing.
     """
     detector = quantized.detector
-    with observing(detector, parts=parts, observer=observer, unsigned_inputs=unsigned):
+    with observing(detector, parts=parts, observer=observer, unsigned_inputs=unsigned), _noting_calls(detector) as ran:
         run_samples(detector, job=job, progress=progress)
     if missing := ranges_missing(detector):
-        raise ValueError(
-            f"{len(missing)} quantizers saw nothing in calibration, first {missing[0]}: use more calibration.samples"
-        )
+        raise ValueError(_reason_missing(missing, ran=ran))
+
+
+@contextmanager
+def _noting_calls(detector: Detector) -> Iterator[set[str]]:
+    """Inside, the paths of the quantized layers that are called."""
+    ran: set[str] = set()
+
+    def note(path: str, module: nn.Module, args: Any) -> None:
+        ran.add(path)
+
+    layers = quantized_layers(detector)
+    handles = [layer.register_forward_pre_hook(partial(note, path)) for path, layer in layers.items()]
+    try:
+        yield ran
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _reason_missing(missing: Sequence[str], *, ran: Collection[str]) -> str:
+    """Why quantizers saw nothing, and what helps."""
+    first = f"{len(missing)} quantizers saw nothing in calibration, first {missing[0]}"
+    if any(missing[0].startswith(f"{path}.") for path in ran):
+        return f"{first}: its layer ran on empty inputs alone; use more calibration.samples"
+    return (
+        f"{first}: its layer did not run in these samples, though it ran in the first frames of the split; use more "
+        "calibration.samples, or leave it in float by quantization.float_layers"
+    )
 
 
 def run_samples(detector: Detector, *, job: Job, progress: bool = False) -> None:

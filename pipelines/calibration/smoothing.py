@@ -5,14 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from pipelines.assembly.detector import Detector
-from pipelines.assembly.quantized import example_call
-from pipelines.assembly.samples import Split
-from profiles import Profile
-from qdbev.quantization import Smoothing, smooth
+from qdbev.quantization import CheckedRun, Smoothing, smooth
 
 RECORD = "smoothing.json"
 
@@ -38,17 +34,15 @@ class Smoothed:
         (folder / RECORD).write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def smoothed(
-    detector: Detector, *, profile: Profile, split: Split, run: Callable[[], object], alpha: float
-) -> Smoothed:
+def smoothed(detector: Detector, *, example: CheckedRun, run: Callable[[], object], alpha: float) -> Smoothed:
     """Smooth the LayerNorms that linear layers alone read; in place.
 
     Args:
         detector: A float detector.
-        profile: Its model section.
-        split: Two frames of it are run to find which layer reads which norm.
+        example: Is run to find which layer reads which norm, and compares its outputs when it is run next.
         run: Runs the calibration samples.
         alpha: How much moves into the weights, 0 to 1.
     """
-    call = partial(example_call, detector, profile=profile, split=split)
-    return Smoothed(smooth(detector.eval(), example_call=call, run=run, alpha=alpha))
+    smoothing = smooth(detector.eval(), example_call=example, run=run, alpha=alpha)
+    example.rewritten("smoothing", changed=smoothing.changed)
+    return Smoothed(smoothing)

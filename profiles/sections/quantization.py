@@ -17,7 +17,7 @@ class QuantizationProfile(Document):
     """How weights and activations (one range per tensor) become integers."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"moving_momentum", "learned_scale", "activation_offset", "pact_penalty", "weight_granularity"}
+        {"moving_momentum", "learned_scale", "activation_offset", "pact_penalty", "weight_granularity", "float_layers"}
     )
 
     weight_bits: Bits = 4
@@ -42,6 +42,8 @@ class QuantizationProfile(Document):
     """Embedding tables: quantized like weights, or left in float."""
     first_positions: Literal["float", "quantized"] = "float"
     """First positions of the object queries, constants of the network: their table and layer in float, or as others."""
+    float_layers: tuple[str, ...] = ()
+    """Layers that stay in float, weights and inputs: paths, or patterns of them with * and ?."""
     first_last_bits: Bits | None = None
     """Bits of the first layer and of the last layers for class and box; null treats them as the others (the paper)."""
     training_observer: WeightObserver | None = "mse"

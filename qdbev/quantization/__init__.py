@@ -13,6 +13,7 @@ from qdbev.quantization.equalisation.bias_absorption import Absorption, absorb_b
 from qdbev.quantization.equalisation.bias_correction import Correction, correct_analytically, correct_empirically
 from qdbev.quantization.equalisation.connections import Connections, Pair, find_connections
 from qdbev.quantization.equalisation.cross_layer import equalise, rescaled
+from qdbev.quantization.equalisation.faithful import CheckedRun
 from qdbev.quantization.equalisation.folding import Folding, apply_folding, find_pairs, fold_batchnorm
 from qdbev.quantization.equalisation.smoothing import Smoothing, smooth
 from qdbev.quantization.grid.fake_quantize import fake_quantize
@@ -49,6 +50,7 @@ from qdbev.quantization.layers.swap import (
 )
 from qdbev.quantization.planning.activation_memory import ActivationMemory, activation_memory
 from qdbev.quantization.planning.bit_plan import Option, Problem, choose_bits, front, total_loss, with_bits
+from qdbev.quantization.planning.calls import WatchedCalls
 from qdbev.quantization.planning.cost import (
     BitOperations,
     bops,
@@ -79,6 +81,7 @@ __all__ = [
     "Absorption",
     "ActivationMemory",
     "BitOperations",
+    "CheckedRun",
     "Compensation",
     "Connections",
     "Correction",
@@ -95,6 +98,7 @@ __all__ = [
     "Reconstruction",
     "Site",
     "Smoothing",
+    "WatchedCalls",
     "WeightGrid",
     "absorb_biases",
     "activation_memory",

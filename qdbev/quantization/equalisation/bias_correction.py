@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.quantization.equalisation.bias_absorption import through_kernel
-from qdbev.quantization.equalisation.connections import Link
 from qdbev.quantization.equalisation.folding import ChannelStatistics
+from qdbev.quantization.equalisation.links import Link
 from qdbev.quantization.equalisation.output_means import observed_means
 from qdbev.quantization.layers.quantized import QuantizedWeight
 from qdbev.quantization.layers.swap import quantized_layers, set_sites

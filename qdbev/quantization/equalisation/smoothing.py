@@ -33,10 +33,12 @@ class Smoothing:
     Attributes:
         scales: LayerNorm and the layers that read it -> what its channels were divided by, (C,).
         refused: path of any other LayerNorm that ran -> why.
+        changed: paths of the modules whose outputs it changes.
     """
 
     scales: dict[Pair, Tensor]
     refused: dict[str, str]
+    changed: frozenset[str] = frozenset()
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def smooth(
         weights = torch.stack([incoming_range(model, second) for second in pair.seconds]).amax(0)
         scales[pair] = smoothing_scale(inputs, weights, alpha=alpha)
         rescale(model, pair, scales[pair])
-    return Smoothing(scales=scales, refused=refused)
+    return Smoothing(scales=scales, refused=refused, changed=frozenset(connections.changed_by(scales)))
 
 
 def smoothing_scale(inputs: Tensor, weights: Tensor, *, alpha: float) -> Tensor:

@@ -24,3 +24,9 @@ def watching(model: nn.Module, handles: Iterable[RemovableHandle]) -> Iterator[N
             hook.remove()
         for module, mode in was_training.items():
             module.training = mode
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether somebody else sees, or changes, what a module receives or gives."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)

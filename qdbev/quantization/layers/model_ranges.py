@@ -31,10 +31,12 @@ def learn_ranges(
         form: What is the parameter, the logarithm of a step or the step itself (LSQ).
         clip: For inputs, a clipping level instead (PACT).
     """
+    learned: set[Quantizer] = set()
     for path, layer in quantized_layers(model).items():
         for weight in layer.quantized_weights() if weights else ():
-            if weight.quantizer.state == "on":
+            if weight.quantizer.state == "on" and weight.quantizer not in learned:  # two layers may hold one weight
                 weight.quantizer.learn(form)
+                learned.add(weight.quantizer)
         for quantizer in layer.input_quantizers() if inputs and path not in fixed_inputs else ():
             if quantizer.state == "on":
                 quantizer.learn("clip" if clip else form)
@@ -76,5 +78,6 @@ def freeze_weight_ranges(model: nn.Module) -> None:
 
 
 def _quantizers(model: nn.Module) -> Iterator[Quantizer]:
-    for layer in quantized_layers(model).values():
-        yield from layer.quantizers()
+    """Each once, though two layers may hold one weight and its quantizer."""
+    layers = quantized_layers(model).values()
+    yield from dict.fromkeys(quantizer for layer in layers for quantizer in layer.quantizers())

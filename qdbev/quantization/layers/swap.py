@@ -6,7 +6,7 @@ context. ``set_parts`` and ``set_sites`` switch on exactly what they are given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -23,8 +23,10 @@ from qdbev.quantization.layers.quantized import (
     deformable_class,
     quantizer_of,
 )
+from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.planning.plan import FLOAT_BITS, Plan, Site
 from qdbev.quantization.planning.policy import is_deformable_conv
+from qdbev.quantization.planning.sharing import memory_of
 
 Tensors = Literal["all", "weights", "inputs"]
 
@@ -48,7 +50,8 @@ def quantize(
     """Give the layers of ``model`` the quantizers of ``plan``, in place; all are off afterwards.
 
     Parameters keep their objects and names; quantizers appear beside them (``X.weight_quantizer.scale`` ...). A ReLU
-    may leave its backward pass to the layer behind it: ``qdbev.quantization.grid.rectifier``.
+    may leave its backward pass to the layer behind it: ``qdbev.quantization.grid.rectifier``. Layers that hold one
+    weight have one quantizer for it.
 
     Args:
         model: The float model the plan was made of.
@@ -65,9 +68,10 @@ def quantize(
     modules = dict(model.named_modules())
     for site in plan.quantized:
         _check_site(site, modules.get(site.path))
+    by_memory: dict[Hashable, Quantizer] = {}
     for site in plan.quantized:
         layer = _change_class(modules[site.path], site=site)
-        _add_weight_quantizers(layer, grid=weights or WeightGrid())
+        _add_weight_quantizers(layer, grid=weights or WeightGrid(), by_memory=by_memory)
         _add_input_quantizers(layer, grid=inputs or InputGrid())
         layer.train(layer.training)
     _forbid_fast_paths(model)
@@ -93,8 +97,7 @@ def set_parts(model: nn.Module, parts: Iterable[str]) -> None:
     unknown = wanted - {layer.site.part for layer in layers.values()}
     if unknown:
         raise ValueError(f"no quantized layer belongs to {', '.join(sorted(unknown))}; parts are {_parts_of(layers)}")
-    for layer in layers.values():
-        _switch(layer, on=layer.site.part in wanted)
+    _switch_all(layers.values(), on=[layer.site.part in wanted for layer in layers.values()])
 
 
 def set_sites(model: nn.Module, paths: Iterable[str], *, tensors: Tensors = "all") -> None:
@@ -112,8 +115,7 @@ def set_sites(model: nn.Module, paths: Iterable[str], *, tensors: Tensors = "all
     unknown = wanted - set(layers)
     if unknown:
         raise ValueError(f"these are no quantized sites: {', '.join(sorted(unknown))}")
-    for path, layer in layers.items():
-        _switch(layer, on=path in wanted, tensors=tensors)
+    _switch_all(layers.values(), on=[path in wanted for path in layers], tensors=tensors)
 
 
 def active_parts(model: nn.Module) -> set[str]:
@@ -208,13 +210,16 @@ def _change_class(module: nn.Module, *, site: Site) -> QuantizedLayer:
     return module
 
 
-def _add_weight_quantizers(layer: QuantizedLayer, *, grid: WeightGrid) -> None:
-    """Register a quantizer per weight, or None in its place where the plan says float."""
+def _add_weight_quantizers(
+    layer: QuantizedLayer, *, grid: WeightGrid, by_memory: MutableMapping[Hashable, Quantizer]
+) -> None:
+    """Register a quantizer per weight, that of the layer before where it is the same weight; None for float."""
     for name in layer.weight_names:
         weight, path, quantizer = layer.get_parameter(name), quantizer_of(name), None
         if layer.site.weight_bits < FLOAT_BITS:
             full = f"{layer.site.path}.{path}"
-            quantizer = grid.quantizer(full, bits=layer.site.weight_bits, channels=weight.shape[0]).to(weight.device)
+            new = grid.quantizer(full, bits=layer.site.weight_bits, channels=weight.shape[0]).to(weight.device)
+            quantizer = by_memory.setdefault(memory_of(weight), new)
         layer.add_quantizer(path, quantizer)
 
 
@@ -233,6 +238,12 @@ def _forbid_fast_paths(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
+
+
+def _switch_all(layers: Iterable[QuantizedLayer], *, on: Iterable[bool], tensors: Tensors = "all") -> None:
+    """Switch layers off, and then those on that should be: two of them may have the quantizer of one weight."""
+    for layer, is_on in sorted(zip(layers, on, strict=True), key=lambda switch: switch[1]):
+        _switch(layer, on=is_on, tensors=tensors)
 
 
 def _switch(layer: QuantizedLayer, *, on: bool, tensors: Tensors = "all") -> None:

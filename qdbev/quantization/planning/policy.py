@@ -10,17 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Literal
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from qdbev.quantization.grid.integers import check_bits
+from qdbev.quantization.planning.float_sites import in_float, with_float_layers, with_shared_weights
 from qdbev.quantization.planning.plan import FLOAT_BITS, Plan, Site, SiteKind
 
 # Classes that only guard nn.Conv2d / nn.Linear against empty inputs on old PyTorch; replaced without loss.
 _EMPTY_INPUT_GUARDS = "mmcv.cnn.bricks.wrappers"
 _SPARSE_NAME = "SparseConvolution"  # of mmcv and of spconv
 _DEFORMABLE_NAMES = ("DeformConv2d", "ModulatedDeformConv2d")
+_WAYS = ("forward", "_conv_forward", "weight", "bias", "in_proj_weight", "__call__")
+_WEIGHTS = ("weight", "in_proj_weight")
 
 
 def make_plan(
@@ -34,6 +39,8 @@ def make_plan(
     first_sites: Sequence[str] = (),
     last_sites: Sequence[str] = (),
     embedding: Literal["weight", "float"] = "weight",
+    float_layers: Sequence[str] = (),
+    unrun: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """Give every parameter of ``model`` a site.
 
@@ -47,6 +54,8 @@ def make_plan(
         first_sites: Patterns of the first layers; the plan's first convolution or linear layer if empty.
         last_sites: Patterns of the last layers; the plan's last convolution or linear layer if empty.
         embedding: ``weight`` quantizes embedding tables per row, ``float`` leaves them.
+        float_layers: Patterns of layers that stay in float.
+        unrun: Path of a layer that prediction does not run -> why it stays in float.
 
     Raises:
         ValueError: parameters outside every part, a prefix or a pattern that matches nothing, or impossible bits.
@@ -61,7 +70,9 @@ def make_plan(
     if first_last_bits is not None:
         sites = _widen_ends(sites, bits=_checked(first_last_bits), first=first_sites, last=last_sites)
     sites = _apply_exceptions(sites, exceptions=exceptions or {})
-    return Plan(sites=tuple(sites), parts=tuple(parts))
+    sites = with_float_layers(sites, patterns=float_layers)
+    sites = [in_float(site, reason=unrun[site.path]) if site.path in unrun else site for site in sites]
+    return Plan(sites=tuple(with_shared_weights(sites, model=model, unrun=unrun)), parts=tuple(parts))
 
 
 class _PartFinder:
@@ -136,6 +147,8 @@ def classify(module: nn.Module) -> tuple[SiteKind, str]:
     if isinstance(module, nn.MultiheadAttention):
         return _classify_attention(module)
     if is_deformable_conv(module):
+        if reason := _computed_weight(module):
+            return "float", reason
         return "deformable_conv", f"{both}; offsets and mask stay float"
     if isinstance(module, nn.Conv2d):
         return _plain_or_float(module, kind="conv2d", parent=nn.Conv2d, reason=both)
@@ -161,17 +174,46 @@ def _reason_for_float(module: nn.Module) -> str:
 
 
 def _classify_attention(module: nn.MultiheadAttention) -> tuple[SiteKind, str]:
+    for inner in (module, module.out_proj):
+        parent = nn.MultiheadAttention if inner is module else nn.Linear
+        if reason := departure(inner, parent=parent):
+            return "float", f"{reason}, which quantized attention would drop"
     if not module._qkv_same_embed_dim or module.bias_k is not None or module.add_zero_attn:
         return "float", "attention with kdim, vdim, add_bias_kv or add_zero_attn has no quantized form yet"
     return "attention", "in and out projections, weights per output channel; softmax, QK^T and AV stay float"
 
 
 def _plain_or_float(module: nn.Module, *, kind: SiteKind, parent: type[nn.Module], reason: str) -> tuple[SiteKind, str]:
-    """Keep a subclass with its own forward in float: replacing it would lose what it does."""
+    """Keep in float what does more than its class of torch: a quantized one would lose it."""
+    if own := departure(module, parent=parent):
+        return "float", f"{own}, which a quantized {parent.__name__} would drop"
+    return kind, reason
+
+
+def departure(module: nn.Module, *, parent: type[nn.Module]) -> str:
+    """Return in which way a module computes otherwise than its class of torch, or an empty string.
+
+    Args:
+        module: An instance of ``parent`` or of a subclass.
+        parent: The class whose way is known.
+    """
     cls = type(module)
-    if cls.forward is parent.forward or cls.__module__ == _EMPTY_INPUT_GUARDS:
-        return kind, reason
-    return "float", f"{cls.__name__} has its own forward, which a quantized {parent.__name__} would drop"
+    if reason := _computed_weight(module):
+        return reason
+    if cls.__module__ == _EMPTY_INPUT_GUARDS:
+        return ""
+    overridden = next((name for name in _WAYS if getattr(cls, name, None) is not getattr(parent, name, None)), None)
+    return f"{cls.__name__} has its own {overridden}" if overridden else ""
+
+
+def _computed_weight(module: nn.Module) -> str:
+    """Return what a module's weight is computed by, or that its forward was replaced; else an empty string."""
+    name = type(module).__name__
+    if "forward" in vars(module):
+        return f"the forward of this {name} was replaced"
+    if is_parametrized(module) or any(name in module.__dict__ or name in module._buffers for name in _WEIGHTS):
+        return f"the weight of this {name} is computed by a parametrization or a hook"
+    return ""
 
 
 def _widen_ends(sites: list[Site], *, bits: int, first: Sequence[str], last: Sequence[str]) -> list[Site]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 import profiles
+from pipelines.assembly.example import Example
 from pipelines.assembly.job import Job
-from pipelines.assembly.quantized import example_call, folded, load_quantized
+from pipelines.assembly.quantized import folded, load_quantized
 from pipelines.assembly.samples import Split, load_split, streaming_dataset
 from pipelines.assembly.weights import float_detector
 from pipelines.calibration.calibrated import calibrated
@@ -39,7 +40,7 @@ def test_equalised_nano_detects_the_same(tiny_synthetic: Path, tmp_path: Path) -
     folded(detector, profile=profile, split=split)
     expected = outputs(detector, profile=profile, split=split)
     stated = detector.value_pairs()
-    found = find_connections(detector, lambda: example_call(detector, profile=profile, split=split), stated=stated)
+    found = find_connections(detector, Example(detector, profile=profile, split=split), stated=stated)
     # 2 + 2 + 2 blocks of the backbone, the CAN bus, 2 encoder layers and 3 decoder layers
     assert len(found.pairs) == 6 + 1 + 2 * (1 + 2) + 3 * (1 + 2 + 1 + 1)
     assert len(stated) == 2 * 2 + 3 and len(set(stated)) == len(stated)

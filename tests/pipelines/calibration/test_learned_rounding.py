@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import profiles
+from pipelines.assembly.example import Example
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import load_quantized
 from pipelines.assembly.samples import Split, load_split, streaming_dataset
@@ -27,7 +28,7 @@ from pipelines.training.stages import left_behind, trained_stages
 from profiles import Profile
 from profiles.sections.schedule import PARTS
 from qdbev.data.queues.batches import streaming_batches
-from qdbev.quantization import Compensation, Reconstruction, quantized_layers
+from qdbev.quantization import CheckedRun, Compensation, Reconstruction, quantized_layers
 
 Made = Callable[..., tuple[Artifact, str]]
 
@@ -158,7 +159,9 @@ def test_what_stages_choose_anew_is_said(wanted: Callable[..., Profile]) -> None
 
 def test_smoothing_goes_before_any_method(made: Made) -> None:
     artifact, message = made("ptq", "calibration.smoothing=0.5")
-    assert message == "smoothed 6 of 22 layer norms; calibrated on 2 samples of the train split"
+    begin, checked, end = message.split("; ")
+    assert (begin, end) == ("smoothed 6 of 22 layer norms", "calibrated on 2 samples of the train split")
+    assert checked.startswith("smoothing and folding, conversion changed outputs by ")
     record = _record(artifact, "smoothing.json")
     branches = {f"pts_bbox_head.cls_branches.{layer}.{place}" for layer in range(3) for place in (1, 4)}
     assert {one["norm"] for one in record["smoothed"]} == branches
@@ -185,7 +188,8 @@ def test_smoothed_nano_detects_the_same(wanted: Callable[..., Profile], store: S
 
     detector.eval()
     expected = outputs()
-    done = smoothed(detector, profile=profile, split=split, run=outputs, alpha=0.5)
+    example = CheckedRun(detector, Example(detector, profile=profile, split=split))
+    done = smoothed(detector, example=example, run=outputs, alpha=0.5)
     assert len(done.smoothing.scales) == 6
     assert all(float(scale.max() / scale.min()) > 1.5 for scale in done.smoothing.scales.values())
     for now, want in zip(outputs(), expected, strict=True):

@@ -69,7 +69,7 @@ def test_size_by_the_papers_rule(name, size_mb, costs):
 
 def test_counts_are_those_of_a_real_forward_pass(tiny_synthetic):
     """Nano on a synthetic frame against nano as shapes: the same layers and MACs, for the same images."""
-    from pipelines.assembly.quantized import example_call
+    from pipelines.assembly.example import Example
     from pipelines.assembly.samples import load_split
     from qdbev.quantization import count_macs
 
@@ -77,7 +77,7 @@ def test_counts_are_those_of_a_real_forward_pass(tiny_synthetic):
     torch.manual_seed(0)
     detector = build_detector(profile.model)
     split = load_split(profile.data, name="val", progress=False)
-    real = count_macs(detector, lambda: example_call(detector, profile=profile, split=split, frames=1))
+    real = count_macs(detector, Example(detector, profile=profile, split=split, frames=1))
     ours = count(profile)
     assert {line.path: line.macs for line in real if line.is_layer} == {
         line.path: line.macs for line in ours.lines if line.is_layer

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import profiles
-from pipelines.assembly import quantized
+from pipelines.assembly import example, quantized
 from pipelines.assembly.detector import build_detector
-from pipelines.assembly.quantized import Quantized, detector_plan, example_call, quantized_cost
+from pipelines.assembly.quantized import Quantized, detector_plan, quantized_cost
 from pipelines.assembly.samples import Split
 from profiles.sections.schedule import PARTS
 from qdbev.detectors.bevformer import BEVFormer
@@ -91,9 +91,9 @@ def test_example_frames_go_to_the_detectors_device(frames: int, monkeypatch: pyt
         for sample in split.samples:
             yield {"inputs": {"img": torch.zeros(1)}, "data_samples": [sample["token"]]}
 
-    monkeypatch.setattr(quantized, "streaming_dataset", lambda split, *, model: split)
-    monkeypatch.setattr(quantized, "streaming_batches", batches)
+    monkeypatch.setattr(example, "streaming_dataset", lambda split, *, model: split)
+    monkeypatch.setattr(example, "streaming_batches", batches)
     detector: Any = Stranger()
-    example_call(detector, profile=profiles.load("w8a8"), split=NOWHERE, frames=frames)
+    example.Example(detector, profile=profiles.load("w8a8"), split=NOWHERE, frames=frames)()
     assert detector.calls == [("0", False), ("1", False)][:frames]
     assert detector.resets == 2  # no history of another scene before, none left behind
