@@ -23,7 +23,8 @@ from pipelines.costs.latency import measured
 from profiles import Profile
 from qdbev.detectors.bevformer import BEVFormer, build_bevformer
 from qdbev.detectors.bevformer.counting import one_frame
-from qdbev.detectors.bevformer.frames.geometry import Visibility, pillar_points, project, visibility
+from qdbev.detectors.bevformer.frames.geometry import Visibility, pillar_points, visibility
+from qdbev.detectors.images.projection import project
 from qdbev.quantization import activation_memory
 from qdbev.reporting.tables.table import render
 

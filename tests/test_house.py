@@ -49,7 +49,7 @@ THINGS = (
     thing("objective", "fitnet_bev", "hint_loss", files=3),
     thing("objective", "output_class", "class_output_loss", files=3),
     thing("command", "import_weights", files=3),
-    thing("native detector", "img_backbone", "build_bevformer", files=2, folder="qdbev/detectors/bevformer"),
+    thing("native detector", "BevProfile", "build_bevformer", files=2, folder="qdbev/detectors/bevformer"),
     thing("native detector", "ConfiguredProfile", "build_configured", files=2, folder="qdbev/detectors/configured"),
     thing("profile field", "training_rounding", files=3),
     thing("profile field", "pact_penalty", files=3),

@@ -6,9 +6,15 @@ in channels-last format, in which the rest of the backbone runs, their result is
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from mmcv.ops import ModulatedDeformConv2dPack, modulated_deform_conv2d
-from torch import Tensor
+from torch import Tensor, nn
+
+from qdbev.ops.shape_only import shape_only
 
 
 class DeformableConv(ModulatedDeformConv2dPack):  # type: ignore[misc]  # mmcv is untyped
@@ -30,3 +36,24 @@ class DeformableConv(ModulatedDeformConv2dPack):  # type: ignore[misc]  # mmcv i
             *ready, self.bias, self.stride, self.padding, self.dilation, self.groups, self.deform_groups
         )
         return found
+
+
+@contextmanager
+def deformable_shapes(model: nn.Module) -> Iterator[None]:
+    """Deformable convolutions run their offset branch and give an empty map: their kernel knows no meta device."""
+    layers = [module for module in model.modules() if isinstance(module, ModulatedDeformConv2dPack)]
+    for layer in layers:
+        layer.forward = _shape_of(layer)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _shape_of(layer: Any) -> Callable[[Tensor], Tensor]:
+    def forward(x: Tensor) -> Tensor:
+        offsets = layer.conv_offset(x)
+        return shape_only(x, offsets, shape=(len(x), layer.out_channels, *offsets.shape[-2:]))
+
+    return forward

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from qdbev.detectors.bevformer.build import build_bevformer
 from qdbev.detectors.bevformer.detector import BEVFormer
-from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch, frame_batch
 from qdbev.detectors.bevformer.frames.history import History, StreamingHistory
-from qdbev.detectors.bevformer.head import BEVFormerHead, Decoded, Encoded
+from qdbev.detectors.bevformer.head import BEVFormerHead, Encoded
+from qdbev.detectors.images.frame_batch import FrameBatch, frame_batch
+from qdbev.detectors.queries.decoded import Decoded
 
 __all__ = [
     "BEVFormer",

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
 from qdbev.detectors.bevformer.transformer import Grid
 from qdbev.detectors.boxes.centre_heatmap import centre_focal, draw_centres
+from qdbev.detectors.images.frame_batch import FrameBatch
 
 VELOCITY_SCALE_MPS = 5.0
 MIN_DEPTH_M = 1.0

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import torch
+from qdbev.detectors.bevformer.detector import BEVFormer
+from qdbev.detectors.images.resnet import resnet_config, start_images
+from qdbev.detectors.queries.decoded import CENTRE_RANGE_M
 
-from qdbev.detectors.bevformer.backbone import PatchResNet
-from qdbev.detectors.bevformer.detector import CENTRE_RANGE_M, BEVFormer
-from qdbev.detectors.quiet import without_lists
-from qdbev.ops.deformable_convolution import DeformableConv
-
-STEMS = {"standard": "mmdet.ResNet", "patch": PatchResNet.__name__}
 OFFICIAL_CODE_WEIGHTS = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.2, 0.2)
 OFFICIAL_PC_RANGE_M = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
 
@@ -111,7 +106,7 @@ def build_bevformer(
             f"neck_in_channels {list(neck_in_channels)} and backbone_out_indices {list(backbone_out_indices)} "
             "name different numbers of maps"
         )
-    backbone = _resnet(
+    backbone = resnet_config(
         depth=backbone_depth,
         style=backbone_style,
         base_channels=backbone_base_channels,
@@ -164,44 +159,5 @@ def build_bevformer(
         max_boxes=max_boxes,
         centre_range_m=centre_range_m,
     )
-    with without_lists():
-        model.img_backbone.init_weights()
-        model.img_neck.init_weights()
-    # convolutions run about twice as fast on a CPU with the channels last
-    model.img_backbone.to(memory_format=torch.channels_last)
-    model.img_neck.to(memory_format=torch.channels_last)
+    start_images(model)
     return model
-
-
-def _resnet(
-    *,
-    depth: int,
-    style: str,
-    base_channels: int,
-    stages: int,
-    out_indices: Sequence[int],
-    dcn_stages: Sequence[bool],
-    frozen_stages: int,
-    norm_frozen: bool,
-    with_checkpointing: bool,
-    stem: str,
-) -> dict[str, Any]:
-    if stem not in STEMS:
-        raise ValueError(f"backbone_stem is {stem!r}, expected one of {list(STEMS)}")
-    deformable = {"type": DeformableConv, "deform_groups": 1, "fallback_on_stride": False}
-    return {
-        "type": STEMS[stem],
-        "depth": depth,
-        "style": style,
-        "base_channels": base_channels,
-        "num_stages": stages,
-        "strides": (1, 2, 2, 2)[:stages],
-        "dilations": (1, 1, 1, 1)[:stages],
-        "out_indices": tuple(out_indices),
-        "frozen_stages": frozen_stages,
-        "norm_cfg": {"type": "BN", "requires_grad": not norm_frozen},
-        "norm_eval": norm_frozen,
-        "with_cp": with_checkpointing,
-        "dcn": deformable if any(dcn_stages) else None,
-        "stage_with_dcn": tuple(dcn_stages),
-    }

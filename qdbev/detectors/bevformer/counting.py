@@ -7,22 +7,21 @@ Shapes: N cameras, Q BEV cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from fractions import Fraction
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
-from qdbev.detectors.bevformer.frames.geometry import CAN_BUS_SIZE, pillar_points, project
+from qdbev.detectors.bevformer.frames.geometry import CAN_BUS_SIZE, pillar_points
 from qdbev.detectors.bevformer.frames.history import History
-from qdbev.detectors.bevformer.head import Decoded
 from qdbev.detectors.bevformer.layers.spatial_cross_attention import PillarDeformableAttention
 from qdbev.detectors.bevformer.network import BEVFormerNetwork
 from qdbev.detectors.detector import Scene
-from qdbev.ops.shape_only import shape_only
+from qdbev.detectors.images.frame_batch import FrameBatch
+from qdbev.detectors.images.projection import project
+from qdbev.detectors.queries.decoded import Decoded
+from qdbev.ops.deformable_convolution import deformable_shapes
 
 
 def shape_run(detector: BEVFormerNetwork, scene: Scene, *, training: bool = False) -> Callable[[], Decoded]:
@@ -39,7 +38,7 @@ def shape_run(detector: BEVFormerNetwork, scene: Scene, *, training: bool = Fals
     detector.train(training).to("meta")
 
     def run() -> Decoded:
-        with torch.set_grad_enabled(training), _deformable_shapes(detector):
+        with torch.set_grad_enabled(training), deformable_shapes(detector):
             images, frames, history = one_frame(detector, scene, device="meta")
             encoded = detector.encode(detector.extract_feat(images), frames=frames, history=history)
             return detector.decode(encoded.bev_BQC)
@@ -132,26 +131,3 @@ def official_repeats(detector: BEVFormerNetwork, scene: Scene) -> dict[str, Frac
 
 def _spatial_attentions(detector: BEVFormerNetwork) -> list[str]:
     return [path for path, module in detector.named_modules() if isinstance(module, PillarDeformableAttention)]
-
-
-@contextmanager
-def _deformable_shapes(detector: BEVFormerNetwork) -> Iterator[None]:
-    """Deformable convolutions run their offset branch and give an empty map: their kernel knows no meta device."""
-    from mmcv.ops import ModulatedDeformConv2dPack
-
-    layers = [module for module in detector.modules() if isinstance(module, ModulatedDeformConv2dPack)]
-    for layer in layers:
-        layer.forward = _shape_of(layer)
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer.forward
-
-
-def _shape_of(layer: Any) -> Callable[[Tensor], Tensor]:
-    def forward(x: Tensor) -> Tensor:
-        offsets = layer.conv_offset(x)
-        return shape_only(x, offsets, shape=(len(x), layer.out_channels, *offsets.shape[-2:]))
-
-    return forward

@@ -23,22 +23,19 @@ from qdbev.detectors.bevformer.counting import (
     sampling_repeats,
     shape_run,
 )
-from qdbev.detectors.bevformer.frames.batches import (
+from qdbev.detectors.bevformer.frames.history import History, StreamingHistory
+from qdbev.detectors.bevformer.head import BEVFormerHead, Encoded
+from qdbev.detectors.bevformer.network import BEVFormerNetwork
+from qdbev.detectors.detector import Ability, Detections, Scene, Stages
+from qdbev.detectors.features import Features
+from qdbev.detectors.images.batches import (
     checked_images,
     current_frames,
     current_tokens,
     ground_truth,
 )
-from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
-from qdbev.detectors.bevformer.frames.history import History, StreamingHistory
-from qdbev.detectors.bevformer.head import BEVFormerHead, Decoded, Encoded
-from qdbev.detectors.bevformer.network import BEVFormerNetwork
-from qdbev.detectors.boxes.box_code import encode_boxes, top_boxes
-from qdbev.detectors.boxes.loss import detection_losses
-from qdbev.detectors.detector import Ability, Detections, Scene, Stages
-from qdbev.detectors.features import Features
-
-CENTRE_RANGE_M = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
+from qdbev.detectors.images.frame_batch import FrameBatch
+from qdbev.detectors.queries.decoded import CENTRE_RANGE_M, Decoded, last_boxes, losses
 
 
 @MODELS.register_module()
@@ -91,25 +88,12 @@ class BEVFormer(BEVFormerNetwork):
 
     def losses(self, decoded: Decoded, data_samples: list[Det3DDataSample]) -> dict[str, Tensor]:
         """Detection losses of every decoder layer, by official name."""
-        boxes, labels = ground_truth(data_samples, device=decoded.logits_LBKC.device)
-        return detection_losses(
-            decoded.logits_LBKC,
-            decoded.code_LBK10,
-            labels=labels,
-            targets=[encode_boxes(boxes_M9) for boxes_M9 in boxes],
-            code_weights_10=self.pts_bbox_head.code_weights,
-            motion_weight=self.motion_weight,
-        )
+        weights = self.pts_bbox_head.code_weights
+        return losses(decoded, data_samples, code_weights_10=weights, motion_weight=self.motion_weight)
 
     def boxes(self, decoded: Decoded) -> list[InstanceData]:
         """Boxes of the last decoder layer, best first, one ``InstanceData`` per sample."""
-        results = []
-        for logits_KC, code_K10 in zip(decoded.logits_LBKC[-1], decoded.code_LBK10[-1], strict=True):
-            boxes, scores, labels = top_boxes(
-                logits_KC, code_K10, max_boxes=self.max_boxes, centre_range=self.centre_range_m
-            )
-            results.append(InstanceData(bboxes_3d=boxes, scores_3d=scores, labels_3d=labels))
-        return results
+        return last_boxes(decoded, max_boxes=self.max_boxes, centre_range=self.centre_range_m)
 
     # mmdet3d's interface
 
@@ -145,16 +129,16 @@ class BEVFormer(BEVFormerNetwork):
         """Losses, and what distillation compares, of one forward pass."""
         image, encoded = self._encoded(inputs, data_samples)
         decoded = self.decode(encoded.bev_BQC)
-        losses = self.losses(decoded, data_samples)
+        terms = self.losses(decoded, data_samples)
         if self.auxiliary is not None:
             boxes, labels = ground_truth(data_samples, device=encoded.bev_BQC.device)
-            losses |= self.auxiliary(
+            terms |= self.auxiliary(
                 encoded.bev_BQC,
                 image_BNCHW=image[0],
                 frames=current_frames(data_samples, device=encoded.bev_BQC.device),
                 objects=gather_objects(boxes, labels),
             )
-        return losses, _features(image, encoded, decoded)
+        return terms, _features(image, encoded, decoded)
 
     def extract(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Features:
         """Features of the current frame, its history rolled through the queue; the decoder does not run."""

@@ -12,14 +12,16 @@ import torch
 from mmdet3d.registry import MODELS
 from torch import Tensor, nn
 
-from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
 from qdbev.detectors.bevformer.frames.history import History
 from qdbev.detectors.bevformer.layers.decoder import BEVFormerDecoder, DecoderLayer
 from qdbev.detectors.bevformer.layers.encoder import BEVFormerEncoder, EncoderLayer
 from qdbev.detectors.bevformer.layers.initialization import initialize
 from qdbev.detectors.bevformer.layers.positional_encoding import LearnedPositionalEncoding
 from qdbev.detectors.bevformer.transformer import Grid, PerceptionTransformer
-from qdbev.detectors.boxes.box_code import CODE_SIZE, metric_centre
+from qdbev.detectors.boxes.box_code import CODE_SIZE
+from qdbev.detectors.images.frame_batch import FrameBatch
+from qdbev.detectors.queries.branches import box_branch, class_branch
+from qdbev.detectors.queries.decoded import Decoded, metric
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,6 @@ class Encoded:
 
     bev_BQC: Tensor
     bev_mask_BNQD: Tensor
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What the decoder gives for each of its layers: class logits (L, B, K, C) and metric box codes (L, B, K, 10)."""
-
-    logits_LBKC: Tensor
-    code_LBK10: Tensor
 
 
 @MODELS.register_module()
@@ -100,8 +94,8 @@ class BEVFormerHead(nn.Module):
         self.transformer = PerceptionTransformer(
             channels=channels, cameras=cameras, grid=grid, encoder=encoder, decoder=decoder
         )
-        self.cls_branches = nn.ModuleList(_class_branch(channels, classes) for _ in range(decoder_layers))
-        self.reg_branches = nn.ModuleList(_box_branch(channels) for _ in range(decoder_layers))
+        self.cls_branches = nn.ModuleList(class_branch(channels, classes=classes) for _ in range(decoder_layers))
+        self.reg_branches = nn.ModuleList(box_branch(channels) for _ in range(decoder_layers))
         self.bev_embedding = nn.Embedding(bev_rows * bev_columns, channels)
         self.query_embedding = nn.Embedding(queries, 2 * channels)
         initialize(
@@ -132,20 +126,4 @@ class BEVFormerHead(nn.Module):
             bev_BQC, query_embedding_K2C=self.query_embedding(objects), reg_branches=self.reg_branches
         )
         logits = [branch(states) for branch, states in zip(self.cls_branches, states_LBKC, strict=True)]
-        centre = metric_centre(code[..., [0, 1, 4]], pc_range=self.transformer.grid.pc_range)
-        metric = torch.cat([centre[..., :2], code[..., 2:4], centre[..., 2:], code[..., 5:]], -1)
-        return Decoded(torch.stack(logits).float(), metric)
-
-
-def _class_branch(channels: int, classes: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(2):
-        layers += [nn.Linear(channels, channels), nn.LayerNorm(channels), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers, nn.Linear(channels, classes))
-
-
-def _box_branch(channels: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for _ in range(2):
-        layers += [nn.Linear(channels, channels), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(channels, CODE_SIZE))
+        return Decoded(torch.stack(logits).float(), metric(code, pc_range=self.transformer.grid.pc_range))

@@ -8,51 +8,26 @@ Shapes: B samples, T frames, N cameras, C channels, Q BEV cells, H W of an image
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmdet3d.models.detectors import Base3DDetector
-from mmdet3d.registry import MODELS
 from mmdet3d.structures import Det3DDataSample
 from torch import Tensor
 
-from qdbev.detectors.bevformer.frames.batches import queue_frames
-from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
 from qdbev.detectors.bevformer.frames.history import History
-from qdbev.detectors.bevformer.head import BEVFormerHead, Decoded, Encoded
+from qdbev.detectors.bevformer.head import BEVFormerHead, Encoded
+from qdbev.detectors.images.batches import queue_frames
+from qdbev.detectors.images.frame_batch import FrameBatch
+from qdbev.detectors.images.network import ImageNetwork
+from qdbev.detectors.queries.decoded import Decoded
 
 
-class BEVFormerNetwork(Base3DDetector):
+class BEVFormerNetwork(ImageNetwork):
     """Backbone, neck and head; names as in the official checkpoints."""
 
-    def __init__(
-        self,
-        img_backbone: dict[str, Any],
-        img_neck: dict[str, Any],
-        pts_bbox_head: dict[str, Any],
-        data_preprocessor: dict[str, Any] | None = None,
-        init_cfg: dict[str, Any] | None = None,
-    ) -> None:
-        """Builds the parts from the registry; the arguments are explained in ``BEVFormer``."""
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.img_backbone = MODELS.build(img_backbone)
-        self.img_neck = MODELS.build(img_neck)
-        self.pts_bbox_head: BEVFormerHead = MODELS.build(pts_bbox_head)
-
-    def backbone_features(self, img_BNCHW: Tensor) -> tuple[Tensor, ...]:
-        """Backbone maps of all images, each (B * N, C, H, W)."""
-        images = img_BNCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return tuple(self.img_backbone(images))
-
-    def neck_features(self, backbone_maps: Sequence[Tensor], *, cameras: int) -> list[Tensor]:
-        """Neck levels (B, N, C, H, W) from backbone maps."""
-        return [level.unflatten(0, (-1, cameras)) for level in self.img_neck(tuple(backbone_maps))]
-
-    def extract_feat(self, img_BNCHW: Tensor) -> list[Tensor]:
-        """Neck levels (B, N, C, H, W) of one frame."""
-        return self.neck_features(self.backbone_features(img_BNCHW), cameras=img_BNCHW.shape[1])
+    pts_bbox_head: BEVFormerHead
 
     def encode(self, image_features: list[Tensor], *, frames: FrameBatch, history: History | None) -> Encoded:
         """BEV features of one frame."""

@@ -14,7 +14,7 @@ from qdbev.detectors.bevformer.auxiliary import (
     in_view,
     mean_squared,
 )
-from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
+from qdbev.detectors.images.frame_batch import FrameBatch
 
 
 def camera_at(x, y, *, focal=100.0, width=200, height=100):

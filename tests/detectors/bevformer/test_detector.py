@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qdbev.detectors.bevformer import frame_batch
-from qdbev.detectors.bevformer.frames.batches import ground_truth
+from qdbev.detectors.images.batches import ground_truth
 
 
 def alone(batch, sample):

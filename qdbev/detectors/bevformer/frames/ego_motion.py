@@ -13,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qdbev.detectors.bevformer.frames.geometry import without_autocast
-
-MOTION_ENTRIES = (0, 1, 2, 17)
+from qdbev.detectors.images.projection import without_autocast
 
 
 def shift(can_bus_B18: Tensor, *, cell_m: tuple[float, float], rows: int, columns: int) -> Tensor:

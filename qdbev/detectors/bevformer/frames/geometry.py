@@ -1,13 +1,11 @@
-"""Where a BEV cell lies: in the grid, in metres, and in each camera image; BEVFormer (arXiv 2203.17270) section 3.3.
+"""Where a BEV cell lies, in the grid and in metres, and which camera sees it; BEVFormer (arXiv 2203.17270) section 3.3.
 
-All of it runs in float32 also under autocast: half precision would move projected points by pixels.
 Shapes: B samples, N cameras, Q BEV cells (row by row), D heights in a pillar, R pairs of a cell and a camera that
 sees it.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +13,7 @@ from torch import Tensor
 
 from qdbev.ops import Rows
 
-MIN_DEPTH_M = 1e-5
 CAN_BUS_SIZE = 18
-
-
-def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Autocast switched off for a device; the meta device, where shapes alone are computed, has none."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def cell_centres(*, rows: int, columns: int, device: torch.device) -> Tensor:
@@ -65,27 +57,6 @@ class Visibility:
         """The same on a device."""
         rows = Rows(self.rows.image_R.to(device), self.rows.query_R.to(device))
         return Visibility(rows, self.references_RD2.to(device), self.cameras_BQ.to(device))
-
-
-@torch.no_grad()
-def project(points_DQ3: Tensor, *, lidar2img_BN44: Tensor, image_size_B2: Tensor) -> tuple[Tensor, Tensor]:
-    """Projects the pillar points into the images.
-
-    Args:
-        points_DQ3: Metres in the LiDAR frame.
-        lidar2img_BN44: LiDAR metres to pixels of the network input.
-        image_size_B2: (width, height) of the padded network input [px].
-
-    Returns:
-        (B, N, Q, D, 2) fractions of the image, and the bool mask (B, N, Q, D). Points behind a camera get huge numbers.
-    """
-    with without_autocast(points_DQ3.device):
-        homogeneous_DQ4 = torch.cat([points_DQ3, torch.ones_like(points_DQ3[..., :1])], -1).float()
-        pixels = torch.einsum("bnij,dqj->bnqdi", lidar2img_BN44.float(), homogeneous_DQ4)
-        depth = pixels[..., 2]
-        uv = pixels[..., :2] / depth.clamp(min=MIN_DEPTH_M)[..., None] / image_size_B2.float()[:, None, None, None]
-        inside = ((uv > 0) & (uv < 1)).all(-1)
-        return uv, inside & (depth > MIN_DEPTH_M)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
+from qdbev.detectors.images.frame_batch import FrameBatch
 
 
 @dataclass(frozen=True)

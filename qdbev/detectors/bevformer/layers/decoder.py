@@ -6,44 +6,14 @@ Shapes: B samples, K object queries, Q BEV cells, C channels, M heads, P points,
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import torch
 from torch import Tensor, nn
 
-from qdbev.detectors.bevformer.frames.geometry import without_autocast
-from qdbev.detectors.bevformer.layers.feed_forward import FeedForward
 from qdbev.detectors.bevformer.layers.sampling_heads import sampling_layers
-from qdbev.detectors.boxes.box_code import CODE_SIZE
+from qdbev.detectors.queries.feed_forward import FeedForward
+from qdbev.detectors.queries.references import moved
+from qdbev.detectors.queries.self_attention import ObjectSelfAttention
 from qdbev.ops import Rows, deformable_attention
-
-
-def inverse_sigmoid(x: Tensor) -> Tensor:
-    """log(x / (1 - x)) with both kept above 1e-5, in float32.
-
-    >>> inverse_sigmoid(torch.tensor([0.5, 0.0])).round(decimals=3).tolist()
-    [0.0, -11.512999534606934]
-    """
-    x = x.float().clamp(0, 1)
-    return (x.clamp(min=1e-5) / (1 - x).clamp(min=1e-5)).log()
-
-
-class ObjectSelfAttention(nn.Module):
-    """Multi-head attention among the queries with its residual; the position joins queries and keys, not the values."""
-
-    def __init__(self, *, channels: int, heads: int, dropout: float) -> None:
-        """Builds torch's attention under the official name ``attn``."""
-        super().__init__()
-        self.attn = nn.MultiheadAttention(channels, heads, dropout=dropout, batch_first=True)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, query_BKC: Tensor, *, position_BKC: Tensor) -> Tensor:
-        """(B, K, C) to the same."""
-        looking = query_BKC + position_BKC
-        # torch's half-precision attention takes three times as long as float32 in the backward pass on a CPU
-        with without_autocast(query_BKC.device) if query_BKC.device.type in ("cpu", "meta") else nullcontext():
-            attended = self.attn(looking, looking, query_BKC, need_weights=False)[0]
-        return query_BKC + self.dropout(attended)
 
 
 class BEVCrossAttention(nn.Module):
@@ -134,13 +104,3 @@ class BEVFormerDecoder(nn.Module):
             states.append(x)
             codes.append(code)
         return torch.stack(states), torch.stack(codes)
-
-
-def moved(raw_BK10: Tensor, *, reference_BK3: Tensor) -> Tensor:
-    """Adds the reference to the raw centre in logit space: centre entries 0, 1 and 4 leave as fractions in (0, 1)."""
-    if raw_BK10.shape[-1] != CODE_SIZE:
-        raise ValueError(f"a box code has {CODE_SIZE} numbers, the regression branch gave {raw_BK10.shape[-1]}")
-    logit = inverse_sigmoid(reference_BK3)
-    xy = (raw_BK10[..., 0:2] + logit[..., 0:2]).sigmoid()
-    z = (raw_BK10[..., 4:5] + logit[..., 2:3]).sigmoid()
-    return torch.cat([xy, raw_BK10[..., 2:4], z, raw_BK10[..., 5:]], -1)

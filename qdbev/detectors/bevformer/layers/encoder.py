@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from qdbev.detectors.bevformer.frames.geometry import Visibility
-from qdbev.detectors.bevformer.layers.feed_forward import FeedForward
 from qdbev.detectors.bevformer.layers.spatial_cross_attention import SpatialCrossAttention
 from qdbev.detectors.bevformer.layers.temporal_self_attention import Past, TemporalSelfAttention
+from qdbev.detectors.queries.feed_forward import FeedForward
 
 
 @dataclass(frozen=True)

@@ -1,23 +1,17 @@
-"""First values of the head's parameters, as measured on the official code, and a grid of first object positions.
-
-Shapes: K object queries, C channels.
-"""
+"""First values of the head's parameters, as measured on the official code."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from qdbev.detectors.bevformer.layers.decoder import BEVCrossAttention, inverse_sigmoid
+from qdbev.detectors.bevformer.layers.decoder import BEVCrossAttention
 from qdbev.detectors.bevformer.layers.sampling_heads import reset_sampling
 from qdbev.detectors.bevformer.layers.spatial_cross_attention import PillarDeformableAttention, SpatialCrossAttention
 from qdbev.detectors.bevformer.layers.temporal_self_attention import TemporalSelfAttention
-
-PRIOR_PROBABILITY = 0.01
-QUERY_INITS = ("random", "grid")
+from qdbev.detectors.queries.branches import start_classes
+from qdbev.detectors.queries.references import QUERY_INITS, spread_queries
 
 
 def initialize(
@@ -49,10 +43,7 @@ def initialize(
     nn.init.zeros_(reference_points.bias)
     for module in transformer.modules():
         _reset_attention(module)
-    for branch in class_branches:
-        last = list(branch.children())[-1]
-        assert isinstance(last, nn.Linear)
-        nn.init.constant_(last.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+    start_classes(class_branches)
     if query_init == "grid":
         spread_queries(query_embedding, reference_points=reference_points)
 
@@ -63,27 +54,3 @@ def _reset_attention(module: nn.Module) -> None:
         nn.init.zeros_(module.value_proj.bias)
     if isinstance(module, TemporalSelfAttention | SpatialCrossAttention | BEVCrossAttention):
         nn.init.zeros_(module.output_proj.bias)
-
-
-def grid_positions(count: int) -> Tensor:
-    """(K, 3) positions in (0, 1): rows of nearly equal length over x and y, at half height.
-
-    >>> grid_positions(3).tolist()
-    [[0.1666666716337204, 0.5, 0.5], [0.5, 0.5, 0.5], [0.8333333134651184, 0.5, 0.5]]
-    """
-    rows = max(math.isqrt(count), 1)
-    positions = []
-    for row in range(rows):
-        columns = (row + 1) * count // rows - row * count // rows
-        positions += [((column + 0.5) / columns, (row + 0.5) / rows, 0.5) for column in range(columns)]
-    return torch.tensor(positions)
-
-
-@torch.no_grad()
-def spread_queries(query_embedding: nn.Embedding, *, reference_points: nn.Linear) -> None:
-    """Moves each query's position part as little as possible so that its first reference is its place in the grid."""
-    channels = reference_points.in_features
-    position_KC = query_embedding.weight[:, :channels]
-    wanted_K3 = inverse_sigmoid(grid_positions(query_embedding.num_embeddings))
-    error_K3 = wanted_K3 - reference_points(position_KC)
-    position_KC += error_K3 @ torch.linalg.pinv(reference_points.weight).T

@@ -1,10 +1,10 @@
-"""Pillar points, projection and visibility."""
+"""Pillar points and visibility."""
 
 from __future__ import annotations
 
 import torch
 
-from qdbev.detectors.bevformer.frames.geometry import cell_centres, pillar_points, project, visibility
+from qdbev.detectors.bevformer.frames.geometry import cell_centres, pillar_points, visibility
 
 RANGE = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0)
 CPU = torch.device("cpu")
@@ -22,37 +22,6 @@ def test_heights_of_the_official_pillar():
     torch.testing.assert_close(
         points[0, :, :2], torch.tensor([[-25.6, -25.6], [25.6, -25.6], [-25.6, 25.6], [25.6, 25.6]])
     )
-
-
-def projected(point, matrix=None):
-    matrix = torch.eye(4) if matrix is None else matrix
-    uv, mask = project(
-        torch.tensor([[point]]), lidar2img_BN44=matrix[None, None], image_size_B2=torch.tensor([[10.0, 20.0]])
-    )
-    return uv[0, 0, 0, 0].tolist(), bool(mask[0, 0, 0, 0])
-
-
-def test_projection_divides_by_depth_and_by_the_image_size():
-    assert projected([10.0, 10.0, 2.0]) == ([0.5, 0.25], True)
-
-
-def test_the_border_is_outside():
-    assert not projected([10.0, 5.0, 1.0])[1]
-    assert not projected([0.0, 5.0, 1.0])[1]
-    assert projected([9.99, 5.0, 1.0])[1]
-
-
-def test_behind_the_camera_is_not_seen():
-    assert not projected([-5.0, -5.0, -1.0])[1]
-    assert not projected([1e-6, 1e-6, 1e-5])[1]
-
-
-def test_projection_stays_in_float32_under_autocast():
-    point = torch.tensor([[[10.123456, 3.3, 2.0]]])
-    arguments = {"lidar2img_BN44": torch.eye(4)[None, None], "image_size_B2": torch.tensor([[10.0, 20.0]])}
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside, _ = project(point, **arguments)
-    assert torch.equal(inside, project(point, **arguments)[0])
 
 
 def test_visibility_lists_cells_by_image_and_counts_cameras():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qdbev.detectors.bevformer.frames.frame_batch import FrameBatch
 from qdbev.detectors.bevformer.frames.history import StreamingHistory
+from qdbev.detectors.images.frame_batch import FrameBatch
 
 
 def step(*places, follows=True):

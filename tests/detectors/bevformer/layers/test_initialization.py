@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from qdbev.detectors.bevformer.layers.initialization import grid_positions
+from qdbev.detectors.queries.references import grid_positions
 
 
 def test_sampling_starts_as_a_star(make_model, mite):

@@ -9,7 +9,7 @@ import torch
 from mmdet3d.structures import Det3DDataSample
 from torch import Tensor
 
-from qdbev.detectors.bevformer.frames.frame_batch import Frame, FrameBatch, frame_batch
+from qdbev.detectors.images.frame_batch import Frame, FrameBatch, frame_batch
 
 
 def ground_truth(data_samples: list[Det3DDataSample], *, device: torch.device) -> tuple[list[Tensor], list[Tensor]]:

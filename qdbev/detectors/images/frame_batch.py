@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qdbev.detectors.bevformer.frames.ego_motion import MOTION_ENTRIES
-
 Frame = Mapping[str, Any]
+MOTION_ENTRIES = (0, 1, 2, 17)  # of the CAN bus: those that are differences to the frame before
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What detectors on camera images share: backbone, the frames of a batch, projection into the images."""

@@ -1,0 +1,1 @@
+"""What detectors with object queries share: self-attention, references, branches, what a decoder gives."""
