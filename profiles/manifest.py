@@ -12,6 +12,10 @@ from profiles.document import fingerprint
 SCHEMA_VERSION = 1
 
 
+class UnknownVersion(ValueError):
+    """A manifest of a later version."""
+
+
 class _Sheet(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -86,13 +90,14 @@ class Manifest(_Sheet):
 
         Raises:
             ValueError: If it is not JSON, not this schema, or was changed in any byte since.
+            UnknownVersion: If a later version wrote it.
         """
         content: Any = json.loads(data.decode("utf-8"))
         if not isinstance(content, dict):
             raise ValueError("it is not a JSON object")
         version = content.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise ValueError(f"it has schema version {version}; this qdbev reads up to {SCHEMA_VERSION}")
+            raise UnknownVersion(f"it has schema version {version}; this qdbev reads up to {SCHEMA_VERSION}")
         stated = {name: content.pop(name, None) for name in ("digest", "seal")}
         manifest = cls.model_validate(content)
         if stated["digest"] != manifest.digest:

@@ -52,7 +52,7 @@ def try_pair(command: str, *, store: Path, lag_s: float) -> tuple[bool, str]:
     artifacts = Store(store).list()
     for artifact in artifacts:
         Store(store).verify(artifact)
-    litter = [path.name for path in store.iterdir() if path.name.startswith((".unfinished", ".locks"))]
+    litter = [path.name for pattern in (".unfinished*", ".locks/*") for path in store.glob(pattern)]
     well = codes == [0, 0] and last[0] == last[1] and not litter
     errors = "" if well else " | ".join(err.decode()[-300:] for _, err in printed)
     line = (

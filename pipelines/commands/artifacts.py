@@ -73,7 +73,7 @@ def _files_table(artifact: Artifact) -> Table:
 
 
 def verify(store: Store, *, refs: tuple[str, ...] = ()) -> Outcome:
-    """Check every byte of the named artifacts, or of all.
+    """Check every byte of the named artifacts, or of all, look into their tensors, and compare their files.
 
     Returns:
         The command's outcome; its details hold ``damaged``, the sentences about those that are refused.
@@ -85,6 +85,7 @@ def verify(store: Store, *, refs: tuple[str, ...] = ()) -> Outcome:
     for ref in refs or tuple(str(folder) for folder in store.folders()):
         try:
             artifact = store.open(ref)
+            _check_files(artifact)
             rows.append([artifact.path.name, "sound", artifact.digest[:12]])
         except DamagedArtifact as error:
             damaged.append(str(error))
@@ -93,6 +94,12 @@ def verify(store: Store, *, refs: tuple[str, ...] = ()) -> Outcome:
     table = plain_table("verified", title="Verified", headers=["artifact", "state", "digest"], rows=rows)
     message = f"{sound} of {len(rows)} artifacts are sound"
     return Outcome(tables=[table], messages=[message], details={"damaged": damaged}, ok=not damaged)
+
+
+def _check_files(artifact: Artifact) -> None:
+    from pipelines.assembly.quantized_files import check_quantized  # safetensors and numpy come with it
+
+    check_quantized(artifact)
 
 
 def _row(summary: dict[str, str], *, size: int) -> list[Any]:

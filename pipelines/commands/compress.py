@@ -13,6 +13,7 @@ from pipelines.assembly.job import Job
 from pipelines.lineage.chain import Link, chain_of, sealed_chain
 from pipelines.lineage.keys import compression_key
 from pipelines.lineage.kinds import COMPRESSION, CURVE_PICTURE
+from pipelines.lineage.standing import verify_standing
 from pipelines.lineage.stated import stated_data, stated_weights
 from pipelines.reporting.chain_tables import against, chain_metrics, chain_tables, is_drawn
 from pipelines.reporting.outcome import Outcome
@@ -80,6 +81,7 @@ def _compressed(job: Job, *, controls: bool) -> tuple[list[Link], Artifact, str]
     sealed = None if job.force else job.store.find(COMPRESSION, key=key)
     if sealed is not None:
         with contextlib.suppress(MissingArtifact):
+            verify_standing([sealed], store=job.store)
             return sealed_chain(sealed, store=job.store), sealed, "already compressed; --force does it again"
     make = partial(_compress, job, controls=controls)
     artifact, message = made(replace(job, force=True), COMPRESSION, key=key, make=make)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.assembly.job import Job
+from pipelines.lineage.standing import refuse_unreadable, verify_standing
 from pipelines.reporting.chain_tables import (
     chain_metrics,
     chain_tables,
@@ -22,7 +23,7 @@ from pipelines.reporting.files import Places, explained, find_places, write
 from pipelines.reporting.outcome import Outcome
 from pipelines.reporting.runs import Run, find_run, runs_table
 from pipelines.reporting.training_curve import curve_png
-from pipelines.store.artifacts import Store
+from pipelines.store.artifacts import MissingArtifact, Store
 from profiles import Profile
 from qdbev.reporting.tables.table import Table, render_all
 
@@ -79,7 +80,7 @@ def run(
     if dry_run:
         return Outcome(would_do=_steps(profile, places=places, measure=measure, store=store))
     timed = _timed(profile, progress=job.progress) if measure else []
-    described = None if paper else find_run(job.profile, store=store)
+    described = None if paper else _verified_run(job.profile, store=store)
     if described is not None:
         report = _of_run(described, timed, profile=profile, places=places, format=format, store=store)
     else:
@@ -93,6 +94,20 @@ def run(
         messages=[*report.remarks, *written],
         document=("" if places.document else document) if format in _DOCUMENTS else None,
     )
+
+
+def _verified_run(profile: Profile, *, store: Store) -> Run | None:
+    """The run that a profile describes, every byte of it and of what it stands on checked."""
+    refuse_unreadable([f"{profile.name}-{profile.model.name}"], store=store)
+    try:
+        described = find_run(profile, store=store)
+    except MissingArtifact:  # it may be there, and damaged
+        refuse_unreadable([profile.model.name], store=store)
+        raise
+    if described is not None:
+        stood_on = [artifact for link in described.links for artifact in (link.model, link.evaluation) if artifact]
+        verify_standing(stood_on, store=store)
+    return described
 
 
 def _steps(profile: Profile, *, places: Places, measure: bool, store: Store) -> list[str]:
@@ -120,6 +135,7 @@ def _of_run(
     """The report on a run, float to distilled, and on all runs of its name."""
     links, intervals, remark = described
     sensitivity = find_sensitivity(profile, bits=links[-1].bits, store=store)
+    verify_standing([sensitivity] if sensitivity else [], store=store)
     tables = chain_tables(links, intervals=intervals) + runs_table(profile, store=store)
     tables += sensitivity_tables(sensitivity) + timed
     page, curve = "", None

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from pipelines.store.artifacts import Store, StoreUnwritable
+from pipelines.store.artifacts import DamagedArtifact, Store, StoreUnwritable
+from pipelines.store.integrity import read_manifest
 
 ENDINGS = {"table": ".txt", "md": ".md", "csv": ".csv", "json": ".json", "html": ".html"}
 
@@ -27,7 +28,7 @@ def find_places(out: Path | None, *, format: str, store: Store) -> Places:
     """Where document and curve go; nothing is written yet.
 
     Raises:
-        ValueError: An unknown format, or ``out`` is no such file or folder.
+        ValueError: An unknown format, or ``out`` is no such file or folder, or lies in an artifact.
     """
     if format not in ENDINGS:
         raise ValueError(f"format is {format!r}; it must be one of {', '.join(ENDINGS)}")
@@ -37,9 +38,30 @@ def find_places(out: Path | None, *, format: str, store: Store) -> Places:
         return Places(folder / name if format == "html" else None, folder / "curve.png")
     with explained(out, store=store):
         path = Path(os.path.expanduser(out))  # as it is where the user is unknown
+        _refuse_sealed(path, store=store)
         if _checked_file(path, example=ENDINGS[format]):
             return Places(path, None)
         return Places(path / name, path / "curve.png")
+
+
+def _refuse_sealed(path: Path, *, store: Store) -> None:
+    """Refuse to write into an artifact, whatever way the path takes there.
+
+    Raises:
+        ValueError: Naming the artifact.
+    """
+    place = path.resolve()
+    artifacts = [folder.resolve() for folder in store.folders()]
+    for folder in (place, *place.parents):
+        if folder in artifacts or _is_sealed(folder):
+            raise ValueError(f"--out is {path}, which lies in the artifact {folder.name}; give another file or folder")
+
+
+def _is_sealed(folder: Path) -> bool:
+    """Whether a folder is an artifact, of any store."""
+    with contextlib.suppress(DamagedArtifact):
+        return bool(read_manifest(folder))
+    return False
 
 
 def write(places: Places, *, document: str, curve: bytes | None = None, macs: bytes | None = None) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from pipelines.assembly.detector import Detector
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import float_cost, load_quantized
+from pipelines.assembly.quantized_files import check_quantized
 from pipelines.assembly.samples import Split, notes_on_motion, sensors
 from pipelines.assembly.weights import float_detector, package_versions
 from pipelines.lineage.chain import lineage
@@ -36,10 +37,12 @@ def evaluate_artifact(job: Job, *, model: Artifact, scored: bool = True) -> Arti
 
     Raises:
         ValueError: The artifact holds no model, or the split cannot be scored.
+        DamagedArtifact: Its files contradict each other.
     """
     kind = model.manifest.kind
     if kind not in MODELS:
         raise ValueError(f"{model.path.name} is a {kind} artifact, which holds no detector: name one of {MODELS}")
+    check_quantized(model)
     job = job.of(as_made(model, profile=job.profile))
     split = job.evaluation_split(scored=scored)
     section = job.profile.evaluation

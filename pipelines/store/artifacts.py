@@ -18,14 +18,22 @@ from pipelines.store import processes
 from pipelines.store.integrity import (
     MANIFEST,
     DamagedArtifact,
+    FutureArtifact,
     MissingArtifact,
     StoreUnwritable,
     UnusableInput,
     read_manifest,
     verify_folder,
 )
-from pipelines.store.naming import answers_to, model_name
-from pipelines.store.sealing import describe, explained_writing, fsync_tree, move_into_place, unfinished_folder
+from pipelines.store.naming import answers_to, model_name, moment
+from pipelines.store.sealing import (
+    describe,
+    explained_writing,
+    fit_umask,
+    fsync_tree,
+    move_into_place,
+    unfinished_folder,
+)
 from profiles.home import expanded, is_file
 from profiles.manifest import Manifest
 from profiles.profile import Profile
@@ -99,12 +107,15 @@ class Store:
         return [path for path in visible if path.is_dir() and not path.is_symlink()]
 
     def list(self) -> list[Artifact]:
-        """Artifacts whose manifest is sound, oldest first; files are not hashed (``open`` and ``verify`` do that)."""
+        """Artifacts whose manifest is sound, oldest first; files are not hashed (``open`` and ``verify`` do that).
+
+        One that states no time of sealing, or one still to come, is not the newest: it stands before all others.
+        """
         found = []
         for folder in self.folders():
             with contextlib.suppress(DamagedArtifact):
                 found.append(Artifact(folder, read_manifest(folder)))
-        return sorted(found, key=lambda artifact: artifact.manifest.record.created)
+        return sorted(found, key=lambda artifact: moment(artifact.manifest))
 
     def find(self, kind: str, *, key: str) -> Artifact | None:
         """The verified artifact with this kind and key, or None if it was never sealed.
@@ -130,11 +141,13 @@ class Store:
             model: Name of the model; None takes any.
 
         Raises:
-            DamagedArtifact: If the newest one is damaged, or one whose manifest cannot be read could be it.
+            DamagedArtifact: If the newest one is damaged, or one whose manifest cannot be read could be it; those that
+                a later version sealed do not count.
         """
         for folder in self.folders():
             if folder.name.startswith("-".join(filter(None, (kind, profile, model if profile else None))) + "-"):
-                read_manifest(folder)
+                with contextlib.suppress(FutureArtifact):
+                    read_manifest(folder)
         for artifact in reversed(self.list()):
             stated = artifact.manifest.profile
             same_model = model is None or model_name(stated) == model
@@ -237,6 +250,7 @@ class Store:
                 write(folder)
                 manifest = describe(folder, kind=kind, profile=profile, key=key, fields=fields, seconds=seconds or {})
                 (folder / MANIFEST).write_bytes(manifest.to_bytes())
+                fit_umask(folder)
                 fsync_tree(folder)
                 move_into_place(folder, target=target, replace=replace)
             self.discard_scratch(kind, key=key)
@@ -257,6 +271,7 @@ class Store:
             if not target.exists():
                 with unfinished_folder(self.root) as folder:
                     shutil.copytree(self.verify(artifact).path, folder, dirs_exist_ok=True)
+                    fit_umask(folder)
                     fsync_tree(folder)
                     move_into_place(folder, target=target, replace=False)
             return self.verify(target)

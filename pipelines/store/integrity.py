@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
+import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,15 +12,15 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from profiles.manifest import Manifest, SealedFile
+from pipelines.store.tensors import check_numbers
+from profiles.manifest import Manifest, SealedFile, UnknownVersion
 
 MANIFEST = "manifest.json"
 PICKLES = frozenset({".pth", ".pt", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".bin", ".dill"})
 """Endings of formats that may carry pickled objects; an artifact never holds one."""
 
-_BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16}
-_BITS |= {"I16": 16, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "BOOL": 8}
-
+_LONGEST_LIST = 200
+_LARGEST_MANIFEST = 64 << 20  # bytes; a usual one has some ten thousand
 
 T = TypeVar("T")
 
@@ -36,6 +35,10 @@ class MissingArtifact(UnusableInput):
 
 class DamagedArtifact(UnusableInput):
     """The artifact is there, but it is not what was sealed."""
+
+
+class FutureArtifact(DamagedArtifact):
+    """The artifact was sealed by a later version of qdbev."""
 
 
 class StoreUnwritable(UnusableInput):
@@ -88,18 +91,39 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact folder, itself verified to the byte; the other files are not looked at.
 
     Raises:
-        DamagedArtifact: If it is missing, unreadable, of an unknown schema or changed since sealing.
+        DamagedArtifact: If it is missing, no plain file, huge, unreadable, or changed since sealing.
+        FutureArtifact: If a later version of qdbev sealed it.
     """
-    path = folder / MANIFEST
     try:
-        return Manifest.from_bytes(path.read_bytes())
+        return Manifest.from_bytes(_bytes_of(folder / MANIFEST))
     except FileNotFoundError:
         raise DamagedArtifact(f"{folder}: {MANIFEST} is missing") from None
     except ValidationError as error:
         fields = ", ".join(sorted({".".join(str(step) for step in item["loc"]) for item in error.errors()}))
+        fields = fields if len(fields) < _LONGEST_LIST else f"{fields[:_LONGEST_LIST]}..."
         raise DamagedArtifact(f"{folder}: {MANIFEST} is not a manifest (wrong: {fields or 'its structure'})") from None
+    except UnknownVersion as error:
+        raise FutureArtifact(f"{folder}: {MANIFEST} is of a later version: {error}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DamagedArtifact(f"{folder}: {MANIFEST} is damaged: {error}") from None
+
+
+def _bytes_of(path: Path) -> bytes:
+    """The bytes of a plain file of bearable size; a pipe, a device, a link or a huge file is not read.
+
+    Raises:
+        ValueError: It is no such file.
+        OSError: It cannot be read.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise ValueError("it is not a plain file")
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError("it is not a plain file")
+        if facts.st_size > _LARGEST_MANIFEST:
+            raise ValueError(f"it has {facts.st_size >> 20} MB, which no manifest needs")
+        return file.read(_LARGEST_MANIFEST)
 
 
 def verify_folder(folder: Path) -> Manifest:
@@ -159,41 +183,17 @@ def seal_of(path: Path) -> SealedFile:
     return SealedFile(sha256=digest, bytes=path.stat().st_size)
 
 
-def check_safetensors(path: Path) -> None:
-    """Check that the tensors a safetensors file announces are all there, without loading any.
-
-    Raises:
-        ValueError: Saying what is wrong and naming the first tensor concerned.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ValueError("its header is cut")
-        header = json.loads(file.read(length).decode("utf-8"))
-    header.pop("__metadata__", None)
-    end = 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        begin, stop = entry["data_offsets"]
-        expected = math.prod(entry["shape"]) * _BITS.get(entry["dtype"], 0) // 8
-        if begin != end or (entry["dtype"] in _BITS and stop - begin != expected):
-            raise ValueError(f"tensor {name} does not fit its announced shape")
-        if stop > size - 8 - length:
-            raise ValueError(f"tensor {name} is cut")
-        end = stop
-    if end != size - 8 - length:
-        raise ValueError("it holds bytes that belong to no tensor")
-
-
 def _verify_file(folder: Path, *, name: str, sealed: SealedFile) -> None:
+    """Compare a file with its seal, and look into it where it holds tensors, whatever its seal says."""
     path = folder / name
-    actual = seal_of(path)
-    if actual == sealed:
-        return
-    reason = f"has {actual.bytes} bytes, {sealed.bytes} were sealed" if actual.bytes != sealed.bytes else "was changed"
+    actual, reason = seal_of(path), ""
+    if actual != sealed:
+        sizes = f"has {actual.bytes} bytes, {sealed.bytes} were sealed"
+        reason = sizes if actual.bytes != sealed.bytes else "was changed"
     if path.suffix == ".safetensors":
         try:
-            check_safetensors(path)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            reason += f": {error}"
-    raise DamagedArtifact(f"{folder}: {name} {reason}")
+            check_numbers(path)
+        except ValueError as error:
+            reason += f": {error}" if reason else f"cannot be right: {error}"
+    if reason:
+        raise DamagedArtifact(f"{folder}: {name} {reason}")

@@ -46,8 +46,6 @@ def alone(path: Path, *, progress: bool = False) -> Iterator[bool]:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_UN)  # forked children may still have the file open
         os.close(handle)
-        with contextlib.suppress(OSError):
-            path.parent.rmdir()
 
 
 def holder(path: Path) -> str:
@@ -93,15 +91,13 @@ def _attempt(path: Path) -> int | None:
 
 def _opened(path: Path) -> int:
     """The file, made where it is missing; another's that may not be written can be locked all the same."""
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # the last holder has just removed the folder
-            try:
-                return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            except PermissionError:
-                if not path.exists():
-                    raise
-                return os.open(path, os.O_RDONLY)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY)
 
 
 def _sign(handle: int) -> None:

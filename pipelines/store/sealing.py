@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import errno
 import fcntl
@@ -20,15 +21,16 @@ from pipelines.store import processes
 from pipelines.store.integrity import (
     DamagedArtifact,
     StoreUnwritable,
-    check_safetensors,
     list_files,
     refuse_pickles,
     seal_of,
 )
+from pipelines.store.tensors import check_numbers
 from profiles.manifest import Manifest, Record
 from profiles.profile import Profile
 
 _UNFINISHED = ".unfinished-"
+_HERE, _SWAP = -100, 2  # what renameat2(2) calls AT_FDCWD and RENAME_EXCHANGE
 _GRACE_S = 10.0  # between making and locking a folder another process must not take it for abandoned
 
 
@@ -50,7 +52,6 @@ def unfinished_folder(root: Path) -> Iterator[Path]:
         lock = os.open(folder, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            folder.chmod(0o755)
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -103,18 +104,34 @@ def describe(
 
 
 def move_into_place(folder: Path, *, target: Path, replace: bool) -> None:
-    """Rename ``folder`` to ``target``; where that exists, the first one stays, unless ``replace``."""
-    if replace and target.exists():
-        old = folder.with_name(f"{folder.name}-replaced")
-        target.rename(old)
-        shutil.rmtree(old, ignore_errors=True)
+    """Rename ``folder`` to ``target``; where that exists, the first one stays, unless ``replace``.
+
+    What is replaced stays at its place until the new one takes it, in one step where the system can.
+    """
+    if replace and target.exists() and _exchange(folder, target):
+        _fsync(target.parent)
+        return  # the old one lies in the unfinished folder now, and goes with it
+    aside = folder.with_name(f"{folder.name}-replaced")
     try:
+        if replace and target.exists():
+            target.rename(aside)
         folder.rename(target)
     except OSError as error:
+        if aside.exists():
+            aside.rename(target)
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         return  # another process sealed the same key first; ours is thrown away
+    shutil.rmtree(aside, ignore_errors=True)
     _fsync(target.parent)
+
+
+def fit_umask(folder: Path) -> None:
+    """Give a folder and all in it the permissions that files of this process have, whatever wrote them."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in [*folder.rglob("*"), folder]:
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
 
 
 def fsync_tree(folder: Path) -> None:
@@ -158,8 +175,8 @@ def plain_json(value: Any) -> Any:
 
 def _check_written(path: Path) -> None:
     try:
-        check_safetensors(path)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        check_numbers(path)
+    except ValueError as error:
         raise DamagedArtifact(f"{path.name} was not written whole: {error}") from None
 
 
@@ -173,6 +190,24 @@ def _sweep(root: Path) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
             finally:
                 os.close(lock)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two folders in one step (renameat2); False where the system or the file system cannot, and nothing is done.
+
+    Raises:
+        OSError: It could, and failed.
+    """
+    try:
+        renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    if renameat2(_HERE, os.fsencode(first), _HERE, os.fsencode(second), _SWAP) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
 
 
 def _fsync(path: Path) -> None:

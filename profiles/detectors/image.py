@@ -8,6 +8,7 @@ from pydantic import Field
 
 from profiles.document import Document
 
+Level = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(gt=0)]
 
 
@@ -18,7 +19,7 @@ class ImageProfile(Document):
     """Factor on both sides of the image; 0.5 makes 900x1600 into 450x800."""
     pad_divisor: int = Field(default=32, ge=1, le=1024)
     """Both sides are padded with zeros to the next multiple of this many pixels."""
-    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    mean: tuple[Level, Level, Level] = (123.675, 116.28, 103.53)
     """Subtracted per channel, in the order the network sees the channels, for pixels of 0 to 255."""
     std: tuple[Spread, Spread, Spread] = (58.395, 57.12, 57.375)
     """Divided by per channel, after the mean."""

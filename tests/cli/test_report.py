@@ -405,3 +405,33 @@ def test_the_page_has_table_and_chart_of_the_same_sensitivity_under_one_heading(
     assert base64.b64encode(PNG + b"w4a4").decode() not in page
     names = re.findall(r'<section id="([^"]+)"', page)
     assert names == ["accuracy", "size", "bops", "sensitivity", "curve", "provenance"]
+
+
+# -- sealed artifacts are read whole and never written ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["float", "qat", "evaluation"])
+@pytest.mark.parametrize("file", ["manifest.json", "model.safetensors", "added.json"])
+def test_a_damaged_artifact_under_a_report_is_refused_by_name(store: Store, kind: str, file: str) -> None:
+    damaged = next(folder for folder in store.folders() if folder.name.startswith(f"{kind}-")) / file
+    damaged.write_bytes(damaged.read_bytes()[:-1] if damaged.exists() else b"{}")
+    result = report(store)
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert damaged.parent.name in result.stderr and damaged.name in result.stderr
+
+
+@pytest.mark.parametrize("place", ["manifest.json", "report.md", "further/report.md", "folder", ""])
+@pytest.mark.parametrize("way", ["", "link", "other store"])
+def test_a_report_is_never_written_into_an_artifact(store: Store, tmp_path: Path, place: str, way: str) -> None:
+    artifact = store.list()[0].path
+    if way == "link":
+        (tmp_path / "link").symlink_to(artifact)
+        artifact = tmp_path / "link"
+    elif way:
+        shutil.copytree(artifact, tmp_path / "elsewhere" / artifact.name)
+        artifact = tmp_path / "elsewhere" / artifact.name
+    before = files_under(tmp_path)
+    result = report(store, "--format", "md", "--out", artifact / place)
+    assert result.exit_code == 2
+    assert "which lies in the artifact" in result.stderr
+    assert files_under(tmp_path) == before

@@ -211,6 +211,30 @@ def test_a_renamed_manifest_of_another_kind_is_not_found_under_the_old(store: St
         store.find("qat", key=KEY)
 
 
+def stamped(store: Store, artifact: Artifact, **changes: Any) -> Artifact:
+    """The artifact with another record or version, resealed."""
+    manifest = artifact.manifest.model_copy(update=changes)
+    (artifact.path / "manifest.json").write_bytes(manifest.to_bytes())
+    return Artifact(artifact.path, manifest)
+
+
+@pytest.mark.parametrize("created", ["2999-01-01T00:00:00+00:00", "9999-12-31", "tomorrow", "", "\uffff"])
+def test_one_from_the_future_does_not_stay_the_newest(store: Store, created: str) -> None:
+    seal(store)
+    odd = stamped(store, seal(store, key=profiles.fingerprint("odd")), record=Record(created=created))
+    newest = seal(store, key=profiles.fingerprint("newest"))
+    assert store.last("qat") == newest == store.open("qat:w4a6-nano")
+    assert store.list()[0] == odd
+
+
+def test_one_of_a_later_version_is_passed_over_by_age_and_refused_by_key(store: Store) -> None:
+    older = seal(store)
+    later = stamped(store, seal(store, key=profiles.fingerprint("later")), schema_version=2)
+    assert store.last("qat", profile="w4a6", model="nano") == older
+    with pytest.raises(DamagedArtifact, match="of a later version: it has schema version 2; this qdbev reads up to 1"):
+        store.find("qat", key=later.manifest.key)
+
+
 # -- scratch -------------------------------------------------------------------------------------------------------
 
 

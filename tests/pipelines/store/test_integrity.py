@@ -28,7 +28,8 @@ from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split, load_split
 from pipelines.scoring.prediction import evaluation_batches, predict
 from pipelines.store.artifacts import Artifact, DamagedArtifact, Store
-from pipelines.store.integrity import UnusableInput, check_safetensors, fetched, list_files, reading_data, seal_of
+from pipelines.store.integrity import UnusableInput, fetched, list_files, reading_data, seal_of
+from pipelines.store.tensors import check_safetensors
 from pipelines.training.run import Training, run_training
 
 TENSORS = {
@@ -347,3 +348,77 @@ def test_a_damaged_resume_state_is_unusable_input(split: Split, tmp_path: Path, 
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(UnusableInput, match=r"^resume state .*scratch/state-.* is damaged .* delete that folder"):
         train_two_steps(split, scratch=tmp_path / "scratch")
+
+
+# -- seals that fit and contents that cannot be, manifests that are no files -----------------------------------------
+
+
+def reseal(artifact: Artifact) -> None:
+    """Let the manifest state the files as they are, as somebody would who wants them to pass."""
+    files = {name: seal_of(artifact.path / name) for name in artifact.manifest.files}
+    manifest = artifact.manifest.model_copy(update={"files": files})
+    (artifact.path / "manifest.json").write_bytes(manifest.to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"a": np.array([np.nan], np.float32)}, r"weights\.safetensors cannot be right: tensor a holds numbers that"),
+        ({"a_packed": np.zeros(3, np.uint8)}, "packed weight a lacks"),
+        ({"bn.running_var": np.array([-1.0])}, "a variance of -1"),
+    ],
+)
+def test_a_resealed_lie_is_found(store: Store, tensors: dict[str, Any], message: str) -> None:
+    artifact = seal(store)
+    save_file(tensors, artifact.path / "weights.safetensors")
+    reseal(artifact)
+    with pytest.raises(DamagedArtifact, match=f"{artifact.path.name} is refused: .*{message}"):
+        store.find("qat", key=KEY)
+
+
+def test_a_resealed_header_that_lies_is_found(store: Store) -> None:
+    artifact = seal(store)
+    path = artifact.path / "weights.safetensors"
+    path.write_bytes(path.read_bytes().replace(b"[2,3]", b"[3,3]"))
+    reseal(artifact)
+    with pytest.raises(DamagedArtifact, match="does not fit its announced shape"):
+        store.open(artifact.path)
+
+
+def as_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def as_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def as_link(path: Path) -> None:
+    path.with_name(".sealed").rename(path.parent.parent / "elsewhere.json")
+    path.symlink_to(path.parent.parent / "elsewhere.json")
+
+
+def as_huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)  # a hole: no disk is taken
+
+
+def as_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def as_deep(path: Path) -> None:
+    path.write_bytes(b"[" * 1_000_000)
+
+
+@pytest.mark.parametrize("become", [as_pipe, as_device, as_link, as_huge, as_folder, as_deep])
+def test_a_manifest_that_is_no_plain_file_is_refused_unread(store: Store, become: Callable[[Path], None]) -> None:
+    artifact = seal(store)
+    manifest = artifact.path / "manifest.json"
+    manifest.rename(manifest.with_name(".sealed"))
+    become(manifest)
+    assert store.list() == []
+    with pytest.raises(DamagedArtifact, match=f"{artifact.path.name}.*manifest.json"):
+        store.find("qat", key=KEY)
+    with pytest.raises(DamagedArtifact, match=artifact.path.name):
+        store.open(artifact.path.name)

@@ -17,6 +17,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import profiles
+from pipelines.store import sealing
 from pipelines.store.artifacts import Artifact, DamagedArtifact, Store, StoreUnwritable
 
 PROFILE = profiles.load("w4a6")
@@ -119,6 +120,7 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import profiles
+from pipelines.store import sealing
 from pipelines.store.artifacts import Store
 
 def write(folder):
@@ -189,3 +191,73 @@ def test_a_pickle_is_not_sealed(store: Store) -> None:
     with pytest.raises(DamagedArtifact, match=r"weights\.pth is of a pickle format"):
         seal(store, write=lambda folder: (folder / "weights.pth").write_bytes(b"x"))
     assert remains(store) == []
+
+
+# -- permissions, and taking the place of one that is there ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o007, 0o660, 0o770), (0, 0o666, 0o777)])
+def test_files_and_folders_follow_the_umask(store: Store, mask: int, file: int, folder: int) -> None:
+    def write(path: Path) -> None:
+        write_weights(path)
+        (path / "weights.safetensors").chmod(0o600)
+
+    former = os.umask(mask)
+    try:
+        artifact = seal(store, write=write)
+        copy = Store(store.root.parent / "other").adopt(artifact)
+    finally:
+        os.umask(former)
+    for sealed in (artifact, copy):
+        for path in [sealed.path, *sealed.path.rglob("*")]:
+            assert path.stat().st_mode & 0o777 == (folder if path.is_dir() else file), path
+
+
+def fail_to_rename(*_: Any) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_forcing_puts_the_new_one_in_the_place_of_the_old(
+    store: Store, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    if not swaps:
+        monkeypatch.setattr(sealing, "_exchange", lambda first, second: False)
+    seal(store)
+    newer = seal(store, metrics={"nds": 0.5}, replace=True)
+    assert store.list() == [newer]
+    assert remains(store) == sorted({newer.path.name, *(f"{newer.path.name}/{name}" for name in _names(newer.path))})
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+
+
+@pytest.mark.parametrize("swaps", [True, False])
+def test_the_old_one_stays_where_the_new_cannot_take_its_place(
+    store: Store, monkeypatch: pytest.MonkeyPatch, swaps: bool
+) -> None:
+    old = seal(store)
+    rename = Path.rename
+
+    def fail_for_the_new(self: Path, target: Path) -> Path:
+        if self.name.startswith(".unfinished") and not self.name.endswith("-replaced"):
+            fail_to_rename()
+        return rename(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(StoreUnwritable):
+        patch.setattr(sealing, "_exchange", fail_to_rename if swaps else lambda first, second: False)
+        patch.setattr(Path, "rename", fail_for_the_new)
+        seal(store, metrics={"nds": 0.5}, replace=True)
+    assert store.list() == [old] and store.verify(old) == old
+
+
+def test_two_folders_are_swapped_in_one_step(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    if not sealing._exchange(tmp_path / "new", tmp_path / "old"):
+        pytest.skip("this file system cannot swap")
+    assert [path.name for path in (tmp_path / "old").iterdir()] == ["new"]
+    with pytest.raises(FileNotFoundError):
+        sealing._exchange(tmp_path / "none", tmp_path / "old")
