@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from profiles.wording import sentence
 from qdbev_cli.console import guarded
 
 if TYPE_CHECKING:
@@ -124,7 +125,16 @@ class WorkOptions(ProfileOptions):
         profile = self.load(self.profile, *words)
         processes.keep_freed_memory()
         processes.join(device=profile.device)
+        self._tell_of_program(profile)
         return profile
+
+    def _tell_of_program(self, profile: Profile) -> None:
+        """Say on stderr, once for each, that a config in Python runs; dry runs read configs too."""
+        from pipelines.assembly.config_notice import config_notice
+        from pipelines.store import processes
+
+        if processes.is_first() and (notice := config_notice(profile)):
+            typer.echo(f"qdbev: {sentence(notice)}", err=True)
 
     @property
     def progress(self) -> bool:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
+from profiles.wording import quoted
+from profiles.yaml_text import read_yaml
+
+_MOST_FILES = 200  # in a chain of bases
 
 
 def config_digest(path: Path) -> str:
@@ -21,12 +25,17 @@ def config_digest(path: Path) -> str:
     Raises:
         ValueError: A file of the chain is missing, or its bases cannot be told.
     """
-    return hashlib.sha256("".join(_digests(path, seen=())).encode()).hexdigest()
+    digests = list(itertools.islice(_digests(path, seen=()), _MOST_FILES + 1))
+    if len(digests) > _MOST_FILES:
+        raise ValueError(f"the config {path} is based on more than {_MOST_FILES} files, repeated ones counted")
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _digests(path: Path, *, seen: tuple[Path, ...]) -> Iterator[str]:
     if path in seen:
         raise ValueError(f"the config {path} is based on itself")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"the config {path} is no file; name the file of a config")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -34,7 +43,7 @@ def _digests(path: Path, *, seen: tuple[Path, ...]) -> Iterator[str]:
     yield hashlib.sha256(content).hexdigest()
     try:
         bases = list(_bases(content.decode("utf-8"), path=path))
-    except (SyntaxError, ValueError, yaml.YAMLError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:  # MemoryError: too deep for ast
         raise ValueError(f"the bases of the config {path} cannot be told: {error}") from None
     for base in bases:
         yield from _digests(base.resolve(), seen=(*seen, path))
@@ -43,7 +52,7 @@ def _digests(path: Path, *, seen: tuple[Path, ...]) -> Iterator[str]:
 def _bases(text: str, *, path: Path) -> Iterator[Path]:
     """Files named by ``_base_ = ...``, or imported relatively as mmengine's newer configs do."""
     if path.suffix != ".py":
-        document = yaml.safe_load(text)
+        document = read_yaml(text, origin=path.name)
         yield from _named(document.get("_base_", ()) if isinstance(document, dict) else (), folder=path.parent)
         return
     for statement in ast.walk(ast.parse(text)):
@@ -56,5 +65,7 @@ def _bases(text: str, *, path: Path) -> Iterator[Path]:
 
 def _named(bases: Any, *, folder: Path) -> Iterator[Path]:
     for base in [bases] if isinstance(bases, str) else bases:
+        if not isinstance(base, str):
+            raise ValueError(f"a base is {quoted(base)}; it must be a path")
         if "::" not in base:
             yield folder / base
