@@ -27,7 +27,7 @@ def said(*words: str) -> Result:
         (["artifacts", "list", "--store", "~nosuch/x"], 2, "there is no home folder '~nosuch'"),
         (["artifacts", "show", "~nosuch/x"], 2, "there is no home folder '~nosuch'"),
         (["artifacts", "show", LONG], 3, "there is no artifact 'nnn"),
-        (["import-weights", LONG], 3, "File name too long"),
+        (["import-weights", LONG], 3, "there is no file nnn"),
         (["import-weights", "~nosuch/x.pth"], 2, "there is no home folder"),
         (["data", "synth", "--dry-run", "--set", "data.cache=~nosuch"], 2, "there is no home folder"),
         (["profiles", "check", f"{LONG}.yaml"], 2, "there is no profile file nnn"),
