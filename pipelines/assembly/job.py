@@ -78,10 +78,12 @@ class Job:
 
     def split(self, name: str) -> Split:
         """The samples of ``train``, ``val`` or another split; synthetic scenes are generated where they are missing."""
-        from pipelines.assembly.samples import load_split
+        from pipelines.assembly.samples import load_split, reads_lidar
 
-        data = self.stated.data
-        return self._once(("split", data, name), lambda: load_split(data, name=name, progress=self.progress))
+        data, lidar = self.stated.data, reads_lidar(self.stated.model)
+        return self._once(
+            ("split", data, name, lidar), lambda: load_split(data, name=name, lidar=lidar, progress=self.progress)
+        )
 
     def evaluation_split(self, *, scored: bool = True) -> Split:
         """The split that the profile is evaluated on.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,14 +15,17 @@ from profiles.home import expanded
 from profiles.sections.data import DataProfile
 from profiles.sections.model import ModelProfile
 from profiles.sections.schedule import Optimisation
+from qdbev.data.nuscenes.findings import notes_of, quoted, refuse_errors
+from qdbev.data.nuscenes.inspection import Source, inspected
 from qdbev.data.nuscenes.motion import without_messages
 from qdbev.data.nuscenes.records import Sample, read_samples
 from qdbev.data.nuscenes.sample_cache import scene_digest
-from qdbev.data.nuscenes.tables import available_scenes, split_scenes
+from qdbev.data.nuscenes.tables import SPLITS, available_scenes, split_scenes
 from qdbev.data.queues.batches import Frames
 from qdbev.data.synthetic import generate
 
 _ALL_SCENES = {"train": 700, "val": 150}
+_SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Split:
     """sha256 over the records: equal scenes give an equal digest, wherever they lie."""
     further: tuple[Split, ...] = ()
     """Scenes of further seeds, for training alone."""
+    notes: tuple[str, ...] = ()
+    """What is odd about the data, in sentences."""
 
     @property
     def scenes(self) -> list[str]:
@@ -53,25 +58,33 @@ class Split:
         """The same split cut to some of its scenes."""
         wanted = set(scenes)
         samples = [sample for sample in self.samples if sample["scene"] in wanted]
-        return Split(self.root, self.version, samples, scene_digest(samples))
+        return Split(self.root, self.version, samples, scene_digest(samples), notes=self.notes)
 
 
-def load_split(data: DataProfile, *, name: str, progress: bool = False) -> Split:
+def load_split(data: DataProfile, *, name: str, lidar: bool = False, progress: bool = False) -> Split:
     """The samples of ``train`` or ``val`` (or a mini split), generated first where they are synthetic and missing.
+
+    A data set of one's own is looked at before it is used, its files once; the digest covers their contents.
 
     Args:
         data: Which data, and how many scenes.
         name: Split of nuscenes-devkit.
+        lidar: Whether the detector reads LiDAR files, which are then looked into, too.
         progress: Show bars.
 
     Raises:
         ValueError: If the data set is damaged, or holds no scene of the split.
     """
     with reading_data():
-        return _read_split(data, name, progress)
+        return _read_split(data, name, lidar=lidar, progress=progress)
 
 
-def _read_split(data: DataProfile, name: str, progress: bool) -> Split:
+def reads_lidar(model: ModelProfile) -> bool:
+    """Whether a detector reads LiDAR files."""
+    return sensors(model)["use_lidar"]
+
+
+def _read_split(data: DataProfile, name: str, *, lidar: bool, progress: bool) -> Split:
     if name.startswith("mini_") and not data.version.endswith("mini"):
         raise ValueError(f"split {name} belongs to version v1.0-mini, but data.version is {data.version}.")
     name = name.removeprefix("mini_")  # the version says which train and val are meant
@@ -79,23 +92,40 @@ def _read_split(data: DataProfile, name: str, progress: bool) -> Split:
     if data.source == SYNTHETIC:
         root = _generated(data, name=name, progress=progress)
     names = _scene_names(root, data=data, name=name)
-    samples = read_samples(
-        root, version=data.version, scenes=names, cache=cache_folder(data) / "samples", progress=progress
-    )
+    notes: list[str] = []
+    if data.source == SYNTHETIC:
+        cache = cache_folder(data) / "samples"
+        samples = read_samples(root, version=data.version, scenes=names, cache=cache, progress=progress)
+    else:
+        source = own_source(data)
+        seen = inspected(source, scenes=names, lidar=lidar, progress=progress)
+        refuse_errors(seen.findings, root=root)
+        samples, notes = seen.samples, notes_of(seen.findings)
     if not samples:
         raise ValueError(
             f"the {len(names)} scenes of split {name} in {root} hold no key frame; unpack the tables again, or name "
             "another folder as data.source."
         )
-    return Split(root, data.version, samples, scene_digest(samples))
+    return Split(root, data.version, samples, scene_digest(samples), notes=tuple(notes))
 
 
-def notes_on_motion(split: Split) -> tuple[str, ...]:
-    """A sentence for the manifest where the motion of scenes is not from the CAN bus, as BEVFormer's own is."""
+def own_source(data: DataProfile) -> Source:
+    """The nuScenes folder that the profile names."""
+    return Source(expanded(data.source), version=data.version, cache=cache_folder(data) / "samples")
+
+
+def notes_on(split: Split) -> tuple[str, ...]:
+    """Sentences for the manifest: what is odd about the data, and whether motion is not from the CAN bus.
+
+    BEVFormer's own is.
+    """
     lacking = sum(without_messages(split.root, scene=scene) for scene in split.scenes)
     if not lacking:
-        return ()
-    return (f"no CAN bus for {lacking} of {len(split.scenes)} scenes: their motion is from ego poses",)
+        return split.notes
+    return (
+        *split.notes,
+        f"no CAN bus for {lacking} of {len(split.scenes)} scenes: their motion is from ego poses",
+    )
 
 
 def with_more_seeds(split: Split, *, data: DataProfile, progress: bool = False) -> Split:
@@ -136,15 +166,36 @@ def _generated(data: DataProfile, *, name: str, progress: bool) -> Path:
 
 
 def _scene_names(root: Path, *, data: DataProfile, name: str) -> list[str]:
-    splits = split_scenes(data.version)
-    if name not in splits:
-        raise ValueError(f"version {data.version} has no split {name}; it has {' and '.join(splits)}.")
-    present = set(available_scenes(root, version=data.version))
-    scenes = [scene for scene in splits[name] if scene in present]
-    if not scenes:
-        raise ValueError(f"{root} holds no scene of split {name}; its tables list {len(present)} other scenes.")
+    found = present_scenes(root, version=data.version, name=name)
     limit = data.train_scenes if name == "train" else data.val_scenes
-    return scenes if limit is None else scenes[:limit]
+    return found if limit is None else found[:limit]
+
+
+def present_scenes(root: Path, *, version: str, name: str) -> list[str]:
+    """Names of the scenes of a split that the tables hold.
+
+    Raises:
+        ValueError: There is no such split, or the tables hold none of its scenes.
+    """
+    listed = available_scenes(root, version=version)
+    splits = split_scenes(version, root=root)
+    if name not in splits:
+        raise ValueError(f"version {version} in {root} has no split {name}; it has {shown_names(splits)}.")
+    present = set(listed)
+    found = [scene for scene in splits[name] if scene in present]
+    if not found:
+        raise ValueError(
+            f"{root} holds no scene of split {name}; its tables list {len(present)} others: {shown_names(listed)}. "
+            f"{version}/{SPLITS} can say which are train and which val, as the devkit reads it: "
+            '{"train": [names], "val": [names]}.'
+        )
+    return found
+
+
+def shown_names(names: Iterable[str]) -> str:
+    """The first names of scenes or splits, for a sentence."""
+    listed = [quoted(name) for name in names]
+    return ", ".join(listed[:_SHOWN_NAMES]) + (" ..." if len(listed) > _SHOWN_NAMES else "")
 
 
 def streaming_dataset(split: Split, *, model: ModelProfile) -> Frames:

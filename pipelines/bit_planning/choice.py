@@ -15,7 +15,7 @@ from typing import Any
 from pipelines.assembly.detector import build_detector, refuse_unable
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import detector_plan, folded, layer_macs
-from pipelines.assembly.samples import notes_on_motion
+from pipelines.assembly.samples import notes_on
 from pipelines.assembly.weights import float_artifact, float_detector, package_versions
 from pipelines.bit_planning.costs import packed_costs
 from pipelines.bit_planning.latency_table import LatencyTable, read_latency_table, table_digest
@@ -109,7 +109,7 @@ def _plan_bits(job: Job, *, times: LatencyTable | None, source: str, data: Mappi
         data=data,
         metrics={name: content[name] for name in ("predicted_loss", "uniform", "share", "mean_bits")},
         packages=package_versions(),
-        notes=notes_on_motion(train),
+        notes=notes_on(train),
         message=f"chosen from {len(losses)} {origin}",
     )
 

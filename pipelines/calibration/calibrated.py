@@ -9,7 +9,7 @@ from pipelines.assembly.detector import Detector
 from pipelines.assembly.example import Example
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, quantized_cost, write_quantized
-from pipelines.assembly.samples import notes_on_motion
+from pipelines.assembly.samples import notes_on
 from pipelines.assembly.weights import float_artifact, float_detector, package_versions
 from pipelines.calibration.methods import WorkRecord, calibration_row
 from pipelines.calibration.observing import refuse_evaluation_samples, run_samples
@@ -60,7 +60,7 @@ def _calibrate(job: Job, *, source: str, tokens: list[str]) -> Content:
         data={"train": split.digest, "calibration_tokens": list(dict.fromkeys([*tokens, *job.plan_tokens]))},
         metrics=quantized_cost(quantized, profile=profile, split=split, trainable=trainable) | {"trainable": trainable},
         packages=package_versions(),
-        notes=notes_on_motion(split),
+        notes=notes_on(split),
         message="; ".join(
             [
                 *filter(None, [*(record.sentence() for record in records), checked]),

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.integrity import reading_data
 from pipelines.store.locations import SYNTHETIC, synthetic_root
 from profiles import Profile
 from profiles.home import expanded
-from qdbev.reporting.tables.table import plain_table
+from qdbev.data.nuscenes.findings import Finding, counted, errors_of, first_of_each
+from qdbev.reporting.tables.table import Table, plain_table
 
+if TYPE_CHECKING:
+    from qdbev.data.nuscenes.inspection import Inspection, Source
+    from qdbev.data.nuscenes.records import Sample
+
+_COUNTS = ["scenes", "key frames", "boxes", "boxes that count", "scenes with CAN bus"]
+_SHOWN_FINDINGS = 3
 ALL_TRAIN, ALL_VAL = 700, 150  # the scene names of nuscenes-devkit's own splits
 
 
@@ -74,34 +83,78 @@ def prepare(
         progress: Show bars.
 
     Raises:
-        ValueError: Tables or images are missing or damaged, with counts.
+        ValueError: Tables or images are missing, with counts.
     """
-    from pipelines.assembly.samples import load_split  # slow to import
-    from qdbev.data.nuscenes.tables import check_tables, split_scenes
+    from pipelines.assembly.samples import own_source, reads_lidar  # slow to import
+    from qdbev.data.nuscenes.tables import split_scenes
 
-    data = profile.data.model_copy(update={"train_scenes": None, "val_scenes": None})
+    data = profile.data
     if data.source == SYNTHETIC:
         raise ValueError("data prepare reads a nuScenes folder of yours: name it with --root")
     root = expanded(data.source)
-    names = list(split_scenes(data.version))
+    splits = split_scenes(data.version, root=root)
     if dry_run:
-        return Outcome(would_do=[f"check {root / data.version} and read its splits {' and '.join(names)}"])
+        return Outcome(would_do=[f"check {root / data.version} and read its splits {' and '.join(splits)}"])
     with reading_data():
-        check_tables(root, version=data.version)
-    rows: list[list[Any]] = []
-    with_can = scenes = 0
-    for name in names:
-        split = load_split(data, name=name, progress=progress)
-        known = sum((root / "can_bus" / f"{scene}_pose.json").is_file() for scene in split.scenes)
-        boxes = sum(len(sample["instances"]["bbox_label_3d"]) for sample in split.samples)
-        rows.append([name, len(split.scenes), len(split.samples), boxes, known])
-        with_can, scenes = with_can + known, scenes + len(split.scenes)
-    motion = f"motion of {with_can} of {scenes} scenes from the CAN bus"
-    if with_can < scenes:
-        motion += ", of the others from ego poses (unpack the CAN bus expansion beside samples/ for BEVFormer's own)"
-    headers = ["split", "scenes", "key frames", "boxes", "scenes with CAN bus"]
+        seen = _inspections(own_source(data), splits=splits, lidar=reads_lidar(profile.model), progress=progress)
+    findings = list(dict.fromkeys(finding for inspection in seen.values() for finding in inspection.findings))
+    details = {"findings": [asdict(finding) for finding in findings]}
+    shown = [findings_table(findings)] if findings else []
+    if errors := errors_of(findings):
+        kinds = ", ".join(f"{code} {count}" for code, count in counted(errors).items())
+        messages = [f"not ready: {len(errors)} errors ({kinds}); --json lists all"]
+        return Outcome(tables=shown, messages=messages, details=details, ok=False)
+    rows = [_counts(name, inspection.samples, root=root) for name, inspection in seen.items()]
+    ready = f"ready: --set data.source={root} --set data.version={data.version}"
     return Outcome(
-        tables=[plain_table("data", title=f"nuScenes {data.version}", headers=headers, rows=rows)],
-        metrics={row[0]: dict(zip(headers[1:], row[1:], strict=True)) for row in rows},
-        messages=[motion, f"ready: --set data.source={root} --set data.version={data.version}"],
+        tables=[plain_table("data", title=f"nuScenes {data.version}", headers=["split", *_COUNTS], rows=rows), *shown],
+        metrics={row[0]: dict(zip(_COUNTS, row[1:], strict=True)) for row in rows},
+        messages=[_motion(rows), ready],
+        details=details,
+    )
+
+
+def _inspections(
+    source: Source, *, splits: Mapping[str, Sequence[str]], lidar: bool, progress: bool
+) -> dict[str, Inspection]:
+    """What is seen of each split whose scenes are there; its first errors end it."""
+    from pipelines.assembly.samples import present_scenes
+    from qdbev.data.nuscenes.inspection import inspected
+
+    seen = {}
+    for name in splits:
+        scenes = present_scenes(source.root, version=source.version, name=name)
+        seen[name] = inspected(source, scenes=scenes, lidar=lidar, progress=progress)
+    return seen
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """The first findings of each kind, errors before warnings, with their number."""
+    ordered = sorted(findings, key=lambda finding: not finding.error)
+    rows = [
+        ["error" if finding.error else "warning", finding.code, finding.table, finding.sentence]
+        for finding in first_of_each(ordered, count=_SHOWN_FINDINGS)
+    ]
+    notes = [f"{code}: {count} in all" for code, count in counted(ordered).items() if count > _SHOWN_FINDINGS]
+    headers = ["kind", "code", "table", "what"]
+    return plain_table("findings", title="Findings", headers=headers, rows=rows, notes=notes)
+
+
+def _counts(name: str, samples: Sequence[Sample], *, root: Path) -> list[Any]:
+    from qdbev.data.nuscenes.motion import without_messages
+
+    scenes = dict.fromkeys(sample["scene"] for sample in samples)
+    boxes = sum(len(sample["instances"]["bbox_label_3d"]) for sample in samples)
+    counting = sum(int(sample["instances"]["bbox_3d_isvalid"].sum()) for sample in samples)
+    with_messages = sum(not without_messages(root, scene=scene) for scene in scenes)
+    return [name, len(scenes), len(samples), boxes, counting, with_messages]
+
+
+def _motion(rows: Sequence[Sequence[Any]]) -> str:
+    scenes, with_messages = sum(row[1] for row in rows), sum(row[-1] for row in rows)
+    sentence = f"motion of {with_messages} of {scenes} scenes from the CAN bus"
+    if with_messages == scenes:
+        return sentence
+    return (
+        sentence + ", of the others from ego poses (unpack the CAN bus expansion beside samples/ for BEVFormer's own)"
     )

@@ -8,7 +8,7 @@ from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
 from pipelines.lineage.kinds import DETAILS, QUANTIZED, RESULTS, SCORES
 from pipelines.reporting.outcome import Outcome
-from pipelines.scoring.evaluation import evaluate_artifact
+from pipelines.scoring.evaluation import SCORED_BEFORE, evaluation_of
 from pipelines.store.artifacts import Artifact, Store
 from profiles import Profile
 from qdbev.reporting.tables.table import Table, plain_table
@@ -29,16 +29,19 @@ def run(job: Job, *, artifact: str | None = None, dry_run: bool = False) -> Outc
         name = model.path.name if model else f"the float {job.stated.model.name}"
         return Outcome(would_do=[f"evaluate {name} on the {section.split} split"])
     model = model or float_artifact(job)
-    sealed = evaluate_artifact(job, model=model, scored=False)
+    sealed, said = evaluation_of(job, model=model, scored=False)
+    if said == SCORED_BEFORE:
+        said = f"{SCORED_BEFORE}, at {sealed.manifest.record.created[:19]} UTC; --force scores again"
+    more = [sentence for sentence in (said, *sealed.manifest.notes) if sentence]
     if section.split == "test":
         count = sealed.manifest.data["samples"]
         submitted = f"submission of {count} samples, without scores, for the nuScenes server: {sealed.file(RESULTS)}"
-        return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted])
+        return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted, *more])
     return Outcome(
         sealed,
         tables=[overall_table(sealed), class_table(sealed)],
         metrics=dict(sealed.manifest.metrics),
-        messages=[f"scored {model.path.name} by nuscenes-devkit's DetectionEval"],
+        messages=[f"scored {model.path.name} by nuscenes-devkit's DetectionEval", *more],
     )
 
 

@@ -73,13 +73,13 @@ def _memory(profile: Profile) -> Iterator[str]:
 def _samples(data: DataProfile, *, split: str) -> int:
     """Key frames of a split: by the profile for scenes that would be made, else by the tables, or as published."""
     limit = data.train_scenes if split == "train" else data.val_scenes
-    names = split_scenes(data.version)[split][:limit]
     if data.source == SYNTHETIC:
-        return len(names) * data.key_frames
+        return len(split_scenes(data.version)[split][:limit]) * data.key_frames
     if _absence(data) and limit is None and data.version in _NUSCENES:
         return _NUSCENES[data.version][split]
-    counts = sample_counts(expanded(data.source), version=data.version)
-    listed = [counts[name] for name in split_scenes(data.version)[split] if name in counts]
+    root = expanded(data.source)
+    counts = sample_counts(root, version=data.version)
+    listed = [counts[name] for name in split_scenes(data.version, root=root).get(split, ()) if name in counts]
     return sum(listed[:limit])
 
 

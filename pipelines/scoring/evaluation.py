@@ -12,23 +12,30 @@ from pipelines.assembly.detector import Detector
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import float_cost, load_quantized
 from pipelines.assembly.quantized_files import check_quantized
-from pipelines.assembly.samples import Split, notes_on_motion, sensors
+from pipelines.assembly.samples import Split, notes_on, sensors
 from pipelines.assembly.weights import float_detector, package_versions
 from pipelines.lineage.chain import lineage
 from pipelines.lineage.keys import evaluation_key
 from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, RESULTS
-from pipelines.scoring.prediction import predict, score_results
+from pipelines.scoring.prediction import predict, refuse_nothing_to_find, score_results
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
-from pipelines.store.making import Content, made
+from pipelines.store.making import Content, Made, made
 from profiles import Profile
 from profiles.sections.model import sealed_model
 from profiles.sections.quantization import QuantizationProfile
 from qdbev.evaluation.submission import submission, write_submission
 
+SCORED_BEFORE = "scored before"
+
 
 def evaluate_artifact(job: Job, *, model: Artifact, scored: bool = True) -> Artifact:
-    """The sealed evaluation of a model artifact; found where it was done before.
+    """The sealed evaluation of a model artifact; arguments as in ``evaluation_of``."""
+    return evaluation_of(job, model=model, scored=scored).artifact
+
+
+def evaluation_of(job: Job, *, model: Artifact, scored: bool = True) -> Made:
+    """The sealed evaluation of a model artifact, found where it was done before, and what is to be said of it.
 
     Args:
         job: Its data, evaluation and device sections.
@@ -49,15 +56,18 @@ def evaluate_artifact(job: Job, *, model: Artifact, scored: bool = True) -> Arti
     settings = {"split": section.split, "max_boxes": section.max_boxes, "data": split.digest}
     refuse_calibrated(model, split=split, store=job.store)
     key = evaluation_key(job.profile, model=model.digest, settings=settings)
-    return made(job, EVALUATION, key=key, make=partial(_evaluate, job, model=model, settings=settings)).artifact
+    make = partial(_evaluate, job, model=model, settings=settings)
+    return made(job, EVALUATION, key=key, make=make, known=SCORED_BEFORE)
 
 
 def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any]) -> Content:
     """Predict the split and score it; ``settings`` are those of the key."""
     kind, split = model.manifest.kind, job.evaluation_split(scored=False)
+    unscored = settings["split"] == "test" or not processes.is_first()  # the first process writes, so it scores
+    if not unscored:
+        refuse_nothing_to_find(split)
     detector, cost = _detector_of(model, job=job, split=split)
     results = predict(detector, split=split, job=job, label=f"evaluate {kind}")
-    unscored = settings["split"] == "test" or not processes.is_first()  # the first process writes, so it scores
     scores = None if unscored else score_results(results, split=split)
 
     def write(folder: Path) -> None:
@@ -69,10 +79,18 @@ def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any]) -> Cont
     return Content(
         write,
         parents={"model": model.digest},
-        data={**settings, "model_kind": kind, "scenes": len(split.scenes), "samples": len(split.samples)},
+        data={
+            **settings,
+            "model_kind": kind,
+            "scenes": len(split.scenes),
+            "samples": len(split.samples),
+            "boxes": results.boxes,
+            "left_out": dict(results.left_out),
+        },
         metrics=cost | (scores.flat() if scores is not None else {}),
         packages=package_versions(),
-        notes=notes_on_motion(split),
+        notes=notes_on(split),
+        message=results.says_left_out(),
     )
 
 

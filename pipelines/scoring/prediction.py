@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,12 +14,32 @@ from pipelines.assembly.detector import Detector, inputs_on
 from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split, streaming_dataset
 from pipelines.store import processes
-from pipelines.store.integrity import fetched
+from pipelines.store.integrity import UnusableInput, fetched, reading_data
 from qdbev.data.queues.batches import Batch, frames_in, streaming_batches
-from qdbev.evaluation.nuscenes import Scores, score
-from qdbev.evaluation.submission import sample_result, submission
+from qdbev.evaluation.nuscenes import Scores, ground_truth, score
+from qdbev.evaluation.submission import left_out, sample_result, submission
 
-Results = dict[str, list[dict[str, Any]]]
+
+class Results(dict[str, list[dict[str, Any]]]):
+    """Result entries by sample token, and how many predicted boxes are not among them."""
+
+    def __init__(
+        self, entries: Mapping[str, list[dict[str, Any]]] = MappingProxyType({}), *, left_out: Counter[str]
+    ) -> None:
+        super().__init__(entries)
+        self.left_out = left_out
+        """Number of predicted boxes that were left out, by reason."""
+
+    @property
+    def boxes(self) -> int:
+        """Number of entries."""
+        return sum(map(len, self.values()))
+
+    def says_left_out(self) -> str:
+        """What was left out, in a sentence; empty where nothing was."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items() if count)
+        whole = self.left_out.total() + self.boxes
+        return f"{self.left_out.total()} of {whole} predicted boxes do not count: {reasons}" if reasons else ""
 
 
 def evaluation_batches(split: Split, *, job: Job, label: str = "evaluate") -> Iterator[Batch]:
@@ -50,6 +72,9 @@ def predict(detector: Detector, *, split: Split, job: Job, label: str = "evaluat
         split: Whole scenes.
         job: Its model, device and evaluation sections; whether a bar is shown.
         label: Text of the bar.
+
+    Raises:
+        UnusableInput: All boxes that it predicts are such that none counts.
     """
     detector.eval().to(job.device)
     detector.history.reset()
@@ -59,7 +84,25 @@ def predict(detector: Detector, *, split: Split, job: Job, label: str = "evaluat
             for token, boxes in detector.detections(inputs_on(batch, device=job.device), batch["data_samples"]):
                 collect(token, boxes)
     detector.history.reset()
-    return together(collect.results, split=split)
+    results = together(collect.results, split=split)
+    if not results.boxes and results.left_out.total():
+        raise UnusableInput(f"nothing can be scored: {results.says_left_out()}; look at the weights and the data")
+    return results
+
+
+def refuse_nothing_to_find(split: Split) -> None:
+    """Load the ground truth of a split, which scoring will use, before anything is predicted.
+
+    Raises:
+        UnusableInput: The devkit does not take it, or no box of it counts.
+    """
+    with reading_data():
+        truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
+    if not truth.boxes.all:
+        raise UnusableInput(
+            f"no box counts in the {len(split.scenes)} scenes to score: all are without points, or beyond the range of "
+            "their class; evaluate more scenes"
+        )
 
 
 def together(results: Results, *, split: Split) -> Results:
@@ -67,8 +110,10 @@ def together(results: Results, *, split: Split) -> Results:
 
     The order decides scores: among boxes of equal confidence the devkit takes the later one first.
     """
-    entries = {token: listed for share in processes.gathered(results) for token, listed in share.items()}
-    return {sample["token"]: entries[sample["token"]] for sample in split.samples}
+    shares = processes.gathered((dict(results), results.left_out))
+    entries = {token: listed for share, _ in shares for token, listed in share.items()}
+    ordered = {sample["token"]: entries[sample["token"]] for sample in split.samples}
+    return Results(ordered, left_out=sum((counts for _, counts in shares), Counter()))
 
 
 class ResultCollector:
@@ -77,19 +122,19 @@ class ResultCollector:
     def __init__(self, split: Split, *, max_boxes: int) -> None:
         self._poses = {sample["token"]: sample for sample in split.samples}
         self._max_boxes = max_boxes
-        self.results: Results = {}
+        self.results = Results(left_out=Counter())
 
     def __call__(self, token: str, boxes: Any) -> None:
         """Add one sample's ``InstanceData``."""
-        pose = self._poses[token]
-        self.results[token] = sample_result(
-            boxes.bboxes_3d.tensor[: self._max_boxes].cpu().numpy(),
-            scores=boxes.scores_3d[: self._max_boxes].cpu().numpy(),
-            labels=boxes.labels_3d[: self._max_boxes].cpu().numpy(),
-            token=token,
-            lidar2ego=pose["lidar2ego"],
-            ego2global=pose["ego2global"],
-        )
+        pose, best = self._poses[token], slice(self._max_boxes)
+        arrays = {
+            "boxes": boxes.bboxes_3d.tensor[best].cpu().numpy(),
+            "scores": boxes.scores_3d[best].cpu().numpy(),
+            "labels": boxes.labels_3d[best].cpu().numpy(),
+            "lidar2ego": pose["lidar2ego"],
+        }
+        self.results[token] = sample_result(**arrays, token=token, ego2global=pose["ego2global"])
+        self.results.left_out.update(left_out(**arrays))
 
 
 def score_results(results: Results, *, split: Split) -> Scores:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, quantized_from_float
-from pipelines.assembly.samples import Split, notes_on_motion
+from pipelines.assembly.samples import Split, notes_on
 from pipelines.assembly.weights import float_artifact, float_detector, package_versions
 from pipelines.calibration.observing import observe, refuse_evaluation_samples
 from pipelines.lineage.keys import sensitivity_key
@@ -54,7 +54,7 @@ def _measure(job: Job, *, level: str, source: str, tokens: list[str]) -> Content
         data={"val": split.digest, "scenes": len(split.scenes), "calibration_tokens": tokens, "level": level},
         metrics={"rows": scored, "stages_run": shared.stages_run, "stages_without_sharing": shared.stages_asked},
         packages=package_versions(),
-        notes=notes_on_motion(split),
+        notes=notes_on(split),
         seconds={"forward": shared.seconds, "forward_without_sharing": shared.seconds_unshared},
         message=f"forward passes: {shared.saving()}",
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipelines.assembly.detector import Detector, build_detector
 from pipelines.assembly.job import Job
-from pipelines.assembly.samples import Split, notes_on_motion, with_more_seeds
+from pipelines.assembly.samples import Split, notes_on, with_more_seeds
 from pipelines.assembly.strict_loading import load_strictly
 from pipelines.assembly.weights import float_artifact, package_versions
 from pipelines.lineage.float_control import controls_of_stages
@@ -124,7 +124,7 @@ def _content(state: Mapping[str, Tensor], *, split: Split, start: Artifact | Non
         },
         metrics=_metrics(result),
         packages=package_versions(),
-        notes=notes_on_motion(split),
+        notes=notes_on(split),
         seconds={"training": result.seconds},
         message=f"trained in {result.seconds / 60:.1f} minutes",
     )

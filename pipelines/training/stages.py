@@ -20,7 +20,7 @@ from pipelines.assembly.quantized import (
     quantized_cost,
     write_quantized,
 )
-from pipelines.assembly.samples import notes_on_motion
+from pipelines.assembly.samples import notes_on
 from pipelines.calibration.calibrated import calibrated
 from pipelines.calibration.methods import calibration_row
 from pipelines.calibration.observing import observe, run_samples
@@ -207,7 +207,7 @@ def trained_content(quantized: Quantized, *, job: Job, parent: Artifact, result:
         data={"train": split.digest},
         metrics=cost | {"trainable": trainable, "steps": result.steps, "skipped_steps": len(result.skipped)},
         packages=dict(parent.manifest.packages),
-        notes=notes_on_motion(split),
+        notes=notes_on(split),
         seconds={"training": result.seconds},
     )
 

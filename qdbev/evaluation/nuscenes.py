@@ -182,7 +182,7 @@ def _signature(folder: Path) -> tuple[tuple[str, int, int], ...]:
 def _tables(root: Path, version: str, signature: tuple[tuple[str, int, int], ...]) -> NuScenes:
     try:
         return NuScenes(version=version, dataroot=str(root), verbose=False)
-    except (AssertionError, KeyError, OSError, json.JSONDecodeError) as error:
+    except Exception as error:  # the devkit asserts, or fails at the first row that is not as it expects
         raise ValueError(
             f"the nuScenes tables in {root / version} do not load ({type(error).__name__}: {error}); "
             "the data set is incomplete or damaged: unpack or generate it again."
@@ -201,13 +201,19 @@ def _ground_truth(
     scene_of = {}
     for name in first if scenes is None else scenes:
         token = first[name]
-        while token:
+        while token and token not in scene_of:
             scene_of[token] = name
             token = tables.get("sample", token)["next"]
-    with quiet():
-        boxes = load_gt_of_sample_tokens(tables, list(scene_of), DetectionBox)
     class_range = config_factory("detection_cvpr_2019").class_range
-    return GroundTruth(tables, _filtered(boxes, tables=tables, class_range=class_range), scene_of)
+    try:
+        with quiet():
+            boxes = load_gt_of_sample_tokens(tables, list(scene_of), DetectionBox)
+        return GroundTruth(tables, _filtered(boxes, tables=tables, class_range=class_range), scene_of)
+    except Exception as error:  # as above
+        raise ValueError(
+            f"the devkit takes no ground truth from {root / version} ({type(error).__name__}: {error}); "
+            "`qdbev data prepare` says more."
+        ) from error
 
 
 def _read(path: Path) -> Mapping[str, Any]:

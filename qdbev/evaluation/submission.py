@@ -20,6 +20,7 @@ from pyquaternion import Quaternion
 
 MOVING_MPS = 0.2  # BEVFormer's and mmdet3d's rule: faster than this is moving
 MAX_BOXES = 500  # per sample, nuScenes rule
+NOT_FINITE = "not finite"
 META = {"use_camera": True, "use_lidar": False, "use_radar": False, "use_map": False, "use_external": False}
 
 # class: (attribute above MOVING_MPS, attribute at or below), from mmdet3d's NuScenes formatting
@@ -74,11 +75,8 @@ def sample_result(
     if not len(box) == len(score) == len(label):
         raise ValueError(f"sample {token}: got {len(box)} boxes, {len(score)} scores, {len(label)} labels.")
     sensor, pose = np.asarray(lidar2ego, dtype=np.float64), np.asarray(ego2global, dtype=np.float64)
-    centre = box[:, :3] + [0.0, 0.0, 0.5] * box[:, 5:6]
-    in_ego = centre @ sensor[:3, :3].T + sensor[:3, 3]
-    near = np.linalg.norm(in_ego[:, :2], axis=1) <= class_ranges(classes)[label]
-    usable = near & np.isfinite(box).all(axis=1) & np.isfinite(score)
-    best = np.flatnonzero(usable)
+    in_ego = _in_ego(box, sensor=sensor)
+    best = np.flatnonzero(_finite(box, score=score) & _near(in_ego, label=label, classes=classes))
     best = best[np.argsort(-score[best], kind="stable")][:MAX_BOXES]
     places = in_ego[best] @ pose[:3, :3].T + pose[:3, 3]
     columns = {"translation": places, **_global_columns(box[best], turn=pose[:3, :3] @ sensor[:3, :3])}
@@ -93,6 +91,40 @@ def sample_result(
         }
         for row, name in enumerate(names)
     ]
+
+
+def left_out(
+    boxes: ArrayLike, *, scores: ArrayLike, labels: ArrayLike, lidar2ego: ArrayLike, classes: Sequence[str] = CLASSES
+) -> dict[str, int]:
+    """How many boxes ``sample_result`` leaves out, by the reason; arguments as there.
+
+    >>> boxes = [[0, 5, 0, 4, 2, 1, 0, 0, 0], [0, 70, 0, 4, 2, 1, 0, 0, 0], [0, 5, 0, 4, 2, 1, float("nan"), 0, 0]]
+    >>> left_out(boxes, scores=[1, 1, 1], labels=[0, 0, 0], lidar2ego=np.eye(4))
+    {'not finite': 1, 'beyond the range of their class': 1, 'after the best 500': 0}
+    """
+    box, label = np.asarray(boxes, dtype=np.float64).reshape(-1, 9), np.asarray(labels, dtype=np.int64).reshape(-1)
+    finite = _finite(box, score=np.asarray(scores, dtype=np.float64).reshape(-1))
+    near = _near(_in_ego(box, sensor=np.asarray(lidar2ego, dtype=np.float64)), label=label, classes=classes)
+    usable = int((finite & near).sum())
+    return {
+        NOT_FINITE: int((~finite).sum()),
+        "beyond the range of their class": int((finite & ~near).sum()),
+        f"after the best {MAX_BOXES}": max(0, usable - MAX_BOXES),
+    }
+
+
+def _in_ego(box: NDArray[np.float64], *, sensor: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Gravity centres (n, 3) in the ego frame."""
+    centre = box[:, :3] + [0.0, 0.0, 0.5] * box[:, 5:6]
+    return np.asarray(centre @ sensor[:3, :3].T + sensor[:3, 3])
+
+
+def _finite(box: NDArray[np.float64], *, score: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return np.isfinite(box).all(axis=1) & np.isfinite(score)
+
+
+def _near(in_ego: NDArray[np.float64], *, label: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.bool_]:
+    return np.asarray(np.linalg.norm(in_ego[:, :2], axis=1) <= class_ranges(classes)[label])
 
 
 def _global_columns(box: NDArray[np.float64], *, turn: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:

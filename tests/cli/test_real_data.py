@@ -179,13 +179,42 @@ def test_an_empty_scene_and_samples_without_boxes_just_work(hollow: Path, tmp_pa
         invoke(hollow, store, "qat-progressive", "--profile", "w4a6", "--stages", "1")
 
 
-def test_nothing_to_find_at_all_is_a_score_of_nothing(root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["evaluate", "train-float"])
+def test_nothing_to_find_at_all_is_refused(root: Path, tmp_path: Path, command: str) -> None:
     change(root, "sample_annotation", lambda rows: [])
     change(root, "instance", lambda rows: [])
+    assert refused(root, tmp_path / "runs", command, "--profile", "float").startswith("no box counts: of 0 annotations")
+
+
+def test_boxes_beyond_every_range_are_refused_before_prediction(root: Path, tmp_path: Path) -> None:
+    """Points they have, but the devkit's own filter leaves none."""
+    far = {"translation": [1e5, 1e5, 0.0]}
+    change(root, "sample_annotation", lambda rows: [row | far for row in rows])
+    sentence = refused(root, tmp_path / "runs", "evaluate", "--profile", "float")
+    assert sentence.startswith("no box counts in the 2 scenes to score")
+
+
+def test_a_score_from_the_store_says_so_and_follows_the_pixels(root: Path, tmp_path: Path) -> None:
+    store = tmp_path / "runs"
+    first = invoke(root, store, "evaluate", "--profile", "float")
+    assert not any("scored before" in message for message in first["messages"])
+    again = invoke(root, store, "evaluate", "--profile", "float")
+    assert again["artifact"]["digest"] == first["artifact"]["digest"]
+    assert any(message.startswith("scored before, at 20") for message in again["messages"])
+    path = images(root)[0]
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))  # in place, at equal size
+    changed = invoke(root, store, "evaluate", "--profile", "float")
+    assert changed["artifact"]["digest"] != first["artifact"]["digest"]
+
+
+def test_what_the_detector_predicts_beyond_the_ranges_is_counted(root: Path, tmp_path: Path) -> None:
     scored = invoke(root, tmp_path / "runs", "evaluate", "--profile", "float")
-    assert scored["metrics"]["mAP"] == 0
-    trained = invoke(root, tmp_path / "runs", "train-float", "--profile", "float")
-    assert trained["metrics"]["skipped_steps"] == 0
+    data = Store(tmp_path / "runs").open(scored["artifact"]["digest"]).manifest.data
+    assert isinstance(data["left_out"], dict) and isinstance(data["boxes"], int)
+    assert data["boxes"] + sum(data["left_out"].values()) == 8 * 30
+    assert any("of 240 predicted boxes do not count" in message for message in scored["messages"])
 
 
 def test_a_split_without_any_key_frame(root: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Layout (BEVFormer, official ``nuscenes_converter``): 0:3 ego2global translation 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,13 +21,18 @@ from qdbev.data.geometry import rotation_matrices
 
 GRAVITY_MPS2 = 9.81  # CAN accelerometers report it on the z axis of a level vehicle
 CAN_BUS_SIZE = 18
+_EMPTY_BYTES = 64
 
 
 def without_messages(root: Path, *, scene: str) -> bool:
-    """Whether ``root`` holds no CAN file for a scene of which nuScenes has one; its motion is then from ego poses."""
+    """Whether ``root`` holds no CAN message of a scene that has some in nuScenes; its motion is then from ego poses."""
     if not (root / "can_bus").is_dir():
         return True
-    return not _blacklisted(scene, root=root) and not (root / "can_bus" / f"{scene}_pose.json").is_file()
+    return not _blacklisted(scene, root=root) and not _holds_messages(root / "can_bus" / f"{scene}_pose.json")
+
+
+def _holds_messages(path: Path) -> bool:
+    return path.is_file() and (path.stat().st_size > _EMPTY_BYTES or path.read_bytes().strip() not in (b"", b"[]"))
 
 
 def pose_messages(root: Path, *, scene: str) -> list[dict[str, Any]] | None:
@@ -34,17 +40,29 @@ def pose_messages(root: Path, *, scene: str) -> list[dict[str, Any]] | None:
 
     Returns:
         The messages; an empty list where nuScenes itself says that the scene has none (21 scenes are on the
-        devkit's blacklist); None where ``root`` holds no CAN file for the scene.
+        devkit's blacklist); None where ``root`` holds no CAN message for the scene.
+
+    Raises:
+        ValueError: The file is no list.
     """
     if without_messages(root, scene=scene):
         return None
     if _blacklisted(scene, root=root):
         return []
-    return list(NuScenesCanBus(dataroot=str(root)).get_messages(scene, "pose"))
+    path = root / "can_bus" / f"{scene}_pose.json"
+    try:
+        messages = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}); unpack the CAN bus expansion again") from error
+    if not isinstance(messages, list):
+        raise ValueError(f"{path} holds a {type(messages).__name__}, not a list of messages")
+    return messages
 
 
 def _blacklisted(scene: str, *, root: Path) -> bool:
-    return scene[6:].isdigit() and int(scene[6:]) in NuScenesCanBus(dataroot=str(root)).can_blacklist
+    if not (scene.startswith("scene-") and scene[6:].isdigit()):
+        return False
+    return int(scene[6:]) in NuScenesCanBus(dataroot=str(root)).can_blacklist
 
 
 def message_motion(messages: Sequence[dict[str, Any]], *, timestamp_us: int) -> NDArray[np.float64]:

@@ -15,7 +15,7 @@ The record ("sample") of a key frame:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def read_samples(
     version: str,
     scenes: Sequence[str] | None = None,
     cache: Path | None = None,
+    tables: Callable[[], NuScenes] | None = None,
     progress: bool = False,
 ) -> list[Sample]:
     """Read the key frames of some scenes, scene after scene, each in the order of time.
@@ -52,6 +53,7 @@ def read_samples(
         version: Name of the table folder, such as v1.0-trainval.
         scenes: Scene names; all scenes of the tables where None.
         cache: Folder for the parsed records (data only, keyed by the digest of what they were made from).
+        tables: Gives the opened tables, where they are needed; None opens them.
         progress: Show a bar over scenes.
 
     Raises:
@@ -62,7 +64,8 @@ def read_samples(
     path = None if cache is None else Path(cache) / f"samples-{cache_key(root, version=version, scenes=names)}.npz"
     samples = None if path is None else load_samples(path)
     if samples is None:
-        samples = list(_parse(open_tables(root, version=version), root=root, names=names, progress=progress))
+        opened = open_tables(root, version=version) if tables is None else tables()
+        samples = list(_parse(opened, root=root, names=names, progress=progress))
         if path is not None:
             save_samples(samples, path=path)
     _stat_images(samples, root=root)

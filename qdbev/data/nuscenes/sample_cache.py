@@ -62,8 +62,9 @@ def load_samples(path: Path) -> list[dict[str, Any]] | None:
 def scene_digest(samples: Sequence[dict[str, Any]]) -> str:
     """sha256 (hex) over what the samples say: tokens, poses, calibration, boxes, and sizes of the image files.
 
-    Two roots with the same scenes have the same digest, whatever other scenes they hold and in whatever order the
-    samples come. Numbers enter rounded to 1e-6 (metres, radians, pixels).
+    Where the files were looked into (``qdbev.data.nuscenes.contents``), their contents enter. Two roots with the same
+    scenes have the same digest, whatever other scenes they hold and in whatever order the samples come. Numbers enter
+    rounded to 1e-6 (metres, radians, pixels).
     """
     rows = sorted(hashlib.sha256(_sample_bytes(sample)).hexdigest() for sample in samples)
     return hashlib.sha256("".join(rows).encode()).hexdigest()
@@ -73,6 +74,8 @@ def _sample_bytes(sample: dict[str, Any]) -> bytes:
     images, boxes = sample["images"], sample["instances"]
     words = [sample["token"], sample["scene"], str(sample["index_in_scene"]), str(sample["timestamp"])]
     words += [f"{camera}:{image['img_path']}:{image['size_bytes']}" for camera, image in images.items()]
+    words += [image["content"] for image in images.values() if "content" in image]
+    words += [sample["lidar_content"]] if "lidar_content" in sample else []
     words += [*boxes["attribute"], *map(str, boxes["bbox_label_3d"]), *map(str, boxes["bbox_3d_isvalid"])]
     arrays = [sample["ego2global"], sample["lidar2ego"], sample["can_bus"], boxes["bbox_3d"], boxes["velocity"]]
     arrays += [image[name] for image in images.values() for name in ("cam2img", "lidar2cam")]

@@ -8,7 +8,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from nuscenes import NuScenes
 from nuscenes.utils.splits import create_splits_scenes
@@ -17,7 +19,10 @@ TABLES = (
     "attribute", "calibrated_sensor", "category", "ego_pose", "instance", "log", "map",
     "sample", "sample_annotation", "sample_data", "scene", "sensor", "visibility",
 )  # fmt: skip
+SPLITS = "splits.json"
+Rows = dict[str, list[dict[str, Any]]]
 _BLOCK_BYTES = 1 << 22
+_LONGEST_REASON = 200
 
 
 def check_tables(root: Path, *, version: str) -> Path:
@@ -41,11 +46,17 @@ def check_tables(root: Path, *, version: str) -> Path:
 
 
 def tables_digest(root: Path, *, version: str) -> str:
-    """sha256 (hex) over the bytes of all thirteen tables, in the order of ``TABLES``."""
-    folder = check_tables(root, version=version)
+    """sha256 (hex) over the bytes of all thirteen tables, in the order of ``TABLES``; kept in this process."""
+    paths = [check_tables(root, version=version) / f"{name}.json" for name in TABLES]
+    states = [(path, path.stat()) for path in paths]
+    return _digest(tuple((path, state.st_size, state.st_ino, state.st_mtime_ns) for path, state in states))
+
+
+@lru_cache(maxsize=4)
+def _digest(states: tuple[tuple[Path, int, int, int], ...]) -> str:
     total = hashlib.sha256()
-    for name in TABLES:
-        total.update(f"{name}:{file_digest(folder / f'{name}.json')};".encode())
+    for path, *_ in states:
+        total.update(f"{path.stem}:{file_digest(path)};".encode())
     return total.hexdigest()
 
 
@@ -58,16 +69,50 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_tables(root: Path, *, version: str) -> NuScenes:
-    """Load the tables with the devkit.
+def read_tables(root: Path, *, version: str) -> Rows:
+    """The rows of the thirteen tables as they are in the files, by table.
+
+    Raises:
+        ValueError: A table is missing, or is no JSON.
+    """
+    folder = check_tables(root, version=version)
+    return {name: _parsed(folder / f"{name}.json") for name in TABLES}
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        reason = str(error)[:_LONGEST_REASON]
+        raise ValueError(f"{path} is damaged ({reason}); unpack or generate the data set again.") from error
+
+
+class _Opened(NuScenes):
+    """The devkit's tables over rows that were read before."""
+
+    def __init__(self, rows: Rows, *, root: Path, version: str) -> None:
+        self._rows = rows
+        super().__init__(version=version, dataroot=str(root), verbose=False)
+
+    def __load_table__(self, table_name: str) -> Any:
+        return self._rows[table_name] if table_name in self._rows else super().__load_table__(table_name)
+
+
+def open_tables(root: Path, *, version: str, rows: Rows | None = None) -> NuScenes:
+    """The tables as the devkit joins them.
+
+    Args:
+        root: Folder of the data set.
+        version: Name of the table folder.
+        rows: By ``read_tables``, which the devkit adds to; read here where None.
 
     Raises:
         ValueError: a table is missing or damaged, or a map file the devkit asks for is not there.
     """
-    check_tables(root, version=version)
+    rows = read_tables(root, version=version) if rows is None else rows
     try:
-        return NuScenes(version=version, dataroot=str(root), verbose=False)
-    except (AssertionError, KeyError, json.JSONDecodeError) as error:
+        return _Opened(rows, root=root, version=version)
+    except Exception as error:  # the devkit asserts, or fails at the first row that is not as it expects
         raise ValueError(
             f"the nuScenes tables in {root / version} do not load ({type(error).__name__}: {error}); "
             "the data set is incomplete or damaged: unpack or generate it again."
@@ -76,20 +121,23 @@ def open_tables(root: Path, *, version: str) -> NuScenes:
 
 def available_scenes(root: Path, *, version: str) -> list[str]:
     """Names of the scenes in the table ``scene.json``, in table order."""
-    path = check_tables(Path(root), version=version) / "scene.json"
-    try:
-        return [record["name"] for record in json.loads(path.read_text())]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}); unpack or generate the data set again.") from error
+    return [name for name, _ in _scene_rows(root, version=version)]
 
 
 def sample_counts(root: Path, *, version: str) -> dict[str, int]:
     """Number of key frames by scene name, as the table ``scene.json`` states them; raises as ``available_scenes``."""
+    return dict(_scene_rows(root, version=version))
+
+
+def _scene_rows(root: Path, *, version: str) -> list[tuple[str, int]]:
     path = check_tables(Path(root), version=version) / "scene.json"
     try:
-        return {record["name"]: int(record["nbr_samples"]) for record in json.loads(path.read_text())}
-    except (ValueError, KeyError, TypeError) as error:
+        rows = [(record["name"], int(record["nbr_samples"])) for record in _parsed(path)]
+    except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path} is damaged ({error}); unpack or generate the data set again.") from error
+    if not all(isinstance(name, str) for name, _ in rows):
+        raise ValueError(f"{path} is damaged (a name is no text); unpack or generate the data set again.")
+    return rows
 
 
 def choose_scenes(available: Sequence[str], *, wanted: Sequence[str] | None) -> list[str]:
@@ -103,18 +151,32 @@ def choose_scenes(available: Sequence[str], *, wanted: Sequence[str] | None) -> 
     return list(dict.fromkeys(wanted))
 
 
-def split_scenes(version: str) -> dict[str, list[str]]:
-    """The devkit's own scene names of each split of a version.
+def split_scenes(version: str, *, root: Path | None = None) -> dict[str, list[str]]:
+    """Scene names of each split: of ``splits.json`` beside the tables, as the devkit reads it, or the devkit's own.
 
     Args:
         version: ``...-trainval`` (``train`` 700, ``val`` 150 scenes), ``...-mini`` (``train`` 8, ``val`` 2) or
-            ``...-test`` (``test`` 150, without ground truth).
+            ``...-test`` (``test`` 150, without ground truth); any other where there is a ``splits.json``.
+        root: Folder of the data set; None asks for the devkit's own.
 
     Raises:
-        ValueError: a version without public splits.
+        ValueError: a version without public splits, or a ``splits.json`` that is not one.
     """
+    if root is not None and (path := root / version / SPLITS).is_file():
+        return _stated_splits(path)
     names = {"trainval": ("train", "val"), "mini": ("train", "val"), "test": ("test",)}.get(version.split("-")[-1])
     if names is None:
-        raise ValueError(f"version {version!r} has no known splits; use v1.0-trainval, v1.0-mini or v1.0-test.")
+        raise ValueError(
+            f"version {version!r} has no known splits; use v1.0-trainval, v1.0-mini or v1.0-test, or write "
+            f"{version}/{SPLITS} with the names of train and val scenes."
+        )
     prefix, splits = "mini_" if version.endswith("mini") else "", create_splits_scenes()
     return {name: list(splits[prefix + name]) for name in names}
+
+
+def _stated_splits(path: Path) -> dict[str, list[str]]:
+    splits = _parsed(path)
+    lists = list(splits.values()) if isinstance(splits, dict) else [None]
+    if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
+        raise ValueError(f'{path} is not as the devkit reads it: {{"train": [scene names], "val": [scene names]}}')
+    return {name: list(dict.fromkeys(names)) for name, names in splits.items()}

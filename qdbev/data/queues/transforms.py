@@ -19,14 +19,15 @@ from mmcv.transforms import BaseTransform
 from mmdet3d.registry import TRANSFORMS
 from numpy.typing import NDArray
 
+from qdbev.data.image_files import NOT_WHOLE, decoded, flaw
+
 Image = NDArray[Any]
 Results = dict[str, Any]
-_JPEG_END = b"\xff\xd9"
 
 
 @TRANSFORMS.register_module()
 class LoadMultiView(BaseTransform):
-    """Read the camera files of ``img_path`` (paths relative to ``root``) as BGR uint8 images.
+    """Read the camera files of ``img_path`` (paths relative to ``root``) as BGR uint8 images, pixels as stored.
 
     Raises:
         ValueError: a file is missing, truncated, not an image, or not of the size the tables give (``img_size``).
@@ -49,24 +50,16 @@ class LoadMultiView(BaseTransform):
             raise ValueError(
                 f"camera image {path} cannot be read ({error.strerror}); unpack or generate it."
             ) from error
-        whole = path.suffix.lower() not in (".jpg", ".jpeg") or _JPEG_END in raw[-64:]
-        image = _decoded(raw) if raw and whole else None
+        fault = flaw(raw)
+        image = None if fault else decoded(raw)
         if image is None:
-            raise ValueError(f"camera image {path} is truncated or not an image; unpack or generate it again.")
+            raise ValueError(f"camera image {path} {fault or NOT_WHOLE}; unpack or generate it again.")
         if image.shape[:2] != tuple(size):
             raise ValueError(
                 f"camera image {path} is {image.shape[1]}x{image.shape[0]}, but its table says {size[1]}x{size[0]}; "
                 "use the images that belong to these tables."
             )
         return image
-
-
-def _decoded(raw: bytes) -> Image | None:
-    """The image in a file's bytes, BGR; None where OpenCV finds none."""
-    try:
-        return cv2.imdecode(np.frombuffer(raw, dtype=np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # a damaged header that announces an impossible size
-        return None
 
 
 @TRANSFORMS.register_module()

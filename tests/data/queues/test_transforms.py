@@ -179,3 +179,15 @@ def test_bad_numbers_are_refused() -> None:
 
 def test_they_are_in_the_registry_of_mmdet3d() -> None:
     assert TRANSFORMS.build({"type": "PadMultiView", "divisor": 32}).divisor == 32
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_as_stored_whatever_orientation_the_file_notes(tmp_path: Path, orientation: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (18, 32, 3), dtype=np.uint8)
+    raw = bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + bytes([0, orientation]) + bytes(6)
+    (tmp_path / "a.jpg").write_bytes(raw[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2) + tag + raw[2:])
+    (tmp_path / "b.jpg").write_bytes(raw)
+    results = {"img_path": ["a.jpg", "b.jpg"], "img_size": [(18, 32)] * 2}
+    turned, plain = LoadMultiView(tmp_path).transform(results)["img"]
+    np.testing.assert_array_equal(turned, plain)

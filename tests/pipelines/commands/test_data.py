@@ -46,6 +46,38 @@ def test_prepare_counts_missing_images_by_camera(tiny_synthetic: Path, tmp_path:
     assert "camera images are missing" in output and "CAM_FRONT" in output and "unpack" in output
 
 
+def test_prepare_lists_findings_and_is_ready_only_without_errors(tiny_synthetic: Path, tmp_path: Path) -> None:
+    root = copied(tiny_synthetic, target=tmp_path / "nuscenes")
+    table = root / TINY_VERSION / "sample_annotation.json"
+    rows = json.loads(table.read_text())
+    for row in rows[:5]:
+        row["size"] = [0.0, 1.0, 1.0]
+    table.write_text(json.dumps(rows))
+    result = CliRunner().invoke(app, ["data", "prepare", "--root", str(root), "--json"])
+    document = json.loads(result.stdout)
+    assert result.exit_code == 3 and not document["ok"]
+    assert [finding["token"] for finding in document["findings"]] == [row["token"] for row in rows[:5]]
+    assert {(finding["code"], finding["table"]) for finding in document["findings"]} == {("size", "sample_annotation")}
+    assert document["messages"] == ["not ready: 5 errors (size 5); --json lists all"]
+    (shown,) = document["tables"]
+    assert len(shown["rows"]) == 3 and shown["notes"] == ["size: 5 in all"]
+
+
+def test_own_splits(tiny_synthetic: Path, tmp_path: Path) -> None:
+    root = copied(tiny_synthetic, target=tmp_path / "nuscenes")
+    table = root / TINY_VERSION / "scene.json"
+    scenes = json.loads(table.read_text())
+    for number, scene in enumerate(scenes):
+        scene["name"] = f"drive-{number}"
+    table.write_text(json.dumps(scenes))
+    output = " ".join(invoke("data", "prepare", "--root", str(root), code=3).split())
+    assert "'drive-0', 'drive-1'" in output and "splits.json" in output
+    splits = {"train": ["drive-0", "drive-1"], "val": ["drive-2"], "night": ["drive-3"]}
+    (root / TINY_VERSION / "splits.json").write_text(json.dumps(splits))
+    metrics = json.loads(invoke("data", "prepare", "--root", str(root)))["metrics"]
+    assert {name: split["scenes"] for name, split in metrics.items()} == {"train": 2, "val": 1, "night": 1}
+
+
 @pytest.mark.parametrize(
     ("words", "code", "sentence"),
     [

@@ -1,0 +1,1 @@
+"""Checks of meaning: structure of the tables, scenes, sensors, boxes, CAN messages."""

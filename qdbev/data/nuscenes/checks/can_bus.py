@@ -1,0 +1,62 @@
+"""CAN messages of scenes: times, and three finite numbers wherever motion is read from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from qdbev.data.nuscenes.findings import Finding, warning
+from qdbev.data.nuscenes.motion import pose_messages
+
+_FIELDS = ("accel", "rotation_rate", "vel")
+_LATEST_US = 1_000_000
+
+
+def can_bus_findings(root: Path, *, scene: str, times_us: Sequence[float]) -> Iterator[Finding]:
+    """What is wrong with the messages of one scene.
+
+    Args:
+        root: Folder of the data set.
+        scene: Name of the scene.
+        times_us: Of its samples.
+    """
+    try:
+        messages = pose_messages(root, scene=scene)
+    except ValueError as error:
+        yield Finding("can-bus", "can_bus", scene, str(error))
+        return
+    fault = next((fault for place, message in enumerate(messages or ()) if (fault := _fault(message, place))), "")
+    if fault:
+        yield Finding("can-bus", "can_bus", scene, f"the CAN messages of {scene}: {fault}")
+    elif messages:
+        yield from _clock(scene, messages=messages, times_us=times_us)
+
+
+def _fault(message: Any, place: int) -> str:
+    if not isinstance(message, dict):
+        return f"message {place} is a {type(message).__name__}, not an object"
+    if not _number(message.get("utime")):
+        return f"message {place} has no time (utime)"
+    for name in _FIELDS:
+        value = message.get(name)
+        if not (isinstance(value, list) and len(value) == 3 and all(map(_number, value))):
+            return f"{name} of message {place} is not 3 finite numbers"
+    return ""
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _clock(scene: str, *, messages: Sequence[dict[str, Any]], times_us: Sequence[float]) -> Iterator[Finding]:
+    times = [message["utime"] for message in messages]
+    backwards = sum(after < before for before, after in pairwise(times))
+    if backwards:
+        yield warning("can-bus", "can_bus", scene, f"the CAN messages of {scene} go back in time {backwards} times")
+    far = [time for time in times_us if not times[0] - _LATEST_US <= time <= times[-1] + _LATEST_US]
+    if far:
+        sentence = f"{len(far)} of {len(times_us)} samples of {scene} are over 1 s away from its CAN messages"
+        yield warning("can-bus", "can_bus", scene, sentence)
