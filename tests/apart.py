@@ -1,0 +1,59 @@
+"""The command in a process of its own that starts in a moment: a server has imported everything once, and forks.
+
+What torch and mmdet3d take to import would be most of such a test. Each process is real: it can be killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import socket
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+_SERVER = multiprocessing.get_context("forkserver")
+_IMPORTED = ("cv2", "qdbev_cli.app", "pipelines.scoring.evaluation", "pipelines.training.distillation")
+
+
+def start(words: list[str], *, output: Path = Path(os.devnull), **environment: object) -> BaseProcess:
+    """Start ``qdbev`` with these words.
+
+    Args:
+        words: Of the command line.
+        output: What it prints is added to this file.
+        environment: Variables on top of those that are set now.
+    """
+    _SERVER.set_forkserver_preload([*_IMPORTED])
+    wanted = dict(os.environ) | {name: str(value) for name, value in environment.items()}
+    process = _SERVER.Process(target=_command, args=(words, output, wanted))
+    process.start()
+    return process
+
+
+def start_two(words: list[str], *, output: Path = Path(os.devnull)) -> list[BaseProcess]:
+    """Start ``qdbev`` in two processes that know of each other, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "CUDA_VISIBLE_DEVICES": ""}
+    return [start(words, output=output, RANK=rank, LOCAL_RANK=rank, **shared) for rank in range(2)]
+
+
+def exit_code(process: BaseProcess, *, timeout_s: float = 600) -> int | None:
+    """Wait for the end of a process: 0, minus the signal that killed it, or None where it is still running."""
+    process.join(timeout_s)
+    return process.exitcode
+
+
+def _command(words: list[str], output: Path, environment: dict[str, str]) -> None:
+    import cv2
+    import torch
+
+    from qdbev_cli.app import app
+
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
+    with output.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        app(words)
