@@ -16,12 +16,12 @@ _SERVER = multiprocessing.get_context("forkserver")
 _IMPORTED = ("cv2", "qdbev_cli.app", "pipelines.scoring.evaluation", "pipelines.training.distillation")
 
 
-def start(words: list[str], *, output: Path = Path(os.devnull), **environment: object) -> BaseProcess:
+def start(words: list[str], *, output: Path | None = None, **environment: object) -> BaseProcess:
     """Start ``qdbev`` with these words.
 
     Args:
         words: Of the command line.
-        output: What it prints is added to this file.
+        output: What it prints is added to this file, and what goes wrong to the one beside it, ``.errors``.
         environment: Variables on top of those that are set now.
     """
     _SERVER.set_forkserver_preload([*_IMPORTED])
@@ -31,7 +31,7 @@ def start(words: list[str], *, output: Path = Path(os.devnull), **environment: o
     return process
 
 
-def start_two(words: list[str], *, output: Path = Path(os.devnull)) -> list[BaseProcess]:
+def start_two(words: list[str], *, output: Path | None = None) -> list[BaseProcess]:
     """Start ``qdbev`` in two processes that know of each other, as torchrun starts them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -46,7 +46,7 @@ def exit_code(process: BaseProcess, *, timeout_s: float = 600) -> int | None:
     return process.exitcode
 
 
-def _command(words: list[str], output: Path, environment: dict[str, str]) -> None:
+def _command(words: list[str], output: Path | None, environment: dict[str, str]) -> None:
     import cv2
     import torch
 
@@ -55,5 +55,8 @@ def _command(words: list[str], output: Path, environment: dict[str, str]) -> Non
     os.environ.update(environment)
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    with output.open("a") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    printed, errors = (output, output.with_suffix(".errors")) if output else (Path(os.devnull),) * 2
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stdout(stack.enter_context(printed.open("a"))))
+        stack.enter_context(contextlib.redirect_stderr(stack.enter_context(errors.open("a"))))
         app(words)

@@ -1,4 +1,4 @@
-"""Two processes under torchrun against one with the same global batch: the same curve, the same scores, one store."""
+"""Two processes against one with the same global batch: the same curve, the same scores, one store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ from typer.testing import CliRunner
 from pipelines.store import processes
 from pipelines.store.artifacts import Store
 from qdbev_cli.app import app
+from tests.apart import exit_code, start_two
 
 SETTINGS = (
     "data.train_scenes=3",
     "data.val_scenes=2",
-    "calibration.samples=4",
-    "qat.steps_per_stage=3",
+    "calibration.samples=2",
+    "quantization.training_rounding=nearest",
+    "qat.steps_per_stage=2",
     "qat.log_every=1",
     "qat.evaluate_each_stage=false",
-    "distillation.schedule.steps=3",
+    "distillation.schedule.steps=2",
     "distillation.schedule.log_every=1",
-    "distillation.auto_steps=2",
+    "distillation.auto_steps=1",
     "evaluation.bootstrap_resamples=0",
     "evaluation.max_boxes=20",
     "model.dropout=0",
@@ -69,20 +72,20 @@ def test_two_processes_train_float_weights_like_one_with_twice_the_batch(tiny_sy
     settings += ["float_training.auxiliary=false", "float_training.freeze_batchnorm=true"]
     settings += ["float_training.start_from=zoo", "float_training.learning_rate=1e-4"]
     curves = []
-    for launcher, batch in (([], 2), (_torchrun(2), 1)):
+    for run, batch in ((_run, 2), (_run_two, 1)):
         store = tmp_path / f"batch{batch}"
-        _run(launcher, "train-float", store=store, settings=[*settings, f"float_training.batch_size={batch}"])
+        run("train-float", store=store, settings=[*settings, f"float_training.batch_size={batch}"])
         (trained,) = [one for one in Store(store).list() if "start" in one.manifest.parents]
         assert trained.manifest.data["processes"] == (1 if batch == 2 else 2)
         curves.append([row["loss"] for row in json.loads(trained.file("curve.json").read_text(encoding="utf-8"))])
     assert curves[1] == pytest.approx(curves[0], rel=1e-4)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_compress_like_one_with_twice_the_batch(tiny_synthetic: Path, tmp_path: Path) -> None:
     """Sums in another order: a weight at the edge of a step of its grid may fall on its other side, and stays there."""
-    one = _compress(tmp_path / "one", data=tiny_synthetic, batch=2, launcher=[])
-    two = _compress(tmp_path / "two", data=tiny_synthetic, batch=1, launcher=_torchrun(2))
+    one = _compress(tmp_path / "one", data=tiny_synthetic, batch=2, run=_run)
+    two = _compress(tmp_path / "two", data=tiny_synthetic, batch=1, run=_run_two)
     assert two.keys() == one.keys()
     first, first_of_two = ([row["loss"] for row in found["stage 1"][0]] for found in (one, two))
     assert first_of_two[0] == pytest.approx(first[0], rel=1e-5)
@@ -98,8 +101,8 @@ def test_two_processes_compress_like_one_with_twice_the_batch(tiny_synthetic: Pa
 def test_evaluation_shared_out_scene_by_scene_is_the_same(tiny_synthetic: Path, tmp_path: Path) -> None:
     settings = [f"data.source={tiny_synthetic}", "data.val_scenes=2", "evaluation.max_boxes=50"]
     alone, shared_out = (
-        _scores(_run(launcher, "evaluate", store=tmp_path / name, settings=settings, device="auto"))
-        for name, launcher in (("one", []), ("two", _torchrun(2)))
+        _scores(run("evaluate", store=tmp_path / name, settings=settings))
+        for name, run in (("one", _run), ("two", _run_under_torchrun))
     )
     assert alone["NDS"] > 0
     assert shared_out == pytest.approx(alone, abs=1e-6, nan_ok=True)
@@ -109,21 +112,33 @@ def _scores(document: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in document["metrics"].items() if name == "NDS" or name.startswith("mA")}
 
 
-def _torchrun(count: int) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(count)]
-
-
-def _run(launcher: list[str], command: str, *, store: Path, settings: list[str], device: str = "cpu") -> dict[str, Any]:
-    """What a command prints, which is one document, though several processes run it; no launcher means right here."""
+def _words(command: str, *, store: Path, settings: list[str], device: str = "cpu") -> list[str]:
     options = [word for setting in settings for word in ("--set", setting)]
-    words = [command, "--json", "--store", str(store), *options]
-    if not launcher:
-        result = CliRunner().invoke(app, [*words, "--device", "cpu"])
-        assert result.exit_code == 0, result.output[-3000:]
-        alone: dict[str, Any] = json.loads(result.stdout)
-        return alone
+    return [command, "--json", "--store", str(store), *options, "--device", device]
+
+
+def _run(command: str, *, store: Path, settings: list[str]) -> dict[str, Any]:
+    """What a command prints."""
+    result = CliRunner().invoke(app, _words(command, store=store, settings=settings))
+    assert result.exit_code == 0, result.output[-3000:]
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def _run_two(command: str, *, store: Path, settings: list[str]) -> dict[str, Any]:
+    """What it prints in two processes, which is one document."""
+    output = store.with_suffix(".json")
+    pair = start_two(_words(command, store=store, settings=settings), output=output)
+    assert [exit_code(one) for one in pair] == [0, 0], output.with_suffix(".errors").read_text()[-3000:]
+    document: dict[str, Any] = json.loads(output.read_text())
+    return document
+
+
+def _run_under_torchrun(command: str, *, store: Path, settings: list[str]) -> dict[str, Any]:
+    """The same, with the launcher that users have."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     blind = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    words = [*launcher, "-m", "qdbev_cli", *words, "--device", device]
+    words = [*launcher, "-m", "qdbev_cli", *_words(command, store=store, settings=settings, device="auto")]
     made = subprocess.run(words, capture_output=True, text=True, timeout=900, env=blind, check=False)
     assert made.returncode == 0, made.stderr[-3000:]
     document: dict[str, Any] = json.loads(made.stdout)
@@ -131,12 +146,12 @@ def _run(launcher: list[str], command: str, *, store: Path, settings: list[str],
 
 
 def _compress(
-    store: Path, *, data: Path, batch: int, launcher: list[str]
+    store: Path, *, data: Path, batch: int, run: Callable[..., dict[str, Any]]
 ) -> dict[str, tuple[list[dict[str, Any]], dict[str, float]]]:
     """Training curve and scores by model, of a compression into an empty store."""
     settings = [*SETTINGS, f"data.source={data}"]
     settings += [f"qat.batch_size={batch}", f"distillation.schedule.batch_size={batch}"]
-    document = _run(launcher, "compress", store=store, settings=settings)
+    document = run("compress", store=store, settings=settings)
     names = {"vgd": "QAT+VGD"} | {f"stage {number}": f"QAT {number}/4" for number in range(1, 5)}
     trained = [one for one in Store(store).list() if one.manifest.kind in ("qat", "vgd")]
     assert len(trained) == len(names)

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +24,7 @@ from pipelines.training.distillation import distil
 from profiles import Profile
 from qdbev.data.queues.batches import streaming_batches
 from qdbev.quantization import RANGE_PARAMETERS, active_parts, quantized_layers
+from tests.apart import exit_code, start_two
 
 QUICK = [
     "data.train_scenes=3",
@@ -251,39 +248,20 @@ def test_what_a_stage_adds_waits_and_ranges_stop(
 def test_stopped_at_any_step_it_ends_the_same(
     method: str, monkeypatch: pytest.MonkeyPatch, load: Callable[..., Profile], tmp_path: Path
 ) -> None:
-    words = ["qat.steps_per_stage=[4,0,0,0]", "qat.quantizer_delay=1", "qat.freeze_ranges_after=3", "qat.ema_decay=0.5"]
+    words = ["qat.steps_per_stage=[3,0,0,0]", "qat.quantizer_delay=1", "qat.freeze_ranges_after=2", "qat.ema_decay=0.5"]
     words += ["qat.batch_norm=live"]
     profile = load(*METHODS[method], *words)
     whole, _ = stages.trained_stages(Job(profile, Store(tmp_path / "whole")), stages=1)
-    spy = Spy(monkeypatch, dies_at=(1, 3))
+    spy = Spy(monkeypatch, dies_at=(1, 2))
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             stages.trained_stages(Job(profile, Store(tmp_path / "broken")), stages=1)
     broken, messages = stages.trained_stages(Job(profile, Store(tmp_path / "broken")), stages=1)
-    assert not spy.to_come and len(spy.parts) == 4, messages
+    assert not spy.to_come and len(spy.parts) == 3, messages
     assert broken.digest == whole.digest
 
 
-def two_processes(settings: list[str], *, store: Path) -> list[subprocess.Popen[bytes]]:
-    """The command in two processes that know of each other, as torchrun starts them, but each to be killed."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    options = [word for setting in settings for word in ("--set", setting)]
-    command = ["qat-progressive", "--stages", "1", "--device", "cpu", "--store", str(store), *options]
-    meeting = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "qdbev_cli", *command],
-            env=meeting | {"RANK": rank, "LOCAL_RANK": rank},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for rank in "01"
-    ]
-
-
-@pytest.mark.long
+@pytest.mark.slow
 def test_two_processes_killed_between_delay_and_stop_end_the_same(tiny_synthetic: Path, tmp_path: Path) -> None:
     words = [
         "qat.steps_per_stage=[4,0,0,0]",
@@ -292,16 +270,18 @@ def test_two_processes_killed_between_delay_and_stop_end_the_same(tiny_synthetic
         "qat.batch_norm=live",
     ]
     settings = [f"data.source={tiny_synthetic}", *QUICK, *PACT, *words, "qat.evaluate_each_stage=false"]
+    options = [word for setting in settings for word in ("--set", setting)]
+    command = ["qat-progressive", "--stages", "1", "--device", "cpu", *options, "--store"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert [one.wait(timeout=600) for one in two_processes(settings, store=whole)] == [0, 0]
-    pair = two_processes(settings, store=broken)
+    assert [exit_code(one) for one in start_two([*command, str(whole)])] == [0, 0]
+    pair = start_two([*command, str(broken)])
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not list(broken.glob(".scratch/*/state-0000000[12]-*")):
         time.sleep(0.02)
     for one in pair:
         one.kill()
-    assert [one.wait(timeout=60) for one in pair] == [-signal.SIGKILL] * 2, "it was over before it was killed"
-    assert [one.wait(timeout=600) for one in two_processes(settings, store=broken)] == [0, 0]
+    assert [exit_code(one) for one in pair] == [-signal.SIGKILL] * 2, "it was over before it was killed"
+    assert [exit_code(one) for one in start_two([*command, str(broken)])] == [0, 0]
     first, second = ({one.path.name: one.digest for one in Store(store).list()} for store in (whole, broken))
     assert first == second and any(name.startswith("qat") for name in first)
 
