@@ -98,14 +98,14 @@ class MseObserver(HistogramObserver):
 
     def _row_ranges(self) -> Tensor:
         histogram, counts = self.histogram, self.histogram.counts.to(torch.float32)
-        width = histogram.bin_width[:, None]
+        width, centres = histogram.bin_width[:, None], histogram.centres
         low, high = integer_limits(self.bits, narrow_range=self.narrow_range)
         best = torch.full_like(histogram.largest, torch.inf)
         ranges = histogram.largest.clone()
         for share in range(_CANDIDATES, 0, -1):  # the larger range wins a tie
             candidate = histogram.largest * (share / _CANDIDATES)
             scale = scale_of_range(candidate, bits=self.bits, rule=self.scale_rule)[:, None] / width
-            error = histogram.centres - (histogram.centres / scale).round_().clamp_(low, high) * scale
+            error = centres - (centres / scale).round_().clamp_(low, high) * scale
             total = (error.square_() * counts).sum(1)
             better = total < best
             best, ranges = torch.where(better, total, best), torch.where(better, candidate, ranges)

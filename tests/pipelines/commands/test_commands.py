@@ -33,7 +33,8 @@ def settings(tiny_synthetic: Path) -> list[str]:
         f"data.source={tiny_synthetic}",
         "data.train_scenes=3",
         "data.val_scenes=2",
-        "calibration.samples=4",
+        "calibration.samples=2",
+        "quantization.training_rounding=nearest",
         "qat.steps_per_stage=1",
         "qat.batch_size=1",
         "distillation.schedule.steps=2",
@@ -201,7 +202,7 @@ def test_stages_train_and_start_from_the_stage_before(compressed: dict[str, Any]
 
 
 def test_other_parts_train_along_where_wanted(call: Call, store: Path) -> None:
-    made = call("qat-progressive", "--stages", "4", "--set", "qat.other_multiplier=0.5")
+    made = call("qat-progressive", "--stages", "2", "--set", "qat.other_multiplier=0.5")
     last = Store(store).open(made["artifact"]["digest"])
     before = Store(store).open(last.manifest.parents["start"])
     first, second = (load_file(artifact.file("latent.safetensors")) for artifact in (before, last))
@@ -348,10 +349,10 @@ def test_inputs_that_are_never_negative_lose_their_sign_where_wanted(call: Call,
 def test_dfq_says_what_it_would_do(call: Call) -> None:
     plan = call("calibrate", "--profile", "w4a6", "--method", "dfq", "--dry-run")["would_do"]
     assert len(plan) == 3
-    for step, words in zip(plan, ("equalise the ranges", "to W4A6 on 4 samples", "without data"), strict=True):
+    for step, words in zip(plan, ("equalise the ranges", "to W4A6 on 2 samples", "without data"), strict=True):
         assert words in step
     empirical = ["--set", "calibration.bias_correction=empirical"]
-    assert "running the 4 samples once for each" in str(call("calibrate", "--method", "dfq", "--dry-run", *empirical))
+    assert "running the 2 samples once for each" in str(call("calibrate", "--method", "dfq", "--dry-run", *empirical))
     assert len(call("calibrate", "--profile", "w4a6", "--dry-run")["would_do"]) == 1
 
 
