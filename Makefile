@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all check format lint types contracts house clean
+.PHONY: help setup demo test check format lint types contracts house clean
 
 # The first Python 3.11 or 3.12 that really starts (a name on the PATH may be a shim without an interpreter behind it).
 PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
@@ -36,17 +36,13 @@ ifdef QUICK
 	@echo "QUICK: 5 scenes and a few steps show how it works; these numbers mean nothing."
 endif
 
-test: setup format lint types contracts ## formatting, lint, types, import contracts, doctests, tests but three that take minutes
-	$(call section,doctests and tests but the three that take minutes)
-	@$(PYTEST) -m "not long"
-
-test-all: setup format lint types contracts ## the same with those three: killed runs, two processes
+test: setup format lint types contracts ## formatting, lint, types, import contracts, doctests, tests
 	$(call section,doctests and tests)
 	@$(PYTEST)
 
 check: setup format lint types contracts ## the same without the slow tests
 	$(call section,doctests and tests but the slow ones)
-	@$(PYTEST) -m "not slow and not long"
+	@$(PYTEST) -m "not slow"
 
 format: setup ## formatting, only looked at (to mend: .venv/bin/ruff format)
 	$(call section,formatting)
