@@ -9,12 +9,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from pipelines.assembly.detector import Detector, build_detector
 from pipelines.assembly.example import Example
 from pipelines.assembly.samples import Split
 from pipelines.assembly.strict_loading import load_strictly
+from pipelines.assembly.tensors import write_tensors
 from pipelines.lineage.kinds import LATENT, STRUCTURE, WEIGHTS
 from pipelines.store.artifacts import Artifact
 from profiles import Profile
@@ -189,11 +190,9 @@ def write_quantized(folder: Path, *, quantized: Quantized, profile: Profile) -> 
         "packed": quantized.complete,
     }
     (folder / STRUCTURE).write_text(json.dumps(structure, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    state = {name: value.detach().cpu().contiguous() for name, value in quantized.detector.state_dict().items()}
-    save_file(state, folder / LATENT)
+    write_tensors(folder / LATENT, quantized.detector.state_dict())
     if quantized.complete:
-        packed = pack_model(quantized.detector, rest="fp16")
-        save_file({name: value.cpu().contiguous() for name, value in packed.items()}, folder / WEIGHTS)
+        write_tensors(folder / WEIGHTS, pack_model(quantized.detector, rest="fp16"))
 
 
 def load_quantized(artifact: Artifact, *, profile: Profile, latent: bool = False) -> Quantized:

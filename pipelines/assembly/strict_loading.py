@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from pipelines.assembly.tensors import with_aliases
+
 _NAMED = 5  # tensors of each kind in a complaint
 
 
@@ -28,11 +30,13 @@ class Misfit(ValueError):
 def load_strictly(model: nn.Module, *, state: Mapping[str, Tensor], origin: str) -> None:
     """Load a state dict in which nothing is missing, extra, or of another shape or type.
 
+    A tensor that the model holds under several names may be there under one.
+
     Raises:
         Misfit: With the tensors of each kind.
         ValueError: Saying what else torch refused.
     """
-    own = model.state_dict()
+    own, state = model.state_dict(), with_aliases(state, model=model)
     both = sorted(own.keys() & state.keys())
     problems = {
         "missing": sorted(own.keys() - state.keys()),
@@ -52,7 +56,7 @@ def load_strictly(model: nn.Module, *, state: Mapping[str, Tensor], origin: str)
     if found:
         raise Misfit(f"{origin} does not fit this model: tensors {'; '.join(found)}", details=problems)
     try:
-        model.load_state_dict(dict(state), strict=True)
+        model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{origin} does not fit this model: {_in_one_line(error)}") from error
 

@@ -10,13 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from pipelines.assembly.checkpoint import Checkpoint, read_checkpoint
 from pipelines.assembly.detector import Detector, build_detector, kind_of
 from pipelines.assembly.job import Job
 from pipelines.assembly.strict_loading import Misfit, load_strictly
+from pipelines.assembly.tensors import write_tensors
 from pipelines.lineage.keys import imported_key, random_key
 from pipelines.lineage.kinds import FLOAT, WEIGHTS
 from pipelines.lineage.stated import imported_weights, shipped_weights
@@ -189,5 +190,4 @@ def _random(job: Job) -> Artifact:
 
 
 def _writing(detector: nn.Module) -> Callable[[Path], None]:
-    state = {name: value.contiguous() for name, value in detector.state_dict().items()}
-    return lambda folder: save_file(state, folder / WEIGHTS)
+    return lambda folder: write_tensors(folder / WEIGHTS, detector.state_dict())

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.assembly.detector import Detector, build_detector
 from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split, notes_on, with_more_seeds
 from pipelines.assembly.strict_loading import load_strictly
+from pipelines.assembly.tensors import write_tensors
 from pipelines.assembly.weights import float_artifact, package_versions
 from pipelines.lineage.float_control import controls_of_stages
 from pipelines.lineage.keys import float_key
@@ -106,10 +107,10 @@ def _train(job: Job, *, split: Split, start: Artifact | None, key: str, label: s
 
 
 def _content(state: Mapping[str, Tensor], *, split: Split, start: Artifact | None, result: TrainResult) -> Content:
-    weights = {name: value.contiguous() for name, value in state.items() if not name.startswith("auxiliary.")}
+    weights = {name: value for name, value in state.items() if not name.startswith("auxiliary.")}
 
     def write(folder: Path) -> None:
-        save_file(weights, folder / WEIGHTS)
+        write_tensors(folder / WEIGHTS, weights)
         write_curve(folder, result=result)
 
     splits = (split, *split.further)

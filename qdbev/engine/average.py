@@ -59,9 +59,11 @@ class AverageWeights:
 
     def model_state(self) -> dict[str, Tensor]:
         """Give a complete state dict: averaged parameters, present buffers; on the CPU, its own memory."""
-        averages = self.tensors()
-        state = self._model.state_dict()
-        return {name: averages.get(name, value).detach().cpu().clone() for name, value in state.items()}
+        parameters = dict(self._model.named_parameters())
+        of_parameter = {id(parameters[name]): average for name, average in self.tensors().items()}
+        state = self._model.state_dict(keep_vars=True)  # a shared parameter is there under each of its names
+        once = {id(value): of_parameter.get(id(value), value).detach().cpu().clone() for value in state.values()}
+        return {name: once[id(value)] for name, value in state.items()}
 
     def _parameters(self) -> list[Tensor]:
         parameters = dict(self._model.named_parameters())

@@ -66,6 +66,7 @@ from qdbev.quantization.planning.hessian import hutchinson_traces, perturbation_
 from qdbev.quantization.planning.macs import MacLine, count_macs
 from qdbev.quantization.planning.plan import FLOAT_BITS, FLOAT_OPERATIONS, Plan, Site
 from qdbev.quantization.planning.policy import make_plan
+from qdbev.quantization.planning.sharing import memory_of
 from qdbev.quantization.ranges.observer_kinds import make_observer
 from qdbev.quantization.ranges.trained_ranges import RANGE_PARAMETERS
 from qdbev.quantization.rounding.adaround import adaptive_rounding
@@ -127,6 +128,7 @@ __all__ = [
     "make_observer",
     "make_plan",
     "mean_bits",
+    "memory_of",
     "mixed_size_mb",
     "nominal_size_mb",
     "observing",

@@ -10,7 +10,7 @@ Names: a weight ``X.weight`` becomes ``X.weight_packed`` (uint8), ``X.weight_sca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Literal
 
 import torch
@@ -20,6 +20,7 @@ from qdbev.quantization.grid.integers import check_bits, dequantize
 from qdbev.quantization.layers.grid_state import BITS, FOLLOWS, HAS_RANGE
 from qdbev.quantization.layers.quantized import QuantizedLayer, QuantizedWeight, quantizer_of
 from qdbev.quantization.layers.quantizer import Quantizer
+from qdbev.quantization.planning.sharing import memory_of
 
 MAX_PACKED_BITS = 8
 
@@ -81,6 +82,7 @@ def unpack_bits(packed: Tensor, *, bits: int, count: int) -> Tensor:
 def pack_model(model: nn.Module, *, rest: Literal["fp16", "fp32"] = "fp16") -> dict[str, Tensor]:
     """Return the state of a quantized model with its quantized weights as packed integers.
 
+    What has several names is one tensor under all of them; a weight that a float layer holds too is not there for it.
     Weight ranges are frozen in the result: a range that followed the dequantized weight would be another one.
 
     Args:
@@ -94,19 +96,24 @@ def pack_model(model: nn.Module, *, rest: Literal["fp16", "fp32"] = "fp16") -> d
     if rest not in ("fp16", "fp32"):
         raise ValueError(f"rest must be fp16 or fp32, got {rest!r}")
     tensors: dict[str, Tensor] = {}
-    taken: set[str] = set()
+    packed: dict[Hashable, dict[str, Tensor]] = {}
+    scales: set[str] = set()
     for path, layer in model.named_modules(remove_duplicate=False):
         if isinstance(layer, QuantizedLayer):
             for weight in layer.quantized_weights():
-                prefix = f"{path}." if path else ""
-                taken.add(prefix + weight.name)
-                taken.add(f"{prefix}{quantizer_of(weight.name)}.scale")
-                tensors.update(_pack_weight(weight, prefix=prefix))
-    grids = _grids(model)
+                name, memory = f"{path}.{weight.name}" if path else weight.name, memory_of(weight.value)
+                if memory not in packed:
+                    packed[memory] = _pack_weight(weight)
+                tensors.update({name + suffix: value for suffix, value in packed[memory].items()})
+                scales.add(f"{quantizer_of(name)}.scale")
+    grids, others = _grids(model), dict[Hashable, Tensor]()
     for name, value in model.state_dict().items():
-        if name not in taken and name not in tensors:
-            small = rest == "fp16" and name not in grids
-            tensors[name] = (_to_half(value) if small else value).detach().clone()
+        identity = _identity(name, value)
+        if memory_of(value) not in packed and name not in scales and name not in tensors:
+            if identity not in others:
+                small = rest == "fp16" and name not in grids
+                others[identity] = (_to_half(value) if small else value).detach().clone()
+            tensors[name] = others[identity]
     return tensors
 
 
@@ -142,12 +149,13 @@ def unpack_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def size_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Return the bytes of the tensors themselves, without the header of a file.
+    """Return the bytes of the tensors themselves, without the header of a file; one with several names counts once.
 
     >>> size_bytes({"a": torch.zeros(3, dtype=torch.uint8), "b": torch.zeros(2)})
     11
     """
-    return sum(value.numel() * value.element_size() for value in tensors.values())
+    once = {_identity(name, value): value for name, value in tensors.items()}
+    return sum(value.numel() * value.element_size() for value in once.values())
 
 
 def packed_size_bytes(model: nn.Module) -> int:
@@ -159,18 +167,24 @@ def packed_size_bytes(model: nn.Module) -> int:
     Raises:
         ValueError: a weight quantizer wider than 8 bits.
     """
-    sizes: dict[str, int] = {}
-    for path, layer in model.named_modules(remove_duplicate=False):
+    sizes: dict[Hashable, int] = {}
+    for layer in model.modules():
         if isinstance(layer, QuantizedLayer):
             for weight in layer.quantized_weights():
-                name = f"{path}.{weight.name}" if path else weight.name
                 integers = packed_bytes(weight.value.numel(), bits=weight.quantizer.bits)
-                sizes[name] = integers + weight.value.ndim * torch.int32.itemsize
-    grids = _grids(model)
+                sizes[memory_of(weight.value)] = integers + weight.value.ndim * torch.int32.itemsize
+    packed, grids = set(sizes), _grids(model)
     for name, value in model.state_dict().items():
         wide = name in grids or value.dtype not in (torch.float32, torch.float64)
-        sizes.setdefault(name, value.numel() * (value.element_size() if wide else torch.float16.itemsize))
+        if memory_of(value) not in packed:
+            width = value.element_size() if wide else torch.float16.itemsize
+            sizes[_identity(name, value)] = value.numel() * width
     return sum(sizes.values())
+
+
+def _identity(name: str, value: Tensor) -> Hashable:
+    """The same for two names of one tensor; of a view that begins where another tensor does it is another."""
+    return (memory_of(value), value.shape, value.stride()) if value.numel() else name
 
 
 def _grids(model: nn.Module) -> set[str]:
@@ -185,17 +199,17 @@ def _check_packed(bits: int) -> int:
     return bits
 
 
-def _pack_weight(weight: QuantizedWeight, *, prefix: str) -> dict[str, Tensor]:
-    """Return the packed weight and the flags of its quantizer, with the range frozen."""
-    quantizer, name = weight.quantizer, prefix + weight.name
+def _pack_weight(weight: QuantizedWeight) -> dict[str, Tensor]:
+    """Return by suffix of its name the packed weight, and the flags of its quantizer with the range frozen."""
+    quantizer = weight.quantizer
     integers = quantizer.integers(weight.value)
     flags = quantizer.flags.clone()
     flags[HAS_RANGE], flags[FOLLOWS] = 1, 0
     return {
-        name + _PACKED: pack_bits(integers, bits=quantizer.bits),
-        name + _SCALE: quantizer.scale.detach().clone(),
-        name + _SHAPE: torch.tensor(weight.value.shape, dtype=torch.int32),
-        f"{quantizer_of(name)}.flags": flags,
+        _PACKED: pack_bits(integers, bits=quantizer.bits),
+        _SCALE: quantizer.scale.detach().clone(),
+        _SHAPE: torch.tensor(weight.value.shape, dtype=torch.int32),
+        f"{quantizer_of('')}.flags": flags,
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from qdbev.quantization.grid.recomputation import recomputing
@@ -86,9 +87,16 @@ class QuantizedLayer(nn.Module):
         yield from self.input_quantizers()
 
     def _save_to_state_dict(self, *arguments: Any) -> None:
-        """Bring following ranges up to date first: the optimizer has moved the weights since the last forward."""
+        """Bring following ranges up to date first: the optimizer has moved the weights since the last forward.
+
+        A range that is so already stays the same tensor, as the one that another holder of the weight has saved.
+        """
         for weight in self.quantized_weights():
-            weight.quantizer.refresh(weight.value)
+            present = weight.quantizer.scale
+            if not present.is_meta:
+                weight.quantizer.refresh(weight.value)
+                if torch.equal(weight.quantizer.scale, present):
+                    weight.quantizer.scale = present
         super()._save_to_state_dict(*arguments)
 
 

@@ -9,7 +9,7 @@ number of trainable parameters times the weight bits, without scales: see ``nomi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from torch import nn
 
 from qdbev.quantization.planning.macs import MacLine
 from qdbev.quantization.planning.plan import FLOAT_BITS, Plan
+from qdbev.quantization.planning.sharing import memory_of
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,12 @@ def macs_by_part(plan: Plan, macs: Iterable[MacLine]) -> dict[str, int]:
 
 
 def weights_by_site(model: nn.Module, plan: Plan) -> dict[str, int]:
-    """Return the number of weights at each quantized site, biases left out; for a float or a quantized model."""
-    modules = dict(model.named_modules())
-    return {site.path: sum(_weight_counts(modules[site.path])) for site in plan.quantized}
+    """Return the number of weights at each quantized site, biases left out; for a float or a quantized model.
+
+    A weight that several layers hold counts at the first of them.
+    """
+    modules, counted = dict(model.named_modules()), set[Hashable]()
+    return {site.path: sum(_weight_counts(modules[site.path], counted)) for site in plan.quantized}
 
 
 def mean_bits(plan: Plan, *, weights: Mapping[str, int], macs: Iterable[MacLine]) -> MeanBits:
@@ -168,8 +172,9 @@ def _nearest_part(plan: Plan, *, path: str) -> str:
     raise ValueError(f"{path} lies in no part of the plan")
 
 
-def _weight_counts(module: nn.Module) -> Iterator[int]:
-    """Yield the elements of each weight: of a layer one, of an attention its in and out projections."""
+def _weight_counts(module: nn.Module, counted: set[Hashable]) -> Iterator[int]:
+    """Yield the elements of each weight not yet counted: of a layer one, of an attention its two projections."""
     for name, parameter in module.named_parameters(recurse=isinstance(module, nn.MultiheadAttention)):
-        if name.endswith("weight"):
+        if name.endswith("weight") and memory_of(parameter) not in counted:
+            counted.add(memory_of(parameter))
             yield parameter.numel()

@@ -5,6 +5,7 @@ Shapes: N samples, I inputs of one output (channels times kernel), O output chan
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from qdbev.quantization.rounding.moments import InputMean, InputMoments
 
 Sums = TypeVar("Sums", bound=InputMean)
 
+SHARED = "another layer holds its weight, with inputs of its own"
 POSITIONS = 256  # of an image that a convolution's inputs are taken from, evenly spaced
 
 
@@ -96,14 +98,22 @@ def roundable(layers: Mapping[str, QuantizedLayer]) -> tuple[list[Block], dict[s
         ValueError: Weight ranges that follow the weights, which would move under the rounded ones.
     """
     refuse_following(layers)
+    shared = sharing(layers)
     blocks: list[Block] = []
     refused: dict[str, str] = {}
     for path, layer in layers.items():
-        of_layer, reason = blocks_of(path, layer)
+        of_layer, reason = ([], SHARED) if path in shared else blocks_of(path, layer)
         blocks += of_layer
         if reason:
             refused |= {f"{path}.{weight.name}": reason for weight in layer.quantized_weights()}
     return blocks, refused
+
+
+def sharing(layers: Mapping[str, QuantizedLayer]) -> set[str]:
+    """Return the paths of the layers whose weight another of them holds too, and with it its quantizer."""
+    weights = [(path, weight.quantizer) for path, layer in layers.items() for weight in layer.quantized_weights()]
+    holders = Counter(quantizer for _, quantizer in weights)
+    return {path for path, quantizer in weights if holders[quantizer] > 1}
 
 
 def refuse_following(layers: Mapping[str, QuantizedLayer]) -> None:

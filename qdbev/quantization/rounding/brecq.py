@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from qdbev.quantization.layers.quantized import QuantizedLayer, QuantizedWeight
 from qdbev.quantization.layers.quantizer import Quantizer
-from qdbev.quantization.rounding.blocks import layers_of, refuse_following, switch
+from qdbev.quantization.rounding.blocks import SHARED, layers_of, refuse_following, sharing, switch
 from qdbev.quantization.rounding.learned_rounding import Descent, LearnedRounding
 from qdbev.quantization.rounding.moments import power_of_two
 from qdbev.quantization.rounding.units import Call, Unit, find_units, map_tensors, recorded, tensors_in
@@ -89,12 +89,13 @@ def reconstruct(
     units, refused = _units(reference, layers, run=partial(run, reference))
     generator, descent = torch.Generator().manual_seed(seed), Descent(iterations, learning_rate)
     errors: dict[Unit, tuple[float, float]] = {}
+    shared = sharing(layers)
     for unit in units:
         inside = {path: layers[path] for path in unit.layers}
         target = recorded(reference, unit.path, run=partial(run, reference))
         given = recorded(model, unit.path, run=partial(run, model))
         switch(inside, on=True)
-        if reason := _unlike(given, target):
+        if reason := SHARED if shared.intersection(unit.layers) else _unlike(given, target):
             refused |= _weights_of(inside, reason=reason)
         else:
             learner = _Learner(model.get_submodule(unit.path), list(inside.values()), given, target, drop, generator)

@@ -1,0 +1,44 @@
+"""Tensors by name in a safetensors file: one that has several names is written once, its other names in the header."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from qdbev.quantization import memory_of
+
+
+def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Write a state dict; the header says which name each alias stands for, as ``safetensors.torch.save_model`` does.
+
+    Args:
+        path: The file.
+        state: Tensors on any device; those that begin at the same number with the same shape are one.
+    """
+    first: dict[object, str] = {}
+    aliases: dict[str, str] = {}
+    for name, value in state.items():
+        identity = (memory_of(value), value.shape, value.stride()) if value.numel() else name
+        if first.setdefault(identity, name) != name:
+            aliases[name] = first[identity]
+    tensors = {name: state[name].detach().cpu().contiguous() for name in state if name not in aliases}
+    overlapping = len({value.untyped_storage().data_ptr() for value in tensors.values()}) < len(tensors)
+    if overlapping:  # views, which safetensors refuses
+        tensors = {name: value.clone() for name, value in tensors.items()}
+    save_file(tensors, path, metadata=aliases or None)
+
+
+def with_aliases(state: Mapping[str, Tensor], *, model: nn.Module) -> dict[str, Tensor]:
+    """A state dict with what a model holds under several names under all of them, where one is there."""
+    names: dict[object, list[str]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        names.setdefault((memory_of(value), value.shape), []).append(name)
+    complete = dict(state)
+    for same in names.values():
+        there = [state[name] for name in same if name in state]
+        for name in same if there else ():
+            complete.setdefault(name, there[0])
+    return complete
