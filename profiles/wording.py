@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 LONGEST_QUOTE = 200
-LONGEST_SENTENCE = 500
+LONGEST_SENTENCE = 490
 _CUT = " ... "
 
 
@@ -26,7 +26,7 @@ def sentence(text: str) -> str:
     What is wrong stands at the start of a message, advice at its end.
 
     >>> sentence("no file a\nb"), len(sentence("x" * 10**6)), len(sentence("x " * 10**6))
-    ('no file a\\nb', 200, 500)
+    ('no file a\\nb', 200, 490)
     """
     words = re.sub(rf"\S{{{LONGEST_QUOTE + 1},}}", lambda word: _cut(word[0], length=LONGEST_QUOTE), printable(text))
     return _cut(words, length=LONGEST_SENTENCE)
