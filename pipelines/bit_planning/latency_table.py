@@ -99,5 +99,7 @@ def spelled(bits: tuple[int, int]) -> str:
 
 
 def _content(file: Path) -> object:
+    if file.exists() and not file.is_file():
+        raise UnusableInput(f"the latency table {file} is no file")
     text = file.read_text(encoding="utf-8-sig")
     return json.loads(text) if file.suffix == ".json" else list(csv.DictReader(text.splitlines()))

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from profiles.wording import sentence as in_short
 from qdbev_cli.options import StoreOptions, command
 
 app = typer.Typer(no_args_is_help=True, help="List, show and verify sealed artifacts.")
@@ -53,5 +54,5 @@ def verify(
 
     outcome = artifacts.verify(options.open_store(), refs=tuple(names or ()))
     for sentence in outcome.details["damaged"]:
-        typer.echo(f"qdbev: {sentence}", err=True)
+        typer.echo(f"qdbev: {in_short(sentence)}", err=True)
     return outcome

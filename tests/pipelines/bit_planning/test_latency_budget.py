@@ -78,6 +78,28 @@ def test_a_file_that_is_not_there_or_no_json_is_said(tmp_path: Path) -> None:
             read_latency_table(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("null", "is refused"),
+        ('{"a": 1}', "is refused"),
+        ("[[3]]", "row 0"),
+        ("[" * 100_000, "cannot be read"),
+        ('[{"path": [], "weight_bits": {}, "activation_bits": 8, "milliseconds": "x"}]', "row 0 path"),
+    ],
+)
+def test_json_of_another_type_is_no_table(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "table.json").write_text(text)
+    with pytest.raises(UnusableInput, match=sentence):
+        read_latency_table(tmp_path / "table.json")
+
+
+def test_a_device_is_no_table(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").symlink_to("/dev/zero")
+    with pytest.raises(UnusableInput, match="is no file"):
+        read_latency_table(tmp_path / "table.csv")
+
+
 def problem(table: dict[Timed, int], *words: str) -> Any:
     """Layers a and b, an embedding table, and a layer in float."""
     common: dict[str, Any] = {"part": "neck", "weight_bits": 4, "reason": ""}
