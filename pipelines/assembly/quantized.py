@@ -255,10 +255,12 @@ def layer_macs(detector: Detector, *, profile: Profile, split: Split) -> list[Ma
 
 def _cost(plan: Plan, *, macs: Sequence[MacLine], parts: Sequence[str], size: float) -> dict[str, Any]:
     operations = bops(plan, macs, active_parts=parts)
+    unseen = [line.path for line in macs if line.kind == "not_counted"]
     return {
         "size_nominal_mb": size,
         "gbops": {part: value / 1e9 for part, value in operations.parts.items()} | {"total": operations.total / 1e9},
         "gmacs": sum(line.macs for line in macs if line.is_layer) / 1e9,
+        **({"not_counted": unseen} if unseen else {}),
     }
 
 

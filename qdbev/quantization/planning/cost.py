@@ -71,11 +71,10 @@ def bops(
     totals = dict.fromkeys(plan.parts, 0)
     for line in macs:
         if line.is_layer:
-            if line.path not in sites:
-                raise ValueError(f"layer {line.path} has {line.macs} MACs and no site in the plan")
-            site = sites[line.path]
-            bits = site.weight_bits * site.activation_bits if site.part in active else FLOAT_BITS**2
-            totals[site.part] += bits * line.macs
+            part, site = _nearest_part(plan, path=line.path), sites.get(line.path)
+            is_quantized = site is not None and part in active and line.kind != "function"
+            bits = site.weight_bits * site.activation_bits if site is not None and is_quantized else FLOAT_BITS**2
+            totals[part] += bits * line.macs
         elif include_operations:
             totals[_nearest_part(plan, path=line.path)] += FLOAT_BITS**2 * line.macs
     return BitOperations(parts=totals)
@@ -86,7 +85,7 @@ def macs_by_part(plan: Plan, macs: Iterable[MacLine]) -> dict[str, int]:
     totals = dict.fromkeys(plan.parts, 0)
     for line in macs:
         if line.is_layer:
-            totals[plan.site(line.path).part] += line.macs
+            totals[_nearest_part(plan, path=line.path)] += line.macs
     return totals
 
 
@@ -159,16 +158,16 @@ def parameters_by_part(model: nn.Module, plan: Plan) -> dict[str, int]:
 
 
 def _nearest_part(plan: Plan, *, path: str) -> str:
-    """Return the part of the site at, above or below ``path``."""
+    """Return the part of the site at, above or below ``path``; what runs outside of all modules is the first part's."""
+    if not path:
+        return plan.parts[0]
     parts: Mapping[str, str] = {site.path: site.part for site in plan.sites}
     above = path
     while above:
-        if above in parts:
-            return parts[above]
+        below = (site.part for site in plan.sites if site.path.startswith(f"{above}."))
+        if (part := parts.get(above) or next(below, None)) is not None:
+            return part
         above = above.rpartition(".")[0]
-    for site in plan.sites:
-        if site.path.startswith(f"{path}."):
-            return site.part
     raise ValueError(f"{path} lies in no part of the plan")
 
 

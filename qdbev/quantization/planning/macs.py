@@ -1,7 +1,8 @@
 """Multiply-accumulates (MACs) of a forward pass, layer by layer, counted by hooks.
 
 One MAC of a layer is one weight applied once. Deformable sampling counts 5 per sample and channel: four bilinear
-products and the attention weight.
+products and the attention weight. What code multiplies by functions is seen one product at a time; a module whose
+weights are read where nothing can be seen is named as not counted.
 """
 
 from __future__ import annotations
@@ -12,12 +13,41 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
-from qdbev.quantization.planning.policy import is_deformable_conv
+from qdbev.quantization.planning.policy import is_deformable_conv, is_sparse_conv
+from qdbev.quantization.planning.products import WatchProducts
 
-MacKind = Literal["conv2d", "linear", "deformable_conv", "attention", "attention_product", "sampling"]
+MacKind = Literal[
+    "conv1d",
+    "conv2d",
+    "conv3d",
+    "transposed_conv",
+    "sparse_conv",
+    "deformable_conv",
+    "linear",
+    "bilinear",
+    "recurrent",
+    "attention",
+    "function",
+    "attention_product",
+    "product",
+    "sampling",
+    "not_counted",
+]
 
-_LAYERS = ("conv2d", "linear", "deformable_conv", "attention")
+_OPERATIONS = ("attention_product", "product", "sampling", "not_counted")
+_KINDS: tuple[tuple[type[nn.Module], MacKind], ...] = (
+    (nn.modules.conv._ConvTransposeNd, "transposed_conv"),
+    (nn.Conv1d, "conv1d"),
+    (nn.Conv2d, "conv2d"),
+    (nn.Conv3d, "conv3d"),
+    (nn.Linear, "linear"),
+    (nn.Bilinear, "bilinear"),
+    (nn.RNNBase, "recurrent"),
+    (nn.RNNCellBase, "recurrent"),
+    (nn.MultiheadAttention, "attention"),
+)
 _SAMPLING_MACS = 5
 
 
@@ -27,7 +57,8 @@ class MacLine:
 
     Attributes:
         path: module path; the site's path for layers.
-        kind: a layer (conv2d, linear, deformable_conv, attention) or an operation (attention_product, sampling).
+        kind: a layer (conv2d, linear, ..., or function: a weight that code applies without calling its layer) or an
+            operation (attention_product, sampling, product: of two activations); not_counted where nothing is seen.
         macs: multiply-accumulates, all calls together.
         calls: how often it ran.
     """
@@ -40,7 +71,7 @@ class MacLine:
     @property
     def is_layer(self) -> bool:
         """Whether it is a layer with weights, which the paper counts."""
-        return self.kind in _LAYERS
+        return self.kind not in _OPERATIONS
 
 
 def count_macs(model: nn.Module, example_call: Callable[[], object]) -> list[MacLine]:
@@ -62,32 +93,64 @@ def count_macs(model: nn.Module, example_call: Callable[[], object]) -> list[Mac
 
         return hook
 
-    handles = [m.register_forward_hook(count(p), with_kwargs=True) for p, m in model.named_modules() if _counted(m)]
+    def multiply(path: str, has_weight: bool, macs: int) -> None:
+        _add(counts, path=path, kind="function" if has_weight else "product", macs=macs)
+
+    known = {path: module for path, module in model.named_modules() if _kind(module) is not None}
+    handles = [module.register_forward_hook(count(path), with_kwargs=True) for path, module in known.items()]
     handles += list(_watch_sampling(model, counts))
+    watch = WatchProducts(model, counted=known, on_product=multiply)
+    handles += watch.hooks()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), watch:
             example_call()
     finally:
         for handle in handles:
             handle.remove()
+    for path in watch.unseen:
+        _add(counts, path=path, kind="not_counted", macs=0)
     return [MacLine(path=p, kind=k, macs=macs, calls=calls) for (p, k), (macs, calls) in counts.items()]
 
 
-def _counted(module: nn.Module) -> bool:
-    kinds = (nn.Conv2d, nn.Linear, nn.MultiheadAttention)
-    return isinstance(module, kinds) or is_deformable_conv(module)
+def _kind(module: nn.Module) -> MacKind | None:
+    """The kind of a layer that is counted by its formula; None of anything else."""
+    if is_deformable_conv(module):
+        return "deformable_conv"
+    if is_sparse_conv(module):
+        return "sparse_conv"
+    return next((kind for cls, kind in _KINDS if isinstance(module, cls)), None)
 
 
 def _macs_of_call(module: nn.Module, *, args: Any, kwargs: Any, output: Any) -> Iterator[tuple[MacKind, int]]:
     """Yield the MACs of one call of a layer."""
+    kind = _kind(module)
+    assert kind is not None
     if isinstance(module, nn.MultiheadAttention):
         yield from _macs_of_attention(module, args=args, kwargs=kwargs)
-        return
-    weight = module._parameters["weight"]
-    assert weight is not None
-    per_output = weight[0].numel()  # input channels of the group times the kernel
-    kind: MacKind = "linear" if isinstance(module, nn.Linear) else "conv2d"
-    yield ("deformable_conv" if is_deformable_conv(module) else kind), output.numel() * per_output
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        weights = sum(value.numel() for name, value in module.named_parameters() if name.startswith("weight_"))
+        steps = args[0].data if isinstance(args[0], PackedSequence) else args[0]
+        yield kind, steps.numel() // module.input_size * weights
+    elif kind == "sparse_conv":
+        pairs = _sparse_pairs(module, output)
+        yield ("not_counted", 0) if pairs is None else (kind, pairs * _channels(module))
+    else:
+        values = args[0] if kind == "transposed_conv" else output
+        yield kind, values.numel() * module.get_parameter("weight")[0].numel()  # inputs of an output times the kernel
+
+
+def _channels(module: nn.Module) -> int:
+    """Input channels times output channels of a sparse convolution."""
+    return int(module.in_channels) * int(module.out_channels)  # type: ignore[arg-type]
+
+
+def _sparse_pairs(module: nn.Module, output: Any) -> int | None:
+    """How many (input, output) pairs a sparse convolution has multiplied, by its rule book; None where it has none."""
+    if getattr(module, "conv1x1", False):
+        return int(output.features.shape[0])
+    book = getattr(output, "indice_dict", {}).get(getattr(module, "indice_key", None))
+    pairs = book[3] if isinstance(book, (tuple, list)) and len(book) > 3 else None
+    return int(pairs.sum()) if isinstance(pairs, Tensor) else None
 
 
 def _macs_of_attention(module: nn.MultiheadAttention, *, args: Any, kwargs: Any) -> Iterator[tuple[MacKind, int]]:

@@ -168,7 +168,7 @@ def _reason_for_float(module: nn.Module) -> str:
         return f"{type(module).__name__} stays float"
     if type(module).__module__.startswith("torch.nn.") or isinstance(module, nn.modules.conv._ConvNd):
         return f"no quantized form of {type(module).__name__} yet"
-    if any(cls.__name__ == _SPARSE_NAME for cls in type(module).__mro__):
+    if is_sparse_conv(module):
         return f"no quantized form of sparse convolutions ({type(module).__name__}) yet"
     return ""
 
@@ -252,3 +252,8 @@ def is_deformable_conv(module: nn.Module) -> bool:
     names = {cls.__name__ for cls in type(module).__mro__}
     weight = module._parameters.get("weight")
     return any(name in names for name in _DEFORMABLE_NAMES) and weight is not None and weight.ndim == 4
+
+
+def is_sparse_conv(module: nn.Module) -> bool:
+    """Whether ``module`` is a sparse convolution of mmcv or spconv, told by the name of its class."""
+    return any(cls.__name__ == _SPARSE_NAME for cls in type(module).__mro__)

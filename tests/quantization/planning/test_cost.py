@@ -81,7 +81,7 @@ def test_the_papers_ratios_for_uniform_bits() -> None:
 
 
 def test_a_layer_without_a_site_is_refused() -> None:
-    with pytest.raises(ValueError, match="layer z has 5 MACs"):
+    with pytest.raises(ValueError, match="z lies in no part of the plan"):
         bops(PLAN, [line("z", 5)])
 
 
