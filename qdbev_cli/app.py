@@ -25,6 +25,8 @@ from qdbev_cli.commands import (
     sensitivity,
     train_float,
 )
+from qdbev_cli.encoding import speak_any_encoding
+from qdbev_cli.leaving import leave
 
 _USAGE_ERRORS: Any = typer.BadParameter.__bases__
 
@@ -97,5 +99,11 @@ def _qdbev(
 
 
 def main() -> None:
-    """The console script ``qdbev``."""
-    app()
+    """The console script ``qdbev``: a command, and the end of the process."""
+    speak_any_encoding()
+    try:
+        app()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    leave(code)

@@ -2,7 +2,8 @@
 
 stdout holds outcomes alone: whatever libraries print while a command runs goes to stderr.
 
-Exit codes: 0 done; 1 a bug; 2 usage or profile; 3 missing or damaged artifact or data; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 a bug; 2 usage or profile; 3 missing or damaged artifact or data, or what the machine lacks;
+130, 143, 129 stopped by Ctrl-C, SIGTERM, SIGHUP; 141 nobody reads stdout any more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import typer
 
 from pipelines.reporting.outcome import Outcome
 from profiles.wording import sentence as in_short
+from qdbev_cli import leaving, machine, stopping
+from qdbev_cli.encoding import takes_all
 
 if TYPE_CHECKING:
     from qdbev.reporting.tables.table import Table
@@ -38,23 +41,34 @@ def guarded(action: Callable[[], Outcome], *, as_json: bool) -> None:
         typer.Exit: With the exit code, unless all went well.
     """
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with stopping.heard(), contextlib.redirect_stdout(sys.stderr):
             outcome = action()
         code = _code(outcome)
-    except (typer.Exit, SystemExit, BrokenPipeError):
+    except (typer.Exit, SystemExit):
         raise
     except (Exception, KeyboardInterrupt) as error:
-        code = exit_code(error)
+        code = stopping.code() or exit_code(error)
         sentence = _explain(error, code=code)
         details = getattr(error, "details", None)
-        typer.echo(f"qdbev: {sentence}", err=True)
-        if as_json:
-            answer = {"error": sentence, "exit_code": code, **(details if isinstance(details, Mapping) else {})}
-            typer.echo(_json(answer))
+        leaving.say(sentence)
+        answer = {"error": sentence, "exit_code": code, **(details if isinstance(details, Mapping) else {})}
+        code = _printed(lambda: typer.echo(_json(answer)) if as_json else None, code=code)
     else:
-        _show(outcome, as_json=as_json)
+        code = _printed(lambda: _show(outcome, as_json=as_json), code=code)
     if code:
         raise typer.Exit(code)
+
+
+def _printed(write: Callable[[], None], *, code: int) -> int:
+    """Write to stdout; the exit code, which is another where it takes no more."""
+    try:
+        write()
+    except OSError as error:
+        code = leaving.code_of_stream(error)
+        if code != leaving.PIPE_CLOSED:
+            leaving.say(f"stdout cannot be written: {error.strerror}")
+        leaving.silence(sys.stdout)
+    return code
 
 
 def exit_code(error: BaseException) -> int:
@@ -63,7 +77,7 @@ def exit_code(error: BaseException) -> int:
 
     if isinstance(error, KeyboardInterrupt):
         return STOPPED
-    if isinstance(error, UnusableInput):
+    if isinstance(error, UnusableInput) or machine.explained(error):
         return INPUT
     if isinstance(error, OSError) and (error.filename is not None or error.errno in _OF_FILES):
         return INPUT
@@ -111,7 +125,7 @@ def _code(outcome: Outcome) -> int:
 
 def _json(answer: Mapping[str, Any]) -> str:
     """One JSON document; NaN and infinity, which JSON lacks, become null."""
-    return json.dumps(_plain(answer), indent=2, ensure_ascii=False, allow_nan=False)
+    return json.dumps(_plain(answer), indent=2, ensure_ascii=not takes_all(sys.stdout), allow_nan=False)
 
 
 def _show(outcome: Outcome, *, as_json: bool) -> None:
@@ -142,8 +156,10 @@ def _table_values(table: Table) -> dict[str, Any]:
 def _explain(error: BaseException, *, code: int) -> str:
     if code == BUG or os.environ.get("QDBEV_DEBUG"):
         traceback.print_exception(error, file=sys.stderr)
-    if code == STOPPED:
-        return "stopped; the same command goes on from the last saved state"
+    if code == STOPPED or stopping.code():
+        return stopping.sentence()
+    if of_machine := machine.explained(error):
+        return in_short(of_machine)
     text = str(error) or type(error).__name__
     if isinstance(error, OSError) and error.filename is not None:
         text = f"{error.filename}: {error.strerror}"

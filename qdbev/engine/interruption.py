@@ -1,4 +1,4 @@
-"""Stopping at a step boundary: SIGINT (Ctrl-C) and SIGTERM (schedulers) are noted, not obeyed mid-step."""
+"""Stopping at a step boundary: SIGINT (Ctrl-C), SIGTERM (schedulers) and SIGHUP are noted, not obeyed mid-step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any
 
 
 class StopSignals:
-    """Context in which the first SIGINT or SIGTERM only sets ``received``; a second one acts at once.
+    """Context in which the first SIGINT, SIGTERM or SIGHUP only sets ``received``; a second one acts at once.
 
-    Outside the main thread signals cannot be caught; there the context does nothing.
+    Outside the main thread signals cannot be caught; there the context does nothing. One that is ignored (SIGHUP under
+    nohup) stays ignored.
 
     Attributes:
         received: The signal's number, or None.
@@ -26,8 +27,9 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         """Start to catch."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._former[number] = signal.signal(number, self._note)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._former[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(

@@ -10,7 +10,7 @@ import pytest
 from qdbev.engine.interruption import StopSignals
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_first_signal_is_noted(number):
     with StopSignals() as signals:
         signal.raise_signal(number)
@@ -71,3 +71,14 @@ def test_does_nothing_in_other_threads():
     thread.start()
     thread.join()
     assert received == [None]
+
+
+def test_one_that_is_ignored_stays_ignored():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.received is None
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)

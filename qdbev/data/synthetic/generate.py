@@ -175,6 +175,10 @@ def _rendered(root: Path, settings: Settings, jobs: list[tuple[str, bool]], work
             for future in as_completed(futures):
                 future.result()
                 yield futures[future]
+        except BaseException:  # a fragment that stands speaks of whole files, so nobody need wait for scenes under way
+            for child in multiprocessing.active_children():
+                child.terminate()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -1,0 +1,146 @@
+"""Ctrl-C, SIGTERM and SIGHUP end a command with a sentence and their exit code, at whatever moment they come."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMAND = """
+import os, signal, sys, time
+sys.argv[0] = "qdbev"
+{before}
+from qdbev_cli.app import app, main
+from pipelines.reporting.outcome import Outcome
+from qdbev_cli.options import OutputOptions, command
+
+def work():
+    print("at work", file=sys.stderr, flush=True)
+    {work}
+
+@app.command("work")
+@command()
+def _(options: OutputOptions) -> Outcome:
+    work()
+    return Outcome(messages=["done"])
+
+sys.argv[1:] = ["work"]
+main()
+"""
+SLEEP = "time.sleep(30)"
+SWALLOW = """
+    class Odd:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(1000): pass
+    Odd()  # an exception in __del__ is lost
+    for _ in range(200): time.sleep(0.1)
+"""
+CAUGHT = """
+    while True:
+        try: time.sleep(30)
+        except KeyboardInterrupt: raise ValueError("something else") from None
+"""
+CHILDREN = """
+    import multiprocessing
+    pool = multiprocessing.get_context("fork").Pool(3)
+    pool.map(time.sleep, [30] * 3)
+"""
+
+
+def started(work: str, *, before: str = "") -> subprocess.Popen[str]:
+    code = COMMAND.format(work=work, before=before)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell's background jobs ignore it
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "at work\n"
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "words"),
+    [
+        (signal.SIGINT, 130, "stopped; "),
+        (signal.SIGTERM, 143, "stopped by SIGTERM; "),
+        (signal.SIGHUP, 129, "stopped by SIGHUP, the terminal is gone; "),
+    ],
+)
+@pytest.mark.parametrize("work", [SLEEP, CAUGHT, CHILDREN], ids=["sleeping", "caught", "children"])
+def test_a_command_at_work_says_a_sentence(number: int, code: int, words: str, work: str) -> None:
+    process = started(work)
+    if work is CHILDREN:
+        time.sleep(0.3)
+    os.killpg(process.pid, number)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (code, "")
+    assert err == f"qdbev: {words}the same command goes on from the last saved state\n"
+
+
+def test_a_request_that_a_library_swallows_is_raised_again() -> None:
+    process = started(SWALLOW)
+    out, err = process.communicate(timeout=20)
+    assert (process.returncode, out) == (130, "")
+    assert err.endswith("qdbev: stopped; the same command goes on from the last saved state\n")
+
+
+def test_a_second_request_leaves_at_once() -> None:
+    process = started(
+        "\n    try: time.sleep(30)\n    finally: print('clearing', file=sys.stderr, flush=True); time.sleep(30)"
+    )
+    assert process.stderr is not None
+    os.kill(process.pid, signal.SIGINT)
+    assert process.stderr.readline() == "clearing\n"
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=5)
+    assert process.returncode == 130
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    process = started("time.sleep(0.5)", before="signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup")
+    os.kill(process.pid, signal.SIGHUP)
+    out, _ = process.communicate(timeout=20)
+    assert (process.returncode, out) == (0, "done\n")
+
+
+def test_a_program_that_only_imports_us_keeps_its_handlers() -> None:
+    code = "import signal, qdbev_cli.app; print(signal.getsignal(signal.SIGTERM) is signal.SIG_DFL)"
+    answer = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert answer.stdout == "True\n"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_ctrl_c_at_a_random_moment_of_the_imports(seed: int, tmp_path: Path) -> None:
+    """``scripts/try_stops.py`` tries 50 moments of scene generation, from the first."""
+    after_s = random.Random(seed).uniform(0.25, 0.6)
+    words = ["data", "synth", "--out", str(tmp_path / "scenes"), "--train-scenes", "9", "--val-scenes", "9"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qdbev_cli", *words],
+        cwd=ROOT,
+        text=True,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    time.sleep(after_s)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode in (130, -signal.SIGINT)  # the second: Python itself had not begun, a shell says 130
+    if process.returncode == 130:
+        assert err.endswith("qdbev: stopped; the same command goes on from the last saved state\n")
+        assert "Traceback" not in err
