@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from fuzz_words import Case, case, fault_of  # noqa: E402  (scripts are no package)
+from drawn_words import Case, case  # noqa: E402  (scripts are no package)
+from fuzz_words import fault_of  # noqa: E402
 
 SEED, CASES, BATCHES = 20, 200, 4
 
