@@ -157,14 +157,20 @@ def evaluate(root: Path, *, work: Path, what: str) -> Outcome:
     settings = [*OPTIONS, f"data.source={root}", f"data.cache={work / 'cache'}"]
     words = [word for setting in settings for word in ("--set", setting)]
     words += ["--store", str(work / "store"), "--device", "cpu", "--json", "--profile", "float"]
-    evaluation.predict = lambda *args, **named: (predicted.append(True), predict(*args, **named))[1]  # type: ignore[assignment]
+
+    def noting(*detector: Any, **named: Any) -> Any:
+        predicted.append(True)
+        return predict(*detector, **named)
+
+    evaluation.predict = noting  # type: ignore[assignment]
     start = time.perf_counter()
     try:
         result = CliRunner().invoke(app, ["evaluate", *words])
     finally:
         evaluation.predict = predict
     seconds = time.perf_counter() - start
-    document = json.loads(result.stdout) if result.stdout.startswith("{") else {"error": result.output[-300:]}
+    said = result.stdout if result.stdout.startswith("{") else json.dumps({"error": result.output[-300:]})
+    document: dict[str, Any] = json.loads(said)
     score = document.get("metrics", {}).get("NDS")
     return Outcome(what, result.exit_code, seconds, score, document.get("error", ""), bool(predicted))
 

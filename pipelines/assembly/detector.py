@@ -18,8 +18,8 @@ from profiles.detectors.configured import ConfiguredProfile
 from profiles.sections.data import DataProfile
 from profiles.sections.model import ModelProfile
 from profiles.sections.schedule import Optimisation
-from qdbev.data.configured.config import class_order, dataset_section, read_config
-from qdbev.data.configured.dataset import ConfiguredDataset
+from qdbev.data.configured.config import dataset_section, read_config
+from qdbev.data.configured.dataset import ConfiguredDataset, class_order
 from qdbev.data.nuscenes.records import CLASSES, Sample
 from qdbev.data.queues.batches import Frames
 from qdbev.data.queues.temporal import TemporalDataset

@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmdet3d.datasets import NuScenesDataset
 from mmdet3d.utils import register_all_modules
 from mmengine.config import Config
-
-from qdbev.data.nuscenes.records import CLASSES
 
 _LOADERS = {"train": ("train_dataloader",), "test": ("test_dataloader", "val_dataloader")}
 
@@ -56,18 +53,3 @@ def dataset_section(config: Mapping[str, Any], *, name: str) -> dict[str, Any]:
             f"the config has no {' or '.join(names)} whose dataset has a pipeline; qdbev reads nuScenes through it"
         )
     return dict(section)
-
-
-def class_order(section: Mapping[str, Any]) -> tuple[int, ...]:
-    """For each label of a data set, the index of its class in ``qdbev.data.nuscenes.records.CLASSES``.
-
-    Args:
-        section: By ``dataset_section``; without classes of its own it has mmdet3d's.
-
-    Raises:
-        ValueError: A class that nuScenes' detection task does not have.
-    """
-    names = (section.get("metainfo") or {}).get("classes") or NuScenesDataset.METAINFO["classes"]
-    if unknown := [name for name in names if name not in CLASSES]:
-        raise ValueError(f"the config's classes {', '.join(unknown)} are not nuScenes': {', '.join(CLASSES)}")
-    return tuple(CLASSES.index(name) for name in names)

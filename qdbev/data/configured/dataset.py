@@ -21,7 +21,7 @@ from mmengine.registry import DefaultScope
 from torch.utils.data import Dataset
 
 from qdbev.data.nuscenes.infos import frame_info
-from qdbev.data.nuscenes.records import Sample
+from qdbev.data.nuscenes.records import CLASSES, Sample
 
 Packed = dict[str, Any]
 _PLACES = ("data_root", "data_prefix", "ann_file", "indices", "serialize_data", "lazy_init", "test_mode")
@@ -113,6 +113,28 @@ def join(items: Sequence[Sequence[Packed]]) -> dict[str, Any]:
     }
 
 
+def class_order(section: Mapping[str, Any]) -> tuple[int, ...]:
+    """For each label of a data set, the index of its class in ``qdbev.data.nuscenes.records.CLASSES``.
+
+    The data set itself is asked, once built: a class of data sets may number classes its own way.
+
+    Args:
+        section: By ``qdbev.data.configured.config.dataset_section``.
+
+    Raises:
+        ValueError: A class that nuScenes' detection task does not have, or the data set cannot be built.
+    """
+    _refuse_unknown((section.get("metainfo") or {}).get("classes") or ())
+    names = tuple(_built(section, train=False).metainfo["classes"])
+    _refuse_unknown(names)
+    return tuple(CLASSES.index(name) for name in names)
+
+
+def _refuse_unknown(names: Sequence[str]) -> None:
+    if unknown := [str(name) for name in names if name not in CLASSES]:
+        raise ValueError(f"the config's classes {', '.join(unknown)} are not nuScenes': {', '.join(CLASSES)}")
+
+
 def _built(section: Mapping[str, Any], *, train: bool) -> NuScenesDataset:
     kept = {name: value for name, value in section.items() if name not in _PLACES}
     places = {"data_root": "", "ann_file": "", "data_prefix": dict.fromkeys(("pts", "img", "sweeps"), "")}
@@ -127,6 +149,9 @@ def _built(section: Mapping[str, Any], *, train: bool) -> NuScenesDataset:
     if not isinstance(built, NuScenesDataset):
         raise ValueError(f"the config reads a {type(built).__name__}; qdbev gives nuScenes, for NuScenesDataset")
     built.load_eval_anns = False
+    for transform in built.pipeline.transforms:
+        if getattr(transform, "color_type", None) == "color":
+            transform.color_type = "color_ignore_orientation"  # pixels as stored, as calibration means them
     return built
 
 

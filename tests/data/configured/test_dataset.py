@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
+from mmdet3d.datasets import NuScenesDataset
+from mmdet3d.registry import DATASETS
 
-from qdbev.data.configured.config import class_order, dataset_section, read_config
-from qdbev.data.configured.dataset import ConfiguredDataset
+from qdbev.data.configured.config import dataset_section, read_config
+from qdbev.data.configured.dataset import ConfiguredDataset, class_order
 from qdbev.data.nuscenes.records import CAMERAS, CLASSES, Sample, read_samples
 from qdbev.data.queues.batches import TrainingOrder, frames_in, load_slots, streaming_batches
 
@@ -96,9 +98,48 @@ def test_classes_are_told_apart_by_name() -> None:
     assert [CLASSES[index] for index in class_order(section)][:5] == [
         "car", "truck", "trailer", "bus", "construction_vehicle"
     ]  # fmt: skip
-    assert class_order({"metainfo": {"classes": ["bus"]}}) == (CLASSES.index("bus"),)
+    bare = {"type": "NuScenesDataset", "pipeline": []}
+    assert class_order(bare | {"metainfo": {"classes": ["bus"]}}) == (CLASSES.index("bus"),)
     with pytest.raises(ValueError, match="classes tram are not nuScenes'"):
-        class_order({"metainfo": {"classes": ["tram"]}})
+        class_order(bare | {"metainfo": {"classes": ["tram"]}})
+
+
+def test_a_data_set_that_counts_classes_its_own_way_is_asked(
+    samples: list[Sample], tiny_synthetic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ground truth and results are numbered by one order, that of the data set's own class."""
+
+    class Backwards(NuScenesDataset):  # type: ignore[misc]
+        METAINFO: ClassVar[dict[str, Any]] = NuScenesDataset.METAINFO | {
+            "classes": tuple(reversed(NuScenesDataset.METAINFO["classes"]))
+        }
+
+    monkeypatch.setitem(DATASETS.module_dict, "Backwards", Backwards)
+    config = read_config(EXAMPLES / "centerpoint_config.py", options={})
+    section = dataset_section(config, name="train") | {"type": "Backwards"}
+    section.pop("metainfo", None)
+    assert [CLASSES[index] for index in class_order(section)] == list(Backwards.METAINFO["classes"])
+    reader = ConfiguredDataset(samples[:1], root=tiny_synthetic, section=section, train=True)
+    (packed,) = reader.arrays(0, generator=np.random.default_rng(0))
+    truth = packed["data_samples"].gt_instances_3d.labels_3d.tolist()
+    known = set(samples[0]["instances"]["bbox_label_3d"].tolist())
+    assert truth and {class_order(section)[label] for label in truth} <= known
+
+
+def test_pixels_are_as_stored_whatever_orientation_the_file_notes(
+    samples: list[Sample], tiny_synthetic: Path, tmp_path: Path
+) -> None:
+    sample = copy.deepcopy(samples[0])
+    tag = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x03" + bytes(6)  # turned by 180 degrees
+    for camera, image in sample["images"].items():
+        raw = (tiny_synthetic / image["img_path"]).read_bytes()
+        noted = raw[:2] + b"\xff\xe1" + (len(tag) + 2).to_bytes(2) + tag + raw[2:]
+        (tmp_path / f"{camera}.jpg").write_bytes(noted)
+        image["img_path"] = f"{camera}.jpg"
+    turned = dataset([sample], root=tmp_path, model="fcos3d", name="test")[0]
+    plain = dataset(samples[:1], root=tiny_synthetic, model="fcos3d", name="test")[0]
+    for left, right in zip(turned, plain, strict=True):
+        assert torch.equal(left["inputs"]["img"], right["inputs"]["img"])
 
 
 def test_wrappers_around_a_data_set_are_taken_off() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mmdet3d.structures import CameraInstance3DBoxes, DepthInstance3DBoxes, LiDARInstance3DBoxes
 from mmengine.structures import InstanceData
 
-from qdbev.data.configured.config import class_order, dataset_section, read_config
-from qdbev.data.configured.dataset import ConfiguredDataset, join
+from qdbev.data.configured.config import dataset_section, read_config
+from qdbev.data.configured.dataset import ConfiguredDataset, class_order, join
 from qdbev.data.nuscenes.infos import camera_box
 from qdbev.data.nuscenes.records import CLASSES, read_samples
 from qdbev.detectors.configured import build_configured
