@@ -84,20 +84,31 @@ def _dfq(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
 
 def _gptq(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
     quantized = _observed(detector, job, example)
-    return quantized, [compensate(detector, run=partial(run_samples, detector, job=job), parts=PARTS)]
+    record = compensate(detector, run=partial(run_samples, detector, job=job), parts=PARTS)
+    _compare_rounded(example)
+    return quantized, [record]
 
 
 def _adaround(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
     quantized, section = _observed(detector, job, example), job.profile.calibration
     run = partial(run_samples, job=job)
-    return quantized, [learn_rounding(detector, run=run, parts=PARTS, section=section, progress=job.progress)]
+    record = learn_rounding(detector, run=run, parts=PARTS, section=section, progress=job.progress)
+    _compare_rounded(example)
+    return quantized, [record]
 
 
 def _reconstructed(detector: Detector, job: Job, example: CheckedRun, *, drop: float) -> Calibrated:
     quantized, section = _observed(detector, job, example), job.profile.calibration
     run = partial(run_samples, job=job)
     record = reconstruct_blocks(detector, run=run, parts=PARTS, section=section, drop=drop, progress=job.progress)
+    _compare_rounded(example)
     return quantized, [record]
+
+
+def _compare_rounded(example: CheckedRun) -> None:
+    """Compare what weights on their grid make of the example with what they made in float, quantizers off."""
+    example.rewritten("rounding", exact=False)
+    example()
 
 
 def _corrects_biases(section: CalibrationProfile) -> str:

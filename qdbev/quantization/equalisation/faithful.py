@@ -98,13 +98,15 @@ class CheckedRun:
         """By how much outputs differ; empty where nothing was compared."""
         if not self.differences:
             return ""
-        return (
-            f"{' and '.join(self.differences)} changed outputs by {max(self.differences.values()):.1g} of their spread"
-        )
+        shares = [f"{rewrites} {share:.1g}" for rewrites, share in self.differences.items()]
+        return f"outputs differ by a share of their spread: {', '.join(shares)}"
 
     def _compare(self, before: Outputs, after: Outputs) -> None:
         shares = difference(before, after, without=self._changed)
-        rewrites = ", ".join(self._rewrites)
+        rewrites = " and ".join(self._rewrites)
+        broken = next((place.path for place, share in shares.items() if not math.isfinite(share)), None)
+        if broken is not None and not self._exact:
+            raise ValueError(f"{rewrites} made the output of {broken} infinite or no number; nothing was made")
         if self._exact and any(not share <= TOLERANCE for share in shares.values()):
             rounding = difference(after, _watched(self._model, self._run, noise=_NOISE)[1], without=self._changed)
             for place, share in shares.items():

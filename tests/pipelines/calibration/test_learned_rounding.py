@@ -161,7 +161,7 @@ def test_smoothing_goes_before_any_method(made: Made) -> None:
     artifact, message = made("ptq", "calibration.smoothing=0.5")
     begin, checked, end = message.split("; ")
     assert (begin, end) == ("smoothed 6 of 22 layer norms", "calibrated on 2 samples of the train split")
-    assert checked.startswith("smoothing and folding, conversion changed outputs by ")
+    assert checked.startswith("outputs differ by a share of their spread: smoothing ")
     record = _record(artifact, "smoothing.json")
     branches = {f"pts_bbox_head.cls_branches.{layer}.{place}" for layer in range(3) for place in (1, 4)}
     assert {one["norm"] for one in record["smoothed"]} == branches

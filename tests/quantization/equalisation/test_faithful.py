@@ -42,7 +42,8 @@ def test_folding_equalisation_and_conversion_keep_the_outputs_and_say_by_how_muc
     assert list(example.differences) == ["folding", "equalisation", "conversion"]
     assert 0 < example.differences["folding"] < 1e-5 and 0 < example.differences["equalisation"] < 1e-5
     assert example.differences["conversion"] == 0.0
-    assert example.sentence().startswith("folding and equalisation and conversion changed outputs by ")
+    assert example.sentence().startswith("outputs differ by a share of their spread: folding ")
+    assert example.sentence().endswith(", conversion 0")
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -142,4 +143,19 @@ def test_constant_empty_and_infinite_outputs_are_compared_too() -> None:
     model["constant"].bias += 0.01
     example.rewritten("something")
     with pytest.raises(ValueError, match="the output of constant differs"):
+        example()
+
+
+@torch.no_grad()
+def test_what_is_not_exact_is_told_and_refused_only_where_it_breaks() -> None:
+    model = network()
+    example = checked(model)
+    example()
+    _weight(model)
+    example.rewritten("rounding", exact=False)
+    example()
+    assert 0.005 < example.differences["rounding"] < 0.1
+    _not_a_number(model)
+    example.rewritten("rounding", exact=False)
+    with pytest.raises(ValueError, match="rounding made the output of 0 infinite or no number"):
         example()
