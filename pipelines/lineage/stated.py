@@ -12,6 +12,8 @@ from profiles.home import expanded
 from profiles.profile import Profile
 from profiles.sections.data import DataProfile
 
+_READING = 2  # raised where the same files give other samples; 2: the first CAN bus message later than a frame
+
 
 def shipped_weights(model: str) -> Artifact | None:
     """The shipped float weights of a model, verified, or None."""
@@ -41,9 +43,13 @@ def stated_weights(profile: Profile, *, store: Store) -> str:
 
 
 def stated_data(data: DataProfile) -> str:
-    """What says which data a profile means, without reading it: generator and settings, or the tables' files."""
+    """What says which data a profile means, without reading it: generator and settings, or the tables' files.
+
+    Of synthetic scenes also how they are read: a compression that was sealed when frames were read otherwise is not the
+    one that is asked for.
+    """
     if data.source == SYNTHETIC:
-        return synthetic_root(data).name
+        return f"{synthetic_root(data).name}, read {_READING}"
     tables = sorted((expanded(data.source) / data.version).glob("*.json"))
     states = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in tables]
     return f"{data.source} {states}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.lineage.chain import Link
+from pipelines.lineage.kinds import SENSITIVITY_PICTURE
 from pipelines.store.artifacts import Artifact
 from qdbev.reporting.html import Card, Facts, Picture, Section, html_report
 from qdbev.reporting.tables.table import Table
@@ -41,7 +42,7 @@ def html_page(
 def _charts(table: Table, *, sensitivity: Artifact | None) -> tuple[Picture, ...]:
     if table.name != "sensitivity" or sensitivity is None:
         return ()
-    data = sensitivity.file("sensitivity.png").read_bytes()
+    data = sensitivity.file(SENSITIVITY_PICTURE).read_bytes()
     return (Picture(data=data, description="NDS lost when one part or layer alone is quantized"),)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipelines.lineage.chain import Link
+from pipelines.lineage.kinds import CURVE, FLOAT
 from qdbev.reporting.charts.stages import join_stages
 
 
@@ -14,9 +15,7 @@ def curve_png(links: Sequence[Link]) -> bytes:
     """The picture of NDS and loss over all training stages."""
     from qdbev.reporting.charts.curve import curve_picture
 
-    stages = [
-        link for link in links if "curve.json" in link.model.manifest.files and link.model.manifest.kind != "float"
-    ]
+    stages = [link for link in links if CURVE in link.model.manifest.files and link.model.manifest.kind != FLOAT]
     joined = join_stages([(_short(link), _curve_rows(link)) for link in stages])
     return curve_picture(
         joined.points, stages=joined.stages, losses=joined.losses, float_nds=links[0].scores.get("NDS"), form="png"
@@ -24,7 +23,7 @@ def curve_png(links: Sequence[Link]) -> bytes:
 
 
 def _curve_rows(link: Link) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = json.loads(link.model.file("curve.json").read_text(encoding="utf-8"))
+    rows: list[dict[str, Any]] = json.loads(link.model.file(CURVE).read_text(encoding="utf-8"))
     points = [{"step": row["step"], "loss": row["loss"]} for row in rows if "loss" in row]
     if points and link.scores:
         points.append({"step": points[-1]["step"], "NDS": link.scores["NDS"]})

@@ -178,7 +178,8 @@ def test_keys_as_they_were_before_they_stood_in_one_file(key: Callable[[], str],
 def test_what_a_profile_states_has_the_names_of_before(tmp_path: Path) -> None:
     profile = _w4a6()
     assert stated_weights(profile, store=Store(tmp_path)) == NANO
-    assert stated_data(profile.data) == "synthetic4-seed0-176x96"
+    # 2026-11-29: frames take the first CAN bus message later than they are, so scores of before are asked for no more
+    assert stated_data(profile.data) == "synthetic4-seed0-176x96, read 2"
 
 
 @pytest.mark.parametrize(
