@@ -211,8 +211,9 @@ def test_an_option_that_would_mean_nothing_is_refused(calls: Calls, name: str, o
         (["sensitivity"], {"level": "part"}),
         (["sensitivity", "--bits", "w4a4", "--level", "module"], {"level": "module"}),
         (["qat-progressive", "--stages", "1"], {}),
-        (["compress"], {"controls": False}),
-        (["compress", "--stages", "2", "--controls"], {"controls": True}),
+        (["compress"], {"controls": False, "own_bits": False}),
+        (["compress", "--own-bits"], {"controls": False, "own_bits": True}),
+        (["compress", "--stages", "2", "--controls"], {"controls": True, "own_bits": False}),
         (["distill-vgd"], {"control": False}),
         (["distill-vgd", "--control"], {"control": True}),
         (["train-float"], {"further": False}),
@@ -255,6 +256,11 @@ def test_own_options_stand_in_the_profile_too(calls: Calls) -> None:
     assert dfq.calibration.method == "dfq"
     assert (two.qat.stages, two.overrides) == (2, ("qat.stages=2",))
     assert bits.quantization.label == "W8A4"
+
+
+def test_own_bits_and_a_plan_are_not_asked_for_at_once(calls: Calls) -> None:
+    result = RUN.invoke(app, ["compress", "--own-bits", "--plan", "mine"])
+    assert (result.exit_code, calls) == (2, []) and "give one of them" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["bit-plan:w4a6-nano", "12345678", "1e12"])
