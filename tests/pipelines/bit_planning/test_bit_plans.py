@@ -34,6 +34,7 @@ def settings(tiny_synthetic: Path) -> list[str]:
         "calibration.samples=4",
         "bit_plan.samples=1",
         "bit_plan.probes=1",
+        "quantization.training_rounding=nearest",
         "qat.steps_per_stage=1",
         "qat.batch_size=1",
         "distillation.schedule.steps=0",

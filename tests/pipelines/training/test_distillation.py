@@ -37,22 +37,27 @@ def load(tiny_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Load
             f"data.cache={at}",
             "data.train_scenes=1",
             "calibration.samples=2",
-            "distillation.schedule.steps=4",
+            "distillation.schedule.steps=3",
             "distillation.schedule.batch_size=1",
             "distillation.schedule.save_every=1",
             "distillation.schedule.log_every=1",
-            "distillation.auto_steps=3",
+            "distillation.auto_steps=2",
         ]
         return profiles.load("w4a6", overrides=[*settings, *words], device="cpu")
 
     return loaded
 
 
+@pytest.fixture(scope="module")
+def parent(load: Load, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    """What is distilled: the calibrated detector, every part quantized."""
+    return calibrated(Job(load(), Store(tmp_path_factory.mktemp("calibrated")))).artifact
+
+
 @pytest.fixture
-def start(load: Load, tmp_path: Path) -> tuple[Store, Artifact]:
-    """A store with what is distilled: the calibrated detector, every part quantized."""
-    store = Store(tmp_path / "runs")
-    return store, calibrated(Job(load(), store))[0]
+def start(parent: Artifact, tmp_path: Path) -> tuple[Store, Artifact]:
+    """An empty store, and what is distilled into it."""
+    return Store(tmp_path / "runs"), parent
 
 
 def curve(artifact: Artifact) -> list[dict[str, Any]]:
@@ -70,7 +75,7 @@ def test_stopped_while_several_weights_are_being_set_ends_the_same(
 
     def stopping(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
-        if len(calls) == 3:
+        if len(calls) == 2:
             raise Killed
         return original(*args, **kwargs)
 
@@ -87,13 +92,13 @@ def test_stopped_while_several_weights_are_being_set_ends_the_same(
     rows = curve(whole)
     for name in ("vgd", "cwd_bev", "output_class"):
         assert f"weight of {name} " in message
-        first = rows[:3]
+        first = rows[:2]
         detection = [
             row["loss"] - sum(value for key, value in row.items() if key.endswith("_weighted")) for row in first
         ]
         expected = 0.05 * sum(detection) / sum(abs(row[name]) for row in first)
         assert metrics[f"{name}_weight"] == pytest.approx(expected, rel=1e-4)
-        assert rows[3][f"{name}_weighted"] == pytest.approx(expected * rows[3][name], rel=1e-4)
+        assert rows[2][f"{name}_weighted"] == pytest.approx(expected * rows[2][name], rel=1e-4)
 
 
 @pytest.mark.slow
@@ -101,7 +106,7 @@ def test_the_result_is_the_same_whether_the_teachers_files_are_there_or_not_and_
     load: Load, start: tuple[Store, Artifact], tmp_path: Path
 ) -> None:
     store, parent = start
-    words = (SEVERAL, "distillation.schedule.batch_size=2", "distillation.schedule.steps=3")
+    words = (SEVERAL, "distillation.schedule.batch_size=2", "distillation.schedule.steps=2")
     kept = load(*words, "distillation.cache_teacher=auto", at=tmp_path / "cache")
     cold, message = distil(Job(kept, store), parent=parent)
     assert "teacher features of 4 samples are kept in" in message
