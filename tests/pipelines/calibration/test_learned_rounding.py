@@ -82,10 +82,11 @@ def _off_grid(artifact: Artifact, *, profile: Profile) -> set[str]:
 
 
 ADAROUND = ("calibration.iterations=30", "calibration.learning_rate=0.2")
+KEEPS = ("quantization.training_observer=null", "quantization.training_rounding=nearest")
 
 
 def test_adaround_stores_what_it_learned(made: Made, wanted: Callable[..., Profile]) -> None:
-    artifact, message = made("adaround", *ADAROUND)
+    artifact, message = made("adaround", *ADAROUND, *KEEPS)
     assert message.startswith("rounded ") and message.endswith("calibrated on 2 samples of the train split")
     record = _record(artifact, "adaround.json")
     assert len(record["rounded"]) > 50 and all(one["learned"] <= one["nearest"] for one in record["rounded"])
@@ -104,13 +105,14 @@ def test_adaround_stores_what_it_learned(made: Made, wanted: Callable[..., Profi
     ],
 )
 def test_steps_and_rate_change_what_is_learned(made: Made, word: str) -> None:
-    usual, other = (_latent(made("adaround", *words)[0]) for words in (ADAROUND, (*ADAROUND, word)))
+    few = ("calibration.samples=1", "calibration.iterations=6", "calibration.learning_rate=0.2")
+    usual, other = (_latent(made("adaround", *words)[0]) for words in (few, (*few, word)))
     assert any(not torch.equal(value, other[name]) for name, value in usual.items())
 
 
 @pytest.mark.parametrize("method", ["brecq", pytest.param("qdrop", marks=pytest.mark.slow)])
 def test_blocks_are_reconstructed_and_ranges_learned(made: Made, wanted: Callable[..., Profile], method: str) -> None:
-    words = ("calibration.iterations=15", "calibration.learning_rate=0.3")
+    words = ("calibration.samples=1", "calibration.iterations=8", "calibration.learning_rate=0.3")
     artifact, message = made(method, *words)
     assert message.startswith("reconstructed ") and " of 20 blocks" in message
     record = _record(artifact, f"{method}.json")
@@ -123,28 +125,32 @@ def test_blocks_are_reconstructed_and_ranges_learned(made: Made, wanted: Callabl
     assert learned
     left = _off_grid(artifact, profile=wanted(*words))
     assert not [name for name in left if any(name.startswith(f"{layer}.weight") for layer in learned)]
-    plain = _latent(made("ptq")[0])
+    plain = _latent(made("ptq", words[0])[0])
     moved = {name for name, value in _latent(artifact).items() if not torch.equal(value, plain[name])}
     assert any(name.endswith("input_quantizer.scale") for name in moved)
 
 
 def test_training_starts_from_what_was_learned(made: Made, wanted: Callable[..., Profile], store: Store) -> None:
-    calibration, _ = made("adaround", *ADAROUND)
-    words = ("quantization.training_observer=null", "quantization.training_rounding=nearest", "qat.batch_size=1")
-    method = ("calibration.method=adaround", *ADAROUND)
-    still = wanted(*method, *words, "qat.steps_per_stage=0")
-    start, messages = trained_stages(Job(still, store), stages=1)
+    calibration, _ = made("adaround", *ADAROUND, *KEEPS)
+    words = ("calibration.method=adaround", *ADAROUND, *KEEPS, "qat.batch_size=1")
+    start, messages = trained_stages(Job(wanted(*words, "qat.steps_per_stage=0"), store), stages=1)
     assert not [message for message in messages if "are not trained from" in message]
-    before, after = _latent(store.open(start.manifest.parents["start"])), _latent(start)
-    assert start.manifest.parents["start"] != calibration.digest  # the quantization section is another
-    assert all(torch.equal(value, _latent(calibration)[name]) for name, value in before.items())
+    assert start.manifest.parents["start"] == calibration.digest
+    before, after = _latent(calibration), _latent(start)
     assert set(after) == set(before)
     for name, value in after.items():
         tolerance = 1e-6 if name.endswith("scale") else 0.0  # a learned range is stored as a logarithm
         torch.testing.assert_close(value, before[name], rtol=tolerance, atol=0.0)
-    trained, _ = trained_stages(Job(wanted(*method, *words, "qat.steps_per_stage=1"), store), stages=1)
+    trained, _ = trained_stages(Job(wanted(*words, "qat.steps_per_stage=1"), store), stages=1)
     assert trained.manifest.metrics["steps"] == len(PARTS) and trained.manifest.data["parts"] == list(PARTS)
     assert any(not torch.equal(value, after[name]) for name, value in _latent(trained).items())
+
+
+def test_what_is_said_of_training_changes_no_calibration(made: Made) -> None:
+    (plain, _), (keeps, _) = made("ptq"), made("ptq", *KEEPS)
+    assert plain.digest != keeps.digest  # the quantization section is another
+    first, second = _latent(plain), _latent(keeps)
+    assert set(first) == set(second) and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
 def test_what_stages_choose_anew_is_said(wanted: Callable[..., Profile]) -> None:
