@@ -23,6 +23,7 @@ SETTINGS = [
     "data.train_scenes=2",
     "data.val_scenes=2",
     "calibration.samples=2",
+    "quantization.training_rounding=nearest",
     "evaluation.max_boxes=30",
     "evaluation.bootstrap_resamples=0",
     "float_training.steps=2",

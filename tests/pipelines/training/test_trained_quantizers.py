@@ -249,8 +249,7 @@ def test_stopped_at_any_step_it_ends_the_same(
     method: str, monkeypatch: pytest.MonkeyPatch, load: Callable[..., Profile], tmp_path: Path
 ) -> None:
     words = ["qat.steps_per_stage=[3,0,0,0]", "qat.quantizer_delay=1", "qat.freeze_ranges_after=2", "qat.ema_decay=0.5"]
-    words += ["qat.batch_norm=live"]
-    words += [] if method == "lsq+" else ["quantization.training_observer=null"]  # ranges chosen anew once are enough
+    words += ["qat.batch_norm=live", "quantization.training_observer=null"]
     profile = load(*METHODS[method], *words)
     whole, _ = stages.trained_stages(Job(profile, Store(tmp_path / "whole")), stages=1)
     spy = Spy(monkeypatch, dies_at=(1, 2))
