@@ -42,7 +42,7 @@ TROUBLES = (
     ),
     Trouble(
         r"not enough memory|Cannot allocate memory|can't allocate|[Uu]nable to allocate|Failed to allocate|bad_alloc"
-        r"|out of memory|Insufficient memory",
+        r"|out of memory|Insufficient memory|failed to map segment",
         "there is no memory left",
         f"take a smaller batch ({_BATCH}) or fewer loading processes (--set data.workers=0)",
         (errno.ENOMEM,),

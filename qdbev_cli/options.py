@@ -124,6 +124,7 @@ class WorkOptions(ProfileOptions):
 
         profile = self.load(self.profile, *words)
         processes.keep_freed_memory()
+        processes.open_many_files(workers=profile.data.workers)
         processes.join(device=profile.device)
         self._tell_of_program(profile)
         return profile

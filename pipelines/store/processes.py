@@ -5,17 +5,22 @@ One process alone pays nothing for it: torch is imported only where there are mo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import resource
 import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar, cast
 
+from pipelines.store.integrity import UnusableInput
+
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=12)  # the others wait while the first one generates scenes or scores
 _PORT = "29500"
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # what mallopt(3) calls M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+_FILES, _FILES_OF_WORKER = 64, 16  # that a command has open, and that each loading process adds
 _LARGE, _LARGE_BEFORE = 1 << 30, 32 << 20  # bytes; the second is what old versions of glibc allow at most
 
 
@@ -74,6 +79,29 @@ def keep_freed_memory() -> None:
     mallopt(_TRIM_THRESHOLD, -1)
     if not mallopt(_MMAP_THRESHOLD, _LARGE):
         mallopt(_MMAP_THRESHOLD, _LARGE_BEFORE)
+
+
+def open_many_files(*, workers: int) -> None:
+    """Let this process open as many files as the system allows; loading processes send every batch through some.
+
+    Where there are too few, torch's loaders wait for ever.
+
+    Args:
+        workers: Loading processes there will be.
+
+    Raises:
+        UnusableInput: Fewer may be open than these take.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    least = _FILES + _FILES_OF_WORKER * workers
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if workers and limit != resource.RLIM_INFINITY and limit < least:
+        raise UnusableInput(
+            f"{limit} files may be open at once, {workers} loading processes take up to {least}: raise the limit by "
+            "ulimit -n 65536, or load in the process itself by --set data.workers=0"
+        )
 
 
 def launched_by_slurm() -> None:

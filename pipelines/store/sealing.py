@@ -31,6 +31,7 @@ from profiles.profile import Profile
 
 _UNFINISHED = ".unfinished-"
 _HERE, _SWAP = -100, 2  # what renameat2(2) calls AT_FDCWD and RENAME_EXCHANGE
+_OF_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ENOTDIR, errno.EFBIG)
 _GRACE_S = 10.0  # between making and locking a folder another process must not take it for abandoned
 
 
@@ -219,12 +220,13 @@ def _fsync(path: Path) -> None:
 
 
 def _reason(error: Exception) -> str | None:
+    """What the system says, in words; None where it is not the disk's trouble."""
     code = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, shutil.Error):  # of a copied folder: the text of each file's error
+        code = next((number for number in _OF_DISK if os.strerror(number) in str(error)), None)
     # safetensors wraps the system's error into its own and keeps only the text
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return "the disk is full. Nothing was sealed; free some space and run the same again"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"{os.strerror(code)}; choose another with --store"
-    if code in (errno.EIO, errno.ENOTDIR, errno.EFBIG):
-        return os.strerror(code)
-    return None
+    return os.strerror(code) if code in _OF_DISK else None

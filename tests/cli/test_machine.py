@@ -70,6 +70,7 @@ BUS = (
         (real_array_error(), "there is no memory left", "qat.batch_size=1"),
         (real_tensor_error(), "there is no memory left", "data.workers=0"),
         (of_system(errno.ENOMEM), "there is no memory left", "batch"),
+        (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "there is no memory left", "batch"),
         (RuntimeError("std::bad_alloc"), "there is no memory left", "batch"),
         (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to"), "the GPU has no memory", "--device"),
         (RuntimeError("DataLoader worker (pid 9) is killed by signal: Killed. "), "was killed", "data.workers=0"),

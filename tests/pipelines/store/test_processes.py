@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.store import processes
-from pipelines.store.artifacts import Store
+from pipelines.store.artifacts import Store, UnusableInput
 from qdbev_cli.app import app
 from tests.apart import exit_code, start_two
 
@@ -49,6 +49,23 @@ def test_several_processes_share_a_list_and_the_gpus(monkeypatch):
         assert processes.share(list("abcdefgh")) == [*"abcdefgh"][rank::3]
         assert (processes.device("cuda"), processes.device("cpu")) == (f"cuda:{rank}", "cpu")
         assert processes.is_first() == (rank == 0) and processes.in_key() == {"processes": 3}
+
+
+@pytest.mark.parametrize(
+    ("hard", "workers", "refused"), [(18, 2, True), (95, 2, True), (96, 2, False), (18, 0, False), (4096, 16, False)]
+)
+def test_files_are_opened_up_to_the_hard_limit_or_too_few_are_said_before(monkeypatch, hard, workers, refused):
+    limits = [(10, hard)]
+    monkeypatch.setattr(processes.resource, "getrlimit", lambda kind: limits[-1])
+    monkeypatch.setattr(processes.resource, "setrlimit", lambda kind, pair: limits.append(pair))
+    if refused:
+        with pytest.raises(
+            UnusableInput, match=rf"^{hard} files may be open at once, 2 loading processes take up to 96"
+        ):
+            processes.open_many_files(workers=workers)
+    else:
+        processes.open_many_files(workers=workers)
+    assert limits[-1] == (hard, hard)
 
 
 def test_slurms_words_become_torchruns(monkeypatch):

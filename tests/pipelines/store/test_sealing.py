@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -261,3 +262,18 @@ def test_two_folders_are_swapped_in_one_step(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "old").iterdir()] == ["new"]
     with pytest.raises(FileNotFoundError):
         sealing._exchange(tmp_path / "none", tmp_path / "old")
+
+
+@pytest.mark.parametrize(("code", "said"), [(errno.ENOSPC, "the disk is full"), (errno.EFBIG, "File too large")])
+def test_a_copy_that_fails_is_said_in_one_sentence(
+    store: Store, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    artifact, other = seal(store), Store(store.root.parent / "other")
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(shutil.copytree, "__defaults__", (False, None, fail, False, False))
+    with pytest.raises(StoreUnwritable, match=f"other cannot be written: {said}"):
+        other.adopt(artifact)
+    assert remains(other) == []
