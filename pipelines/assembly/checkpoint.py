@@ -36,6 +36,8 @@ class Checkpoint:
     """What was done to names and numbers on the way, and what was left out; one sentence each."""
     classes: tuple[str, ...]
     """Class names in the order of the class scores, where the file states them."""
+    marks: tuple[str, ...] = ()
+    """Names of all that its ``meta`` says, such as that a program of OpenMMLab converted it."""
 
 
 def read_checkpoint(path: Path, *, wanted: Collection[str] = ()) -> Checkpoint:
@@ -62,7 +64,7 @@ def read_checkpoint(path: Path, *, wanted: Collection[str] = ()) -> Checkpoint:
             f"{path} holds numbers that are not finite in {len(wrong)} tensors (first {wrong[0]}): its training "
             "diverged, or half precision overflowed; save it again from sound weights in float32"
         )
-    return Checkpoint(tensors, (*remarks, *converted), _classes(content))
+    return Checkpoint(tensors, (*remarks, *converted), _classes(content), _marks(content))
 
 
 def _content(path: Path) -> Any:
@@ -155,3 +157,8 @@ def _classes(content: Any) -> tuple[str, ...]:
     data = meta.get("dataset_meta")
     stated = meta.get("CLASSES") or (data.get("classes") if isinstance(data, dict) else None)
     return tuple(str(name) for name in stated) if isinstance(stated, list | tuple) else ()
+
+
+def _marks(content: Any) -> tuple[str, ...]:
+    meta = content.get("meta") if isinstance(content, dict) else None
+    return tuple(str(name) for name in meta) if isinstance(meta, dict) else ()

@@ -15,6 +15,7 @@ from pipelines.store import processes
 from profiles import Profile, ProfileError
 from profiles.detectors.bevformer import BEVFormerProfile
 from profiles.detectors.configured import ConfiguredProfile
+from profiles.detectors.detr3d import DETR3DProfile
 from profiles.sections.data import DataProfile
 from profiles.sections.model import ModelProfile
 from profiles.sections.schedule import Optimisation
@@ -25,6 +26,7 @@ from qdbev.data.queues.batches import Frames
 from qdbev.data.queues.temporal import TemporalDataset
 from qdbev.detectors.bevformer import build_bevformer
 from qdbev.detectors.configured import build_configured
+from qdbev.detectors.detr3d import build_detr3d
 
 
 class Detector(nn.Module, detectors.Detector):
@@ -118,6 +120,10 @@ def _bevformer(model: BEVFormerProfile, *, auxiliary: bool) -> detectors.Detecto
     return build_bevformer(**model.arguments(), auxiliary=auxiliary)
 
 
+def _detr3d(model: DETR3DProfile, *, auxiliary: bool) -> detectors.Detector:
+    return build_detr3d(**model.arguments())
+
+
 def _queues(
     samples: Sequence[Sample], *, root: Path, model: BEVFormerProfile, data: DataProfile, schedule: Optimisation
 ) -> Frames:
@@ -136,6 +142,26 @@ def _queues(
 
 def _single_frames(samples: Sequence[Sample], *, root: Path, model: BEVFormerProfile) -> Frames:
     return TemporalDataset(samples, root=root, train=False, point_cloud_range=model.bev.range_m, **dict(model.image))
+
+
+def _augmented_frames(
+    samples: Sequence[Sample], *, root: Path, model: DETR3DProfile, data: DataProfile, schedule: Optimisation
+) -> Frames:
+    return TemporalDataset(
+        samples,
+        root=root,
+        train=True,
+        photometric=schedule.photometric,
+        grid_mask_probability=schedule.grid_mask_probability,
+        point_cloud_range=model.decoder.range_m,
+        **dict(model.image),
+    )
+
+
+def _frames(samples: Sequence[Sample], *, root: Path, model: DETR3DProfile) -> Frames:
+    return TemporalDataset(
+        samples, root=root, train=False, point_cloud_range=model.decoder.range_m, **dict(model.image)
+    )
 
 
 def _configured(model: ConfiguredProfile, *, auxiliary: bool) -> detectors.Detector:
@@ -177,6 +203,13 @@ _KINDS = {
         sensors=lambda model: {"use_camera": True, "use_lidar": False},
         training_frames=_queues,
         ordered_frames=_single_frames,
+    ),
+    "detr3d": Kind(
+        build=_detr3d,
+        classes=lambda model: CLASSES,
+        sensors=lambda model: {"use_camera": True, "use_lidar": False},
+        training_frames=_augmented_frames,
+        ordered_frames=_frames,
     ),
     "mmdet3d": Kind(
         build=_configured,

@@ -28,13 +28,16 @@ from pipelines.store.making import Content, made
 from profiles import Profile, builtin_models, load
 from profiles.home import expanded, is_file
 from profiles.sections.model import ModelProfile
+from qdbev.detectors.boxes.convention import in_official_code
 
+_BEVFORMER = "the model table of https://github.com/fundamentalvision/BEVFormer"
 OFFICIAL_FILES = {
-    "tiny": "bevformer_tiny_epoch_24.pth",
-    "small": "bevformer_small_epoch_24.pth",
-    "base": "bevformer_r101_dcn_24ep.pth",
+    "tiny": ("bevformer_tiny_epoch_24.pth", _BEVFORMER),
+    "small": ("bevformer_small_epoch_24.pth", _BEVFORMER),
+    "base": ("bevformer_r101_dcn_24ep.pth", _BEVFORMER),
+    "detr3d": ("detr3d_resnet101.pth", "the table of https://github.com/WangYueFt/detr3d (DETR3D, ResNet101 w/ DCN)"),
 }
-_OFFICIAL_PAGE = "the model table of https://github.com/fundamentalvision/BEVFormer"
+"""Name of a built-in model -> its authors' file, and the page that offers it."""
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
 
 
@@ -101,9 +104,14 @@ def imported(job: Job, *, path: Path) -> Artifact:
 def fitted(profile: Profile, *, path: Path) -> tuple[Detector, Checkpoint]:
     """The detector with the weights of a foreign file, and what was read; raises what ``imported`` raises."""
     detector = build_detector(profile.model)
-    checkpoint = read_checkpoint(path, wanted=detector.state_dict().keys())
+    checkpoint = _in_official_code(read_checkpoint(path, wanted=detector.state_dict().keys()))
     _load(detector, state=checkpoint.state, origin=str(path), asked=profile.model.name)
     return detector, checkpoint
+
+
+def _in_official_code(checkpoint: Checkpoint) -> Checkpoint:
+    state, remarks = in_official_code(checkpoint.state, marks=checkpoint.marks)
+    return replace(checkpoint, state=state, changes=(*checkpoint.changes, *remarks))
 
 
 def _load(detector: nn.Module, *, state: Mapping[str, torch.Tensor], origin: str, asked: str) -> None:
@@ -156,8 +164,8 @@ def float_detector(job: Job) -> tuple[Detector, Artifact]:
 
 def missing_weights(model: str, *, problem: str) -> MissingArtifact:
     """The error for float weights that are not there: what is wrong, and which file from where to import."""
-    file = OFFICIAL_FILES.get(model)
-    first = f"download {file} from {_OFFICIAL_PAGE}, then " if file else ""
+    file, page = OFFICIAL_FILES.get(model, ("", ""))
+    first = f"download {file} from {page}, then " if file else ""
     return MissingArtifact(
         f"{problem}; {first}run `qdbev import-weights FILE --model {model}`, or name the file with "
         "--set model.weights=FILE (--model nano runs without any download)"

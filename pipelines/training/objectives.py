@@ -30,7 +30,7 @@ Compare = Callable[[Features, Features], tuple[Tensor, Terms]]
 IMAGE, BEV, MASK, LOGITS, CODE = "image", "bev_BQC", "bev_mask_BNQD", "logits_LBKC", "code_LBKD"
 OUTPUTS = frozenset({LOGITS, CODE})
 _FIELDS = {"image": IMAGE, "bev": BEV, "mask": MASK, "logits": LOGITS, "code": CODE}  # by the names of profiles
-_OF_GEOMETRY = frozenset({MASK})  # student and teacher see the same points, so the student's is taken
+_OF_GEOMETRY = frozenset({MASK})  # where both see the same points the student's is taken, and none is kept
 _WORDS = {
     IMAGE: "image features",
     BEV: "BEV features",
@@ -83,9 +83,11 @@ def needs_of(name: ObjectiveName, *, section: DistillationProfile) -> frozenset[
     return frozenset(_ROWS[name].needs(section))
 
 
-def taught(section: DistillationProfile) -> frozenset[str]:
+def taught(profile: Profile) -> frozenset[str]:
     """Fields of ``Features`` that a profile's objectives need of the teacher."""
-    return frozenset().union(*(needs_of(name, section=section) for name in section.objectives)) - _OF_GEOMETRY
+    section = profile.distillation
+    needed = frozenset[str]().union(*(needs_of(name, section=section) for name in section.objectives))
+    return needed if profile.model.mask_follows_boxes else needed - _OF_GEOMETRY
 
 
 def refuse_missing(section: DistillationProfile, *, given: Collection[str], whose: str) -> None:
@@ -145,12 +147,13 @@ def weighed(
 def _view_guided(student: Features, teacher: Features, profile: Profile) -> tuple[Tensor, Terms]:
     reading = _reading(profile.distillation)
     has_image, has_bev, has_mask = (side in reading.sides for side in ("image", "bev", "mask"))
+    seen = teacher if profile.model.mask_follows_boxes else student
     return view_guided_loss(
         student.image if has_image else None,
         teacher_image=teacher.image if has_image else None,
         student_bev=student.bev_BQC if has_bev else None,
         teacher_bev=teacher.bev_BQC if has_bev else None,
-        bev_mask_BNQD=student.bev_mask_BNQD if has_mask else None,
+        bev_mask_BNQD=seen.bev_mask_BNQD if has_mask else None,
         reading=reading,
     )
 

@@ -117,7 +117,7 @@ def teacher_of(
     Raises:
         ValueError: See ``keeps``.
     """
-    needs = taught(profile.distillation)
+    needs = taught(profile)
     live = LiveTeacher(detector, needs=needs, device=device)
     keep, sentence = keeps(profile, samples=len(split.samples))
     if not keep:
@@ -185,7 +185,7 @@ def sample_bytes(profile: Profile) -> int:
     """Bytes of what is kept of one sample, in float32, by shapes alone; with half precision it is less."""
     detector, scene = countable(profile)
     sizes = detector.feature_sizes(scene)
-    return _FLOAT_BYTES * sum(sizes[name] for name in taught(profile.distillation))
+    return _FLOAT_BYTES * sum(sizes[name] for name in taught(profile))
 
 
 def _changing(profile: Profile) -> str:

@@ -6,59 +6,18 @@ The official variants are those of BEVFormer (Li et al., ECCV 2022) as their pub
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from profiles.detectors.backbone import BackboneProfile, NeckProfile, backbone_arguments, backbone_problems
 from profiles.detectors.detector import DetectorProfile
 from profiles.detectors.image import ImageProfile
+from profiles.detectors.queries import HeadProfile
 from profiles.document import Document
 
-Stage = Annotated[int, Field(ge=0, le=3)]
-Channels = Annotated[int, Field(ge=1, le=65_536)]
-_FIRST_WITH_BOTTLENECKS = 50  # ResNet depth
 _MOST_NUMBERS = 2**28  # in the BEV grid
 _LAYERS = "pts_bbox_head.transformer.encoder.layers."
-
-
-class BackboneProfile(Document):
-    """The residual network on each camera image."""
-
-    depth: Literal[18, 34, 50, 101, 152] = 50
-    """ResNet depth; 18 and 34 have basic blocks, the others bottlenecks."""
-    style: Literal["pytorch", "caffe"] = "pytorch"
-    """Where a bottleneck strides: in its 3x3 (pytorch) or in its first 1x1 convolution (caffe)."""
-    base_channels: int = Field(default=64, ge=8, le=1024)
-    """Channels of the stem and the first stage; each later stage doubles them."""
-    stages: int = Field(default=4, ge=1, le=4)
-    """Residual stages that exist (strides 4, 8, 16, 32)."""
-    out_indices: tuple[Stage, ...] = Field(default=(3,), min_length=1)
-    """Stages handed to the neck, counted from 0."""
-    dcn_stages: tuple[bool, ...] = (False, False, False, False)
-    """For each stage, whether its 3x3 convolutions are modulated deformable (DCNv2)."""
-    frozen_stages: int = Field(default=1, ge=-1, le=4)
-    """Stem and this many stages do not train; -1 trains everything, 0 freezes the stem."""
-    norm_frozen: bool = True
-    """Keep the statistics and affine values of batch norms in training."""
-    with_checkpointing: bool = False
-    """Compute activations again in the backward pass: less memory, more time."""
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """Channels of the outputs, finest first."""
-        expansion = 1 if self.depth < _FIRST_WITH_BOTTLENECKS else 4
-        return tuple(self.base_channels * 2**stage * expansion for stage in self.out_indices)
-
-
-class NeckProfile(Document):
-    """The feature pyramid over the backbone's outputs."""
-
-    in_channels: tuple[Channels, ...] = (2048,)
-    """Channels of each backbone output, finest first."""
-    outputs: int = Field(default=1, ge=1, le=4)
-    """Levels handed to the encoder."""
-    extra_convs: bool = False
-    """Levels beyond the inputs come from a stride-2 convolution on the last output."""
 
 
 class BevProfile(Document):
@@ -98,19 +57,6 @@ class DecoderProfile(Document):
     """Sampling points per head in cross-attention over the BEV grid."""
 
 
-class HeadProfile(Document):
-    """Queries and boxes."""
-
-    queries: int = Field(default=900, ge=1, le=10_000)
-    """Object queries."""
-    query_init: Literal["random", "grid"] = "random"
-    """First object positions: random (official), or spread over the range; matters for training from scratch."""
-    code_weights: tuple[float, ...] = Field(default=(1, 1, 1, 1, 1, 1, 1, 1, 0.2, 0.2), min_length=10, max_length=10)
-    """Weights in the L1 loss of cx, cy, log w, log l, cz, log h, sin yaw, cos yaw, vx, vy."""
-    motion_weight: float = Field(default=0.0, ge=0)
-    """Weight of a squared error of the matched queries' heading and velocity; the official losses have none."""
-
-
 class BEVFormerProfile(DetectorProfile):
     """BEVFormer, described by the sections below."""
 
@@ -141,15 +87,14 @@ class BEVFormerProfile(DetectorProfile):
 
     def arguments(self) -> dict[str, Any]:
         """The numbers as the flat arguments of ``qdbev.detectors.bevformer.build_bevformer``."""
-        backbone = {f"backbone_{name}": value for name, value in self.backbone}
-        neck = {f"neck_{name}": value for name, value in self.neck}
+        images = backbone_arguments(self.backbone, neck=self.neck)
         bev = {"pc_range_m": self.bev.range_m, "heights": self.bev.heights}
         bev |= {"bev_rows": self.bev.rows, "bev_columns": self.bev.columns}
         rotation = {name: value for name, value in self.bev if name.startswith("rotation_")}
         encoder = {"encoder_layers" if name == "layers" else name: value for name, value in self.encoder}
         decoder = {f"decoder_{name}": value for name, value in self.decoder}
         sizes = {name: getattr(self, name) for name in ("channels", "heads", "hidden", "dropout")}
-        return backbone | neck | bev | rotation | encoder | decoder | dict(self.head) | sizes
+        return images | bev | rotation | encoder | decoder | dict(self.head) | sizes
 
     @property
     def backbone_paths(self) -> tuple[str, ...]:
@@ -185,34 +130,9 @@ class BEVFormerProfile(DetectorProfile):
 
     @model_validator(mode="after")
     def _fits_together(self) -> BEVFormerProfile:
-        for problem in (*self._backbone_problems(), *self._neck_problems(), *self._size_problems()):
+        for problem in (*backbone_problems(self.backbone, neck=self.neck), *self._size_problems()):
             raise ValueError(problem)
         return self
-
-    def _backbone_problems(self) -> Iterator[str]:
-        backbone = self.backbone
-        if list(backbone.out_indices) != sorted(set(backbone.out_indices)):
-            yield f"backbone.out_indices {backbone.out_indices} must rise, each once"
-        if max(backbone.out_indices) >= backbone.stages:
-            yield f"backbone.out_indices {backbone.out_indices} need more than {backbone.stages} stages"
-        if len(backbone.dcn_stages) != backbone.stages:
-            yield f"backbone.dcn_stages has {len(backbone.dcn_stages)} entries for {backbone.stages} stages"
-        if backbone.depth < _FIRST_WITH_BOTTLENECKS and any(backbone.dcn_stages):
-            yield f"backbone.dcn_stages must be false where backbone.depth is {backbone.depth}: of bottlenecks alone"
-        if backbone.frozen_stages > backbone.stages:
-            yield f"backbone.frozen_stages {backbone.frozen_stages} of {backbone.stages} backbone.stages"
-
-    def _neck_problems(self) -> Iterator[str]:
-        backbone, inputs = self.backbone, self.neck.in_channels
-        if len(backbone.out_indices) != len(inputs):
-            yield f"neck.in_channels has {len(inputs)} entries, but backbone.out_indices {backbone.out_indices}"
-        elif inputs != backbone.channels:
-            yield (
-                f"neck.in_channels is {list(inputs)}, but the backbone gives {list(backbone.channels)} "
-                f"(backbone.depth {backbone.depth}, base_channels {backbone.base_channels})"
-            )
-        if self.neck.outputs < len(inputs):
-            yield f"neck.outputs {self.neck.outputs} is less than the {len(inputs)} entries of neck.in_channels"
 
     def _size_problems(self) -> Iterator[str]:
         bev, points = self.bev, self.encoder.spatial_points

@@ -41,6 +41,11 @@ class DetectorProfile(Document):
         return FEATURES
 
     @property
+    def mask_follows_boxes(self) -> bool:
+        """Whether the view mask is of what the detector predicts, so that distillation takes its teacher's."""
+        return False
+
+    @property
     def code_weights(self) -> tuple[float, ...]:
         """Weights of the numbers of a box code in the loss; none where the profile does not say them."""
         return ()

@@ -34,6 +34,13 @@ class Memory(Protocol):
         """Forget everything."""
 
 
+class NoHistory:
+    """Stands where a temporal detector keeps what it saw before."""
+
+    def reset(self) -> None:
+        """Does nothing: every frame is seen alone."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """What a detector's cost depends on besides its numbers.

@@ -13,12 +13,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor, nn
 
-from qdbev.detectors.bevformer.frames.geometry import CAN_BUS_SIZE, pillar_points
+from qdbev.detectors.bevformer.frames.geometry import pillar_points
 from qdbev.detectors.bevformer.frames.history import History
 from qdbev.detectors.bevformer.layers.spatial_cross_attention import PillarDeformableAttention
 from qdbev.detectors.bevformer.network import BEVFormerNetwork
 from qdbev.detectors.detector import Scene
-from qdbev.detectors.images.frame_batch import FrameBatch
+from qdbev.detectors.images.frame_batch import FrameBatch, frame_of_shapes
 from qdbev.detectors.images.projection import project
 from qdbev.detectors.queries.decoded import Decoded
 from qdbev.ops.deformable_convolution import deformable_shapes
@@ -79,18 +79,10 @@ def one_frame(
     Returns:
         Images (1, N, 3, H, W) and a history, both uninitialised, and the frame.
     """
-    cameras, (height, width) = len(scene.lidar2img_N44), scene.image_px
     geometry = "cpu" if torch.device(device).type == "meta" else device
-    frames = FrameBatch(
-        scenes=("shapes",),
-        indices=(1,),
-        follows=(True,),
-        can_bus_B18=torch.zeros(1, CAN_BUS_SIZE, device=device),
-        lidar2img_BN44=scene.lidar2img_N44[None].float().to(geometry),
-        image_size_B2=torch.tensor([[float(width), float(height)]], device=geometry),
-    )
+    images, frames = frame_of_shapes(scene, device=device, geometry=geometry)
     past = torch.empty(1, *detector.pts_bbox_head.bev_embedding.weight.shape, device=device)
-    return torch.empty(1, cameras, 3, height, width, device=device), frames, History(past, (True,))
+    return images, frames, History(past, (True,))
 
 
 def seen_cells(detector: BEVFormerNetwork, scene: Scene) -> Tensor:

@@ -18,9 +18,8 @@ from qdbev.detectors.bevformer.layers.encoder import BEVFormerEncoder, EncoderLa
 from qdbev.detectors.bevformer.layers.initialization import initialize
 from qdbev.detectors.bevformer.layers.positional_encoding import LearnedPositionalEncoding
 from qdbev.detectors.bevformer.transformer import Grid, PerceptionTransformer
-from qdbev.detectors.boxes.box_code import CODE_SIZE
 from qdbev.detectors.images.frame_batch import FrameBatch
-from qdbev.detectors.queries.branches import box_branch, class_branch
+from qdbev.detectors.queries.branches import box_branch, class_branch, code_weights_parameter
 from qdbev.detectors.queries.decoded import Decoded, metric
 
 
@@ -63,10 +62,6 @@ class BEVFormerHead(nn.Module):
     ) -> None:
         """Builds and initialises; the arguments are explained in ``build_bevformer``."""
         super().__init__()
-        if len(code_weights) != CODE_SIZE:
-            raise ValueError(
-                f"code_weights has {len(code_weights)} numbers, expected {CODE_SIZE}, one per box code entry"
-            )
         grid = Grid(bev_rows, bev_columns, heights, tuple(pc_range), rotation_centre_px, rotation_nearest)
         encoder = BEVFormerEncoder(
             [
@@ -89,7 +84,7 @@ class BEVFormerHead(nn.Module):
                 for _ in range(decoder_layers)
             ]
         )
-        self.code_weights = nn.Parameter(torch.tensor(code_weights, dtype=torch.float32), requires_grad=False)
+        self.code_weights = code_weights_parameter(code_weights)
         self.positional_encoding = LearnedPositionalEncoding(rows=bev_rows, columns=bev_columns, channels=channels)
         self.transformer = PerceptionTransformer(
             channels=channels, cameras=cameras, grid=grid, encoder=encoder, decoder=decoder

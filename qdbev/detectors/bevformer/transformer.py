@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.detectors.bevformer.frames.ego_motion import rotate, shift
-from qdbev.detectors.bevformer.frames.geometry import CAN_BUS_SIZE, cell_centres, pillar_points, visibility
+from qdbev.detectors.bevformer.frames.geometry import cell_centres, pillar_points, visibility
 from qdbev.detectors.bevformer.frames.history import History
 from qdbev.detectors.bevformer.layers.decoder import BEVFormerDecoder
 from qdbev.detectors.bevformer.layers.encoder import BEVFormerEncoder, View
 from qdbev.detectors.bevformer.layers.temporal_self_attention import Past
+from qdbev.detectors.images.frame_batch import CAN_BUS_SIZE
 from qdbev.detectors.images.projection import project
 
 OFFICIAL_LEVELS = 4

@@ -11,8 +11,9 @@ from mmengine.config import ConfigDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from qdbev.detectors.configured.detector import ConfiguredDetector, NoHistory
+from qdbev.detectors.configured.detector import ConfiguredDetector
 from qdbev.detectors.configured.taps import check_taps
+from qdbev.detectors.detector import NoHistory
 from qdbev.detectors.quiet import without_lists
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from qdbev.detectors.configured.frames import frame_boxes
 from qdbev.detectors.configured.taps import features, recorded
-from qdbev.detectors.detector import Ability, Detections, Scene, Stages
+from qdbev.detectors.detector import Ability, Detections, NoHistory, Scene, Stages
 from qdbev.detectors.features import Features
 
 _CANNOT = {
@@ -26,13 +26,6 @@ _CANNOT = {
     "shapes": "{name} cannot run by shapes alone, because it is known by its mmdet3d config alone; its costs and "
     "memory cannot be counted before it runs",
 }
-
-
-class NoHistory:
-    """Stands where a temporal detector keeps what it saw before."""
-
-    def reset(self) -> None:
-        """Does nothing: every frame is seen alone."""
 
 
 class ConfiguredDetector(nn.Module):

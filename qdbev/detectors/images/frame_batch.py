@@ -12,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qdbev.detectors.detector import Scene
+
 Frame = Mapping[str, Any]
+CAN_BUS_SIZE = 18
 MOTION_ENTRIES = (0, 1, 2, 17)  # of the CAN bus: those that are differences to the frame before
 
 
@@ -71,3 +74,28 @@ def frame_batch(frames: Sequence[Frame], *, device: torch.device) -> FrameBatch:
         lidar2img_BN44=stack("lidar2img"),
         image_size_B2=size,
     )
+
+
+def frame_of_shapes(
+    scene: Scene, *, device: torch.device | str, geometry: torch.device | str
+) -> tuple[Tensor, FrameBatch]:
+    """One sample that follows another, without meaning but for its geometry.
+
+    Args:
+        scene: The images' size and the cameras.
+        device: Where the images are.
+        geometry: Where matrices and sizes are.
+
+    Returns:
+        Images (1, N, 3, H, W), uninitialised, and the frame.
+    """
+    cameras, (height, width) = len(scene.lidar2img_N44), scene.image_px
+    frames = FrameBatch(
+        scenes=("shapes",),
+        indices=(1,),
+        follows=(True,),
+        can_bus_B18=torch.zeros(1, CAN_BUS_SIZE, device=device),
+        lidar2img_BN44=scene.lidar2img_N44[None].float().to(geometry),
+        image_size_B2=torch.tensor([[float(width), float(height)]], device=geometry),
+    )
+    return torch.empty(1, cameras, 3, height, width, device=device), frames

@@ -46,7 +46,7 @@ def resnet_config(
     frozen_stages: int,
     norm_frozen: bool,
     with_checkpointing: bool,
-    stem: str,
+    stem: str = "standard",
 ) -> dict[str, Any]:
     """A config of mmdet's ResNet; the arguments are explained in ``build_bevformer``.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+import torch
 from torch import nn
 
 from qdbev.detectors.boxes.box_code import CODE_SIZE
@@ -34,3 +35,14 @@ def start_classes(branches: Iterable[nn.Module]) -> None:
         last = list(branch.children())[-1]
         assert isinstance(last, nn.Linear)
         nn.init.constant_(last.bias, -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+
+
+def code_weights_parameter(code_weights: Sequence[float]) -> nn.Parameter:
+    """The weights of a box code's numbers in the loss, which official checkpoints hold among the parameters.
+
+    Raises:
+        ValueError: another number of them.
+    """
+    if len(code_weights) != CODE_SIZE:
+        raise ValueError(f"code_weights has {len(code_weights)} numbers, expected {CODE_SIZE}, one per box code entry")
+    return nn.Parameter(torch.tensor(list(code_weights), dtype=torch.float32), requires_grad=False)

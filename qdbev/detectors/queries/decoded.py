@@ -1,6 +1,6 @@
 """What a decoder of object queries gives, and what follows of it: metric box codes, boxes, losses.
 
-Shapes: B samples, K object queries, C classes, L decoder layers.
+Shapes: B samples, K object queries, C classes, L decoder layers, E channels.
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ CENTRE_RANGE_M = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the decoder gives for each of its layers: class logits (L, B, K, C) and metric box codes (L, B, K, 10)."""
+    """What the decoder gives for each of its layers: class logits (L, B, K, C) and metric box codes (L, B, K, 10).
+
+    Of detectors without a bird's-eye view also the features of the last layer's queries (B, K, E).
+    """
 
     logits_LBKC: Tensor
     code_LBK10: Tensor
+    states_BKE: Tensor | None = None
 
 
 def metric(code_LBK10: Tensor, *, pc_range: tuple[float, ...]) -> Tensor:

@@ -15,6 +15,12 @@ from qdbev.detectors.boxes.box_code import CODE_SIZE
 QUERY_INITS = ("random", "grid")
 
 
+def refuse_unknown_init(query_init: str) -> None:
+    """Refuse a way of placing queries that there is not."""
+    if query_init not in QUERY_INITS:
+        raise ValueError(f"query_init is {query_init!r}, expected one of {list(QUERY_INITS)}")
+
+
 def inverse_sigmoid(x: Tensor) -> Tensor:
     """log(x / (1 - x)) with both kept above 1e-5, in float32.
 

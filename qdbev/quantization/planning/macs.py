@@ -136,7 +136,9 @@ def _macs_of_call(module: nn.Module, *, args: Any, kwargs: Any, output: Any) -> 
         yield ("not_counted", 0) if pairs is None else (kind, pairs * _channels(module))
     else:
         values = args[0] if kind == "transposed_conv" else output
-        yield kind, values.numel() * module.get_parameter("weight")[0].numel()  # inputs of an output times the kernel
+        weight = module._parameters["weight"]  # the attribute of a quantized layer may be a property
+        assert weight is not None
+        yield kind, values.numel() * weight[0].numel()  # inputs of an output times the kernel
 
 
 def _channels(module: nn.Module) -> int:
@@ -164,7 +166,9 @@ def _macs_of_attention(module: nn.MultiheadAttention, *, args: Any, kwargs: Any)
 
 
 def _watch_sampling(model: nn.Module, counts: dict[tuple[str, MacKind], list[int]]) -> Iterator[Any]:
-    """Hook deformable attention, told by its ``sampling_offsets`` and ``value_proj`` layers.
+    """Hook deformable attention, told by its ``sampling_offsets`` and ``value_proj`` layers, and other sampling.
+
+    A module that states its ``samples_per_query`` takes so many samples of all channels for each of its outputs.
 
     Each output token of C channels takes, per head, its samples of C / heads channels. Tokens are counted at the
     output, because a module may compute offsets once per BEV cell and sample with them in several cameras.
@@ -182,7 +186,16 @@ def _watch_sampling(model: nn.Module, counts: dict[tuple[str, MacKind], list[int
 
         return hook
 
+    def count_samples(path: str, samples: int) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            _add(counts, path=path, kind="sampling", macs=_SAMPLING_MACS * samples * output.numel())
+
+        return hook
+
     for path, module in model.named_modules():
+        samples = getattr(module, "samples_per_query", None)
+        if isinstance(samples, int):
+            yield module.register_forward_hook(count_samples(path, samples))
         offsets, value = getattr(module, "sampling_offsets", None), getattr(module, "value_proj", None)
         heads = getattr(module, "num_heads", getattr(module, "heads", None))
         if isinstance(offsets, nn.Linear) and isinstance(value, nn.Linear) and isinstance(heads, int):

@@ -147,9 +147,9 @@ def test_the_refusal_says_what_is_missing_and_what_would_run() -> None:
 
 
 def test_the_mask_is_not_asked_of_the_teacher() -> None:
-    assert taught(profiles.load("w4a6").distillation) == {"image", "bev_BQC"}
+    assert taught(profiles.load("w4a6")) == {"image", "bev_BQC"}
     words = ["distillation.objectives=[output_class,cwd_bev]"]
-    assert taught(profiles.load("w4a6", overrides=words).distillation) == {"logits_LBKC", "bev_BQC"}
+    assert taught(profiles.load("w4a6", overrides=words)) == {"logits_LBKC", "bev_BQC"}
 
 
 @pytest.mark.parametrize(

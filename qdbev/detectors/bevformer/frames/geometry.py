@@ -13,8 +13,6 @@ from torch import Tensor
 
 from qdbev.ops import Rows
 
-CAN_BUS_SIZE = 18
-
 
 def cell_centres(*, rows: int, columns: int, device: torch.device) -> Tensor:
     """(Q, 2) cell centres (x, y) in fractions of the grid.

@@ -11,7 +11,7 @@ from qdbev.detectors.bevformer.layers.sampling_heads import reset_sampling
 from qdbev.detectors.bevformer.layers.spatial_cross_attention import PillarDeformableAttention, SpatialCrossAttention
 from qdbev.detectors.bevformer.layers.temporal_self_attention import TemporalSelfAttention
 from qdbev.detectors.queries.branches import start_classes
-from qdbev.detectors.queries.references import QUERY_INITS, spread_queries
+from qdbev.detectors.queries.references import refuse_unknown_init, spread_queries
 
 
 def initialize(
@@ -31,8 +31,7 @@ def initialize(
     Raises:
         ValueError: Unknown ``query_init``.
     """
-    if query_init not in QUERY_INITS:
-        raise ValueError(f"query_init is {query_init!r}, expected one of {list(QUERY_INITS)}")
+    refuse_unknown_init(query_init)
     for parameter in transformer.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)
