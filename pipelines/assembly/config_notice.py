@@ -6,7 +6,6 @@ import contextlib
 from pathlib import Path
 
 from pipelines.store.locations import cache_folder
-from profiles.detectors.configured import ConfiguredProfile
 from profiles.profile import Profile
 
 _SEEN = "configs_that_run"
@@ -20,18 +19,16 @@ def config_notice(profile: Profile) -> str:
     Args:
         profile: Its model section names the config, or none.
     """
-    model = profile.model
-    if not isinstance(model, ConfiguredProfile) or model.mmdet3d.config is None:
+    config, sha256 = profile.model.program
+    if config is None or not _runs(Path(config)):
         return ""
-    if not _runs(Path(model.mmdet3d.config)):
-        return ""
-    seen = cache_folder(profile.data) / _SEEN / str(model.mmdet3d.config_sha256)
+    seen = cache_folder(profile.data) / _SEEN / str(sha256)
     if seen.exists():
         return ""
     with contextlib.suppress(OSError):
         seen.parent.mkdir(parents=True, exist_ok=True)
         seen.touch()
-    return f"the config {model.mmdet3d.config} is Python and runs, with all that it imports: use configs that you trust"
+    return f"the config {config} is Python and runs, with all that it imports: use configs that you trust"
 
 
 def _runs(config: Path) -> bool:

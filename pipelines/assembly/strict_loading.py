@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipelines.assembly.tensors import with_aliases
 
-_NAMED = 5  # tensors of each kind in a complaint
+_NAMED = 2
 
 
 class Misfit(ValueError):

@@ -102,6 +102,11 @@ class ConfiguredProfile(DetectorProfile):
         return tuple(name for name, path in self.mmdet3d.taps if path is not None)
 
     @property
+    def program(self) -> tuple[str | None, str | None]:
+        """The config, which is Python as a rule."""
+        return self.mmdet3d.config, self.mmdet3d.config_sha256
+
+    @property
     def unsteady(self) -> str:
         """The config's own augmentation, which nobody knows."""
         return f"the config of {self.name} has an augmentation of its own"

@@ -60,6 +60,11 @@ class DetectorProfile(Document):
         """Why two visits of a training sample differ whatever the schedule says; empty where they need not."""
         return ""
 
+    @property
+    def program(self) -> tuple[str | None, str | None]:
+        """The config file that describes it, which may be a program, and its sha256; None where fields describe it."""
+        return None, None
+
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether tensors of these shapes, by name, have the numbers that tell it from others of its kind."""
         return False

@@ -162,8 +162,8 @@ def test_scenes_are_whole_ones_of_the_train_split_in_calibrations_order(profile:
 def few_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bit plans of three layers, so that a plan is measured in seconds."""
 
-    def cut(detector: Any, *, section: Any) -> Plan:
-        plan = detector_plan(detector, section=section)
+    def cut(detector: Any, **given: Any) -> Plan:
+        plan = detector_plan(detector, **given)
         float_bits = {"weight_bits": FLOAT_BITS, "activation_bits": FLOAT_BITS}
         return replace(plan, sites=tuple(site if site.path in LAYERS else replace(site, **float_bits) for site in plan))
 
