@@ -51,6 +51,7 @@ THINGS = (
     thing("command", "import_weights", files=3),
     thing("native detector", "BevProfile", "build_bevformer", files=2, folder="qdbev/detectors/bevformer"),
     thing("native detector", "ConfiguredProfile", "build_configured", files=2, folder="qdbev/detectors/configured"),
+    thing("native detector", "PETRProfile", "build_petr", files=2, folder="qdbev/detectors/petr"),
     thing("native detector", "DETR3DProfile", "build_detr3d", files=2, folder="qdbev/detectors/detr3d"),
     thing("profile field", "training_rounding", files=3),
     thing("profile field", "pact_penalty", files=3),

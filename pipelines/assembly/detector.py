@@ -16,6 +16,7 @@ from profiles import Profile, ProfileError
 from profiles.detectors.bevformer import BEVFormerProfile
 from profiles.detectors.configured import ConfiguredProfile
 from profiles.detectors.detr3d import DETR3DProfile
+from profiles.detectors.petr import PETRProfile
 from profiles.sections.data import DataProfile
 from profiles.sections.model import ModelProfile
 from profiles.sections.schedule import Optimisation
@@ -23,10 +24,12 @@ from qdbev.data.configured.config import dataset_section, read_config
 from qdbev.data.configured.dataset import ConfiguredDataset, class_order
 from qdbev.data.nuscenes.records import CLASSES, Sample
 from qdbev.data.queues.batches import Frames
+from qdbev.data.queues.cropped import CroppedDataset
 from qdbev.data.queues.temporal import TemporalDataset
 from qdbev.detectors.bevformer import build_bevformer
 from qdbev.detectors.configured import build_configured
 from qdbev.detectors.detr3d import build_detr3d
+from qdbev.detectors.petr import build_petr
 
 
 class Detector(nn.Module, detectors.Detector):
@@ -164,6 +167,29 @@ def _frames(samples: Sequence[Sample], *, root: Path, model: DETR3DProfile) -> F
     )
 
 
+def _petr(model: PETRProfile, *, auxiliary: bool) -> detectors.Detector:
+    return build_petr(**model.arguments())
+
+
+def _moved_frames(
+    samples: Sequence[Sample], *, root: Path, model: PETRProfile, data: DataProfile, schedule: Optimisation
+) -> Frames:
+    return CroppedDataset(
+        samples,
+        root=root,
+        train=True,
+        photometric=schedule.photometric,
+        grid_mask_probability=schedule.grid_mask_probability,
+        point_cloud_range=model.decoder.range_m,
+        **dict(model.augmentation),
+        **dict(model.image),
+    )
+
+
+def _cropped_frames(samples: Sequence[Sample], *, root: Path, model: PETRProfile) -> Frames:
+    return CroppedDataset(samples, root=root, train=False, point_cloud_range=model.decoder.range_m, **dict(model.image))
+
+
 def _configured(model: ConfiguredProfile, *, auxiliary: bool) -> detectors.Detector:
     section = model.mmdet3d
     return build_configured(
@@ -210,6 +236,13 @@ _KINDS = {
         sensors=lambda model: {"use_camera": True, "use_lidar": False},
         training_frames=_augmented_frames,
         ordered_frames=_frames,
+    ),
+    "petr": Kind(
+        build=_petr,
+        classes=lambda model: CLASSES,
+        sensors=lambda model: {"use_camera": True, "use_lidar": False},
+        training_frames=_moved_frames,
+        ordered_frames=_cropped_frames,
     ),
     "mmdet3d": Kind(
         build=_configured,

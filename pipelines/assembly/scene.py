@@ -14,12 +14,13 @@ def scene_of(profile: Profile) -> Scene:
     """The network's input for images of the profile's size.
 
     Args:
-        profile: Its data section gives the image size, its model section how images are scaled and padded.
+        profile: Its data section gives the image size, its model section how images are scaled, cut and padded.
     """
-    image, (width, height) = profile.model.preparation, profile.data.image_size_px
-    padded = [-(-round(side * image.scale) // image.pad_divisor) * image.pad_divisor for side in (height, width)]
-    matrices = nuscenes_lidar2img(image_size_px=(width, height), scale=image.scale)
-    return Scene((padded[0], padded[1]), torch.from_numpy(matrices).float())
+    size = profile.data.image_size_px
+    framing = profile.model.framing(size)
+    matrices = nuscenes_lidar2img(image_size_px=size, scale=framing.scale)
+    matrices[:, 1] -= framing.top_px * matrices[:, 2]
+    return Scene(framing.network_px, torch.from_numpy(matrices).float())
 
 
 def countable(profile: Profile) -> tuple[Detector, Scene]:

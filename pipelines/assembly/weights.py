@@ -36,6 +36,7 @@ OFFICIAL_FILES = {
     "small": ("bevformer_small_epoch_24.pth", _BEVFORMER),
     "base": ("bevformer_r101_dcn_24ep.pth", _BEVFORMER),
     "detr3d": ("detr3d_resnet101.pth", "the table of https://github.com/WangYueFt/detr3d (DETR3D, ResNet101 w/ DCN)"),
+    "petr": ("PETR-r50-p4-1408x512", "the table of https://github.com/megvii-research/PETR"),
 }
 """Name of a built-in model -> its authors' file, and the page that offers it."""
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -54,12 +54,20 @@ class NeckProfile(Document):
     """Levels beyond the inputs come from a stride-2 convolution on the last output."""
 
 
-def backbone_arguments(backbone: BackboneProfile, *, neck: NeckProfile) -> dict[str, Any]:
+class Neck(Protocol):
+    """Any neck behind a residual network."""
+
+    @property
+    def in_channels(self) -> tuple[int, ...]:
+        """Channels of each backbone output, finest first."""
+
+
+def backbone_arguments(backbone: BackboneProfile, *, neck: Document) -> dict[str, Any]:
     """The numbers of both as flat arguments ``backbone_...`` and ``neck_...``."""
     return {f"backbone_{name}": value for name, value in backbone} | {f"neck_{name}": value for name, value in neck}
 
 
-def backbone_problems(backbone: BackboneProfile, *, neck: NeckProfile) -> Iterator[str]:
+def backbone_problems(backbone: BackboneProfile, *, neck: Neck) -> Iterator[str]:
     """What contradicts itself in a backbone, or between it and its neck, a sentence each."""
     if list(backbone.out_indices) != sorted(set(backbone.out_indices)):
         yield f"backbone.out_indices {backbone.out_indices} must rise, each once"
@@ -71,11 +79,16 @@ def backbone_problems(backbone: BackboneProfile, *, neck: NeckProfile) -> Iterat
         yield f"backbone.dcn_stages must be false where backbone.depth is {backbone.depth}: of bottlenecks alone"
     if backbone.frozen_stages > backbone.stages:
         yield f"backbone.frozen_stages {backbone.frozen_stages} of {backbone.stages} backbone.stages"
-    yield from _neck_problems(neck, backbone=backbone)
+    yield from _neck_problems(neck.in_channels, backbone=backbone)
 
 
-def _neck_problems(neck: NeckProfile, *, backbone: BackboneProfile) -> Iterator[str]:
-    inputs = neck.in_channels
+def neck_problems(neck: NeckProfile) -> Iterator[str]:
+    """What contradicts itself in a feature pyramid."""
+    if neck.outputs < len(neck.in_channels):
+        yield f"neck.outputs {neck.outputs} is less than the {len(neck.in_channels)} entries of neck.in_channels"
+
+
+def _neck_problems(inputs: tuple[int, ...], *, backbone: BackboneProfile) -> Iterator[str]:
     if len(backbone.out_indices) != len(inputs):
         yield f"neck.in_channels has {len(inputs)} entries, but backbone.out_indices {backbone.out_indices}"
     elif inputs != backbone.channels:
@@ -83,5 +96,3 @@ def _neck_problems(neck: NeckProfile, *, backbone: BackboneProfile) -> Iterator[
             f"neck.in_channels is {list(inputs)}, but the backbone gives {list(backbone.channels)} "
             f"(backbone.depth {backbone.depth}, base_channels {backbone.base_channels})"
         )
-    if neck.outputs < len(inputs):
-        yield f"neck.outputs {neck.outputs} is less than the {len(inputs)} entries of neck.in_channels"

@@ -10,9 +10,15 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from profiles.detectors.backbone import BackboneProfile, NeckProfile, backbone_arguments, backbone_problems
+from profiles.detectors.backbone import (
+    BackboneProfile,
+    NeckProfile,
+    backbone_arguments,
+    backbone_problems,
+    neck_problems,
+)
 from profiles.detectors.detector import DetectorProfile
-from profiles.detectors.image import ImageProfile
+from profiles.detectors.image import Framing, ImageProfile
 from profiles.detectors.queries import HeadProfile
 from profiles.document import Document
 
@@ -106,10 +112,9 @@ class BEVFormerProfile(DetectorProfile):
         """Those of the head."""
         return self.head.code_weights
 
-    @property
-    def preparation(self) -> ImageProfile:
+    def framing(self, image_size_px: tuple[int, int]) -> Framing:
         """That of the section ``image``."""
-        return self.image
+        return self.image.framing(image_size_px)
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether tensors of these shapes have as many cells, channels, queries and encoder layers."""
@@ -130,7 +135,11 @@ class BEVFormerProfile(DetectorProfile):
 
     @model_validator(mode="after")
     def _fits_together(self) -> BEVFormerProfile:
-        for problem in (*backbone_problems(self.backbone, neck=self.neck), *self._size_problems()):
+        for problem in (
+            *backbone_problems(self.backbone, neck=self.neck),
+            *neck_problems(self.neck),
+            *self._size_problems(),
+        ):
             raise ValueError(problem)
         return self
 

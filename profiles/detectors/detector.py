@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from pydantic import Field
 
-from profiles.detectors.image import ImageProfile
+from profiles.detectors.image import Framing, ImageProfile
 from profiles.document import LONGEST_NAME, NAME, Document
 
 FEATURES = ("image", "bev", "mask", "logits", "code")
@@ -50,10 +50,9 @@ class DetectorProfile(Document):
         """Weights of the numbers of a box code in the loss; none where the profile does not say them."""
         return ()
 
-    @property
-    def preparation(self) -> ImageProfile:
-        """How images become the network's input, as far as the profile says it."""
-        return ImageProfile()
+    def framing(self, image_size_px: tuple[int, int]) -> Framing:
+        """How images of a width and height become the network's input, as far as the profile says it."""
+        return ImageProfile().framing(image_size_px)
 
     @property
     def unsteady(self) -> str:

@@ -7,9 +7,15 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from profiles.detectors.backbone import BackboneProfile, NeckProfile, backbone_arguments, backbone_problems
+from profiles.detectors.backbone import (
+    BackboneProfile,
+    NeckProfile,
+    backbone_arguments,
+    backbone_problems,
+    neck_problems,
+)
 from profiles.detectors.detector import DetectorProfile
-from profiles.detectors.image import ImageProfile
+from profiles.detectors.image import Framing, ImageProfile
 from profiles.detectors.queries import HeadProfile
 from profiles.document import Document
 
@@ -77,10 +83,9 @@ class DETR3DProfile(DetectorProfile):
         """Those of the head."""
         return self.head.code_weights
 
-    @property
-    def preparation(self) -> ImageProfile:
+    def framing(self, image_size_px: tuple[int, int]) -> Framing:
         """That of the section ``image``."""
-        return self.image
+        return self.image.framing(image_size_px)
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether tensors of these shapes have as many queries, channels, levels and blocks in the third stage."""
@@ -95,7 +100,11 @@ class DETR3DProfile(DetectorProfile):
 
     @model_validator(mode="after")
     def _fits_together(self) -> DETR3DProfile:
-        for problem in (*backbone_problems(self.backbone, neck=self.neck), *self._size_problems()):
+        for problem in (
+            *backbone_problems(self.backbone, neck=self.neck),
+            *neck_problems(self.neck),
+            *self._size_problems(),
+        ):
             raise ValueError(problem)
         return self
 

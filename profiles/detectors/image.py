@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
@@ -10,6 +10,17 @@ from profiles.document import Document
 
 Level = Annotated[float, Field(ge=0, le=255)]
 Spread = Annotated[float, Field(gt=0)]
+
+
+class Framing(NamedTuple):
+    """Where the pixels of a camera image go: scaled, then cut off at the top, then padded right and below."""
+
+    network_px: tuple[int, int]
+    """(height, width) of the network's input."""
+    scale: float
+    """Factor on both sides."""
+    top_px: int
+    """Rows cut off behind scaling."""
 
 
 class ImageProfile(Document):
@@ -25,3 +36,9 @@ class ImageProfile(Document):
     """Divided by per channel, after the mean."""
     to_rgb: bool = True
     """Feed RGB (true) or BGR (false)."""
+
+    def framing(self, image_size_px: tuple[int, int]) -> Framing:
+        """The framing of images of a width and height."""
+        width, height = image_size_px
+        padded = [-(-round(side * self.scale) // self.pad_divisor) * self.pad_divisor for side in (height, width)]
+        return Framing((padded[0], padded[1]), self.scale, 0)

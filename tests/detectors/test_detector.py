@@ -13,6 +13,7 @@ from qdbev.detectors.bevformer import BEVFormer
 from qdbev.detectors.configured import ConfiguredDetector, build_configured
 from qdbev.detectors.detector import Detector, Scene
 from qdbev.detectors.detr3d import DETR3D
+from qdbev.detectors.petr import PETR
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 PROMISES = [name for name in vars(Detector) if not name.startswith("_")]
@@ -25,7 +26,7 @@ def fcos() -> ConfiguredDetector:
     return build_configured(model, parts={"all": ["backbone", "neck", "bbox_head"]})
 
 
-@pytest.mark.parametrize("kind", [BEVFormer, ConfiguredDetector, DETR3D])
+@pytest.mark.parametrize("kind", [BEVFormer, ConfiguredDetector, DETR3D, PETR])
 def test_every_detector_keeps_every_promise(kind: type) -> None:
     assert len(PROMISES) > 15
     assert [name for name in PROMISES if name != "history" and not hasattr(kind, name)] == []

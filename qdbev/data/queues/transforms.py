@@ -205,13 +205,13 @@ class PadMultiView(BaseTransform):
         self.divisor = divisor
 
     def transform(self, results: Results) -> Results:
-        """Pad, stack, and set ``img_shape`` (H, W)."""
+        """Pad, stack, and set ``img_shape`` (H, W) and ``valid_shape``, what it was before."""
         height, width = (max(image.shape[axis] for image in results["img"]) for axis in (0, 1))
         shape = tuple(-(-side // self.divisor) * self.divisor for side in (height, width))
         stacked = np.zeros((len(results["img"]), 3, *shape), dtype=np.float32)
         for target, image in zip(stacked, results["img"], strict=True):
             target[:, : image.shape[0], : image.shape[1]] = image.transpose(2, 0, 1)
-        results["img"], results["img_shape"] = stacked, shape
+        results["img"], results["img_shape"], results["valid_shape"] = stacked, shape, (height, width)
         return results
 
 

@@ -39,6 +39,7 @@ def detection_losses(
     targets: list[Tensor],
     code_weights_10: Tensor,
     motion_weight: float = 0.0,
+    local_class_count: bool = False,
 ) -> dict[str, Tensor]:
     """Losses by official name: ``loss_cls``, ``loss_bbox`` for the last layer, ``d0.loss_cls`` ... for the others.
 
@@ -54,13 +55,19 @@ def detection_losses(
         targets: Per sample (M, 10) box codes; rows with a number that is not finite give no box loss.
         code_weights_10: Weight of each code entry.
         motion_weight: Weight of ``loss_motion``; the official losses have none.
+        local_class_count: Normalise the class loss by the matches of this rank alone, as PETR does.
     """
     losses = {}
     last = len(logits_LBKC) - 1
     for layer, (logits_BKC, code_BK10) in enumerate(zip(logits_LBKC, code_LBK10, strict=True)):
         prefix = "" if layer == last else f"d{layer}."
         of_class, of_box, of_motion = _layer_losses(
-            logits_BKC, code_BK10, labels=labels, targets=targets, code_weights_10=code_weights_10
+            logits_BKC,
+            code_BK10,
+            labels=labels,
+            targets=targets,
+            code_weights_10=code_weights_10,
+            local_class_count=local_class_count,
         )
         losses[f"{prefix}loss_cls"], losses[f"{prefix}loss_bbox"] = of_class, of_box
         if motion_weight:
@@ -69,7 +76,13 @@ def detection_losses(
 
 
 def _layer_losses(
-    logits_BKC: Tensor, code_BK10: Tensor, *, labels: list[Tensor], targets: list[Tensor], code_weights_10: Tensor
+    logits_BKC: Tensor,
+    code_BK10: Tensor,
+    *,
+    labels: list[Tensor],
+    targets: list[Tensor],
+    code_weights_10: Tensor,
+    local_class_count: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     hot_BKC = torch.zeros_like(logits_BKC)
     matched, wanted = [], []
@@ -79,9 +92,10 @@ def _layer_losses(
         matched.append(code_BK10[sample, queries])
         wanted.append(targets_M10[objects])
     predicted, target = torch.cat(matched), torch.cat(wanted)
-    normaliser = reduce_mean(logits_BKC.new_tensor(float(len(target)))).clamp(min=1)
+    count = logits_BKC.new_tensor(float(len(target)))
+    normaliser = reduce_mean(count).clamp(min=1)
     finite = target.isfinite().all(-1)
-    of_class = sigmoid_focal(logits_BKC, hot_BKC).sum() / normaliser
+    of_class = sigmoid_focal(logits_BKC, hot_BKC).sum() / (count.clamp(min=1) if local_class_count else normaliser)
     error = predicted[finite] - target[finite]
     of_box = (error.abs() * code_weights_10).sum() / normaliser
     scale_4 = error.new_tensor([1.0, 1.0, VELOCITY_SCALE_MPS, VELOCITY_SCALE_MPS])

@@ -30,6 +30,7 @@ class FrameBatch:
         can_bus_B18: values with differences to the frame before in 0:3 and 17.
         lidar2img_BN44: LiDAR metres to pixels of the network input.
         image_size_B2: (width, height) of the padded network input [px].
+        valid_size_B2: the same before padding; None where nothing is padded.
     """
 
     scenes: tuple[str, ...]
@@ -38,6 +39,7 @@ class FrameBatch:
     can_bus_B18: Tensor
     lidar2img_BN44: Tensor
     image_size_B2: Tensor
+    valid_size_B2: Tensor | None = None
 
     def can_bus(self, present: Sequence[bool]) -> Tensor:
         """CAN-bus values with no ego motion for samples that have no history."""
@@ -63,17 +65,20 @@ def frame_batch(frames: Sequence[Frame], *, device: torch.device) -> FrameBatch:
     def stack(key: str) -> Tensor:
         return torch.stack([torch.as_tensor(frame[key], dtype=torch.float32).cpu() for frame in frames]).to(device)
 
-    size = torch.tensor(
-        [[float(frame["img_shape"][1]), float(frame["img_shape"][0])] for frame in frames], device=device
-    )
+    size, valid = ([frame.get(name, frame["img_shape"]) for frame in frames] for name in ("img_shape", "valid_shape"))
     return FrameBatch(
         scenes=tuple(str(frame["scene"]) for frame in frames),
         indices=tuple(int(frame["index_in_scene"]) for frame in frames),
         follows=tuple(bool(frame["prev_exists"]) for frame in frames),
         can_bus_B18=stack("can_bus"),
         lidar2img_BN44=stack("lidar2img"),
-        image_size_B2=size,
+        image_size_B2=_width_height(size, device=device),
+        valid_size_B2=None if valid == size else _width_height(valid, device=device),
     )
+
+
+def _width_height(shapes: Sequence[tuple[int, int]], *, device: torch.device) -> Tensor:
+    return torch.tensor([[float(shape[1]), float(shape[0])] for shape in shapes], device=device)
 
 
 def frame_of_shapes(

@@ -17,7 +17,6 @@ from pipelines.training.objectives import taught
 Call = Callable[..., dict[str, Any]]
 SMALL = """
   weights: random
-  image: {scale: 1.0, pad_divisor: 32}
   backbone: {depth: 50, base_channels: 8, stages: 4, out_indices: [2, 3], dcn_stages: [false, false, true, false],
              style: caffe, frozen_stages: -1, norm_frozen: false}
   channels: 16
@@ -29,9 +28,20 @@ SMALL = """
 data: {queue_length: 1}
 """
 MODELS = {
-    "detr3d": "model:\n  detector: detr3d\n  neck: {in_channels: [128, 256], outputs: 3, extra_convs: true}\n",
+    "petr": """model:
+  detector: petr
+  image: {height_px: 64, width_px: 160}
+  augmentation: {image_scale: [0.4, 0.4], flip_probability: 0, rotation_rad: 0, world_scale: [1, 1]}
+  neck: {in_channels: [128, 256]}
+  position: {depths: 8}
+""",
+    "detr3d": """model:
+  detector: detr3d
+  image: {scale: 1.0, pad_divisor: 32}
+  neck: {in_channels: [128, 256], outputs: 3, extra_convs: true}
+""",
 }
-PARTS = {"detr3d": ["backbone", "neck", "decoder"]}
+PARTS = {"petr": ["backbone", "neck", "encoder", "decoder"], "detr3d": ["backbone", "neck", "decoder"]}
 
 
 @pytest.fixture(scope="module")

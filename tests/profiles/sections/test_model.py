@@ -94,7 +94,7 @@ def test_built_in_models_are_told_apart_by_shapes() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["model.detector=petr"], "model.detector is 'petr'; allowed: bevformer, detr3d, mmdet3d"),
+        (["model.detector=yolo"], "model.detector is 'yolo'; allowed: bevformer, detr3d, mmdet3d, petr"),
         (["model.mmdet3d.output_layers=[a]"], "model.mmdet3d describes another detector: state detector: mmdet3d too"),
         (["model.nam=1"], "did you mean model.name?"),
         (["model.backbon.depth=18"], "did you mean model.backbone? (fields of model: backbone, bev, channels"),
