@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
-from pipelines.assembly.tensors import with_aliases
+from pipelines.assembly.tensors import unlike_copies, with_aliases
 
 _NAMED = 2
 
@@ -24,13 +24,14 @@ class Misfit(ValueError):
         super().__init__(f"{problem}; {advice}")
         self.problem = problem
         self.details = {"tensors": {kind: list(names) for kind, names in details.items()}}
-        """All of them by kind: missing, unknown, of another shape, of another type."""
+        """All of them by kind: missing, unknown, of another shape or type, or unlike its copies."""
 
 
 def load_strictly(model: nn.Module, *, state: Mapping[str, Tensor], origin: str) -> None:
     """Load a state dict in which nothing is missing, extra, or of another shape or type.
 
-    A tensor that the model holds under several names may be there under one.
+    A tensor that the model holds under several names may be there under one; where it is there under several, with the
+    same numbers.
 
     Raises:
         Misfit: With the tensors of each kind.
@@ -51,6 +52,7 @@ def load_strictly(model: nn.Module, *, state: Mapping[str, Tensor], origin: str)
             for name in both
             if own[name].is_floating_point() != state[name].is_floating_point()
         ],
+        "unlike the copies that the model holds as one": unlike_copies(state, model=model),
     }
     found = [f"{len(names)} {kind} ({_a_few(names)})" for kind, names in problems.items() if names]
     if found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -33,12 +34,27 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def with_aliases(state: Mapping[str, Tensor], *, model: nn.Module) -> dict[str, Tensor]:
     """A state dict with what a model holds under several names under all of them, where one is there."""
-    names: dict[object, list[str]] = {}
-    for name, value in model.state_dict(keep_vars=True).items():
-        names.setdefault((memory_of(value), value.shape), []).append(name)
     complete = dict(state)
-    for same in names.values():
+    for same in names_of_each(model):
         there = [state[name] for name in same if name in state]
         for name in same if there else ():
             complete.setdefault(name, there[0])
     return complete
+
+
+def names_of_each(model: nn.Module) -> list[list[str]]:
+    """The names of each tensor of a model's state dict; most have one."""
+    names: dict[object, list[str]] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        names.setdefault((memory_of(value), value.shape), []).append(name)
+    return list(names.values())
+
+
+def unlike_copies(state: Mapping[str, Tensor], *, model: nn.Module) -> list[str]:
+    """Names under which a state dict has other numbers than under the first name of what a model holds once."""
+    return [
+        name
+        for first, *others in names_of_each(model)
+        for name in others
+        if name in state and first in state and not torch.equal(state[name], state[first])
+    ]

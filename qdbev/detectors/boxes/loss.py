@@ -39,7 +39,7 @@ def detection_losses(
     targets: list[Tensor],
     code_weights_10: Tensor,
     motion_weight: float = 0.0,
-    local_class_count: bool = False,
+    as_petr: bool = False,
 ) -> dict[str, Tensor]:
     """Losses by official name: ``loss_cls``, ``loss_bbox`` for the last layer, ``d0.loss_cls`` ... for the others.
 
@@ -55,7 +55,7 @@ def detection_losses(
         targets: Per sample (M, 10) box codes; rows with a number that is not finite give no box loss.
         code_weights_10: Weight of each code entry.
         motion_weight: Weight of ``loss_motion``; the official losses have none.
-        local_class_count: Normalise the class loss by the matches of this rank alone, as PETR does.
+        as_petr: Normalise the class loss by the matches of this rank alone, and forgive costs that are not finite.
     """
     losses = {}
     last = len(logits_LBKC) - 1
@@ -67,7 +67,7 @@ def detection_losses(
             labels=labels,
             targets=targets,
             code_weights_10=code_weights_10,
-            local_class_count=local_class_count,
+            as_petr=as_petr,
         )
         losses[f"{prefix}loss_cls"], losses[f"{prefix}loss_bbox"] = of_class, of_box
         if motion_weight:
@@ -82,12 +82,14 @@ def _layer_losses(
     labels: list[Tensor],
     targets: list[Tensor],
     code_weights_10: Tensor,
-    local_class_count: bool,
+    as_petr: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     hot_BKC = torch.zeros_like(logits_BKC)
     matched, wanted = [], []
     for sample, (labels_M, targets_M10) in enumerate(zip(labels, targets, strict=True)):
-        queries, objects = match(logits_BKC[sample], code_BK10[sample], labels_M=labels_M, targets_M10=targets_M10)
+        queries, objects = match(
+            logits_BKC[sample], code_BK10[sample], labels_M=labels_M, targets_M10=targets_M10, forgiving=as_petr
+        )
         hot_BKC[sample, queries, labels_M[objects]] = 1
         matched.append(code_BK10[sample, queries])
         wanted.append(targets_M10[objects])
@@ -95,7 +97,7 @@ def _layer_losses(
     count = logits_BKC.new_tensor(float(len(target)))
     normaliser = reduce_mean(count).clamp(min=1)
     finite = target.isfinite().all(-1)
-    of_class = sigmoid_focal(logits_BKC, hot_BKC).sum() / (count.clamp(min=1) if local_class_count else normaliser)
+    of_class = sigmoid_focal(logits_BKC, hot_BKC).sum() / (count.clamp(min=1) if as_petr else normaliser)
     error = predicted[finite] - target[finite]
     of_box = (error.abs() * code_weights_10).sum() / normaliser
     scale_4 = error.new_tensor([1.0, 1.0, VELOCITY_SCALE_MPS, VELOCITY_SCALE_MPS])

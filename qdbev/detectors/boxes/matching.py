@@ -12,6 +12,7 @@ from torch import Tensor
 CLASS_COST = 2.0
 BOX_COST = 0.25
 COSTED_ENTRIES = 8  # centre, size and heading; the velocity does not count
+UNKNOWN_COST = 100.0
 ALPHA, GAMMA, EPSILON = 0.25, 2.0, 1e-12
 
 
@@ -26,8 +27,17 @@ def matching_cost(logits_KC: Tensor, code_K10: Tensor, *, labels_M: Tensor, targ
 
 
 @torch.no_grad()
-def match(logits_KC: Tensor, code_K10: Tensor, *, labels_M: Tensor, targets_M10: Tensor) -> tuple[Tensor, Tensor]:
+def match(
+    logits_KC: Tensor, code_K10: Tensor, *, labels_M: Tensor, targets_M10: Tensor, forgiving: bool = False
+) -> tuple[Tensor, Tensor]:
     """The assignment of least total cost.
+
+    Args:
+        logits_KC: Class logits.
+        code_K10: Metric box codes.
+        labels_M: Class indices of the objects.
+        targets_M10: Their box codes.
+        forgiving: Costs that are not finite become 100, or -100 below, as in PETR's official code.
 
     Returns:
         Query indices in rising order and the object index of each, both of length min(K, M).
@@ -36,6 +46,8 @@ def match(logits_KC: Tensor, code_K10: Tensor, *, labels_M: Tensor, targets_M10:
         ValueError: a cost is not finite, which means diverged predictions or a broken box.
     """
     cost = matching_cost(logits_KC, code_K10, labels_M=labels_M, targets_M10=targets_M10)
+    if forgiving:
+        cost = cost.nan_to_num(UNKNOWN_COST, UNKNOWN_COST, -UNKNOWN_COST)
     if not bool(torch.isfinite(cost).all()):
         raise ValueError("the matching cost is not finite: predictions diverged, or a ground-truth box has no size")
     rows, columns = linear_sum_assignment(cost.cpu().numpy())

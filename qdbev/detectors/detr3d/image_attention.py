@@ -56,6 +56,8 @@ class ImageCrossAttention(nn.Module):
 
     def forward(self, query_BKC: Tensor, *, position_BKC: Tensor, reference_BK3: Tensor, view: View) -> Tensor:
         """(B, K, C) to the same; ``reference_BK3`` is in fractions of the range."""
+        if (cameras := view.frames.lidar2img_BN44.shape[1]) != self.cameras:
+            raise ValueError(f"a frame has {cameras} cameras; this DETR3D weighs {self.cameras}, each in its place")
         logits = self.attention_weights(query_BKC + position_BKC).float()
         weights_BKNP = logits.unflatten(-1, (self.cameras, -1)).sigmoid()
         sampled_BNPCK, seen_BNK = sampled(reference_BK3, view=view)

@@ -26,7 +26,7 @@ class PETR(QueryDetector):
             data_samples,
             code_weights_10=self.pts_bbox_head.code_weights,
             motion_weight=self.motion_weight,
-            local_class_count=True,
+            as_petr=True,
         )
 
     def parts(self) -> dict[str, list[str]]:

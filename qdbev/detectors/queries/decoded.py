@@ -45,7 +45,7 @@ def losses(
     *,
     code_weights_10: Tensor,
     motion_weight: float = 0.0,
-    local_class_count: bool = False,
+    as_petr: bool = False,
 ) -> dict[str, Tensor]:
     """Detection losses of every decoder layer, by official name; see ``detection_losses``."""
     boxes, labels = ground_truth(data_samples, device=decoded.logits_LBKC.device)
@@ -56,7 +56,7 @@ def losses(
         targets=[encode_boxes(boxes_M9) for boxes_M9 in boxes],
         code_weights_10=code_weights_10,
         motion_weight=motion_weight,
-        local_class_count=local_class_count,
+        as_petr=as_petr,
     )
 
 

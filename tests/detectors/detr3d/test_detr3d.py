@@ -200,6 +200,26 @@ def frames_of_samples(samples: list[Any]) -> FrameBatch:
     return current_frames(samples, device=torch.device("cpu"))
 
 
+def test_another_number_of_cameras_is_one_sentence(mite, make_batch):
+    inputs, samples = make_batch(follows=[[False]])
+    frame = samples[0].metainfo["frames"][0]
+    frame["lidar2img"] = frame["lidar2img"][:4]
+    with pytest.raises(ValueError, match="a frame has 4 cameras; this DETR3D weighs 6, each in its place"):
+        mite({"img": inputs["img"][:, :, :4]}, samples)
+
+
+@torch.no_grad()
+def test_a_stream_part_by_part_is_the_detectors_own(mite, make_batch):
+    inputs, samples = make_batch(follows=[[False], [False]])
+    stages = mite.stages(inputs, samples, history=mite.new_history(scenes=2))
+    assert list(stages.steps) == list(mite.parts())
+    value = stages.first
+    for step in stages.streamed().values():
+        value = step(value)
+    for (token, found), (expected_token, expected) in zip(value, mite.detections(inputs, samples), strict=True):
+        assert token == expected_token and torch.equal(found.scores_3d, expected.scores_3d)
+
+
 @torch.no_grad()
 def test_a_batch_of_two_is_two_singles(mite, make_batch):
     inputs, samples = make_batch(follows=[[False], [False]])

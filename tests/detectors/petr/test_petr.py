@@ -14,6 +14,7 @@ import torch
 import profiles
 from pipelines.assembly.detector import build_detector
 from pipelines.assembly.quantized import detector_plan
+from pipelines.assembly.strict_loading import Misfit, load_strictly
 from pipelines.costs.counts import count
 from qdbev.detectors.images.frame_batch import FrameBatch
 from qdbev.detectors.petr import PETR, build_petr
@@ -218,6 +219,39 @@ def test_queries_look_at_the_finest_level_alone_and_cameras_have_their_order(mit
     turned = replace(frames, lidar2img_BN44=frames.lidar2img_BN44.flip(1))
     other = mite.decoded([levels[0].flip(1)], frames=turned).logits_LBKC
     assert (other - alone).abs().max() > 2e-5  # rounding gives 1e-6
+
+
+@torch.no_grad()
+def test_a_stream_part_by_part_is_the_detectors_own(mite, make_batch):
+    inputs, samples = make_batch(follows=[[False], [False]])
+    stages = mite.stages(inputs, samples, history=mite.new_history(scenes=2))
+    assert list(stages.steps) == list(mite.parts())
+    value = stages.first
+    for step in stages.streamed().values():
+        value = step(value)
+    for (token, found), (expected_token, expected) in zip(value, mite.detections(inputs, samples), strict=True):
+        assert token == expected_token and torch.equal(found.scores_3d, expected.scores_3d)
+
+
+def test_a_box_without_size_is_forgiven_as_officially(mite, make_batch):
+    inputs, samples = make_batch(follows=[[False]])
+    samples[0].gt_instances_3d.bboxes_3d.tensor[0, 3] = 0  # its logarithm is no number
+    assert all(loss.isfinite() for loss in mite(inputs, samples, mode="loss").values())
+
+
+@pytest.mark.parametrize("equal", [True, False])
+def test_a_checkpoint_lists_all_copies_of_a_branch_and_they_are_alike(mite, equal):
+    """As published: six names of one tensor each, here two."""
+    state = {name: tensor.clone() for name, tensor in mite.state_dict().items()}
+    name = "pts_bbox_head.reg_branches.1.4.bias"
+    for copy in (name, name.replace("s.1", "s.0")) if equal else (name,):
+        state[copy] += 1
+    if equal:
+        load_strictly(mite, state=state, origin="a file")
+        assert torch.equal(mite.state_dict()[name], state[name])
+    else:
+        with pytest.raises(Misfit, match="1 unlike the copies that the model holds as one"):
+            load_strictly(mite, state=state, origin="a file")
 
 
 @torch.no_grad()
