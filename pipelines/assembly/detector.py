@@ -13,6 +13,7 @@ from torch import nn
 import qdbev.detectors.detector as detectors
 from pipelines.store import processes
 from profiles import Profile, ProfileError
+from profiles.detectors.bevdet import BEVDetProfile
 from profiles.detectors.bevformer import BEVFormerProfile
 from profiles.detectors.configured import ConfiguredProfile
 from profiles.detectors.detr3d import DETR3DProfile
@@ -25,7 +26,9 @@ from qdbev.data.configured.dataset import ConfiguredDataset, class_order
 from qdbev.data.nuscenes.records import CLASSES, Sample
 from qdbev.data.queues.batches import Frames
 from qdbev.data.queues.cropped import CroppedDataset
+from qdbev.data.queues.lifting import LiftDataset
 from qdbev.data.queues.temporal import TemporalDataset
+from qdbev.detectors.bevdet import build_bevdet
 from qdbev.detectors.bevformer import build_bevformer
 from qdbev.detectors.configured import build_configured
 from qdbev.detectors.detr3d import build_detr3d
@@ -190,6 +193,29 @@ def _cropped_frames(samples: Sequence[Sample], *, root: Path, model: PETRProfile
     return CroppedDataset(samples, root=root, train=False, point_cloud_range=model.decoder.range_m, **dict(model.image))
 
 
+def _bevdet(model: BEVDetProfile, *, auxiliary: bool) -> detectors.Detector:
+    return build_bevdet(**model.arguments())
+
+
+def _lifted_queues(
+    samples: Sequence[Sample], *, root: Path, model: BEVDetProfile, data: DataProfile, schedule: Optimisation
+) -> Frames:
+    """Without augmentation, whatever the schedule says."""
+    return LiftDataset(
+        samples,
+        root=root,
+        train=True,
+        frames_back=model.frames_back if data.queue_length > 1 else 0,
+        draw_past=data.drop_one_frame,
+        point_cloud_range=model.lift.range_m,
+        **dict(model.image),
+    )
+
+
+def _lifted_frames(samples: Sequence[Sample], *, root: Path, model: BEVDetProfile) -> Frames:
+    return LiftDataset(samples, root=root, train=False, point_cloud_range=model.lift.range_m, **dict(model.image))
+
+
 def _configured(model: ConfiguredProfile, *, auxiliary: bool) -> detectors.Detector:
     section = model.mmdet3d
     return build_configured(
@@ -223,6 +249,13 @@ def _frames_of_config(samples: Sequence[Sample], *, root: Path, model: Configure
 
 
 _KINDS = {
+    "bevdet": Kind(
+        build=_bevdet,
+        classes=lambda model: CLASSES,
+        sensors=lambda model: {"use_camera": True, "use_lidar": False},
+        training_frames=_lifted_queues,
+        ordered_frames=_lifted_frames,
+    ),
     "bevformer": Kind(
         build=_bevformer,
         classes=lambda model: CLASSES,

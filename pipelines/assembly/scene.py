@@ -19,6 +19,7 @@ def scene_of(profile: Profile) -> Scene:
     size = profile.data.image_size_px
     framing = profile.model.framing(size)
     matrices = nuscenes_lidar2img(image_size_px=size, scale=framing.scale)
+    matrices[:, 0] -= framing.left_px * matrices[:, 2]
     matrices[:, 1] -= framing.top_px * matrices[:, 2]
     return Scene(framing.network_px, torch.from_numpy(matrices).float())
 

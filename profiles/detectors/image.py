@@ -13,7 +13,7 @@ Spread = Annotated[float, Field(gt=0)]
 
 
 class Framing(NamedTuple):
-    """Where the pixels of a camera image go: scaled, then cut off at the top, then padded right and below."""
+    """Where the pixels of a camera image go: scaled, then cut off at the top and left, then padded right and below."""
 
     network_px: tuple[int, int]
     """(height, width) of the network's input."""
@@ -21,6 +21,8 @@ class Framing(NamedTuple):
     """Factor on both sides."""
     top_px: int
     """Rows cut off behind scaling."""
+    left_px: int = 0
+    """Columns cut off at the left behind scaling."""
 
 
 class ImageProfile(Document):

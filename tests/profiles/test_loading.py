@@ -15,7 +15,17 @@ BITS = {"w8a8": (8, 8), "w6a6": (6, 6), "w4a6": (4, 6), "w4a4": (4, 4), "float":
 
 def test_built_in_names() -> None:
     assert set(profiles.builtin_profiles()) == set(BITS)
-    assert set(profiles.builtin_models()) == {"nano", "tiny", "small", "base", "detr3d", "detr3d-r50", "petr"}
+    assert set(profiles.builtin_models()) == {
+        "nano",
+        "tiny",
+        "small",
+        "base",
+        "bevdet",
+        "bevdet4d",
+        "detr3d",
+        "detr3d-r50",
+        "petr",
+    }
 
 
 @pytest.mark.parametrize("name", BITS)

@@ -94,7 +94,7 @@ def test_built_in_models_are_told_apart_by_shapes() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["model.detector=yolo"], "model.detector is 'yolo'; allowed: bevformer, detr3d, mmdet3d, petr"),
+        (["model.detector=yolo"], "model.detector is 'yolo'; allowed: bevdet, bevformer, detr3d, mmdet3d, petr"),
         (["model.mmdet3d.output_layers=[a]"], "model.mmdet3d describes another detector: state detector: mmdet3d too"),
         (["model.nam=1"], "did you mean model.name?"),
         (["model.backbon.depth=18"], "did you mean model.backbone? (fields of model: backbone, bev, channels"),
@@ -115,7 +115,7 @@ def test_fields_of_a_configured_detector_are_its_own() -> None:
     for word, sentence in (
         ("model.mmdet3d.taps.imag=neck", "did you mean model.mmdet3d.taps.image?"),
         ("model.colour=1", "(fields of model: detector, mmdet3d, name, weights)"),
-        ("model.backbone.depth=18", "model.backbone describes another detector: state detector: bevformer too"),
+        ("model.bev.rows=18", "model.bev describes another detector: state detector: bevformer too"),
     ):
         with pytest.raises(ProfileError) as caught:
             profiles.load("w4a6", model=path, overrides=[word])

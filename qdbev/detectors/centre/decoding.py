@@ -1,0 +1,151 @@
+"""From the maps of a centre head to boxes, and to the rows of logits and box codes that outputs are compared by.
+
+Shapes: B samples, C classes (of a task, or of all), Q cells, K = tasks times cells, J candidates, H W of the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from mmdet3d.structures import LiDARInstance3DBoxes
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from qdbev.detectors.boxes.box_code import decode_boxes
+from qdbev.detectors.centre.code_order import CodeOrder
+from qdbev.detectors.centre.grid import CentreGrid
+from qdbev.detectors.centre.head import TaskMaps
+from qdbev.ops.rotated_suppression import suppressed
+
+OUTSIDE_LOGIT = -20.0  # of classes that a task does not have
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """Suppress what overlaps a better box from above; Scale-NMS where factors differ from 1 (BEVDet, 2112.11790).
+
+    Attributes:
+        overlap: Largest intersection over union that is left.
+        factors: What a box of each class of the task is enlarged by before it is compared.
+    """
+
+    overlap: float
+    factors: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Circle:
+    """Suppress what has its centre near that of a better box.
+
+    Attributes:
+        squared_m2: SQUARED distance up to which it is suppressed.
+    """
+
+    squared_m2: float
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Which cells become boxes.
+
+    Attributes:
+        suppression: For each task.
+        candidates: Best cells and classes of a task that are looked at.
+        min_score: Scores up to it are dropped.
+        centre_range_m: Gravity centres outside are dropped: x, y, z minimum, then maximum.
+        most: Boxes of a task that are left.
+    """
+
+    suppression: tuple[Rotated | Circle, ...]
+    candidates: int = 500
+    min_score: float = 0.1
+    centre_range_m: tuple[float, ...] = (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0)
+    most: int = 83
+
+
+def metric_code(maps: TaskMaps, *, grid: CentreGrid, order: CodeOrder) -> Tensor:
+    """Box codes (B, Q, 10) with metric centres of every cell."""
+    output_BQ10 = maps.code_B10HW.flatten(2).transpose(1, 2)
+    cells = torch.arange(grid.cells, device=output_BQ10.device)
+    corners_Q2 = torch.stack([cells % grid.columns, cells // grid.columns], -1)
+    centre_BQ2 = (corners_Q2 + output_BQ10[..., :2]) * grid.cell_m + output_BQ10.new_tensor(grid.low_m)
+    return order.to_box_code(torch.cat([centre_BQ2, output_BQ10[..., 2:]], -1))
+
+
+def dense_outputs(
+    tasks: Sequence[TaskMaps], *, classes: Sequence[Sequence[int]], grid: CentreGrid, order: CodeOrder
+) -> tuple[Tensor, Tensor]:
+    """Class logits (B, K, C) and box codes (B, K, 10): a row for every task and cell."""
+    count = sum(len(of_task) for of_task in classes)
+    logits, codes = [], []
+    for maps, of_task in zip(tasks, classes, strict=True):
+        heat_BQC = maps.heat_BCHW.flatten(2).transpose(1, 2)
+        rows = heat_BQC.new_full((*heat_BQC.shape[:2], count), OUTSIDE_LOGIT)
+        rows[..., list(of_task)] = heat_BQC
+        logits.append(rows)
+        codes.append(metric_code(maps, grid=grid, order=order))
+    return torch.cat(logits, 1), torch.cat(codes, 1)
+
+
+def decoded_boxes(
+    tasks: Sequence[TaskMaps],
+    *,
+    classes: Sequence[Sequence[int]],
+    grid: CentreGrid,
+    order: CodeOrder,
+    decoding: Decoding,
+) -> list[InstanceData]:
+    """Boxes of every sample, best first, in the frame of the map."""
+    samples: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(len(tasks[0].heat_BCHW))]
+    for maps, of_task, suppression in zip(tasks, classes, decoding.suppression, strict=True):
+        codes = metric_code(maps, grid=grid, order=order)
+        for rows, heat_CHW, code_Q10 in zip(samples, maps.heat_BCHW, codes, strict=True):
+            code, scores, label = _candidates(heat_CHW.flatten(1), code_Q10, decoding=decoding)
+            boxes = decode_boxes(code)
+            left = _left(boxes, label=label, by=suppression)[: decoding.most]
+            rows.append((boxes[left], scores[left], label.new_tensor(list(of_task))[label[left]]))
+    return [_instances(rows) for rows in samples]
+
+
+def _instances(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> InstanceData:
+    boxes, scores, labels = (torch.cat(column) for column in zip(*rows, strict=True))
+    best = scores.argsort(descending=True, stable=True)
+    return InstanceData(
+        bboxes_3d=LiDARInstance3DBoxes(boxes[best], box_dim=9), scores_3d=scores[best], labels_3d=labels[best]
+    )
+
+
+def _candidates(heat_CQ: Tensor, code_Q10: Tensor, *, decoding: Decoding) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes, scores and classes in the task of the best cells, best first."""
+    scores, flat = heat_CQ.sigmoid().flatten().topk(min(decoding.candidates, heat_CQ.numel()))
+    code = code_Q10[flat % heat_CQ.shape[1]]
+    centre = code[:, [0, 1, 4]]
+    low, high = centre.new_tensor(decoding.centre_range_m[:3]), centre.new_tensor(decoding.centre_range_m[3:])
+    wanted = (scores > decoding.min_score) & ((centre >= low) & (centre <= high)).all(-1)
+    return code[wanted], scores[wanted], (flat // heat_CQ.shape[1])[wanted]
+
+
+def _left(boxes_J9: Tensor, *, label: Tensor, by: Rotated | Circle) -> Tensor:
+    """Indices of what is left, best first; compared on the CPU, in code that no watcher of torch sees."""
+    if not len(boxes_J9):
+        return label
+    if isinstance(by, Circle):
+        return _apart(boxes_J9[:, :2].detach().cpu(), squared_m2=by.squared_m2).to(label.device)
+    factors = boxes_J9.new_tensor(by.factors or (1.0,))[label if by.factors else torch.zeros_like(label)]
+    seen_J5 = torch.cat([boxes_J9[:, :2], boxes_J9[:, 3:5] * factors[:, None], boxes_J9[:, 6:7]], -1)
+    return suppressed(seen_J5, overlap=by.overlap)
+
+
+def _apart(centres_J2: Tensor, *, squared_m2: float) -> Tensor:
+    """Indices of centres, best first, none within the distance of a better one that is left."""
+    centres = centres_J2.numpy()
+    near_JJ = np.square(centres[:, None] - centres[None]).sum(-1) <= squared_m2
+    gone, left = np.zeros(len(centres), dtype=bool), []
+    for index in range(len(centres)):
+        if not gone[index]:
+            left.append(index)
+            gone |= near_JJ[index]
+    return torch.tensor(left, dtype=torch.long)

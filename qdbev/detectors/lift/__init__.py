@@ -1,0 +1,28 @@
+"""Lift and splat (arXiv 2008.05711), for several detectors: camera frames, frustums, pooling, memory of a stream."""
+
+from __future__ import annotations
+
+from qdbev.detectors.lift.frames import CameraFrames, camera_frames, checked_images, projected_frames, queue_frame
+from qdbev.detectors.lift.frustum import VoxelGrid, cells_of, frustum, seen_cells, times_depth
+from qdbev.detectors.lift.history import Entry, LiftHistory, Past, entries_of, past_of
+from qdbev.detectors.lift.lifted import Lifted, pooled
+
+__all__ = [
+    "CameraFrames",
+    "Entry",
+    "LiftHistory",
+    "Lifted",
+    "Past",
+    "VoxelGrid",
+    "camera_frames",
+    "cells_of",
+    "checked_images",
+    "entries_of",
+    "frustum",
+    "past_of",
+    "pooled",
+    "projected_frames",
+    "queue_frame",
+    "seen_cells",
+    "times_depth",
+]

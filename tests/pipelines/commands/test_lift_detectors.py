@@ -1,0 +1,83 @@
+"""Small detectors that lift images through the commands: by numbers alone, with and without a past frame."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipelines.store.artifacts import Store
+
+Call = Callable[..., dict[str, Any]]
+BEVDET = """
+model:
+  detector: bevdet
+  weights: random
+  image: {scale: 1.0, size_px: [160, 64]}
+  backbone: {depth: 18, base_channels: 8}
+  image_channels: 16
+  lift: {depths_m: [2, 42, 4], channels: 8, rows: 32, columns: 32, cell_m: 3.2}
+  ground: {channels: [16, 16, 16], neck_channels: 16}
+  head: {channels: 16}
+"""
+MODELS = {
+    "bevdet": BEVDET + "data: {queue_length: 1}\n",
+    "bevdet4d": BEVDET + "  frames_back: 1\ndata: {queue_length: 2}\n",
+}
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_synthetic: Path) -> list[str]:
+    return [
+        f"data.source={tiny_synthetic}",
+        "data.train_scenes=2",
+        "data.val_scenes=1",
+        "calibration.samples=3",
+        "evaluation.max_boxes=30",
+        "evaluation.bootstrap_resamples=0",
+        "bit_plan.samples=2",
+        "qat.steps_per_stage=2",
+        "qat.batch_size=2",
+        "qat.warmup_steps=0",
+        "qat.evaluate_each_stage=false",
+        "distillation.schedule.steps=2",
+        "distillation.schedule.batch_size=1",
+        "distillation.schedule.warmup_steps=0",
+        "distillation.schedule.photometric=false",
+        "distillation.schedule.grid_mask_probability=0",
+    ]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / f"small-{request.param}.yaml"
+    path.write_text(MODELS[request.param].lstrip("\n"), encoding="utf-8")
+    return path
+
+
+@pytest.mark.slow
+def test_the_chain_of_commands(call: Call, store: Path, model: Path) -> None:
+    words = ("--model", str(model), "--profile", "w8a8")
+    parts = ["backbone", "neck", "encoder", "decoder"]
+    calibration = Store(store).open(call("calibrate", *words)["artifact"]["digest"])
+    operations: Any = calibration.manifest.metrics["gbops"]
+    assert {part for part in operations if operations[part] > 0} == {*parts, "total"}
+    assert call("evaluate", *words)["metrics"]["NDS"] >= 0
+
+    last = Store(store).open(call("qat-progressive", *words)["artifact"]["digest"])
+    assert last.manifest.data["parts"] == parts and last.manifest.metrics["steps"] == 2
+
+    student = Store(store).open(call("distill-vgd", *words)["artifact"]["digest"])
+    assert student.manifest.metrics["vgd_weight"] > 0  # type: ignore[operator]
+    before, after = (load_file(stage.file("latent.safetensors")) for stage in (last, student))
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_parts_alone(call: Call, model: Path) -> None:
+    document = call("sensitivity", "--model", str(model), "--profile", "w4a6")
+    assert "of the time saved by sharing" in str(document)
