@@ -18,6 +18,9 @@ from qdbev.reporting.tables.table import Table
 Intervals = dict[str, dict[str, float]]
 """Paired intervals of NDS, ``low`` and ``high``, by what is compared."""
 
+_SHOWN = 2
+"""Options of a run that are shown; the others are counted."""
+
 _ENDS: dict[str, tuple[Section, ...]] = {VGD: ("qat", "distillation"), QAT: ("qat",), CALIBRATION: ()}
 """Kinds that a chain may end with -> sections that decide them besides model, quantization, calibration and data."""
 
@@ -128,5 +131,6 @@ def _words(artifact: Artifact) -> str:
     words = [str(word) for word in stated] if isinstance(stated, list) else []
     profile: Any = artifact.manifest.profile
     if profile["quantization"].get("plan") and profile["qat"]["steps_per_stage"] == 0:
-        words.append("own bits, no training")
-    return ", ".join(words) if words else "no options"
+        words.insert(0, "own bits, no training")
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return ", ".join(words[:_SHOWN]) + more if words else "no options"
