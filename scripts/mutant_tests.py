@@ -15,7 +15,7 @@ def stages_of(root: Path, path: str, *, whole_suite: bool) -> dict[str, list[str
     Args:
         root: The folder of the project.
         path: The changed module, from there.
-        whole_suite: Ends with every other test that is neither slow nor long.
+        whole_suite: Ends with every other test that is not slow.
     """
     stages = {
         "its own tests": [path, *_mirrors(root, path)],

@@ -86,9 +86,9 @@ class Copy:
 
     def _run(self, paths: list[str], *, mutant: Mutant | None, limit_s: float, fast: bool) -> tuple[str, str]:
         """Give the verdict of one run of pytest, and the first test that failed."""
-        marks = "not long and not slow" if fast else "not long"
+        marks = ["-m", "not slow"] if fast else []
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "--no-header", "--tb=no"]
-        command += ["-p", "no:cacheprovider", "-m", marks, *paths]
+        command += ["-p", "no:cacheprovider", *marks, *paths]
         process = subprocess.Popen(
             command,
             cwd=self.root,

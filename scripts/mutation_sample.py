@@ -4,7 +4,7 @@ python scripts/mutation_sample.py --count 60 --seed 3 --jobs 2 --out mutants.jso
 python scripts/mutation_sample.py --count 6 --paths qdbev/distillation --list    # only shows what would be tried
 
 Every change is made in a copy of the tree. Doctests and tests of the changed module run first, then tests that import
-it, then those of its whole room; with --suite then all that are neither slow nor long. A change ``survived`` when all
+it, then those of its whole room; with --suite then all that are not slow. A change ``survived`` when all
 of these passed; it is ``killed`` when a test failed that passes without the change, ``timeout`` when the time was over.
 The same command goes on where it was stopped: rows of --out whose change is drawn again are not run again.
 """
