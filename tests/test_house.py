@@ -50,6 +50,7 @@ THINGS = (
     thing("objective", "output_class", "class_output_loss", files=3),
     thing("command", "import_weights", files=3),
     thing("native detector", "BevProfile", "build_bevformer", files=2, folder="qdbev/detectors/bevformer"),
+    thing("native detector", "BEVDepthProfile", "build_bevdepth", files=2, folder="qdbev/detectors/bevdepth"),
     thing("native detector", "BEVDetProfile", "build_bevdet", files=2, folder="qdbev/detectors/bevdet"),
     thing("native detector", "ConfiguredProfile", "build_configured", files=2, folder="qdbev/detectors/configured"),
     thing("native detector", "PETRProfile", "build_petr", files=2, folder="qdbev/detectors/petr"),

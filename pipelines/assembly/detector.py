@@ -13,6 +13,7 @@ from torch import nn
 import qdbev.detectors.detector as detectors
 from pipelines.store import processes
 from profiles import Profile, ProfileError
+from profiles.detectors.bevdepth import BEVDepthProfile
 from profiles.detectors.bevdet import BEVDetProfile
 from profiles.detectors.bevformer import BEVFormerProfile
 from profiles.detectors.configured import ConfiguredProfile
@@ -28,6 +29,7 @@ from qdbev.data.queues.batches import Frames
 from qdbev.data.queues.cropped import CroppedDataset
 from qdbev.data.queues.lifting import LiftDataset
 from qdbev.data.queues.temporal import TemporalDataset
+from qdbev.detectors.bevdepth import build_bevdepth
 from qdbev.detectors.bevdet import build_bevdet
 from qdbev.detectors.bevformer import build_bevformer
 from qdbev.detectors.configured import build_configured
@@ -197,22 +199,33 @@ def _bevdet(model: BEVDetProfile, *, auxiliary: bool) -> detectors.Detector:
     return build_bevdet(**model.arguments())
 
 
+def _bevdepth(model: BEVDepthProfile, *, auxiliary: bool) -> detectors.Detector:
+    return build_bevdepth(**model.arguments())
+
+
 def _lifted_queues(
-    samples: Sequence[Sample], *, root: Path, model: BEVDetProfile, data: DataProfile, schedule: Optimisation
+    samples: Sequence[Sample],
+    *,
+    root: Path,
+    model: BEVDetProfile | BEVDepthProfile,
+    data: DataProfile,
+    schedule: Optimisation,
 ) -> Frames:
-    """Without augmentation, whatever the schedule says."""
+    """Without augmentation, whatever the schedule says; with depths of the LiDAR where these are learned from."""
+    depths = isinstance(model, BEVDepthProfile) and model.depth.weight > 0
     return LiftDataset(
         samples,
         root=root,
         train=True,
         frames_back=model.frames_back if data.queue_length > 1 else 0,
         draw_past=data.drop_one_frame,
+        depth_stride=_DEPTH_STRIDE if depths else None,
         point_cloud_range=model.lift.range_m,
         **dict(model.image),
     )
 
 
-def _lifted_frames(samples: Sequence[Sample], *, root: Path, model: BEVDetProfile) -> Frames:
+def _lifted_frames(samples: Sequence[Sample], *, root: Path, model: BEVDetProfile | BEVDepthProfile) -> Frames:
     return LiftDataset(samples, root=root, train=False, point_cloud_range=model.lift.range_m, **dict(model.image))
 
 
@@ -248,7 +261,15 @@ def _frames_of_config(samples: Sequence[Sample], *, root: Path, model: Configure
     return ConfiguredDataset(samples, root=root, section=section, train=False)
 
 
+_DEPTH_STRIDE = 16  # of BEVDepth's image features
 _KINDS = {
+    "bevdepth": Kind(
+        build=_bevdepth,
+        classes=lambda model: CLASSES,
+        sensors=lambda model: {"use_camera": True, "use_lidar": False},
+        training_frames=_lifted_queues,
+        ordered_frames=_lifted_frames,
+    ),
     "bevdet": Kind(
         build=_bevdet,
         classes=lambda model: CLASSES,

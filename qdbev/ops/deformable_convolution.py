@@ -1,4 +1,4 @@
-"""DCNv2, Zhu et al. 2019 (arXiv 1811.11168): mmcv's modulated deformable convolution for tensors of any memory format.
+"""DCNv2 (arXiv 1811.11168) and DCNv1 (1703.06211): mmcv's deformable convolutions for tensors of any memory format.
 
 mmcv's kernels, on CPU and GPU, read their inputs as if channels were the outermost in memory, whatever the strides say:
 in channels-last format, in which the rest of the backbone runs, their result is wrong without a warning (mmcv 2.1.0).
@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from mmcv.ops import ModulatedDeformConv2dPack, modulated_deform_conv2d
+from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, deform_conv2d, modulated_deform_conv2d
 from torch import Tensor, nn
 
 from qdbev.ops.shape_only import shape_only
+
+_IMAGES_AT_ONCE = 32  # in the kernel of DCNv1, which asks for a divisor of their number
 
 
 class DeformableConv(ModulatedDeformConv2dPack):  # type: ignore[misc]  # mmcv is untyped
@@ -38,10 +40,34 @@ class DeformableConv(ModulatedDeformConv2dPack):  # type: ignore[misc]  # mmcv i
         return found
 
 
+class DeformableConvV1(DeformConv2dPack):  # type: ignore[misc]  # mmcv is untyped
+    """mmcv's layer without modulation, likewise; any number of images may come at once."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Offsets from the input, then the convolution.
+
+        Args:
+            x: Map (B, C, H, W).
+
+        Returns:
+            Map (B, C', H', W').
+        """
+        ready = [each.contiguous() for each in (x, self.conv_offset(x), self.weight)]
+        together = next(count for count in range(_IMAGES_AT_ONCE, 0, -1) if len(x) % count == 0)
+        found: Tensor = deform_conv2d(
+            *ready, self.stride, self.padding, self.dilation, self.groups, self.deform_groups, False, together
+        )
+        return found
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        """As torch's; mmcv's renames what it had in 2019 and prints a line each time."""
+        nn.Module._load_from_state_dict(self, *args)
+
+
 @contextmanager
 def deformable_shapes(model: nn.Module) -> Iterator[None]:
     """Deformable convolutions run their offset branch and give an empty map: their kernel knows no meta device."""
-    layers = [module for module in model.modules() if isinstance(module, ModulatedDeformConv2dPack)]
+    layers = [module for module in model.modules() if isinstance(module, (DeformConv2dPack, ModulatedDeformConv2dPack))]
     for layer in layers:
         layer.forward = _shape_of(layer)
     try:

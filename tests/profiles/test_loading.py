@@ -20,6 +20,7 @@ def test_built_in_names() -> None:
         "tiny",
         "small",
         "base",
+        "bevdepth",
         "bevdet",
         "bevdet4d",
         "detr3d",

@@ -23,6 +23,7 @@ from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
 from qdbev.data.nuscenes.records import Sample
+from qdbev.data.queues.lidar_depths import crop_corner, image_matrix, nearest_depths, points_to_pixels, read_points
 from qdbev.data.queues.temporal import Item, valid_boxes
 from qdbev.data.queues.transforms import LoadMultiView, NormalizeMultiView
 
@@ -45,6 +46,8 @@ class LiftDataset(Dataset[Item]):
         mean, std, to_rgb: Normalisation, in the order of the network's channels; what lies outside the image is black.
         frames_back: Key frames between the current and the past frame; 0: no past frame.
         draw_past: Draw the past frame of a training item.
+        depth_stride: Pixels of the input per pixel that gets the depth of its nearest LiDAR point, as metainfo
+            ``depth_m`` (N, H / stride, W / stride), 0 where there is none; of training alone, None: no depths.
         point_cloud_range: Metres (x, y, z low, x, y, z high) in the lidar frame.
     """
 
@@ -61,12 +64,14 @@ class LiftDataset(Dataset[Item]):
         to_rgb: bool,
         frames_back: int = 0,
         draw_past: bool = False,
+        depth_stride: int | None = None,
         point_cloud_range: Sequence[float] = (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0),
     ) -> None:
         self.samples = list(samples)
         self.train, self.size_px, self.scale = train, size_px, scale
         self.frames_back, self.draw_past = frames_back if train else 0, draw_past
-        self._load = LoadMultiView(root)
+        self.depth_stride = depth_stride if train else None
+        self._root, self._load = Path(root), LoadMultiView(root)
         self._normalise = NormalizeMultiView(mean, std, to_rgb)
         self._range = ObjectRangeFilter(list(point_cloud_range))
         self._places = {(sample["scene"], sample["index_in_scene"]): at for at, sample in enumerate(self.samples)}
@@ -99,7 +104,21 @@ class LiftDataset(Dataset[Item]):
             "frames": [self._meta(at, follows=self._follows(at, queue=queue)) for at in queue],
             "boxes": kept["gt_bboxes_3d"].tensor.numpy(),
             "labels": kept["gt_labels_3d"],
-        }
+        } | ({"depth_m": self._depths(self.samples[index])} if self.depth_stride else {})
+
+    def _depths(self, sample: Sample) -> NDArray[np.float32]:
+        points = read_points(self._root / sample["lidar_path"])
+        assert self.depth_stride is not None
+        return np.stack(
+            [
+                nearest_depths(
+                    points_to_pixels(points, image=image, scale=self.scale, size_px=self.size_px),
+                    size_px=self.size_px,
+                    stride=self.depth_stride,
+                )
+                for image in sample["images"].values()
+            ]
+        )
 
     def _past(self, index: int, *, generator: np.random.Generator) -> int:
         """Place of the past frame: so many before, or the oldest of the scene on the way there, or the frame itself."""
@@ -151,28 +170,11 @@ class LiftDataset(Dataset[Item]):
 
 def as_lift_sample(arrays: dict[str, Any]) -> Det3DDataSample:
     """The Det3DDataSample of ``LiftDataset.arrays``."""
-    sample = Det3DDataSample(metainfo={"frames": arrays["frames"]})
+    depths = {"depth_m": arrays["depth_m"]} if "depth_m" in arrays else {}
+    sample = Det3DDataSample(metainfo={"frames": arrays["frames"]} | depths)
     boxes = LiDARInstance3DBoxes(torch.from_numpy(arrays["boxes"]), box_dim=9)
     sample.gt_instances_3d = InstanceData(bboxes_3d=boxes, labels_3d=torch.from_numpy(arrays["labels"]))
     return sample
-
-
-def crop_corner(taken_px: tuple[int, int], *, scale: float, size_px: tuple[int, int]) -> tuple[int, int]:
-    """Upper left corner (x, y) of what is cut from an image scaled to ``int(side * scale)``: the middle of its bottom.
-
-    >>> [crop_corner((1600, 900), scale=scale, size_px=(704, 256)) for scale in (0.48, 0.44)]
-    [(32, 176), (0, 140)]
-    """
-    width, height = (int(side * scale) for side in taken_px)
-    return max(0, width - size_px[0]) // 2, height - size_px[1]
-
-
-def image_matrix(taken_px: tuple[int, int], *, scale: float, size_px: tuple[int, int]) -> NDArray[np.float64]:
-    """(4, 4) pixels of the image as taken to those of the network's input, by the exact scale."""
-    x, y = crop_corner(taken_px, scale=scale, size_px=size_px)
-    matrix = np.diag([scale, scale, 1.0, 1.0])
-    matrix[:2, 3] = -x, -y
-    return matrix
 
 
 def cropped(image: NDArray[Any], *, scale: float, size_px: tuple[int, int]) -> NDArray[Any]:

@@ -6,65 +6,22 @@ Shapes: B samples, N cameras, E = B N images, C channels, H W of a map.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmdet3d.models.detectors import Base3DDetector
 from mmdet3d.registry import MODELS
 from torch import Tensor
 
 from qdbev.detectors.bevdet.bev_encoder import BevNeck, BevStages
 from qdbev.detectors.bevdet.view_transformer import ViewTransformer
 from qdbev.detectors.bevdet.warping import warped
-from qdbev.detectors.centre import CentreGrid, CentreHead, TaskMaps
-from qdbev.detectors.lift import CameraFrames, Lifted, Past, VoxelGrid, pooled
+from qdbev.detectors.centre import CentreHead
+from qdbev.detectors.lift import CameraFrames, Decoded, Encoded, LiftDetector, Lifted, Past, VoxelGrid, gap_s, pooled
 
 HEAT_BIAS = -2.19  # sigmoid of it is 0.1
-KEY_FRAME_S = 0.5
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """What the encoder gives.
-
-    Attributes:
-        bev_BCHW: Features of the ground.
-        cells_BNDP: Cell of every point of the current frustums.
-        lifted: What the next frames need of this one.
-        gap_s_B: Seconds to the past frame; None where every frame is seen alone.
-    """
-
-    bev_BCHW: Tensor
-    cells_BNDP: Tensor
-    lifted: Lifted
-    gap_s_B: Tensor | None
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What the head gives.
-
-    Attributes:
-        tasks: The maps of every task.
-        gap_s_B: Where it is there, velocities are displacements over these seconds.
-    """
-
-    tasks: list[TaskMaps]
-    gap_s_B: Tensor | None
-
-    def per_second(self) -> list[TaskMaps]:
-        """The same maps with velocities."""
-        if self.gap_s_B is None:
-            return self.tasks
-        gap = self.gap_s_B[:, None, None, None].float()
-        return [
-            TaskMaps(maps.heat_BCHW, torch.cat([maps.code_B10HW[:, :8], maps.code_B10HW[:, 8:] / gap], 1))
-            for maps in self.tasks
-        ]
-
-
-class BEVDetNetwork(Base3DDetector):
+class BEVDetNetwork(LiftDetector):
     """Backbone, neck, view transformer, encoder of the ground and head; names as in the official checkpoints."""
 
     def __init__(
@@ -86,8 +43,7 @@ class BEVDetNetwork(Base3DDetector):
     ) -> None:
         """Builds the parts; the arguments are explained in ``build_bevdet``."""
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.grid, self.frames_back, self.temporal = grid, frames_back, frames_back > 0
-        self.centre_grid = CentreGrid((grid.low_m[0], grid.low_m[1]), grid.cell_m[0], grid.rows, grid.columns)
+        self.grid, self.image_px, self.frames_back = grid, image_px, frames_back
         self.img_backbone = MODELS.build(img_backbone)
         self.img_neck = MODELS.build(img_neck)
         self.img_view_transformer = ViewTransformer(
@@ -115,7 +71,7 @@ class BEVDetNetwork(Base3DDetector):
         out: Tensor = self.img_neck(tuple(backbone_maps))
         return out
 
-    def lift(self, image_ECHW: Tensor) -> Lifted:
+    def lift(self, image_ECHW: Tensor, *, frames: CameraFrames) -> Lifted:
         """Depths and features of every pixel of the neck's map."""
         return self.img_view_transformer.lift(image_ECHW)
 
@@ -133,7 +89,7 @@ class BEVDetNetwork(Base3DDetector):
             bev_BCHW = self.pre_process_net(bev_BCHW)[0]
             bev_BCHW = torch.cat([bev_BCHW, self._past_map(past, frames=frames, cells_BNDP=cells_BNDP)], 1)
         stages = self.img_bev_encoder_backbone(bev_BCHW)
-        gap = None if past is None else self._gap(past, frames=frames)
+        gap = None if past is None else gap_s(past, frames=frames, frames_back=self.frames_back)
         return Encoded(self.img_bev_encoder_neck(stages), cells_BNDP, lifted, gap)
 
     def decode(self, encoded: Encoded) -> Decoded:
@@ -147,32 +103,3 @@ class BEVDetNetwork(Base3DDetector):
         now2past = past.lidar2global_B44.inverse() @ frames.lidar2global_B44
         now2past = frames.bev_B44 @ now2past @ frames.bev_B44.inverse()
         return warped(bev_BCHW, now2past_B44=now2past, grid=self.grid)
-
-    def _gap(self, past: Past, *, frames: CameraFrames) -> Tensor:
-        """Seconds to the past frame; what it would be where there is none, so that nothing is divided by zero."""
-        nominal = frames.time_B.new_tensor(self.frames_back * KEY_FRAME_S)
-        present = torch.tensor(past.present, device=nominal.device)
-        return torch.where(present, (frames.time_B - past.time_B).abs(), nominal)
-
-    def parts(self) -> dict[str, list[str]]:
-        """The paper's four parts as paths of modules, together everything."""
-        encoder = ["img_view_transformer", *(["pre_process_net"] if self.temporal else [])]
-        return {
-            "backbone": ["img_backbone"],
-            "neck": ["img_neck"],
-            "encoder": [*encoder, "img_bev_encoder_backbone", "img_bev_encoder_neck"],
-            "decoder": ["pts_bbox_head"],
-        }
-
-    def output_layers(self) -> list[str]:
-        """Paths of the convolutions that maps come out of."""
-        last = self.pts_bbox_head.last_layers()
-        return [path for path, module in self.named_modules() if any(module is layer for layer in last)]
-
-    def first_positions(self) -> tuple[str, ...]:
-        """None: no table of queries."""
-        return ()
-
-    def value_pairs(self) -> tuple[tuple[str, str], ...]:
-        """None: no attention."""
-        return ()

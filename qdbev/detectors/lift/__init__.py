@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from qdbev.detectors.lift.detector import LiftDetector
 from qdbev.detectors.lift.frames import CameraFrames, camera_frames, checked_images, projected_frames, queue_frame
 from qdbev.detectors.lift.frustum import VoxelGrid, cells_of, frustum, seen_cells, times_depth
-from qdbev.detectors.lift.history import Entry, LiftHistory, Past, entries_of, past_of
+from qdbev.detectors.lift.history import Entry, LiftHistory, Past, entries_of, gap_s, past_of
 from qdbev.detectors.lift.lifted import Lifted, pooled
+from qdbev.detectors.lift.outputs import Decoded, Encoded
 
 __all__ = [
     "CameraFrames",
+    "Decoded",
+    "Encoded",
     "Entry",
+    "LiftDetector",
     "LiftHistory",
     "Lifted",
     "Past",
@@ -19,6 +24,7 @@ __all__ = [
     "checked_images",
     "entries_of",
     "frustum",
+    "gap_s",
     "past_of",
     "pooled",
     "projected_frames",

@@ -17,6 +17,8 @@ from torch import Tensor
 from qdbev.detectors.lift.frames import CameraFrames
 from qdbev.detectors.lift.lifted import Lifted
 
+KEY_FRAME_S = 0.5
+
 
 @dataclass(frozen=True)
 class Past:
@@ -143,3 +145,10 @@ def past_of(lifted: Lifted, *, frames: CameraFrames, entries: Sequence[Entry | N
         torch.stack([row.time for row in rows]),
         tuple(entry is not None for entry in found),
     )
+
+
+def gap_s(past: Past, *, frames: CameraFrames, frames_back: int) -> Tensor:
+    """(B,) seconds to the past frame; what they would be where there is none, so that nothing is divided by zero."""
+    nominal = frames.time_B.new_tensor(frames_back * KEY_FRAME_S)
+    present = torch.tensor(past.present, device=nominal.device)
+    return torch.where(present, (frames.time_B - past.time_B).abs(), nominal)

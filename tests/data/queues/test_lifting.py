@@ -12,7 +12,8 @@ import torch
 from qdbev.data.geometry import lidar_to_image
 from qdbev.data.nuscenes.records import read_samples
 from qdbev.data.queues.batches import streaming_batches, training_batches
-from qdbev.data.queues.lifting import LiftDataset, cropped, image_matrix
+from qdbev.data.queues.lidar_depths import image_matrix
+from qdbev.data.queues.lifting import LiftDataset, cropped
 from tests.conftest import TINY_VERSION
 
 SIZE = (128, 64)

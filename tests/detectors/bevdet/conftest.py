@@ -13,6 +13,7 @@ from mmengine.structures import InstanceData
 from qdbev.detectors.bevdet import BEVDet, build_bevdet
 from tests.detectors.conftest import random_boxes, ring_of_cameras
 
+CONSTANTS = {"dx", "bx", "nx", "frustum", "voxel_size", "voxel_coord"}
 SIZE = (32, 64)  # height, width
 MITE = {
     "image_px": SIZE,
@@ -37,7 +38,7 @@ MITE = {
 def steady(model: torch.nn.Module) -> torch.nn.Module:
     """Weights that are a function of their place, so that they are the same wherever torch draws numbers otherwise."""
     for number, (name, value) in enumerate(model.state_dict().items()):
-        if not value.is_floating_point() or ("view_transformer" in name and "depthnet" not in name):
+        if not value.is_floating_point() or name.rpartition(".")[2] in CONSTANTS:
             continue
         places = torch.arange(value.numel(), dtype=torch.float64) * 12.9898 + number * 78.233
         wave = ((places.sin() * 43758.5453) % 1 * 2 - 1).view_as(value)
@@ -56,7 +57,7 @@ def make_bevdet() -> Callable[..., BEVDet]:
     return make
 
 
-def frame(*, scene: str, index: int, follows: bool) -> dict[str, Any]:
+def frame(*, scene: str, index: int, follows: bool, size: tuple[int, int] = SIZE) -> dict[str, Any]:
     """A vehicle that drives a metre along y and turns 0.1 rad from frame to frame."""
     pose = torch.eye(4, dtype=torch.float64)
     angle = torch.tensor(0.1 * index, dtype=torch.float64)
@@ -64,13 +65,14 @@ def frame(*, scene: str, index: int, follows: bool) -> dict[str, Any]:
     pose[1, 3] = float(index)
     return {
         "token": f"{scene}-{index}",
+        "img_shape": size,
         "scene": scene,
         "index_in_scene": index,
         "timestamp": 500_000 * index,
         "prev_exists": follows,
         "cam2img": torch.eye(3, dtype=torch.float64).expand(6, 3, 3),
         "image_matrix": torch.eye(4, dtype=torch.float64).expand(6, 4, 4),
-        "cam2lidar": ring_of_cameras(*SIZE).double().inverse(),
+        "cam2lidar": ring_of_cameras(*size).double().inverse(),
         "bev_matrix": torch.eye(4, dtype=torch.float64),
         "lidar2global": pose,
         "lidar2ego": torch.eye(4, dtype=torch.float64),
@@ -84,7 +86,7 @@ def make_batch(*queues: list[dict[str, Any]], seed: int = 0, objects: int = 4) -
         drawn = []
         for one in frames:
             generator = torch.Generator().manual_seed(seed + 100 * one["index_in_scene"] + ord(one["scene"][0]))
-            drawn.append(torch.randn(6, 3, *SIZE, generator=generator))
+            drawn.append(torch.randn(6, 3, *one["img_shape"], generator=generator))
         images.append(torch.stack(drawn))
         sample = Det3DDataSample(metainfo={"frames": frames})
         boxes = random_boxes(objects, generator)

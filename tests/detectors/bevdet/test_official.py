@@ -147,7 +147,7 @@ def test_losses_and_gradients(run, expected, model) -> None:
     labels = torch.tensor(expected["loss.gt_labels"])
     sample = Det3DDataSample()
     sample.gt_instances_3d = InstanceData(bboxes_3d=LiDARInstance3DBoxes(boxes, box_dim=9), labels_3d=labels)
-    losses = model.losses(decoded, [sample])
+    losses = model.losses(decoded, run[2], [sample])
     for key, loss in losses.items():
         assert float(loss.detach()) == pytest.approx(float(expected[f"loss.{key}"]), rel=1e-4, abs=1e-6), key
     total = sum(losses.values())

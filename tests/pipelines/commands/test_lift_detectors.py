@@ -24,7 +24,20 @@ model:
   ground: {channels: [16, 16, 16], neck_channels: 16}
   head: {channels: 16}
 """
+BEVDEPTH = """
+model:
+  detector: bevdepth
+  weights: random
+  image: {scale: 1.0, size_px: [160, 64]}
+  backbone: {depth: 18, base_channels: 8}
+  image_channels: 4
+  depth: {width: 16, groups: 2}
+  lift: {depths_m: [2, 42, 4], channels: 8, rows: 32, columns: 32, cell_m: 3.2}
+  head: {neck_channels: 4, channels: 16}
+data: {queue_length: 2, drop_one_frame: false}
+"""
 MODELS = {
+    "bevdepth": BEVDEPTH,
     "bevdet": BEVDET + "data: {queue_length: 1}\n",
     "bevdet4d": BEVDET + "  frames_back: 1\ndata: {queue_length: 2}\n",
 }

@@ -94,7 +94,10 @@ def test_built_in_models_are_told_apart_by_shapes() -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["model.detector=yolo"], "model.detector is 'yolo'; allowed: bevdet, bevformer, detr3d, mmdet3d, petr"),
+        (
+            ["model.detector=yolo"],
+            "model.detector is 'yolo'; allowed: bevdepth, bevdet, bevformer, detr3d, mmdet3d, petr",
+        ),
         (["model.mmdet3d.output_layers=[a]"], "model.mmdet3d describes another detector: state detector: mmdet3d too"),
         (["model.nam=1"], "did you mean model.name?"),
         (["model.backbon.depth=18"], "did you mean model.backbone? (fields of model: backbone, bev, channels"),
