@@ -104,6 +104,7 @@ def test_a_second_request_leaves_at_once() -> None:
         "\n    try: time.sleep(30)\n    finally: print('clearing', file=sys.stderr, flush=True); time.sleep(30)"
     )
     assert process.stderr is not None
+    time.sleep(0.3)  # it says that it works before it does
     os.kill(process.pid, signal.SIGINT)
     assert process.stderr.readline() == "clearing\n"
     os.kill(process.pid, signal.SIGINT)

@@ -50,7 +50,7 @@ def settings(tiny_synthetic: Path) -> list[str]:
         "data.train_scenes=2",
         "data.val_scenes=1",
         "calibration.samples=3",
-        "evaluation.max_boxes=30",
+        "evaluation.max_boxes=200",
         "evaluation.bootstrap_resamples=0",
         "bit_plan.samples=2",
         "qat.steps_per_stage=2",
