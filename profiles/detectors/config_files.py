@@ -1,4 +1,4 @@
-"""The digest of an mmengine config: its own file and all those it is based on, read as text and never run."""
+"""The digest of an mmengine config: its file, those it is based on, modules it imports; read as text, never run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from profiles.detectors.imported_modules import module_digests
 from profiles.wording import quoted
 from profiles.yaml_text import read_yaml
 
@@ -16,7 +17,7 @@ _MOST_FILES = 200  # in a chain of bases
 
 
 def config_digest(path: Path) -> str:
-    """The sha256 over a config file and the files of its chain of ``_base_``, wherever they lie.
+    """The sha256 over a config file, the files of its chain of ``_base_``, and modules of one's own that they import.
 
     Args:
         path: A ``.py``, ``.yaml``, ``.yml`` or ``.json`` file. A base named by package (``mmdet3d::...``) or imported
@@ -42,7 +43,9 @@ def _digests(path: Path, *, seen: tuple[Path, ...]) -> Iterator[str]:
         raise ValueError(f"the config {path} cannot be read: {error.strerror}; name the file of a config") from None
     yield hashlib.sha256(content).hexdigest()
     try:
-        bases = list(_bases(content.decode("utf-8"), path=path))
+        text = content.decode("utf-8")
+        bases = list(_bases(text, path=path))
+        yield from module_digests(text, suffix=path.suffix)
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:  # MemoryError: too deep for ast
         raise ValueError(f"the bases of the config {path} cannot be told: {error}") from None
     for base in bases:
