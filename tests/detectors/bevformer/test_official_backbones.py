@@ -54,6 +54,7 @@ def deformable(x, state, name):
     """3x3, stride 1, padding 1: each tap looks where its offset says, times its mask."""
     found = F.conv2d(x, state[f"{name}.conv_offset.weight"], state[f"{name}.conv_offset.bias"], padding=1)
     assert found.shape[1] == 27
+    assert 0.2 < float(found[:, :18].abs().mean()) < 5  # offsets of a pixel or so: larger ones are chaotic
     height, width = x.shape[2:]
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     total = 0
