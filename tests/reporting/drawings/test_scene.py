@@ -5,9 +5,18 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from qdbev.reporting.charts.figure import BLUE
-from qdbev.reporting.drawings.scene import CLASS_COLOURS, BoxSource, box_colours, confident, encode_image, scene_image
+from qdbev.reporting.drawings.scene import (
+    CLASS_COLOURS,
+    BoxSource,
+    _draw_header,
+    box_colours,
+    confident,
+    encode_image,
+    scene_image,
+)
 
 FORWARD = np.array([[60.0, 44.0, 0, 0], [0, 24.0, -60.0, 0], [0, 1.0, 0, 0], [0, 0, 0, 1.0]])
 
@@ -106,3 +115,12 @@ def test_files_decode_to_the_picture():
 def test_wrong_numbers_of_things_are_refused(images, projections, sources, message):
     with pytest.raises(ValueError, match=message):
         scene_image(images, lidar2img=projections, sources=sources)
+
+
+def test_the_legend_names_the_sources_that_have_a_colour():
+    figure = Figure(figsize=(4, 3))
+    sources = [BoxSource("by class", np.zeros((0, 9)), colour=None), BoxSource("W4A6", np.zeros((0, 9)), colour=BLUE)]
+    _draw_header(figure, sources=sources, title="one scene")
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["W4A6"]
+    assert [line.get_color() for line in legend.get_lines()] == [BLUE]
