@@ -81,6 +81,7 @@ def started(work: str, *, before: str = "") -> subprocess.Popen[str]:
         (signal.SIGHUP, 129, "stopped by SIGHUP, the terminal is gone; "),
     ],
 )
+@pytest.mark.moments
 @pytest.mark.parametrize("work", [SLEEP, CAUGHT, CHILDREN], ids=["sleeping", "caught", "children"])
 def test_a_command_at_work_says_a_sentence(number: int, code: int, words: str, work: str) -> None:
     process = started(work)
@@ -125,6 +126,7 @@ def test_a_program_that_only_imports_us_keeps_its_handlers() -> None:
     assert answer.stdout == "True\n"
 
 
+@pytest.mark.moments
 @pytest.mark.parametrize("seed", range(4))
 def test_ctrl_c_at_a_random_moment_of_the_imports(seed: int, tmp_path: Path) -> None:
     """``scripts/try_stops.py`` tries 50 moments of scene generation, from the first."""
