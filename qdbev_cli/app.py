@@ -18,6 +18,7 @@ from qdbev_cli.commands import (
     distill_vgd,
     doctor,
     evaluate,
+    export,
     import_weights,
     profiles,
     qat_progressive,
@@ -76,6 +77,7 @@ app.command("qat-progressive")(qat_progressive.train)
 app.command("distill-vgd")(distill_vgd.distill)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compress")(compress.compress)
+app.add_typer(export.app, name="export")
 app.command("report")(report.report)
 app.add_typer(artifacts.app, name="artifacts")
 app.add_typer(profiles.app, name="profiles")

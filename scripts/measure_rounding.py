@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import profiles
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import load_quantized
-from pipelines.scoring.evaluation import as_made
+from pipelines.lineage.models import as_made
 from pipelines.scoring.prediction import predict, score_results
 from pipelines.store.artifacts import Artifact, Store
 from qdbev.ops import integer_weight_bits

@@ -180,15 +180,20 @@ def learn_ranges_of(quantized: Quantized, *, section: QuantizationProfile) -> No
     )
 
 
-def write_quantized(folder: Path, *, quantized: Quantized, profile: Profile) -> None:
-    """Write ``latent.safetensors``, ``structure.json`` and, with all parts on, the packed ``model.safetensors``."""
-    structure = {
+def structure_of(quantized: Quantized) -> dict[str, Any]:
+    """What builds the detector again, beside profile and tensors, as plain JSON."""
+    return {
         "pairs": [list(pair) for pair in quantized.folding.pairs],
         "kept": quantized.folding.unfolded,
         "plan": quantized.plan.to_json(),
         "parts": list(quantized.parts),
         "packed": quantized.complete,
     }
+
+
+def write_quantized(folder: Path, *, quantized: Quantized, profile: Profile) -> None:
+    """Write ``latent.safetensors``, ``structure.json`` and, with all parts on, the packed ``model.safetensors``."""
+    structure = structure_of(quantized)
     (folder / STRUCTURE).write_text(json.dumps(structure, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     write_tensors(folder / LATENT, quantized.detector.state_dict())
     if quantized.complete:
@@ -205,17 +210,22 @@ def load_quantized(artifact: Artifact, *, profile: Profile, latent: bool = False
             packed model that would be deployed.
     """
     structure = json.loads(artifact.file(STRUCTURE).read_text(encoding="utf-8"))
+    quantized = built(structure, profile=profile)
+    packed = structure["packed"] and not latent
+    state = unpack_model(load_file(artifact.file(WEIGHTS))) if packed else load_file(artifact.file(LATENT))
+    load_strictly(quantized.detector, state=state, origin=artifact.path.name)
+    quantized.switch_on(structure["parts"])
+    return quantized
+
+
+def built(structure: Mapping[str, Any], *, profile: Profile) -> Quantized:
+    """The detector that ``structure_of`` describes, in eval mode, its quantizers off and without ranges."""
     plan = Plan.from_json(structure["plan"])
     detector = build_detector(profile.model)
     apply_folding(detector, [(conv, norm) for conv, norm in structure["pairs"]])
-    packed = structure["packed"] and not latent
     _insert(detector, plan=plan, section=profile.quantization)
-    state = unpack_model(load_file(artifact.file(WEIGHTS))) if packed else load_file(artifact.file(LATENT))
-    load_strictly(detector, state=state, origin=artifact.path.name)
     folding = Folding(pairs=tuple(tuple(pair) for pair in structure["pairs"]), unfolded=structure["kept"])
-    quantized = Quantized(detector.eval(), folding, plan)
-    quantized.switch_on(structure["parts"])
-    return quantized
+    return Quantized(detector.eval(), folding, plan)
 
 
 def float_cost(detector: Detector, *, profile: Profile, split: Split) -> dict[str, Any]:

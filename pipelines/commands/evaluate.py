@@ -6,11 +6,11 @@ import json
 
 from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
-from pipelines.lineage.kinds import DETAILS, QUANTIZED, RESULTS, SCORES
+from pipelines.lineage.kinds import DETAILS, RESULTS, SCORES
+from pipelines.lineage.models import furthest
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import SCORED_BEFORE, evaluation_of
-from pipelines.store.artifacts import Artifact, Store
-from profiles import Profile
+from pipelines.store.artifacts import Artifact
 from qdbev.reporting.tables.table import Table, plain_table
 
 
@@ -43,14 +43,6 @@ def run(job: Job, *, artifact: str | None = None, dry_run: bool = False) -> Outc
         metrics=dict(sealed.manifest.metrics),
         messages=[f"scored {model.path.name} by nuscenes-devkit's DetectionEval", *more],
     )
-
-
-def furthest(profile: Profile, *, store: Store) -> Artifact | None:
-    """The artifact furthest along the chain that was made with this profile and model, or None."""
-    for kind in QUANTIZED:
-        if artifact := store.last(kind, profile=profile.name, model=profile.model.name):
-            return artifact
-    return None
 
 
 def overall_table(evaluation: Artifact) -> Table:

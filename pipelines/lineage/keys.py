@@ -20,6 +20,7 @@ __all__ = [
     "calibration_key",
     "compression_key",
     "evaluation_key",
+    "export_key",
     "float_key",
     "imported_key",
     "losses_key",
@@ -169,6 +170,17 @@ def plan_key(measured: str, *, profile: Profile, times: Mapping[str, str]) -> st
         times: ``latency_table`` with its digest, where milliseconds are limited; else nothing.
     """
     return fingerprint({"kind": kinds.BIT_PLAN, "measured": measured, "budgets": profile.bit_plan.budgets, **times})
+
+
+def export_key(kind: str, *, model: str, settings: Mapping[str, Any]) -> str:
+    """An export: the model, and what else decides the files.
+
+    Args:
+        kind: Of the artifact.
+        model: Digest of the model.
+        settings: The version of the format, the evaluation whose scores are stated, and the like.
+    """
+    return fingerprint({"kind": kind, "model": model, **settings})
 
 
 def compression_key(profile: Profile, *, controls: bool, weights: str, data: str) -> str:

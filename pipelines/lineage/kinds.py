@@ -11,12 +11,15 @@ EVALUATION = "evaluation"
 SENSITIVITY = "sensitivity"
 BIT_PLAN = "bit-plan"
 COMPRESSION = "compression"
+PACKED = "packed"
 
 QUANTIZED = (VGD, QAT_LONGER, QAT, CALIBRATION)
 """Kinds that hold a quantized detector, the furthest along the chain first."""
-MODELS = (*QUANTIZED, FLOAT)
+EXPORTS = (PACKED,)
+"""Kinds that hold a quantized detector as other programs read it."""
+MODELS = (*QUANTIZED, *EXPORTS, FLOAT)
 """Kinds that hold a detector."""
-START = {CALIBRATION: "float", QAT: "start", VGD: "start", QAT_LONGER: "start"}
+START = {CALIBRATION: "float", QAT: "start", VGD: "start", QAT_LONGER: "start", PACKED: "model"}
 """Kind of a model -> the role of the parent whose weights it started from."""
 
 WEIGHTS = "model.safetensors"

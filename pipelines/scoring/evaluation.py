@@ -14,16 +14,15 @@ from pipelines.assembly.quantized import float_cost, load_quantized
 from pipelines.assembly.quantized_files import check_quantized
 from pipelines.assembly.samples import Split, notes_on, sensors
 from pipelines.assembly.weights import float_detector, package_versions
+from pipelines.exporting.packed import load_packed
 from pipelines.lineage.chain import lineage
 from pipelines.lineage.keys import evaluation_key
-from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, RESULTS
+from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, PACKED, RESULTS
+from pipelines.lineage.models import as_made
 from pipelines.scoring.prediction import predict, refuse_nothing_to_find, score_results
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.making import Content, Made, made
-from profiles import Profile
-from profiles.sections.model import sealed_model
-from profiles.sections.quantization import QuantizationProfile
 from qdbev.evaluation.submission import submission, write_submission
 
 SCORED_BEFORE = "scored before"
@@ -97,25 +96,13 @@ def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any]) -> Cont
 def _detector_of(model: Artifact, *, job: Job, split: Split) -> tuple[Detector, dict[str, Any]]:
     """The detector of an artifact, and of a float one what it costs, which no manifest before says."""
     profile = job.profile
+    if model.manifest.kind == PACKED:
+        return load_packed(model.path, profile=profile).detector, {}
     if model.manifest.kind != FLOAT:
         return load_quantized(model, profile=profile).detector, {}
     weights = profile.model.model_copy(update={"weights": str(model.path)})
     detector, _ = float_detector(job.of(profile.model_copy(update={"model": weights})))
     return detector, float_cost(detector, profile=profile, split=split)
-
-
-def as_made(model: Artifact, *, profile: Profile) -> Profile:
-    """The profile with the quantization that the model was made with, and with its own structure if it is another's."""
-    stated = model.manifest.profile
-    stated_sections: dict[str, Any] = {}
-    if model.manifest.kind != FLOAT:
-        stated_sections["quantization"] = QuantizationProfile.model_validate(stated["quantization"])
-    structure = stated["model"]
-    assert isinstance(structure, dict)
-    if structure["name"] != profile.model.name:
-        circumstances = model.manifest.record.circumstances
-        stated_sections["model"] = sealed_model(structure, circumstances=circumstances)
-    return profile.model_copy(update=stated_sections)
 
 
 def refuse_calibrated(model: Artifact, *, split: Split, store: Store) -> None:

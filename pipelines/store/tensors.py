@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16}
 _BITS |= {"I16": 16, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "I8": 8, "U8": 8, "BOOL": 8}
-_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "U8": "u1", "I32": "<i4"}
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "U8": "u1", "I32": "<i4", "I64": "<i8"}
 _LARGEST_HEADER = 100_000_000  # what the library itself reads at most
 _PLACE_OF_BITS = 2  # in the flags of a quantizer
 
@@ -155,6 +155,9 @@ def _check_tensor(name: str, *, entries: Mapping[str, Entry], read: Callable[[st
 def _check_packed(weight: str, *, entries: Mapping[str, Entry], read: Callable[[str], np.ndarray[Any, Any]]) -> None:
     """The bytes of a packed weight are those of its shape and bits, its scales one or one a channel."""
     packed, shape, scale = (f"{weight}_{part}" for part in ("packed", "shape", "scale"))
+    if entries[packed].dtype == "I32":  # rows of words, whose bits another file states
+        _check_rows(weight, entries=entries, read=read)
+        return
     flags = f"{weight}_quantizer.flags"
     types = {packed: "U8", shape: "I32", scale: "F32", flags: "U8"}
     for name, dtype in types.items():
@@ -170,3 +173,15 @@ def _check_packed(weight: str, *, entries: Mapping[str, Entry], read: Callable[[
         )
     if entries[scale].shape not in ((), (sides[0],)):
         raise ValueError(f"packed weight {weight} has scales of shape {entries[scale].shape} by its shape {sides}")
+
+
+def _check_rows(weight: str, *, entries: Mapping[str, Entry], read: Callable[[str], np.ndarray[Any, Any]]) -> None:
+    """An exported weight has a row of words and a scale for each output channel, or one scale."""
+    packed, shape, scale = (entries.get(f"{weight}_{part}") for part in ("packed", "shape", "scale"))
+    if packed is None or shape is None or scale is None or (shape.dtype, scale.dtype) != ("I64", "F32"):
+        raise ValueError(f"packed weight {weight} lacks a shape of type I64 or scales of type F32")
+    sides = [int(side) for side in read(f"{weight}_shape")]
+    if not sides or min(sides) < 1 or len(packed.shape) != 2 or packed.shape[0] != sides[0]:
+        raise ValueError(f"packed weight {weight} has words of shape {packed.shape} by its shape {sides}")
+    if scale.shape not in ((1,), (sides[0], 1)):
+        raise ValueError(f"packed weight {weight} has scales of shape {scale.shape} by its shape {sides}")

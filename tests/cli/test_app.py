@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 RUN = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
 COMMANDS = [
     *("doctor", "train-float", "import-weights", "calibrate", "sensitivity", "qat-progressive", "distill-vgd"),
-    *("evaluate", "compress", "report", "data", "artifacts", "profiles"),
+    *("evaluate", "compress", "report", "data", "export", "artifacts", "profiles"),
 ]
 WORK = {
     "train_float": ["train-float"],
@@ -42,6 +42,7 @@ WORK = {
     "compress": ["compress"],
     "report": ["report"],
     "data": ["data", "synth"],
+    "export": ["export", "packed"],
 }
 TABLE = plain_table("accuracy", title="Accuracy", headers=["detector", "NDS"], rows=[["float", 0.4]])
 OUTCOME = Outcome(tables=[TABLE], metrics={"nds": 0.4}, messages=["done"])
@@ -71,7 +72,7 @@ def replace(monkeypatch: pytest.MonkeyPatch, action: Callable[[str, Profile, dic
             return OUTCOME
 
         module = types.ModuleType(f"pipelines.commands.{name}")
-        module.run = module.synth = run  # type: ignore[attr-defined]
+        module.run = module.synth = module.packed = run  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, f"pipelines.commands.{name}", module)
         monkeypatch.setattr(pipelines.commands, name, module, raising=False)
 
@@ -92,7 +93,9 @@ def test_help_lists_every_command_with_one_line() -> None:
     assert [found[1] for found in listed] == COMMANDS
 
 
-@pytest.mark.parametrize("words", [[one] for one in COMMANDS[:10]] + [["data", "synth"], ["artifacts", "show"]])
+@pytest.mark.parametrize(
+    "words", [[one] for one in COMMANDS[:10]] + [["data", "synth"], ["export", "packed"], ["artifacts", "show"]]
+)
 def test_every_command_explains_itself_with_an_example(words: list[str]) -> None:
     result = RUN.invoke(app, [*words, "--help"])
     assert result.exit_code == 0
@@ -236,6 +239,8 @@ def test_an_option_that_would_mean_nothing_is_refused(calls: Calls, name: str, o
         (["report", "--measure"], {"format": "table", "out": None, "paper": False, "measure": True}),
         (["data", "synth"], {"out": None}),
         (["data", "synth", "--out", "d"], {"out": Path("d")}),
+        (["export", "packed"], {"artifact": None, "out": None}),
+        (["export", "packed", "qat:w4a6-nano", "--out", "d"], {"artifact": "qat:w4a6-nano", "out": Path("d")}),
     ],
     ids=" ".join,
 )

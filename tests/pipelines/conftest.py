@@ -25,7 +25,7 @@ def call(settings: list[str], store: Path) -> Callable[..., dict[str, Any]]:
     def run(command: str, *words: str, code: int = 0, at: Path = store) -> dict[str, Any]:
         options = [word for setting in settings for word in ("--set", setting)]
         options += ["--store", str(at), "--device", "cpu", "--json"]
-        result = CliRunner().invoke(app, [command, *options, *words])
+        result = CliRunner().invoke(app, [*command.split(), *options, *words])
         assert result.exit_code == code, result.output
         document: dict[str, Any] = json.loads(result.stdout)
         return document

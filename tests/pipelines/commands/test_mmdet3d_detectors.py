@@ -17,7 +17,7 @@ from pipelines.assembly.quantized import load_quantized
 from pipelines.assembly.samples import load_split, training_dataset
 from pipelines.assembly.weights import fitted, float_detector, remarks
 from pipelines.calibration.calibrated import calibrated
-from pipelines.scoring.evaluation import as_made
+from pipelines.lineage.models import as_made
 from pipelines.scoring.sensitivity import make_rows
 from pipelines.store.artifacts import Store
 from qdbev.data.configured.dataset import ConfiguredDataset, join
