@@ -1,4 +1,4 @@
-"""Bars of what each module costs when it alone is quantized, the worst on top."""
+"""Bars of what each part or module costs when it alone is quantized, in the order of the table, with its ranks."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from qdbev.reporting.charts.figure import (
     picture_bytes,
     quiet_axes,
 )
+from qdbev.reporting.tables.results import rank_by_drop
 
 Row = Mapping[str, Any]
 
@@ -32,15 +33,22 @@ LETTER_PX = 6.1
 
 
 def sensitivity_picture(
-    rows: Sequence[Row], *, reference_nds: float, top: int | None = 30, width_px: int = 1000, form: str = "png"
+    rows: Sequence[Row],
+    *,
+    reference_nds: float,
+    together: str | None = "all",
+    top: int | None = 30,
+    width_px: int = 1000,
+    form: str = "png",
 ) -> bytes:
-    """Draws the ranking.
+    """Draws what each row loses.
 
     Args:
         rows: Entries ``name``, ``NDS``; optional ``part`` (decides the colour), and ``NDS_low``, ``NDS_high``: ends of
             the interval of NDS minus the reference, drawn as a whisker.
         reference_nds: NDS of the float model.
-        top: How many bars at most; the rest is counted in a line below. None draws all.
+        together: ``name`` of the row with everything quantized, which has no rank; it may be absent.
+        top: How many bars at most, those that lose most; the rest is counted in a line below. None draws all.
         width_px: Width; the height follows from the number of bars.
         form: "png" or "svg".
 
@@ -52,17 +60,19 @@ def sensitivity_picture(
     """
     if not rows:
         raise ValueError("no module to draw: expected at least one row with `name` and `NDS`")
-    ranked = sorted(rows, key=lambda row: row["NDS"])
-    shown = ranked[: top or None]
+    order = rank_by_drop(rows, unranked=(together,))
+    ranks = {name: rank for rank, name in enumerate(order, start=1)}
+    most = set(rank_by_drop(rows)[: top or None])
+    shown = [{**row, "rank": ranks.get(row["name"])} for row in rows if row["name"] in most]
     with matplotlib.rc_context(STYLE):
         height_px = chart_height_px(len(shown))
         figure = new_figure(width_px=width_px, height_px=height_px)
-        left = 30 + LETTER_PX * max(len(_label(row, rank=99)) for row in shown)
+        left = 30 + LETTER_PX * max(len(_label(row)) for row in shown)
         box = (left / width_px, 52 / height_px, 1 - (left + 74) / width_px, 1 - FRAME_PX / height_px)
         axes = figure.add_axes(box)
         _draw_bars(axes, rows=shown, reference_nds=reference_nds)
         _draw_parts(figure, rows=shown)
-        hidden = len(ranked) - len(shown)
+        hidden = len(rows) - len(shown)
         rest = f"   ({hidden} more lose less)" if hidden else ""
         axes.set_xlabel(f"NDS lost when this alone is quantized{rest}", color=INK, loc="right")
     return picture_bytes(figure, form=form)
@@ -83,8 +93,8 @@ def part_colours(rows: Sequence[Row]) -> dict[str, str]:
     return {part: COLOURS[index % len(COLOURS)] for index, part in enumerate(parts)}
 
 
-def _label(row: Row, *, rank: int) -> str:
-    return f"{row['name']}  {rank:>2}"
+def _label(row: Row) -> str:
+    return f"{row['name']}  {row['rank'] or '':>2}"
 
 
 def _draw_bars(axes: Axes, *, rows: Sequence[Row], reference_nds: float) -> None:
@@ -102,7 +112,7 @@ def _draw_bars(axes: Axes, *, rows: Sequence[Row], reference_nds: float) -> None
             axes.plot([-row["NDS_high"], -row["NDS_low"]], [place, place], color=INK, linewidth=1.2)
         label_bar(axes, f"{drop:.3f}".replace("-", "−"), end=max(end, 0.0), place=place, size=8.5)
     axes.axvline(0.0, color=INK, linewidth=0.8)
-    axes.set_yticks(places, [_label(row, rank=place + 1) for place, row in zip(places, rows, strict=True)])
+    axes.set_yticks(places, [_label(row) for row in rows])
     axes.tick_params(axis="y", labelsize=8.5)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.margins(x=0.02)

@@ -12,7 +12,7 @@ class JoinedStages(NamedTuple):
     """What ``curve_picture`` draws, with steps counted over all stages.
 
     Attributes:
-        points: entries ``step``, ``NDS``.
+        points: entries ``step``, ``NDS``, and ``NDS_low`` and ``NDS_high`` where they are known.
         losses: entries ``step``, ``loss``.
         stages: entries ``name``, ``start``, ``end``.
     """
@@ -27,7 +27,8 @@ def join_stages(curves: Sequence[tuple[str, Sequence[Row]]], *, score: str = "ND
 
     Args:
         curves: Per stage its name and its rows, with ``step`` counted from the stage's own start, ascending. A row may
-            hold a score, a loss, or both; a row at step 0 is the state before the stage's first step.
+            hold a score (and the ends of its interval, ``_low`` and ``_high``), a loss, or both; a row at step 0 is the
+            state before the stage's first step.
         score: Name of the score in the rows.
         loss: Name of the loss in the rows.
 
@@ -43,9 +44,15 @@ def join_stages(curves: Sequence[tuple[str, Sequence[Row]]], *, score: str = "ND
     joined = JoinedStages([], [], [])
     start = 0
     for name, rows in curves:
-        joined.points.extend({"step": start + row["step"], "NDS": row[score]} for row in rows if score in row)
+        joined.points.extend(_point(row, step=start + row["step"], score=score) for row in rows if score in row)
         joined.losses.extend({"step": start + row["step"], "loss": row[loss]} for row in rows if loss in row)
         end = start + max((row["step"] for row in rows), default=0)
         joined.stages.append({"name": name, "start": start, "end": end})
         start = end
     return joined
+
+
+def _point(row: Row, *, step: int, score: str) -> dict[str, Any]:
+    """A score at its step over all stages, with its interval where there is one."""
+    ends = {f"NDS{end}": row[f"{score}{end}"] for end in ("_low", "_high") if f"{score}{end}" in row}
+    return {"step": step, "NDS": row[score], **ends}

@@ -77,3 +77,44 @@ def test_one_point_alone_can_be_drawn_and_none_is_refused():
     assert curve_picture(POINTS[:1], stages=[]).startswith(b"\x89PNG")
     with pytest.raises(ValueError, match="no evaluation"):
         curve_picture([], stages=STAGES)
+
+
+def test_names_of_narrow_stages_stand_in_lines_of_their_own():
+    names = ["backbone", "neck", "encoder", "decoder", "QAT+VGD"]
+    stages = [{"name": name, "start": 2 * at, "end": 2 * at + 2} for at, name in enumerate(names)]
+    stages[-1]["end"] = 100
+    svg = curve_picture(POINTS, stages=stages, form="svg").decode()
+    found = {text: (float(x), float(y)) for text, x, y in labels_of(svg) if text in names}
+    assert list(found) == names
+    for one in names:
+        for other in names[names.index(one) + 1 :]:
+            width = 3.3 * (len(one) + len(other))  # half a width of each, in points of the SVG
+            (x, y), (right, below) = found[one], found[other]
+            assert abs(x - right) >= width or abs(y - below) >= 9, (one, other)
+            assert min(y, below) > 9  # inside the picture
+
+
+def labels_of(svg):
+    """Texts of a drawing with where they stand, their middles as x."""
+    return [
+        (text, x, y)
+        for x, y, text in re.findall(
+            r'<text style="[^"]*text-anchor: middle[^"]*"[^>]*x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]+)</text>', svg
+        )
+    ]
+
+
+def test_the_band_reaches_from_the_lowest_to_the_highest_score_that_the_interval_allows():
+    banded = [point | {"NDS_low": -0.05, "NDS_high": 0.01} for point in POINTS[1:]]
+    plain, drawn = (
+        curve_picture(points, stages=STAGES, float_nds=0.41, form="svg").decode()
+        for points in (POINTS, [POINTS[0], *banded])
+    )
+    assert plain.count("fill-opacity: 0.15") + 1 == drawn.count("fill-opacity: 0.15")
+    scores, level = line_of(drawn, BLUE), line_of(drawn, ORANGE)[0, 1]
+    pixels = (scores[2, 1] - scores[0, 1]) / 0.06  # the lowest score is 0.34, the first 0.40
+    drawing = drawn[drawn.index("PolyCollection") :]
+    heights = np.array(re.findall(r"[ML] \S+ (\S+)", re.search(r"<path [^>]*>", drawing)[0]), float)
+    heights += float(re.search(r'<use [^>]*y="(\S+)"', drawing)[1])
+    assert heights.max() == pytest.approx(level + 0.05 * pixels, abs=0.1)
+    assert heights.min() == pytest.approx(level - 0.01 * pixels, abs=0.1)

@@ -1,4 +1,4 @@
-"""The ranking chart: order and lengths of the bars, read back from the SVG."""
+"""The chart of sensitivity: order, ranks and lengths of the bars, read back from the SVG."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qdbev.reporting.charts.sensitivity_chart import BLUE, COLOURS, chart_height_px, part_colours, sensitivity_picture
+from qdbev.reporting.tables.results import sensitivity_table
 
 ROWS = [
     {"name": "neck", "NDS": 0.39, "part": "neck"},
@@ -23,12 +24,15 @@ def texts_of(svg):
     return [node.text.strip() for node in ElementTree.fromstring(svg).iter() if node.text and node.text.strip()]
 
 
-def test_the_worst_stands_on_top_and_gains_have_a_minus():
-    texts = texts_of(sensitivity_picture(ROWS, reference_nds=0.40, form="svg"))
-    labels = [text for text in texts if re.fullmatch(r"\w+\s+\d", text)]
-    assert [label.split() for label in labels] == [["encoder", "1"], ["backbone", "2"], ["neck", "3"], ["decoder", "4"]]
+def test_bars_stand_in_the_order_and_with_the_ranks_of_the_table_and_gains_have_a_minus():
+    rows = [{"mAP": 0.3, **row} for row in ({"name": "float", "NDS": 0.40}, *ROWS, {"name": "all", "NDS": 0.2})]
+    table = sensitivity_table(rows, reference="float")
+    texts = texts_of(sensitivity_picture(rows[1:], reference_nds=0.40, form="svg"))
+    labels = [text.split() for text in texts if text.split()[0] in {row["name"] for row in rows[1:]}]
+    assert labels[:5] == [[row["name"], str(row["rank"])] if row["rank"] else ["all"] for row in table.rows[1:]]
+    assert labels[:5] == [["neck", "3"], ["encoder", "1"], ["backbone", "2"], ["decoder", "4"], ["all"]]
     values = [text for text in texts if re.fullmatch(r"−?0\.\d{3}", text)]
-    assert values[-4:] == ["0.100", "0.050", "0.010", "−0.010"]
+    assert values[-5:] == ["0.010", "0.100", "0.050", "−0.010", "0.200"]
 
 
 def test_bars_are_as_long_as_the_drops():
