@@ -16,7 +16,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -24,9 +24,6 @@ from pipelines.reporting.outcome import Outcome
 from profiles.wording import sentence as in_short
 from qdbev_cli import leaving, machine, stopping
 from qdbev_cli.encoding import takes_all
-
-if TYPE_CHECKING:
-    from qdbev.reporting.tables.table import Table
 
 BUG, USAGE, INPUT, STOPPED = 1, 2, 3, 130
 _OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG)
@@ -108,7 +105,7 @@ def as_document(outcome: Outcome) -> str:
     return _json(
         {
             "artifact": outcome.artifact.summary() if outcome.artifact else None,
-            "tables": [_table_values(table) for table in outcome.tables],
+            "tables": _documents(outcome),
             "metrics": outcome.metrics,
             "messages": outcome.messages,
             "would_do": outcome.would_do,
@@ -146,11 +143,13 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
         typer.echo(text, err=outcome.document is not None)
 
 
-def _table_values(table: Table) -> dict[str, Any]:
-    """A table with the names of its entries once and the values of every row, unrounded."""
-    keys = table.keys or tuple(column.key for column in table.columns)
-    rows = [[row.get(key) for key in keys] for row in table.rows]
-    return {"name": table.name, "title": table.title, "headers": keys, "rows": rows, "notes": table.notes}
+def _documents(outcome: Outcome) -> list[dict[str, Any]]:
+    """The tables in the one form that all JSON has."""
+    if not outcome.tables:
+        return []
+    from qdbev.reporting.tables.table import as_document as table_document
+
+    return [table_document(table) for table in outcome.tables]
 
 
 def _explain(error: BaseException, *, code: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.assembly.job import Job
 from pipelines.lineage.chain import Link, chain_of, sealed_chain
 from pipelines.lineage.keys import compression_key
-from pipelines.lineage.kinds import COMPRESSION, CURVE_PICTURE
+from pipelines.lineage.kinds import COMPRESSION, CURVE_PICTURE, DETECTIONS_PICTURE
 from pipelines.lineage.standing import verify_standing
 from pipelines.lineage.stated import stated_data, stated_weights
 from pipelines.reporting.chain_tables import against, chain_metrics, chain_tables, is_drawn
@@ -121,6 +121,7 @@ def _steps(profile: Profile) -> int:
 def _compress(job: Job, *, controls: bool) -> Content:
     """Make and score every model of the chain, and compare them."""
     from pipelines.assembly.weights import float_artifact  # torch and mmdet3d take seconds to import
+    from pipelines.scoring.detections_picture import detections_jpg
     from pipelines.scoring.evaluation import evaluate_artifact
     from pipelines.training.teacher import refuse_unkeepable
 
@@ -136,10 +137,13 @@ def _compress(job: Job, *, controls: bool) -> Content:
     chain = chain_of(last, store=job.store, controls=held, evaluations=evaluations)
     links = [link for link in chain if link.evaluation is not None]
     intervals = _intervals(links, job=job)
+    detections = detections_jpg(links[0], links[-1], split=job.evaluation_split())
 
     def write(folder: Path) -> None:
         if is_drawn(links):
-            (folder / CURVE_PICTURE).write_bytes(curve_png(links))
+            (folder / CURVE_PICTURE).write_bytes(curve_png(links, intervals=intervals))
+        if detections is not None:
+            (folder / DETECTIONS_PICTURE).write_bytes(detections)
 
     return Content(
         write,

@@ -13,18 +13,21 @@ from typing import Any
 from pipelines.assembly.job import Job
 from pipelines.lineage.standing import refuse_unreadable, verify_standing
 from pipelines.reporting.chain_tables import (
+    accuracy_tables,
     chain_metrics,
-    chain_tables,
+    cost_tables,
     find_sensitivity,
     is_drawn,
     sensitivity_tables,
 )
 from pipelines.reporting.files import Places, explained, find_places, write
 from pipelines.reporting.outcome import Outcome
-from pipelines.reporting.runs import Run, find_run, runs_table
+from pipelines.reporting.page import html_page
+from pipelines.reporting.runs import Run, at_store, find_run, runs_table
 from pipelines.reporting.training_curve import curve_png
 from pipelines.store.artifacts import MissingArtifact, Store
 from profiles import Profile
+from profiles.command_words import command_words
 from qdbev.reporting.tables.table import Table, render_all
 
 _DOCUMENTS = ("md", "csv", "json")
@@ -43,7 +46,7 @@ class _Report:
     macs: bytes | None = None
     """Picture of the multiply-accumulates."""
     page: str = ""
-    """All of it as HTML, where that is wanted."""
+    """All of it as HTML, where something was measured."""
     remarks: Sequence[str] = ()
     """Sentences before those about files."""
 
@@ -63,7 +66,7 @@ def run(
         job: Its profile describes the run; where it states no option, the newest run of its name will do.
         format: Table, md, csv, json or html.
         out: A name with an ending is the one file to write; any other is a folder, for ``report`` with the ending of
-            the format and ``curve.png``. None prints; the page and the curve then go into ``_report`` in the store.
+            the format and ``curve.png``. None prints; page and curve then go into ``_report`` in the store.
         paper: The paper's sizes and BOPS beside ours instead, of all official variants.
         measure: Time the float model on the device at hand too.
         dry_run: Say what would be done.
@@ -85,9 +88,10 @@ def run(
         report = _of_run(described, timed, profile=profile, places=places, format=format, store=store)
     else:
         report = _of_numbers(profile, timed, paper=paper, format=format, store=store)
-    document = report.page or render_all(report.tables, form="text" if format == "table" else format)
+    form = "text" if format == "table" else format
+    document = report.page if form == "html" else render_all(report.tables, form=form)
     with explained(out, store=store):
-        written = write(places, document=document, curve=report.curve, macs=report.macs)
+        written = write(places, document=document, page=report.page, curve=report.curve, macs=report.macs)
     return Outcome(
         tables=report.tables,
         metrics=report.metrics,
@@ -133,38 +137,33 @@ def _of_run(
     store: Store,
 ) -> _Report:
     """The report on a run, float to distilled, and on all runs of its name."""
-    links, intervals, remark = described
-    sensitivity = find_sensitivity(profile, bits=links[-1].bits, store=store)
+    links, intervals = described.links, described.intervals
+    sensitivity = find_sensitivity(profile, end=links[-1], store=store)
     verify_standing([sensitivity] if sensitivity else [], store=store)
-    tables = chain_tables(links, intervals=intervals) + runs_table(profile, store=store)
-    tables += sensitivity_tables(sensitivity) + timed
-    page, curve = "", None
-    if is_drawn(links) and (places.curve or format == "html"):
-        curve = curve_png(links)
-    if format == "html":
-        from pipelines.reporting.page import html_page
-
-        page = html_page(links, tables=tables, model=profile.model.name, curve=curve, sensitivity=sensitivity)
-    remarks = [remark] if remark else []
+    accuracy = accuracy_tables(links, intervals=intervals) + runs_table(profile, shown=described, store=store)
+    tables = [*accuracy, *cost_tables(links), *sensitivity_tables(sensitivity, chain=links), *timed]
+    curve = curve_png(links, intervals=intervals) if places.curve and is_drawn(links) else None
+    page = html_page(described, tables=tables, sensitivity=sensitivity) if places.page or format == "html" else ""
+    remarks = [described.remark] if described.remark else []
     return _Report(tables, chain_metrics(links, intervals=intervals), curve=curve, page=page, remarks=remarks)
 
 
 def _of_numbers(profile: Profile, timed: list[Table], *, paper: bool, format: str, store: Store) -> _Report:
     """The report on numbers alone: no data, no weights, no scores."""
-    from pipelines.costs.counts import cost_tables, count, footprint, macs_png, paper_table
+    from pipelines.costs import counts
 
-    words = [f" --set {word}" for word in profile.overrides if not word.startswith(("model=", "recipe="))]
-    names = f"--profile {profile.name} --model {profile.model.name}{''.join(words)}"
+    names = command_words(profile)
     if format == "html":
         raise ValueError(
-            f"a page shows what was measured, and nothing was: run `qdbev compress {names}` first, "
+            f"a page shows what was measured, and nothing was: run `qdbev compress {names}{at_store(store)}` first, "
             "or choose --format md"
         )
     if paper:
-        return _numbers([paper_table(), *timed])
-    cost = count(profile)
-    remark = f"{store.root} holds nothing measured of {names}; `qdbev compress {names}` makes it"
-    return _numbers(cost_tables(cost, taken=footprint(profile)) + timed, macs=macs_png(cost), remarks=[remark])
+        return _numbers([counts.paper_table(), *timed])
+    cost = counts.count(profile)
+    remark = f"{store.root} holds nothing measured of {names}; `qdbev compress {names}{at_store(store)}` makes it"
+    tables = counts.cost_tables(cost, taken=counts.footprint(profile)) + timed
+    return _numbers(tables, macs=counts.macs_png(cost), remarks=[remark])
 
 
 def _numbers(tables: list[Table], *, macs: bytes | None = None, remarks: Sequence[str] = ()) -> _Report:

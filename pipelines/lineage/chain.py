@@ -35,7 +35,7 @@ class Link:
     name: str
     """float, PTQ, QAT 1/4 (backbone), ..., QAT+VGD."""
     bits: str
-    """W32A32, W4A6, ..."""
+    """W32A32, W4A6, ...; of a stage that leaves parts in float ``partly W4A6``."""
     model: Artifact
     """Where its weights are."""
     evaluation: Artifact | None
@@ -235,6 +235,8 @@ def _words_of_objectives(model: Artifact) -> list[str]:
 
 
 def _bits(model: Artifact) -> str:
-    if model.manifest.kind == FLOAT:
+    kind, data = model.manifest.kind, model.manifest.data
+    if kind == FLOAT:
         return "W32A32"
-    return bits_label(model)
+    partly = "partly " if kind == QAT and data["stage"] != data["stages"] else ""
+    return partly + bits_label(model)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from pipelines.lineage.bit_plan import bits_label
 from pipelines.lineage.chain import Link
 from pipelines.lineage.kinds import QAT, SENSITIVITY, VGD
-from pipelines.reporting.runs import Intervals
+from pipelines.reporting.runs import Intervals, nds_bounds
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.locations import SYNTHETIC
 from profiles import Profile
+from profiles.sections.evaluation import FEWEST_SCENES
 from profiles.sections.schedule import PARTS
 from qdbev.reporting.tables.costs import bops_table, size_table
 from qdbev.reporting.tables.results import accuracy_table, comparison_table, sensitivity_table
@@ -23,37 +24,65 @@ _MEGABYTE = 2**20
 
 def chain_tables(links: Sequence[Link], *, intervals: Intervals) -> list[Table]:
     """Accuracy, size and bit operations; a table is left out while nothing for it is known."""
-    tables = []
+    return [*accuracy_tables(links, intervals=intervals), *cost_tables(links)]
+
+
+def accuracy_tables(links: Sequence[Link], *, intervals: Intervals) -> list[Table]:
+    """Accuracy, and the end of the chain against its controls; nothing while the float detector has no scores."""
     scored = [link for link in links if link.evaluation is not None]
-    if scored and scored[0] is links[0]:
-        rows = [
-            {"name": link.name, "bits": link.bits, **link.scores, **_bounds(intervals.get(link.name))}
-            for link in scored
-        ]
-        accuracy = accuracy_table(rows, reference=links[0].name)
-        tables.append(replace(accuracy, notes=(*accuracy.notes, *_scored_on(scored))))
-        tables += _comparisons(scored, intervals=intervals)
+    if not scored or scored[0] is not links[0]:
+        return []
+    rows = [
+        {"name": link.name, "bits": link.bits, **link.scores, **nds_bounds(intervals.get(link.name))} for link in scored
+    ]
+    accuracy = accuracy_table(rows, reference=links[0].name)
+    told = replace(accuracy, notes=(*accuracy.notes, *_scored_on(scored)))
+    return [told, *_comparisons(scored, intervals=intervals)]
+
+
+def cost_tables(links: Sequence[Link]) -> list[Table]:
+    """Size and bit operations; nothing while those of the float detector are not known."""
     sized = [link for link in links if link.size_bytes is not None and "size_nominal_mb" in link.cost]
     sized = [link for link in sized if not link.control]
-    if sized and sized[0] is links[0]:
-        tables.append(size_table([_size_row(link) for link in sized], reference=links[0].name))
-        tables.append(bops_table([row for link in sized for row in _bops_rows(link)], reference=links[0].name))
-    return tables
+    if not sized or sized[0] is not links[0]:
+        return []
+    first = links[0].name
+    operations = [row for link in sized for row in _bops_rows(link)]
+    return [size_table([_size_row(link) for link in sized], reference=first), bops_table(operations, reference=first)]
 
 
 def _scored_on(scored: Sequence[Link]) -> Iterator[str]:
-    """On what the scores stand, a sentence for each data set."""
+    """On what the scores stand, a sentence for each data set, and why there is no interval of few scenes."""
     stands: dict[str, list[str]] = {}
+    few = [scenes for link in scored if (scenes := _scenes(link)) < FEWEST_SCENES]
     for link in scored:
         assert link.evaluation is not None
         manifest = link.evaluation.manifest
-        data: Any = manifest.profile["data"]
-        source = "synthetic scenes" if data["source"] == SYNTHETIC else f"{data['version']} in {data['source']}"
-        count = f"{manifest.data['samples']} samples of {manifest.data['scenes']} scenes"
-        stands.setdefault(f"{count}, split {manifest.data['split']} of {source}", []).append(manifest.record.created)
-    for data, times in stands.items():
+        told = f"{manifest.data['samples']} samples of {counted_scenes(_scenes(link))}, {data_of(link.evaluation)}"
+        stands.setdefault(told, []).append(manifest.record.created)
+    for told, times in stands.items():
         days = sorted({time[:10] for time in times})
-        yield f"Scored on {data}, {' to '.join(dict.fromkeys([days[0], days[-1]]))}."
+        yield f"Scored on {told}, {' to '.join(dict.fromkeys([days[0], days[-1]]))}."
+    if few:
+        yield f"No intervals: {counted_scenes(min(few))}, and {FEWEST_SCENES} are the fewest that give one."
+
+
+def counted_scenes(count: int) -> str:
+    """So many scenes, in words."""
+    return "1 scene" if count == 1 else f"{count} scenes"
+
+
+def data_of(artifact: Artifact) -> str:
+    """Split and source of the data that scores of an artifact stand on."""
+    profile: Any = artifact.manifest.profile
+    data, split = profile["data"], profile["evaluation"]["split"]
+    source = "synthetic scenes" if data["source"] == SYNTHETIC else f"{data['version']} in {data['source']}"
+    return f"split {split} of {source}"
+
+
+def _scenes(link: Link) -> int:
+    assert link.evaluation is not None
+    return int(str(link.evaluation.manifest.data["scenes"]))
 
 
 def _comparisons(scored: Sequence[Link], *, intervals: Intervals) -> list[Table]:
@@ -63,7 +92,7 @@ def _comparisons(scored: Sequence[Link], *, intervals: Intervals) -> list[Table]
     for control in scored:
         if control.control:
             change = float(str(end.scores["NDS"])) - float(str(control.scores["NDS"]))
-            bounds = _bounds(intervals.get(against(end.name, control.name)))
+            bounds = nds_bounds(intervals.get(against(end.name, control.name)))
             rows.append({"name": end.name, "than": control.name, "NDS_change": change, **bounds})
     return [comparison_table(rows, title="Against controls")] if rows else []
 
@@ -73,29 +102,43 @@ def against(name: str, control: str) -> str:
     return f"{name} - {control}"
 
 
-def find_sensitivity(profile: Profile, *, bits: str, store: Store) -> Artifact | None:
-    """The newest sensitivity of the profile's name with these bits; of other bits if there is none; None without any.
+def find_sensitivity(profile: Profile, *, end: Link, store: Store) -> Artifact | None:
+    """The sensitivity of the profile's name that says most of a chain; None without any.
 
+    With the bits of its end and on its scenes, or else with its bits, or else any; of equals the newest.
     ``sensitivity --bits`` changes the bits and leaves the profile's name.
     """
-    names = {"profile": profile.name, "model": profile.model.name}
-    newest = store.last(SENSITIVITY, **names)
-    if newest is None or bits_label(newest) == bits:
-        return newest
-    named = (SENSITIVITY, newest.manifest.name)
-    measured = [entry for entry in store.list() if (entry.manifest.kind, entry.manifest.name) == named]
-    alike = [entry for entry in measured if bits_label(entry) == bits]
-    return store.verify(alike[-1]) if alike else newest
+    name, bits = f"{profile.name}-{profile.model.name}", bits_label(end.model)
+    of_name = (entry for entry in store.list() if entry.manifest.kind == SENSITIVITY and entry.manifest.name == name)
+    measured = sorted(of_name, key=lambda entry: (bits_label(entry) == bits, _on_scenes_of(entry, [end])))
+    return store.verify(measured[-1]) if measured else None
 
 
-def sensitivity_tables(measured: Artifact | None) -> list[Table]:
-    """The table of a sensitivity, with its bits and level in the title and, for CSV, in every row."""
+def _on_scenes_of(measured: Artifact, chain: Sequence[Link]) -> bool:
+    """Whether a sensitivity was measured on scenes that a chain was scored on."""
+    scored = [link.evaluation.manifest.data.get("data") for link in chain if link.evaluation is not None]
+    return measured.manifest.data.get("val") in scored
+
+
+def sensitivity_tables(measured: Artifact | None, *, chain: Sequence[Link]) -> list[Table]:
+    """The table of a sensitivity, with its bits and level in the title and, for CSV, in every row.
+
+    Where it stands on other scenes than the scores of the chain, title and notes say so.
+    """
     if measured is None:
         return []
-    bits, level = bits_label(measured), measured.manifest.data.get("level", "part")
-    scored: Any = measured.manifest.metrics["rows"]
+    manifest = measured.manifest
+    bits, level = bits_label(measured), manifest.data.get("level", "part")
+    scored: Any = manifest.metrics["rows"]
     rows = [{**row, "bits": "W32A32" if row["name"] == "float" else bits, "level": level} for row in scored]
-    return [sensitivity_table(rows, reference="float", title=f"Sensitivity, {bits}, each {level} alone")]
+    scenes = [f"{counted_scenes(int(str(manifest.data['scenes'])))}, "] if "scenes" in manifest.data else []
+    notes = [f"Scored on {''.join(scenes)}{data_of(measured)}, {manifest.record.created[:10]}."]
+    title = f"Sensitivity, {bits}, each {level} alone"
+    if not _on_scenes_of(measured, chain):
+        title += ", on other scenes"
+        notes.append("These are other scenes than those of the accuracy above: the two do not compare.")
+    table = sensitivity_table(rows, reference="float", title=title)
+    return [replace(table, notes=(*table.notes, *notes))]
 
 
 def chain_metrics(links: Sequence[Link], *, intervals: Intervals) -> dict[str, Any]:
@@ -105,9 +148,10 @@ def chain_metrics(links: Sequence[Link], *, intervals: Intervals) -> dict[str, A
             "bits": link.bits,
             "artifact": link.model.digest,
             "file_bytes": link.size_bytes,
-            **{name: link.cost[name] for name in ("size_nominal_mb", "gbops") if name in link.cost},
+            **({"nominal_bytes": _nominal_bytes(link)} if "size_nominal_mb" in link.cost else {}),
+            **({"bops": _bops(link)} if "gbops" in link.cost else {}),
             **link.scores,
-            **_bounds(intervals.get(link.name)),
+            **nds_bounds(intervals.get(link.name)),
         }
         for link in links
     }
@@ -120,17 +164,21 @@ def is_drawn(links: Sequence[Link]) -> bool:
 
 
 def _size_row(link: Link) -> dict[str, Any]:
-    nominal = float(link.cost["size_nominal_mb"]) * _MEGABYTE
-    return {"name": link.name, "bits": link.bits, "nominal_bytes": nominal, "artifact_bytes": link.size_bytes}
+    size = {"nominal_bytes": _nominal_bytes(link), "artifact_bytes": link.size_bytes}
+    return {"name": link.name, "bits": link.bits, **size}
+
+
+def _nominal_bytes(link: Link) -> float:
+    return float(link.cost["size_nominal_mb"]) * _MEGABYTE
+
+
+def _bops(link: Link) -> dict[str, float]:
+    return {part: billions * 1e9 for part, billions in link.cost["gbops"].items()}
 
 
 def _bops_rows(link: Link) -> list[dict[str, Any]]:
-    parts = link.cost["gbops"]
+    parts = _bops(link)
     return [
-        {"name": link.name, "bits": link.bits, "part": part, "bops": parts[part] * 1e9}
+        {"name": link.name, "bits": link.bits, "part": part, "bops": parts[part]}
         for part in sorted(parts.keys() - {"total"}, key=PARTS.index)
     ]
-
-
-def _bounds(interval: Mapping[str, float] | None) -> dict[str, float]:
-    return {"NDS_low": interval["low"], "NDS_high": interval["high"]} if interval else {}

@@ -22,10 +22,12 @@ class Places(NamedTuple):
     """The tables or the page; None prints them."""
     curve: Path | None
     """The picture of the training; None leaves it out."""
+    page: Path | None = None
+    """The page beside what is printed; None leaves it out."""
 
 
 def find_places(out: Path | None, *, format: str, store: Store) -> Places:
-    """Where document and curve go; nothing is written yet.
+    """Where document, curve and page go; nothing is written yet.
 
     Raises:
         ValueError: An unknown format, or ``out`` is no such file or folder, or lies in an artifact.
@@ -35,7 +37,7 @@ def find_places(out: Path | None, *, format: str, store: Store) -> Places:
     name = f"report{ENDINGS[format]}"
     if out is None:
         folder = store.root / "_report"
-        return Places(folder / name if format == "html" else None, folder / "curve.png")
+        return Places(None, folder / "curve.png", folder / "report.html")
     with explained(out, store=store):
         path = Path(os.path.expanduser(out))  # as it is where the user is unknown
         _refuse_sealed(path, store=store)
@@ -64,12 +66,15 @@ def _is_sealed(folder: Path) -> bool:
     return False
 
 
-def write(places: Places, *, document: str, curve: bytes | None = None, macs: bytes | None = None) -> list[str]:
-    """Write what has a place; a sentence for each file."""
+def write(
+    places: Places, *, document: str, page: str = "", curve: bytes | None = None, macs: bytes | None = None
+) -> list[str]:
+    """Write what has a place; a sentence for each file, the page last."""
     files = [
         ("training curve", places.curve, curve),
         ("multiply-accumulates by part", places.curve and places.curve.with_name("macs.png"), macs),
         ("report", places.document, document.encode()),
+        ("report", places.page, page.encode() or None),
     ]
     made = []
     for name, path, content in files:

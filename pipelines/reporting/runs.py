@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from pipelines.lineage.bit_plan import bits_label
@@ -10,7 +13,10 @@ from pipelines.lineage.keys import compression_key
 from pipelines.lineage.kinds import CALIBRATION, COMPRESSION, QAT, VGD
 from pipelines.lineage.stated import stated_data, stated_weights
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
+from pipelines.store.locations import USUAL_STORE
 from profiles import Profile
+from profiles.command_words import command_words
+from profiles.detectors.detector import FEATURES
 from profiles.profile import Section
 from qdbev.reporting.tables.results import accuracy_table
 from qdbev.reporting.tables.table import Table
@@ -34,6 +40,8 @@ class Run(NamedTuple):
     """Paired intervals, where it is whole."""
     remark: str
     """A sentence where it is not just what was asked for."""
+    compression: Artifact | None = None
+    """What it was sealed as, where it is whole."""
 
 
 def find_run(profile: Profile, *, store: Store) -> Run | None:
@@ -47,29 +55,73 @@ def find_run(profile: Profile, *, store: Store) -> Run | None:
         return _whole(sealed, store=store, remark="")
     if end := _unfinished(profile, store=store):
         links = chain_of(end, store=store, controls=controls_of(end, store=store))
-        names = f"--profile {profile.name} --model {profile.model.name}"
-        return Run(links, {}, f"this run is not finished; `qdbev compress {names}` with the same options goes on")
+        goes_on = f"`qdbev compress {command_words(profile)}{at_store(store)}` goes on"
+        return Run(links, {}, f"this run is not finished: {_missing(end, profile=profile)}; {goes_on}")
     if any(not word.startswith("model=") for word in profile.overrides):
         return None
     if newest := store.last(COMPRESSION, profile=profile.name, model=profile.model.name):
         return _whole(
-            newest, store=store, remark=f"shown is the newest run of {newest.manifest.name}: {_words(newest)}"
+            newest,
+            store=store,
+            remark=f"shown is the newest run of {newest.manifest.name}: {_in_short(_words(newest)) or 'no options'}",
         )
     return None
 
 
-def runs_table(profile: Profile, *, store: Store) -> list[Table]:
-    """Every compression of a profile's name in the store, a row each; nothing where there are fewer than two."""
+def at_store(store: Store) -> str:
+    """The word that names a store, where it is not the usual one."""
+    return "" if store.root == USUAL_STORE else f" --store {shlex.quote(str(store.root))}"
+
+
+def nds_bounds(interval: Mapping[str, float] | None) -> dict[str, float]:
+    """The ends of an interval as rows of tables have them."""
+    return {"NDS_low": interval["low"], "NDS_high": interval["high"]} if interval else {}
+
+
+def runs_table(profile: Profile, *, shown: Run, store: Store) -> list[Table]:
+    """Every compression of a profile's name that was scored on the data of the one shown, a row each.
+
+    Nothing where there are fewer than two. Of the options that runs were made with only those are told that tell them
+    apart; runs that were scored on other data are counted.
+    """
     name = f"{profile.name}-{profile.model.name}"
-    rows: list[dict[str, Any]] = []
-    for artifact in store.list():
-        if (artifact.manifest.kind, artifact.manifest.name) == (COMPRESSION, name):
-            rows += _rows(artifact, store=store)
+    sealed = {artifact.digest: artifact for artifact in store.list()}
+    runs = [
+        artifact
+        for artifact in sealed.values()
+        if (artifact.manifest.kind, artifact.manifest.name) == (COMPRESSION, name)
+    ]
+    alike = [run for run in runs if _scored_on(run, sealed=sealed) == _data_of(shown.links[0].evaluation)]
+    shared = set.intersection(*(set(_words(run)) for run in alike)) if alike else set()
+    rows = [row for run in alike for row in _rows(run, words=[w for w in _words(run) if w not in shared], store=store)]
     first = [row for row in rows if row["name"] == "float"][:1]
     ends = [row for row in rows if row["name"] != "float"]
     if len(ends) < 2:
         return []
-    return [accuracy_table([*first, *ends], reference="float", title=f"All runs of {name}", name="runs")]
+    table = accuracy_table([*first, *ends], reference="float", title=f"All runs of {name}", name="runs")
+    others = len(runs) - len(alike)
+    notes = [f"{others} more were scored on other data: --set data.… shows them."] if others else []
+    return [replace(table, notes=(*table.notes, *notes))]
+
+
+def _scored_on(run: Artifact, *, sealed: Mapping[str, Artifact]) -> object:
+    """Which data a compression was scored on."""
+    return _data_of(sealed.get(run.manifest.parents.get("evaluation of float", "")))
+
+
+def _data_of(evaluation: Artifact | None) -> object:
+    return None if evaluation is None else evaluation.manifest.data.get("data")
+
+
+def _missing(end: Artifact, *, profile: Profile) -> str:
+    """What lies between the end of an unfinished chain and that of its profile."""
+    kind, data = end.manifest.kind, end.manifest.data
+    count = int(str(data["stages"])) if kind == QAT else profile.qat.stages
+    done = int(str(data["stage"])) if kind == QAT else 0
+    ahead = [] if kind == VGD else [f"stage {stage}/{count}" for stage in range(done + 1, count + 1)]
+    if kind != VGD and profile.distillation.schedule.steps and profile.model.tapped == FEATURES:
+        ahead.append("distillation")
+    return f"{', '.join(ahead)} missing" if ahead else "its scores or their intervals are missing"
 
 
 def _sealed(profile: Profile, *, store: Store) -> Artifact | None:
@@ -87,7 +139,7 @@ def _sealed(profile: Profile, *, store: Store) -> Artifact | None:
 
 def _whole(sealed: Artifact, *, store: Store, remark: str) -> Run:
     intervals: Any = sealed.manifest.metrics.get("intervals", {})
-    return Run(sealed_chain(sealed, store=store), intervals, remark)
+    return Run(sealed_chain(sealed, store=store), intervals, remark, sealed)
 
 
 def _unfinished(profile: Profile, *, store: Store) -> Artifact | None:
@@ -110,7 +162,7 @@ def _decided(artifact: Artifact, sections: dict[str, Any]) -> bool:
     return all((model if name == "model" else stated.get(name)) == content for name, content in sections.items())
 
 
-def _rows(compression: Artifact, *, store: Store) -> list[dict[str, Any]]:
+def _rows(compression: Artifact, *, words: Sequence[str], store: Store) -> list[dict[str, Any]]:
     """The float detector and the end of a compression, as rows; nothing where its end is not there any more."""
     manifest = compression.manifest
     try:
@@ -119,18 +171,21 @@ def _rows(compression: Artifact, *, store: Store) -> list[dict[str, Any]]:
         return []
     metrics: Any = manifest.metrics
     name = link_name(end)
-    interval = metrics["intervals"].get(name)
-    bounds = {"NDS_low": interval["low"], "NDS_high": interval["high"]} if interval else {}
-    row = {"name": name, "bits": bits_label(end), "made_with": _words(compression), **metrics[name], **bounds}
+    bounds = nds_bounds(metrics["intervals"].get(name))
+    row = {"name": name, "bits": bits_label(end), "made_with": _in_short(words), **metrics[name], **bounds}
     return [{"name": "float", "bits": "W32A32", "made_with": "", **metrics["float"]}, row]
 
 
-def _words(artifact: Artifact) -> str:
+def _words(run: Artifact) -> list[str]:
     """The options that a run was made with, as typed."""
-    stated = artifact.manifest.record.circumstances.get("overrides")
+    stated = run.manifest.record.circumstances.get("overrides")
     words = [str(word) for word in stated] if isinstance(stated, list) else []
-    profile: Any = artifact.manifest.profile
-    if profile["quantization"].get("plan") and profile["qat"]["steps_per_stage"] == 0:
-        words.insert(0, "own bits, no training")
+    profile: Any = run.manifest.profile
+    own = profile["quantization"].get("plan") and profile["qat"]["steps_per_stage"] == 0
+    return ["own bits, no training"] * bool(own) + words
+
+
+def _in_short(words: Sequence[str]) -> str:
+    """The first options, and how many more there are."""
     more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
-    return ", ".join(words[:_SHOWN]) + more if words else "no options"
+    return ", ".join(words[:_SHOWN]) + more

@@ -13,6 +13,7 @@ from pipelines.lineage.kinds import RESULTS
 from pipelines.scoring.prediction import Results
 from pipelines.store.artifacts import Artifact
 from profiles import Profile
+from profiles.sections.evaluation import FEWEST_SCENES
 from qdbev.evaluation.bootstrap import paired_bootstrap
 from qdbev.evaluation.matching import Matches, match
 from qdbev.evaluation.nuscenes import ground_truth, predicted_boxes
@@ -20,25 +21,35 @@ from qdbev.evaluation.submission import submission
 
 
 def intervals_to_first(links: Sequence[Link], *, job: Job) -> dict[str, dict[str, float]]:
-    """95 % intervals of NDS minus the first link's NDS, by name; empty where the profile asks for no resamples.
+    """95 % intervals of NDS minus the first link's NDS, by name; empty where ``resampled`` says that there is none.
 
     Args:
         links: Evaluated models, the float one first.
         job: Its evaluation section; whether a bar is shown.
     """
-    if job.profile.evaluation.bootstrap_resamples < 2 or len(links) < 2:
-        return {}
     first, *others = links
+    if not others or not resampled(_scenes(first), profile=job.profile):
+        return {}
     base = _matches(first, job=job)
     bar = tqdm(others, desc="intervals", unit="model", disable=not job.progress)
     return {link.name: interval(base, _matches(link, job=job), profile=job.profile) for link in bar}
 
 
 def interval_between(base: Link, other: Link, *, job: Job) -> dict[str, float]:
-    """The 95 % interval of ``other``'s NDS minus that of ``base``; empty where the profile asks for no resamples."""
-    if job.profile.evaluation.bootstrap_resamples < 2:
+    """The 95 % interval of ``other``'s NDS minus that of ``base``; empty where ``resampled`` says so."""
+    if not resampled(_scenes(base), profile=job.profile):
         return {}
     return interval(_matches(base, job=job), _matches(other, job=job), profile=job.profile)
+
+
+def resampled(scenes: int, *, profile: Profile) -> bool:
+    """Whether so many scenes give an interval, and the profile asks for one."""
+    return scenes >= FEWEST_SCENES and profile.evaluation.bootstrap_resamples > 1
+
+
+def _scenes(link: Link) -> int:
+    assert link.evaluation is not None
+    return int(str(link.evaluation.manifest.data["scenes"]))
 
 
 def _matches(link: Link, *, job: Job) -> Matches:

@@ -14,7 +14,7 @@ from pipelines.assembly.weights import float_artifact, float_detector, package_v
 from pipelines.calibration.observing import observe, refuse_evaluation_samples
 from pipelines.lineage.keys import sensitivity_key
 from pipelines.lineage.kinds import SENSITIVITY, SENSITIVITY_PICTURE
-from pipelines.scoring.comparison import interval, match_results
+from pipelines.scoring.comparison import interval, match_results, resampled
 from pipelines.scoring.prediction import Results, score_results
 from pipelines.scoring.shared_run import Row, SharedRun
 from pipelines.store.making import Content, Made, made
@@ -51,7 +51,13 @@ def _measure(job: Job, *, level: str, source: str, tokens: list[str]) -> Content
     return Content(
         partial(_write, rows=scored),
         parents={"float": source},
-        data={"val": split.digest, "scenes": len(split.scenes), "calibration_tokens": tokens, "level": level},
+        data={
+            "val": split.digest,
+            "scenes": len(split.scenes),
+            "samples": len(split.samples),
+            "calibration_tokens": tokens,
+            "level": level,
+        },
         metrics={"rows": scored, "stages_run": shared.stages_run, "stages_without_sharing": shared.stages_asked},
         packages=package_versions(),
         notes=notes_on(split),
@@ -68,7 +74,7 @@ def measure(quantized: Quantized, *, level: str, split: Split, job: Job) -> tupl
     scored = [
         {"name": row.name, "part": row.part, **score_results(results[row.name], split=split).flat()} for row in rows
     ]
-    if level == "part" and job.profile.evaluation.bootstrap_resamples > 1:
+    if level == "part" and resampled(len(split.scenes), profile=job.profile):
         add_intervals(scored, results=results, split=split, profile=job.profile)
     return shared, scored
 

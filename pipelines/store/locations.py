@@ -10,6 +10,8 @@ from profiles.home import expanded
 from profiles.sections.data import DataProfile
 
 SYNTHETIC = "synthetic"
+USUAL_STORE = Path("runs")
+"""Where artifacts lie unless ``--store`` says otherwise."""
 ZOO = Path(qdbev.__file__).parent / "zoo"
 _USUAL_KEY_FRAMES = 8
 _USUAL_VERSION = "v1.0-trainval"

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from profiles.document import Document
 
+FEWEST_SCENES = 5
+"""Of fewer scenes no interval is made: drawn again from themselves they say little of others."""
+
 
 class EvaluationProfile(Document):
     """Streaming evaluation by nuscenes-devkit: scenes in order, history carried from frame to frame."""

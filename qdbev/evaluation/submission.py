@@ -93,6 +93,25 @@ def sample_result(
     ]
 
 
+def lidar_boxes(entries: Sequence[Mapping[str, Any]], *, global2lidar: ArrayLike) -> NDArray[np.float64]:
+    """Boxes (n, 9) of the module's form that result entries of one sample stand for: ``sample_result`` turned back.
+
+    Args:
+        entries: As in a submission.
+        global2lidar: (4, 4) from the global frame into that of LIDAR_TOP at the time of the sample.
+    """
+    to_lidar = np.asarray(global2lidar, dtype=np.float64)
+    turn = to_lidar[:3, :3]
+    boxes = np.zeros((len(entries), 9))
+    for row, entry in enumerate(entries):
+        width, length, height = entry["size"]
+        heading = turn @ Quaternion(entry["rotation"]).rotation_matrix[:, 0]
+        velocity = turn @ [*entry["velocity"], 0.0]
+        centre = turn @ entry["translation"] + to_lidar[:3, 3] - [0.0, 0.0, height / 2]
+        boxes[row] = [*centre, length, width, height, np.arctan2(heading[1], heading[0]), *velocity[:2]]
+    return boxes
+
+
 def left_out(
     boxes: ArrayLike, *, scores: ArrayLike, labels: ArrayLike, lidar2ego: ArrayLike, classes: Sequence[str] = CLASSES
 ) -> dict[str, int]:

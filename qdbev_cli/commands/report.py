@@ -42,14 +42,16 @@ def report(
 ) -> Outcome:
     """Show size, BOPS and accuracy of what was made.
 
-    Three tables, float to distilled, with the drops, and the training curve. Where nothing was made yet, size and
-    operations by the model's numbers. With md, csv and json stdout holds the document alone.
+    Tables, float to distilled, with the drops, and a page with the training curve. Where nothing was made yet, size
+    and operations by the model's numbers. With md, csv and json stdout holds the document alone.
 
     Example: qdbev report --format html --out report.html
     """
     from pipelines.commands import report
 
     wanted = format or _format_of(out)
+    if options.as_json and wanted in (Format.md, Format.csv) and out is None:
+        raise ValueError(f"--json and --format {wanted} both want stdout; add --out FILE")
     return report.run(
         options.job(), format=wanted.value, out=out, paper=paper, measure=measure, dry_run=options.dry_run
     )

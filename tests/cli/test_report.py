@@ -27,8 +27,8 @@ from qdbev_cli.app import app
 RUN = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
 PNG = b"\x89PNG a picture"
 COST = {"size_nominal_mb": 4.0, "gbops": {"backbone": 3.0, "neck": 1.0, "total": 4.0}}
-SCORED = {"samples": 4, "scenes": 2, "split": "val"}
-UNFINISHED = "this run is not finished; `qdbev compress --profile w4a6 --model nano` with the same options goes on"
+SCORED = {"samples": 4, "scenes": 2, "split": "val", "data": "d"}
+CURVE = json.dumps([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]).encode()
 FORMATS = ("table", "md", "csv", "json", "html")
 
 
@@ -48,7 +48,9 @@ def scores(nds: float) -> dict[str, Any]:
     return {"NDS": nds, "mAP": nds, **dict.fromkeys(("mATE", "mASE", "mAOE", "mAVE", "mAAE"), 0.5), **COST}
 
 
-def measure(store: Store, *, bits: str, level: str, key: int, worst: float) -> Artifact:
+def measure(
+    store: Store, *, bits: str, level: str, key: int, worst: float, scenes: int = 2, val: str = "d"
+) -> Artifact:
     """A sensitivity of the profile w4a6 with other bits, as ``sensitivity --bits`` seals it."""
     weights, activations = re.fullmatch(r"w(\d)a(\d)", bits).groups()  # type: ignore[union-attr]
     words = [f"quantization.weight_bits={weights}", f"quantization.activation_bits={activations}"]
@@ -58,7 +60,7 @@ def measure(store: Store, *, bits: str, level: str, key: int, worst: float) -> A
         profile=profiles.load("w4a6", overrides=words),
         key=str(key) * 64,
         write=lambda folder: (folder / "sensitivity.png").write_bytes(PNG + bits.encode()),
-        data={"level": level},
+        data={"level": level, "scenes": scenes, "val": val},
         metrics={"rows": rows},
     )
 
@@ -68,12 +70,16 @@ def store(tmp_path: Path) -> Store:
     """Float and one stage of QAT, both evaluated."""
     store = Store(tmp_path / "runs")
     start = seal(store, "float", profile="float")
-    curve = json.dumps([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]).encode()
     data = {"parts": ["backbone", "neck", "encoder", "decoder"], "stage": 1, "stages": 1}
-    trained = seal(store, "qat", parents={"start": start.digest}, data=data, metrics=COST, files={"curve.json": curve})
+    trained = seal(store, "qat", parents={"start": start.digest}, data=data, metrics=COST, files={"curve.json": CURVE})
     for key, (model, nds) in enumerate(((start, 0.4), (trained, 0.39)), start=1):
         seal(store, "evaluation", key=key, parents={"model": model.digest}, data=SCORED, metrics=scores(nds))
     return store
+
+
+def unfinished(store: Store) -> str:
+    goes_on = f"`qdbev compress --profile w4a6 --model nano --store {store.root}` goes on"
+    return f"this run is not finished: distillation missing; {goes_on}"
 
 
 def report(store: Store, *words: str | Path) -> Any:
@@ -87,7 +93,7 @@ def files_under(folder: Path) -> list[str]:
 # -- which run is shown --------------------------------------------------------------------------------------------
 
 
-def compress(store: Store, *words: str, nds: float, key: int) -> None:
+def compress(store: Store, *words: str, nds: float, key: int, scored_on: str = "d") -> None:
     """A compression as ``compress`` seals it, under the key of its profile."""
     profile = profiles.load("w4a6", overrides=words)
     start = store.last("float")
@@ -109,7 +115,7 @@ def compress(store: Store, *words: str, nds: float, key: int) -> None:
             key=f"{key}{len(parents)}" * 32,
             write=lambda folder: None,
             parents={"model": model.digest},
-            data=SCORED,
+            data=SCORED | {"data": scored_on},
             metrics=scores(value),
         )
         parents[f"evaluation of {name}"] = score.digest
@@ -146,7 +152,10 @@ def test_the_run_that_the_options_describe_is_shown_or_none(store: Store) -> Non
 
 def test_without_options_an_unfinished_run_says_so_and_else_the_newest_is_shown_with_its_options(store: Store) -> None:
     scores_, said = shown(store)
-    assert scores_ == {"float": 0.4, "QAT 1/1": 0.39} and "this run is not finished; `qdbev compress" in said
+    assert (
+        scores_ == {"float": 0.4, "QAT 1/1": 0.39}
+        and "this run is not finished: distillation missing; `qdbev compress" in said
+    )
     shutil.rmtree(next(store.root.glob("qat-*")))
     compress(store, "seed=1", nds=0.31, key=3)
     scores_, said = shown(store)
@@ -170,6 +179,54 @@ def test_scores_say_on_what_they_stand(store: Store) -> None:
     assert "Scored on 4 samples of 2 scenes, split val of synthetic scenes, 20" in report(store).stdout
 
 
+def test_few_scenes_give_no_interval_and_the_report_says_so(store: Store) -> None:
+    assert "No intervals: 2 scenes, and 5 are the fewest that give one." in report(store).stdout
+
+
+def test_runs_that_were_scored_on_other_data_are_counted_and_not_shown_beside(store: Store) -> None:
+    for key, words in enumerate((["seed=1"], ["seed=2"], ["seed=3", "data.val_scenes=9"]), start=3):
+        compress(store, *words, nds=0.3 + key / 100, key=key, scored_on="e" if len(words) == 2 else "d")
+    text = report(store, "--set", "seed=1").stdout.split("All runs of w4a6-nano\n")[1]
+    assert [line.split()[4] for line in text.splitlines()[4:6]] == ["0.330", "0.340"]
+    assert "1 more were scored on other data" in text
+
+
+@pytest.mark.parametrize(("stage", "missing"), [(2, "stage 3/4, stage 4/4, distillation"), (4, "distillation")])
+def test_an_unfinished_run_says_what_is_missing_and_a_stage_that_leaves_parts_in_float_is_labelled(
+    store: Store, stage: int, missing: str
+) -> None:
+    shutil.rmtree(next(store.root.glob("qat-*")))
+    start = store.last("float")
+    assert start is not None
+    parts = ["backbone", "neck", "encoder", "decoder"][:stage]
+    trained = seal(
+        store,
+        "qat",
+        key=7,
+        parents={"start": start.digest},
+        data={"parts": parts, "stage": stage, "stages": 4},
+        metrics=COST,
+        files={"curve.json": CURVE},
+    )
+    seal(store, "evaluation", key=8, parents={"model": trained.digest}, data=SCORED, metrics=scores(0.39))
+    text = report(store).stdout
+    assert f"this run is not finished: {missing} missing; `qdbev compress --profile w4a6 --model nano" in text
+    assert ("partly W4A6" in text) is (stage < 4)
+
+
+def test_the_page_says_data_day_command_and_what_is_kept_of_float(store: Store, tmp_path: Path) -> None:
+    compress(store, "seed=1", nds=0.31, key=3)
+    compress(store, "seed=2", nds=0.398, key=4)
+    path = tmp_path / "report.html"
+    assert report(store, "--out", path, "--set", "seed=1").exit_code == 0
+    page = path.read_text(encoding="utf-8")
+    top = page[: page.index("<section")]
+    assert "4 samples of 2 scenes, split val of synthetic scenes, scored on 20" in top
+    assert "<span>NDS of float</span><b>77.5 %</b>" in top  # 0.31 / 0.4
+    assert "<span>best run</span><b>99.5 %</b><span>QAT 4/4, W4A6, seed=2</span>" in top
+    assert "<dt>command</dt><dd>qdbev " in page
+
+
 # -- what the terminal and a pipe get ------------------------------------------------------------------------------
 
 
@@ -179,8 +236,8 @@ def test_on_the_terminal_tables_come_first_and_what_was_made_last(store: Store, 
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == "Accuracy"
-    made = [UNFINISHED, f"training curve: {store.root}/_report/curve.png"]
-    made += [f"report: {store.root}/_report/report.html"] * (form == "html")
+    made = [unfinished(store), f"training curve: {store.root}/_report/curve.png"]
+    made.append(f"report: {store.root}/_report/report.html")
     assert lines[-len(made) - 1 :] == ["", *made]
     assert all(Path(line.split(": ")[1]).is_file() for line in made[1:])
 
@@ -189,20 +246,49 @@ def test_markdown_on_stdout_is_the_document_alone(store: Store) -> None:
     result = report(store, "--format", "md")
     assert result.stdout.startswith("### Accuracy\n\n| model")
     assert "curve.png" not in result.stdout
-    assert result.stderr == f"{UNFINISHED}\ntraining curve: {store.root}/_report/curve.png\n"
+    assert result.stderr.splitlines() == [
+        unfinished(store),
+        f"training curve: {store.root}/_report/curve.png",
+        f"report: {store.root}/_report/report.html",
+    ]
 
 
 def test_csv_on_stdout_is_the_document_alone(store: Store) -> None:
-    blocks = report(store, "--format", "csv").stdout.split("\n\n")
-    assert [block.splitlines()[0] for block in blocks] == ["# accuracy", "# size", "# bops"]
-    rows = list(csv.DictReader(io.StringIO(blocks[0].split("\n", 1)[1])))
-    assert [(row["name"], row["NDS"]) for row in rows] == [("float", "0.4"), ("QAT 1/1", "0.39")]
+    rows = list(csv.DictReader(io.StringIO(report(store, "--format", "csv").stdout)))
+    assert list(dict.fromkeys(row["table"] for row in rows)) == ["accuracy", "size", "bops"]
+    scored = [(row["name"], row["bits"], row["value"]) for row in rows if row["metric"] == "NDS"]
+    assert scored == [("float", "W32A32", "0.4"), ("QAT 1/1", "W4A6", "0.39")]
+    operations = {(row["name"], row["metric"]): float(row["value"]) for row in rows if row["table"] == "bops"}
+    assert operations["float", "total"] == 4e9  # in BOPS, whatever the columns of the terminal show
 
 
 def test_json_on_stdout_is_the_document_alone(store: Store) -> None:
     document = json.loads(report(store, "--format", "json").stdout)
-    assert list(document) == ["accuracy", "size", "bops"]
-    assert [row["NDS"] for row in document["accuracy"]["rows"]] == [0.4, 0.39]
+    assert [table["name"] for table in document["tables"]] == ["accuracy", "size", "bops"]
+    assert column(document["tables"][0], "NDS") == [0.4, 0.39]
+
+
+def test_json_has_one_shape_and_one_unit(store: Store) -> None:
+    document, outcome = (json.loads(report(store, *words).stdout) for words in (("--format", "json"), ("--json",)))
+    assert document["tables"] == outcome["tables"]
+    assert column(document["tables"][2], "total") == [4e9, 4e9]
+    assert outcome["metrics"]["float"]["bops"] == {"backbone": 3e9, "neck": 1e9, "total": 4e9}
+    assert outcome["metrics"]["float"]["nominal_bytes"] == column(document["tables"][1], "nominal_bytes")[0] == 2**22
+    assert "GBOPS" not in json.dumps(document)
+
+
+def column(table: dict[str, Any], name: str) -> list[Any]:
+    return [row[table["headers"].index(name)] for row in table["rows"]]
+
+
+@pytest.mark.parametrize("form", ["md", "csv"])
+def test_a_document_and_the_outcome_do_not_share_stdout(store: Store, tmp_path: Path, form: str) -> None:
+    refused = report(store, "--format", form, "--json")
+    assert refused.exit_code == 2
+    assert json.loads(refused.stdout)["error"] == f"--json and --format {form} both want stdout; add --out FILE"
+    path = tmp_path / f"report.{form}"
+    said = json.loads(report(store, "--json", "--out", path).stdout)["messages"]
+    assert said[-1] == f"report: {path}" and path.is_file()
 
 
 def test_a_chain_that_was_not_evaluated_yet_is_shown_without_scores_and_curve(store: Store) -> None:
@@ -210,13 +296,13 @@ def test_a_chain_that_was_not_evaluated_yet_is_shown_without_scores_and_curve(st
         shutil.rmtree(folder)
     result = report(store)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert not (store.root / "_report").exists()
+    assert files_under(store.root / "_report") == ["report.html"]
 
 
 def test_the_result_as_json_has_neither_text_nor_document(store: Store) -> None:
-    result = json.loads(report(store, "--format", "md", "--json").stdout)
+    result = json.loads(report(store, "--json").stdout)
     assert not {"text", "document"} & set(result)
-    assert result["messages"] == [UNFINISHED, f"training curve: {store.root}/_report/curve.png"]
+    assert result["messages"][:2] == [unfinished(store), f"training curve: {store.root}/_report/curve.png"]
 
 
 # -- --out ---------------------------------------------------------------------------------------------------------
@@ -232,7 +318,7 @@ def test_out_with_an_ending_is_the_one_file_with_its_parents(store: Store, tmp_p
     text = path.read_text(encoding="utf-8")
     if form in ("md", "csv", "json"):
         assert text == printed
-        assert (result.stdout, result.stderr) == ("", f"{UNFINISHED}\nreport: {path}\n")
+        assert (result.stdout, result.stderr) == ("", f"{unfinished(store)}\nreport: {path}\n")
     else:
         assert text.startswith("<!doctype html>" if form == "html" else "Accuracy\n")
         assert result.stdout.splitlines()[-1] == f"report: {path}"
@@ -251,7 +337,7 @@ def test_out_replaces_a_file_and_leaves_its_neighbours(store: Store, tmp_path: P
 
 @pytest.mark.parametrize(
     ("name", "start"),
-    [("r.md", "### "), ("r.csv", "# accuracy"), ("r.json", "{"), ("r.HTML", "<!doc"), ("r.txt", "Accuracy")],
+    [("r.md", "### "), ("r.csv", "table,name"), ("r.json", "{"), ("r.HTML", "<!doc"), ("r.txt", "Accuracy")],
 )
 def test_without_a_format_the_ending_decides(store: Store, tmp_path: Path, name: str, start: str) -> None:
     assert report(store, "--out", tmp_path / name).exit_code == 0
@@ -358,7 +444,7 @@ def fail_to_write(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
 
 
 def titles(store: Store) -> list[str]:
-    return [table["title"] for table in json.loads(report(store, "--format", "json").stdout).values()]
+    return [table["title"] for table in json.loads(report(store, "--format", "json").stdout)["tables"]]
 
 
 def test_the_sensitivity_says_its_bits_and_level(store: Store) -> None:
@@ -371,9 +457,9 @@ def test_the_sensitivity_says_its_bits_and_level(store: Store) -> None:
 def test_the_sensitivity_of_the_chains_bits_goes_before_newer_ones(store: Store) -> None:
     measure(store, bits="w4a6", level="part", key=1, worst=0.3)
     measure(store, bits="w4a4", level="module", key=2, worst=0.1)
-    table = json.loads(report(store, "--format", "json").stdout)["sensitivity"]
+    table = json.loads(report(store, "--format", "json").stdout)["tables"][-1]
     assert table["title"] == "Sensitivity, W4A6, each part alone"
-    assert [row["NDS"] for row in table["rows"]] == [0.4, 0.3]
+    assert column(table, "NDS") == [0.4, 0.3]
 
 
 def test_the_sensitivity_of_other_bits_is_titled_as_what_it_is(store: Store) -> None:
@@ -384,27 +470,36 @@ def test_the_sensitivity_of_other_bits_is_titled_as_what_it_is(store: Store) -> 
 
 def test_csv_which_has_no_titles_states_bits_and_level_in_its_rows(store: Store) -> None:
     measure(store, bits="w4a4", level="part", key=2, worst=0.1)
-    block = report(store, "--format", "csv").stdout.split("# sensitivity\n")[1]
-    rows = list(csv.DictReader(io.StringIO(block)))
-    assert [(row["name"], row["bits"], row["level"]) for row in rows] == [
+    rows = csv.DictReader(io.StringIO(report(store, "--format", "csv").stdout))
+    measured = [row for row in rows if (row["table"], row["metric"]) == ("sensitivity", "NDS")]
+    assert [(row["name"], row["bits"], row["level"]) for row in measured] == [
         ("float", "W32A32", "part"),
         ("neck", "W4A4", "part"),
     ]
 
 
 def test_the_page_has_table_and_chart_of_the_same_sensitivity_under_one_heading(store: Store, tmp_path: Path) -> None:
-    import base64
-
     measure(store, bits="w4a6", level="part", key=1, worst=0.3)
     measure(store, bits="w4a4", level="part", key=2, worst=0.1)
     path = tmp_path / "report.html"
     assert report(store, "--out", path).exit_code == 0
     page = path.read_text(encoding="utf-8")
     assert "<h2>Sensitivity, W4A6, each part alone</h2>" in page
-    assert base64.b64encode(PNG + b"w4a6").decode() in page
-    assert base64.b64encode(PNG + b"w4a4").decode() not in page
+    drawing = page[page.index('<section id="sensitivity"') :].split("<svg")[1]
+    assert ">0.100<" in drawing and ">0.300<" not in drawing  # what the neck loses at 6 bits, and at 4
     names = re.findall(r'<section id="([^"]+)"', page)
-    assert names == ["accuracy", "size", "bops", "sensitivity", "curve", "provenance"]
+    assert names == ["accuracy", "curve", "size", "bops", "sensitivity", "provenance"]
+
+
+def test_a_sensitivity_of_other_scenes_is_marked_and_one_of_the_same_scenes_goes_before_it(store: Store) -> None:
+    measure(store, bits="w4a6", level="part", key=1, worst=0.3, scenes=4, val="e")
+    text = report(store).stdout
+    assert "Sensitivity, W4A6, each part alone, on other scenes" in text
+    assert "Scored on 4 scenes, split val of synthetic scenes, 20" in text
+    assert "other scenes than those of the accuracy above" in text
+    measure(store, bits="w4a6", level="module", key=2, worst=0.2)
+    measure(store, bits="w4a6", level="part", key=3, worst=0.1, val="f")
+    assert titles(store)[-1] == "Sensitivity, W4A6, each module alone"
 
 
 # -- sealed artifacts are read whole and never written ---------------------------------------------------------------

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from nuscenes.eval.detection.constants import DETECTION_NAMES
 from pyquaternion import Quaternion
 
-from qdbev.evaluation.submission import ATTRIBUTES, CLASSES, class_ranges, sample_result, submission, write_submission
+from qdbev.evaluation.submission import (
+    ATTRIBUTES,
+    CLASSES,
+    class_ranges,
+    lidar_boxes,
+    sample_result,
+    submission,
+    write_submission,
+)
 
 # lidar: 0.5 m before and 1.8 m above the ego origin, its y axis along the ego's x; ego: at (100, 200), facing north
 LIDAR2EGO = np.array([[0, 1, 0, 0.5], [-1, 0, 0, 0], [0, 0, 1, 1.8], [0, 0, 0, 1.0]])
@@ -49,6 +57,23 @@ def test_rotation_is_the_product_of_matrices(yaw: float, roll: float, pitch: flo
     box = np.array([[math.cos(yaw), -math.sin(yaw), 0], [math.sin(yaw), math.cos(yaw), 0], [0, 0, 1]])
     np.testing.assert_allclose(Quaternion(entry["rotation"]).rotation_matrix, turn @ box, atol=1e-6)
     np.testing.assert_allclose(entry["velocity"], (turn @ [1, 0, 0])[:2], atol=1e-9)
+
+
+@given(
+    yaw=st.floats(-3.1, 3.1),
+    x=st.floats(-30, 30),
+    speed=st.floats(-9, 9),
+    height=st.floats(0.5, 3),
+    length=st.floats(1, 9),
+)
+def test_entries_turn_back_into_the_boxes_they_came_from(
+    yaw: float, x: float, speed: float, height: float, length: float
+) -> None:
+    box = [x, 5, -1.8, length, 2, height, yaw, speed, 1]
+    entries = results([box, box], scores=[0.7, 0.6], labels=[0, 0])
+    back = lidar_boxes(entries, global2lidar=np.linalg.inv(EGO2GLOBAL @ LIDAR2EGO))
+    np.testing.assert_allclose(back, [box, box], atol=1e-6)
+    assert lidar_boxes([], global2lidar=np.eye(4)).shape == (0, 9)
 
 
 def test_range_is_per_class_in_the_ego_frame() -> None:

@@ -11,6 +11,7 @@ from qdbev.reporting.tables.rounding import bops_unit, count_text, megabytes_tex
 from qdbev.reporting.tables.table import Row, Table, name_column, number_column
 
 SIZE_NOTE = "Nominal: trainable parameters × weight bits (the paper's rule), MB = 2^20 bytes; file: what lies on disk."
+BOPS_NOTE = "Of one inference over all cameras (Eq. 7)."
 NOT_A_PART = ("name", "bits", "total", "ratio")
 
 
@@ -79,8 +80,7 @@ def bops_table(rows: Sequence[Row], *, reference: str, title: str = "Bit operati
         number_column("ratio", head="fewer", rule=times_text),
     )
     finished = tuple({**line, "ratio": ratio(base["total"], to=line["total"])} for line in lines)
-    note = f"In {letter}BOPS for one inference over all cameras (Eq. 7)."
-    return Table("bops", title, columns, finished, notes=(note,))
+    return Table("bops", title, columns, finished, notes=(BOPS_NOTE,), shown_in=f"In {letter}BOPS.")
 
 
 def _pivot_parts(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from qdbev.reporting.tables.costs import BOPS_NOTE
 from qdbev.reporting.tables.paper import WHY_BOPS, WHY_SIZES
 from qdbev.reporting.tables.reference import count_columns, ratio
 from qdbev.reporting.tables.rounding import (
@@ -22,12 +23,12 @@ SIZES_NOTE = (
     "saved, with scales, frozen parameters and what stays in float; a file adds its list of names."
 )
 MEMORY_NOTE = (
-    "In MB of 2^20 bytes, float32, one process, as the tensors of a forward pass live and die. Workspaces of kernels "
-    "and the allocator's waste come on top."
+    "float32, one process, as the tensors of a forward pass live and die. Workspaces of kernels and the allocator's "
+    "waste come on top."
 )
 LATENCY_NOTE = (
-    "In milliseconds for one frame over all cameras, with a history. Quantized models are simulated here, so their "
-    "speed on a target is not measured."
+    "One frame over all cameras, with a history. Quantized models are simulated here, so their speed on a target is "
+    "not measured."
 )
 MACS_NOTE = (
     "One inference over all cameras with a history: layers with weights by part, attention and sampling apart. "
@@ -80,7 +81,7 @@ def memory_table(rows: Sequence[Row], *, title: str = "Memory, estimated") -> Ta
         *count_columns(rows, keys=("batch",)),
         number_column("bytes", head="MB", rule=megabytes_text),
     )
-    return Table("memory", title, columns, tuple(rows), notes=(MEMORY_NOTE,))
+    return Table("memory", title, columns, tuple(rows), notes=(MEMORY_NOTE,), shown_in="In MB of 2^20 bytes.")
 
 
 def latency_table(rows: Sequence[Row], *, device: str, frames: int) -> Table:
@@ -100,7 +101,8 @@ def latency_table(rows: Sequence[Row], *, device: str, frames: int) -> Table:
         number_column("share", head="share", rule=percent_text),
     )
     title = f"Latency of the float model, measured on {device}"
-    return Table("latency", title, columns, tuple(rows), notes=(f"Of {frames} frames. {LATENCY_NOTE}",))
+    notes = (f"Of {frames} frames. {LATENCY_NOTE}",)
+    return Table("latency", title, columns, tuple(rows), notes=notes, shown_in="In milliseconds.")
 
 
 def macs_table(rows: Sequence[Row], *, parts: Sequence[str], title: str = "Multiply-accumulates (MAC)") -> Table:
@@ -119,7 +121,7 @@ def macs_table(rows: Sequence[Row], *, parts: Sequence[str], title: str = "Multi
         name_column("name", head="counted as"),
         *(number_column(key, head=heads.get(key, key), rule=rule) for key in keys),
     )
-    return Table("macs", title, columns, tuple(rows), notes=(f"In {letter}MAC. {MACS_NOTE}",))
+    return Table("macs", title, columns, tuple(rows), notes=(MACS_NOTE,), shown_in=f"In {letter}MAC.")
 
 
 def operations_table(rows: Sequence[Row], *, parts: Sequence[str], title: str = "Bit operations (BOPS)") -> Table:
@@ -146,8 +148,8 @@ def operations_table(rows: Sequence[Row], *, parts: Sequence[str], title: str = 
         *((number_column("paper", head="paper", rule=rule),) if in_paper else ()),
     )
     lines = tuple({**row, "ratio": ratio(rows[0]["total"], to=row["total"])} for row in rows)
-    note = f"In {letter}BOPS for one inference over all cameras (Eq. 7)."
-    return Table("bops", title, columns, lines, notes=(note, WHY_BOPS) if in_paper else (note,))
+    notes = (BOPS_NOTE, WHY_BOPS) if in_paper else (BOPS_NOTE,)
+    return Table("bops", title, columns, lines, notes=notes, shown_in=f"In {letter}BOPS.")
 
 
 def compared_table(rows: Sequence[Row], *, title: str = "Table 4 of the paper, efficiency") -> Table:

@@ -16,7 +16,7 @@ from qdbev.reporting.tables.table import Column, Row, Table, name_column, number
 ERRORS = ("mATE", "mASE", "mAOE", "mAVE", "mAAE")
 CLASS_ERRORS = ("ATE", "ASE", "AOE", "AVE", "AAE")
 INTERVAL_NOTE = (
-    "NDS − {reference}: paired difference with its 95 % interval; where the interval holds 0 it is called none."
+    "NDS − {reference}: paired difference with its 95 % interval over scenes; n.s. (not significant): it holds 0."
 )
 
 
@@ -61,7 +61,7 @@ def comparison_table(rows: Sequence[Row], *, title: str = "Paired comparisons") 
         title: Heading.
 
     Returns:
-        The rows with ``verdict`` added: "better", "worse", "none", or None without an interval.
+        The rows with ``verdict`` added: "better", "worse", "n.s.", or None without an interval.
     """
     columns = (
         name_column("name", head="model"),
@@ -165,4 +165,4 @@ def _verdict(row: Row) -> str | None:
     low, high = row.get("NDS_low"), row.get("NDS_high")
     if low is None or high is None:
         return None
-    return "none" if low <= 0.0 <= high else "better" if low > 0.0 else "worse"
+    return "n.s." if low <= 0.0 <= high else "better" if low > 0.0 else "worse"

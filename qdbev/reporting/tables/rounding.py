@@ -37,7 +37,7 @@ def change_text(value: float | None) -> str:
 
 
 def interval_text(difference: float | None, *, low: float | None, high: float | None) -> str:
-    """A paired difference with its interval, or "none" where the interval holds zero.
+    """A paired difference with its interval; "n.s." (not significant) where the interval holds zero.
 
     Args:
         difference: What was measured, for example NDS of the quantized model minus NDS of float.
@@ -47,14 +47,14 @@ def interval_text(difference: float | None, *, low: float | None, high: float | 
     >>> interval_text(-0.012, low=-0.018, high=-0.006)
     '−0.012 [−0.018, −0.006]'
     >>> interval_text(-0.002, low=-0.006, high=0.003)
-    'none [−0.006, +0.003]'
+    '−0.002 n.s. [−0.006, +0.003]'
     >>> interval_text(-0.002, low=None, high=None)
     '−0.002'
     """
     if low is None or high is None or is_missing(difference):
         return change_text(difference)
-    word = "none" if low <= 0.0 <= high else change_text(difference)
-    return f"{word} [{change_text(low)}, {change_text(high)}]"
+    word = " n.s." if low <= 0.0 <= high else ""
+    return f"{change_text(difference)}{word} [{change_text(low)}, {change_text(high)}]"
 
 
 def percent_text(fraction: float | None) -> str:

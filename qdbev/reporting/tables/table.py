@@ -1,4 +1,7 @@
-"""A table of plain rows and its four forms: text and Markdown (rounded, by tabulate), CSV and JSON (full precision)."""
+"""A table of plain rows and its forms: text and Markdown (rounded, by tabulate), CSV and JSON (full precision).
+
+Rows hold plain units whatever a column shows: BOPS, MAC, bytes, seconds, and fractions of 1.
+"""
 
 from __future__ import annotations
 
@@ -39,14 +42,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows with the columns that people see. CSV and JSON hold every entry of the rows, seen or not.
+    """Rows with the columns that people see. CSV and JSON hold every entry of the rows, seen or not, in plain units.
 
     Attributes:
         name: Short name for files and JSON (``accuracy``).
         title: Heading above the table.
         columns: The columns in order.
         rows: One mapping per line; values are str, int, float, bool or None.
-        notes: Sentences below the table (units, rules, what is compared with what).
+        notes: Sentences below the table (rules, what is compared with what).
+        shown_in: The sentence on the unit that the columns show, where it is not that of the rows; CSV and JSON leave
+            it out.
     """
 
     name: str
@@ -54,6 +59,12 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = field(default=())
+    shown_in: str = ""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What stands below the columns: their unit, and the notes."""
+        return (self.shown_in, *self.notes) if self.shown_in else self.notes
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -119,45 +130,61 @@ def render(table: Table, *, form: str = "text") -> str:
     Raises:
         ValueError: The form is unknown.
     """
-    if form == "csv":
-        return _csv(table)
-    if form == "json":
-        return json.dumps(as_document(table), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if form in ("csv", "json"):
+        return render_all([table], form=form)
     if form not in TABULATE_FORMATS:
         raise ValueError(f"a table cannot be written as {form!r}; choose one of {', '.join(FORMATS)}")
     return _readable(table, form=form)
 
 
 def render_all(tables: Sequence[Table], *, form: str = "text") -> str:
-    """Write several tables as one text; as JSON they are one object, keyed by the tables' names.
+    """Write several tables as one text.
 
-    CSV tables follow each other, each below a comment line with its name, with an empty line between.
+    As JSON they are one object with the entry ``tables``, each of them as in ``as_document``. As CSV they are one table
+    in long form: a line for each number, ``metric`` and ``value``, behind the table's name and the words of its row.
     """
     if form == "json":
-        documents = {table.name: as_document(table) for table in tables}
+        documents = {"tables": [as_document(table) for table in tables]}
         return json.dumps(documents, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if form == "csv":
-        return "\n".join(f"# {table.name}\n{render(table, form=form)}" for table in tables)
+        return _csv(tables)
     return "\n".join(render(table, form=form) for table in tables)
 
 
 def as_document(table: Table) -> dict[str, Any]:
-    """The table as plain JSON values: NaN and infinities, which JSON does not know, become null."""
-    rows = [{key: _known_value(value) for key, value in row.items()} for row in table.rows]
-    return {"name": table.name, "title": table.title, "rows": rows, "notes": list(table.notes)}
+    """The table as plain JSON values, unrounded: names of the entries once, and the values of every row.
+
+    NaN and infinities, which JSON does not know, become null.
+    """
+    keys = table.keys or tuple(column.key for column in table.columns)
+    rows = [[_known_value(row.get(key)) for key in keys] for row in table.rows]
+    return {
+        "name": table.name,
+        "title": table.title,
+        "headers": list(keys),
+        "rows": rows,
+        "notes": list(table.notes),
+    }
 
 
 def _known_value(value: Any) -> Any:
-    """None for NaN and infinities."""
+    """None for NaN and infinities; what numpy and torch wrap, plain."""
+    if hasattr(value, "item"):
+        value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _csv(table: Table) -> str:
-    """Full precision: floats are written by repr, so reading them back gives the same numbers; unknown is empty."""
+def _csv(tables: Sequence[Table]) -> str:
+    """Full precision: floats are written by repr, so reading them back gives the same numbers; unknown is left out."""
+    entries = [(table.name, row) for table in tables for row in table.rows]
+    words = dict.fromkeys(key for _, row in entries for key, value in row.items() if isinstance(value, str))
     out = io.StringIO()
-    writer = csv.DictWriter(out, fieldnames=table.keys, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: _known_value(value) for key, value in row.items()} for row in table.rows)
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["table", *words, "metric", "value"])
+    for name, row in entries:
+        told = [row.get(key) or "" for key in words]
+        numbers = {key: _known_value(value) for key, value in row.items() if key not in words}
+        writer.writerows([name, *told, key, value] for key, value in numbers.items() if value is not None)
     return out.getvalue()
 
 
@@ -175,10 +202,10 @@ def _readable(table: Table, *, form: str) -> str:
         disable_numparse=True,
     )
     if form == "md":
-        notes = "".join(f"\n{note}\n" for note in table.notes)
+        notes = "".join(f"\n{note}\n" for note in table.remarks)
         return f"### {table.title}\n\n{body}\n{notes}"
     title = f"{table.title}\n\n" if table.title else ""
-    notes = "".join(f"{note}\n" for note in table.notes)
+    notes = "".join(f"{note}\n" for note in table.remarks)
     return f"{title}{body}\n" + (f"\n{notes}" if notes else "")
 
 

@@ -122,7 +122,7 @@ def test_compress_takes_the_plan_through_training_and_into_the_tables(
     structure = json.loads(trained.file("structure.json").read_text())
     bits = {site["path"]: site["weight_bits"] for site in structure["plan"]["sites"] if site["weight_bits"] < 32}
     assert bits == {one["path"]: one["weight_bits"] for one in content["layers"]}
-    share = trained.manifest.metrics["size_nominal_mb"] / done["metrics"]["float"]["size_nominal_mb"]  # type: ignore[operator]
+    share = trained.manifest.metrics["size_nominal_mb"] * 2**20 / done["metrics"]["float"]["nominal_bytes"]  # type: ignore[operator]
     assert share == pytest.approx(content["share"]["size"])
 
 

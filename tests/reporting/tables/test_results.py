@@ -37,7 +37,7 @@ def test_accuracy_table_reads_as_written_here():
     assert table.cells == [
         ["float", "W32A32", "0.400", "–", "100.0 %", "0.500", "0.700"],
         ["PTQ", "W4A6", "0.300", "−0.100 [−0.120, −0.080]", "75.0 %", "0.375", "0.800"],
-        ["VGD", "W4A6", "0.399", "none [−0.005, +0.003]", "99.8 %", "0.500", "–"],
+        ["VGD", "W4A6", "0.399", "−0.001 n.s. [−0.005, +0.003]", "99.8 %", "0.500", "–"],
     ]
     assert [column.head for column in table.columns] == [
         "model",
@@ -51,7 +51,7 @@ def test_accuracy_table_reads_as_written_here():
     assert table.rows[1]["NDS_change"] == pytest.approx(-0.1)
     assert table.rows[1]["NDS_of_reference"] == pytest.approx(0.75)
     assert table.rows[1]["mAP_change"] == pytest.approx(-0.125)
-    assert "called none" in render(table)
+    assert "n.s. (not significant)" in render(table)
 
 
 def test_rows_given_are_not_changed():
@@ -88,7 +88,7 @@ def test_equal_drops_keep_their_order():
 
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
-    [(0.001, 0.01, "better"), (-0.01, -0.001, "worse"), (-0.01, 0.01, "none"), (0, 0.1, "none")],
+    [(0.001, 0.01, "better"), (-0.01, -0.001, "worse"), (-0.01, 0.01, "n.s."), (0, 0.1, "n.s.")],
 )
 def test_verdict_follows_the_interval(low, high, verdict):
     rows = [{"name": "VGD", "than": "QAT", "NDS_change": 0.004, "NDS_low": low, "NDS_high": high, "seeds": 3}]

@@ -49,14 +49,14 @@ def test_unit_of_bops_follows_the_largest_number(largest, unit):
     [
         (-0.012, -0.018, -0.006, "−0.012 [−0.018, −0.006]"),
         (0.012, 0.006, 0.018, "+0.012 [+0.006, +0.018]"),
-        (-0.001, -0.004, 0.002, "none [−0.004, +0.002]"),
-        (0.0, 0.0, 0.0, "none [0.000, 0.000]"),
-        (-0.003, -0.006, 0.0, "none [−0.006, 0.000]"),
+        (-0.001, -0.004, 0.002, "−0.001 n.s. [−0.004, +0.002]"),
+        (0.0, 0.0, 0.0, "0.000 n.s. [0.000, 0.000]"),
+        (-0.003, -0.006, 0.0, "−0.003 n.s. [−0.006, 0.000]"),
         (-0.003, -0.006, -0.0002, "−0.003 [−0.006, 0.000]"),
         (-0.003, None, None, "−0.003"),
     ],
 )
-def test_a_difference_whose_interval_holds_zero_is_called_none(difference, low, high, text):
+def test_a_difference_whose_interval_holds_zero_stays_a_number_and_is_not_significant(difference, low, high, text):
     assert rounding.interval_text(difference, low=low, high=high) == text
 
 

@@ -35,15 +35,17 @@ def test_markdown_form_escapes_bars():
     )
 
 
-def test_csv_form_holds_every_entry_unrounded():
-    assert render(TABLE, form="csv") == "name,NDS,extra\nfloat,0.35449,\na|b,,7\n"
+def test_csv_has_a_line_for_each_number_unrounded_behind_the_words_of_its_row():
+    assert render(TABLE, form="csv") == "table,name,metric,value\naccuracy,float,NDS,0.35449\naccuracy,a|b,extra,7\n"
 
 
 def test_json_form_holds_null_for_nan():
-    assert json.loads(render(TABLE, form="json")) == {
+    [document] = json.loads(render(TABLE, form="json"))["tables"]
+    assert document == {
         "name": "accuracy",
         "title": "Accuracy",
-        "rows": [{"name": "float", "NDS": 0.35449}, {"name": "a|b", "NDS": None, "extra": 7}],
+        "headers": ["name", "NDS", "extra"],
+        "rows": [["float", 0.35449, None], ["a|b", None, 7]],
         "notes": ["A note."],
     }
 
@@ -96,14 +98,35 @@ def test_csv_reads_back_to_the_same_numbers_and_names(values, name):
     rows = tuple({"name": name, "NDS": value} for value in values)
     text = render(Table("t", "T", COLUMNS, rows), form="csv")
     read = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert [float(row["NDS"]) for row in read] == values
+    assert [(row["metric"], float(row["value"])) for row in read] == [("NDS", value) for value in values]
     assert [row["name"] for row in read] == [name] * len(values)
 
 
 def test_several_tables_as_one_document():
     second = Table("size", "Size", COLUMNS, ({"name": "x", "NDS": 1.0},))
-    assert list(json.loads(render_all([TABLE, second], form="json"))) == ["accuracy", "size"]
+    assert [table["name"] for table in json.loads(render_all([TABLE, second], form="json"))["tables"]] == [
+        "accuracy",
+        "size",
+    ]
     assert render_all([TABLE, second], form="csv") == (
-        "# accuracy\nname,NDS,extra\nfloat,0.35449,\na|b,,7\n\n# size\nname,NDS\nx,1.0\n"
+        "table,name,metric,value\naccuracy,float,NDS,0.35449\naccuracy,a|b,extra,7\nsize,x,NDS,1.0\n"
     )
     assert render_all([TABLE, second]) == render(TABLE) + "\n" + render(second)
+
+
+def test_pandas_reads_tables_with_other_columns_from_one_csv():
+    pandas = pytest.importorskip("pandas")
+    second = Table("bops", "Bit operations", COLUMNS, ({"name": "x", "bits": "W4A6", "total": 2.5e10},))
+    read = pandas.read_csv(io.StringIO(render_all([TABLE, second], form="csv")))
+    assert read["value"].dtype == "float64"
+    assert read.set_index(["table", "name", "metric"])["value"].to_dict() == {
+        ("accuracy", "float", "NDS"): 0.35449,
+        ("accuracy", "a|b", "extra"): 7.0,
+        ("bops", "x", "total"): 2.5e10,
+    }
+
+
+def test_the_unit_that_is_shown_stands_below_the_columns_and_not_beside_plain_values():
+    table = Table("bops", "Bit operations", COLUMNS, ROWS, notes=("A note.",), shown_in="In TBOPS.")
+    assert render(table).endswith("\nIn TBOPS.\nA note.\n")
+    assert "TBOPS" not in render(table, form="json")
