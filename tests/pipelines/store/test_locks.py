@@ -87,6 +87,13 @@ def shown(process: subprocess.Popen[str], *, until: str) -> str:
     return text
 
 
+def test_what_nobody_holds_is_had_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: pytest.fail("waited, though nobody held it"))
+    for _ in range(2):  # the second time, the first has let go
+        with locks.alone(tmp_path / "x.lock") as waited:
+            assert not waited
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_the_second_waits_says_for_whom_and_takes_what_the_first_sealed(tmp_path: Path, force: bool) -> None:
     if force:
@@ -175,5 +182,6 @@ def test_where_the_file_system_knows_no_locks_it_goes_on(tmp_path: Path, monkeyp
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(locks.time, "sleep", lambda seconds: pytest.fail("waited where nobody can hold anything"))
     with locks.alone(tmp_path / "x.lock") as waited:
         assert not waited

@@ -61,6 +61,16 @@ def test_height_follows_from_the_number_of_bars(count):
     assert image.shape == (chart_height_px(count), 700, 3)
 
 
+def test_the_longest_name_and_its_rank_fit_before_the_bars():
+    """Two blanks and two digits follow a name, 6.1 pixels a letter, 30 before it: bars begin at 30 + 6.1 * 10."""
+    rows = [{"name": "head_a", "NDS": 0.3}, {"name": "b", "NDS": 0.35}]
+    svg = sensitivity_picture(rows, reference_nds=0.40, width_px=1000, form="svg").decode()
+    width = float(re.search(r'viewBox="0 0 (\S+) ', svg).group(1))
+    bars = [path for path in re.findall(r"<path [^>]*?/>", svg, flags=re.DOTALL) if f"fill: {BLUE}" in path]
+    starts = [min(float(x) for x in re.findall(r"[ML] (\S+) ", bar)) for bar in bars]
+    np.testing.assert_allclose(np.array(starts) / width * 1000, 30 + 6.1 * 10, atol=0.05)
+
+
 def test_each_part_has_one_colour():
     colours = part_colours(ROWS)
     assert list(colours) == ["neck", "encoder", "backbone", "decoder"]
