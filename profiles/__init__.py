@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from profiles.document import Document, ProfileError, fingerprint
-from profiles.loading import builtin_models, builtin_profiles, builtin_recipes, load
+from profiles.loading import builtin_models, builtin_profiles, builtin_recipes, kind_of, load
 from profiles.manifest import Manifest
 from profiles.profile import Profile
 
@@ -16,5 +16,6 @@ __all__ = [
     "builtin_profiles",
     "builtin_recipes",
     "fingerprint",
+    "kind_of",
     "load",
 ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from pydantic import BaseModel, ByteSize, ValidationError
 from pydantic.fields import FieldInfo
 
-from profiles.choices import Kinds, kinds
-from profiles.wording import quoted
+from profiles.choices import Kinds, field_paths, kinds
+from profiles.wording import did_you_mean, nearest, quoted
+
+_NAMED = 3  # fields of the same name that are named
 
 
 def complaints(error: ValidationError, *, root: type[BaseModel]) -> list[str]:
@@ -27,15 +28,16 @@ def complaints(error: ValidationError, *, root: type[BaseModel]) -> list[str]:
     for item in error.errors(include_url=False):
         place = _locate(item["loc"], root=root)
         if place.path not in sentences:
-            sentences[place.path] = _sentence(place, item=dict(item))
+            sentences[place.path] = _sentence(place, root=root, item=dict(item))
     return list(sentences.values())
 
 
-def unknown_field(path: str, *, parent: type[BaseModel], others: Kinds) -> str:
+def unknown_field(path: str, *, root: type[BaseModel], parent: type[BaseModel], others: Kinds) -> str:
     """The sentence for a field that does not exist, with the nearest name that does.
 
     Args:
         path: Its dotted name.
+        root: The whole document, whose other sections may have a field of that name.
         parent: The document that does not have it.
         others: Tag -> document of the union that ``parent`` is of; empty where it stands alone.
     """
@@ -43,10 +45,23 @@ def unknown_field(path: str, *, parent: type[BaseModel], others: Kinds) -> str:
     path = quoted(path)[1:-1]
     if owner := next((tag for tag, kind in others.items() if name in kind.model_fields), None):
         return f"{path} describes another detector: state detector: {owner} too"
-    near = difflib.get_close_matches(name, parent.model_fields, n=1, cutoff=0.5)
-    question = f"; did you mean {'.'.join([*sections, near[0]])}?" if near else ""
+    places = _places(name, root=root)
+    if not places and (near := nearest(name, parent.model_fields) or nearest(name, _leaves(root))):
+        places = [".".join([*sections, near])] if near in parent.model_fields else _places(near, root=root)
+    if places:
+        return f"{path} is not a field of a profile; did you mean {' or '.join(places[:_NAMED])}?"
     where = f"fields of {'.'.join(sections)}" if sections else "sections"
-    return f"{path} is not a field of a profile{question} ({where}: {', '.join(sorted(parent.model_fields))})"
+    return f"{path} is not a field of a profile ({where}: {', '.join(sorted(parent.model_fields))})"
+
+
+def _places(name: str, *, root: type[BaseModel]) -> list[str]:
+    """Dotted names of the fields called so, those of the model last."""
+    paths = {path for path, _ in field_paths(root) if path.rpartition(".")[2] == name}
+    return sorted(paths, key=lambda path: (path.startswith("model."), path.count("."), path))
+
+
+def _leaves(root: type[BaseModel]) -> list[str]:
+    return [path.rpartition(".")[2] for path, _ in field_paths(root)]
 
 
 def allowed_values(annotation: Any) -> str:
@@ -103,10 +118,10 @@ def _locate(loc: Sequence[int | str], *, root: type[BaseModel]) -> _Place:
     return _Place(".".join(path), field, parent, others)
 
 
-def _sentence(place: _Place, *, item: dict[str, Any]) -> str:
+def _sentence(place: _Place, *, root: type[BaseModel], item: dict[str, Any]) -> str:
     path, field = place.path, place.field
     if item["type"] == "extra_forbidden":
-        return unknown_field(path, parent=place.parent, others=place.others)
+        return unknown_field(path, root=root, parent=place.parent, others=place.others)
     came = _shown(item["input"])
     if field is None:
         return item["msg"].removeprefix("Value error, ")
@@ -118,7 +133,9 @@ def _sentence(place: _Place, *, item: dict[str, Any]) -> str:
         return f"{path}: {reason}" if isinstance(item["input"], dict) else f"{path} is {came}; {reason}"
     if item["type"].startswith(("greater_than", "less_than", "string_pattern", "too_", "finite")):
         return f"{path} is {came}; it {item['msg'].split(' ', 1)[1].replace('should', 'must')}"
-    return f"{path} is {came}; allowed: {allowed_values(field.annotation)}"
+    allowed = allowed_values(field.annotation)
+    question = did_you_mean(str(item["input"]), allowed.split(", ")) if item["type"] == "literal_error" else ""
+    return f"{path} is {came}; allowed: {allowed}{question}"
 
 
 def _shown(value: Any) -> str:

@@ -7,7 +7,6 @@ needs; a recipe is a method, which goes with any bits and any model.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from profiles.document import ProfileError
 from profiles.home import expanded, is_file
 from profiles.overrides import apply_overrides, overlay, parse_override
 from profiles.profile import Profile
-from profiles.wording import quoted
+from profiles.wording import did_you_mean, quoted
 from profiles.yaml_text import LONGEST, read_yaml
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -39,6 +38,12 @@ def builtin_models() -> dict[str, Path]:
 def builtin_recipes() -> dict[str, Path]:
     """Names of the shipped recipes and their files."""
     return {path.stem: path for path in sorted((BUILTIN / "recipes").glob("*.yaml"))}
+
+
+def kind_of(name: str) -> str | None:
+    """What a shipped name is: profile, model or recipe; None where nothing shipped is called so."""
+    kinds = {"profile": builtin_profiles(), "model": builtin_models(), "recipe": builtin_recipes()}
+    return next((kind for kind, known in kinds.items() if name in known), None)
 
 
 def load(
@@ -168,11 +173,10 @@ def _find(name_or_path: str, *, known: dict[str, Path], noun: str) -> Path:
         if is_file(path):
             return path.resolve()
         raise ProfileError(f"there is no {noun} file {quoted(str(path))[1:-1]}")
-    near = difflib.get_close_matches(name_or_path, known, n=1)
-    question = f"; did you mean {near[0]}?" if near else ""
+    other = kind_of(name_or_path)
+    hint = f"; it is a {other}: --{other} {name_or_path}" if other else did_you_mean(name_or_path, known)
     raise ProfileError(
-        f"there is no {noun} {quoted(name_or_path)}{question} (built in: {', '.join(known)}; or the path of a YAML "
-        "file)"
+        f"there is no {noun} {quoted(name_or_path)}{hint} (built in: {', '.join(known)}; or the path of a YAML file)"
     )
 
 

@@ -73,7 +73,7 @@ def _check_path(path: tuple[str, ...], *, content: Any) -> None:
     for depth, step in enumerate(path):
         name = ".".join(path[: depth + 1])
         if step not in document.model_fields or name == "overrides":
-            raise ProfileError(unknown_field(name, parent=document, others=others))
+            raise ProfileError(unknown_field(name, root=Profile, parent=document, others=others))
         field, last = document.model_fields[step], depth == len(path) - 1
         others = kinds(field)
         if not last and not others:

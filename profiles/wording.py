@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Iterable
 
 LONGEST_QUOTE = 200
 LONGEST_SENTENCE = 490
@@ -30,6 +32,27 @@ def sentence(text: str) -> str:
     """
     words = re.sub(rf"\S{{{LONGEST_QUOTE + 1},}}", lambda word: _cut(word[0], length=LONGEST_QUOTE), printable(text))
     return _cut(words, length=LONGEST_SENTENCE)
+
+
+def nearest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """The known name that is most like a mistyped one; None where none is.
+
+    Args:
+        word: What was typed.
+        known: Names that are right.
+        cutoff: Likeness asked for, 0 to 1.
+    """
+    return next(iter(difflib.get_close_matches(word[:LONGEST_QUOTE], list(known), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The question that follows a mistyped name; empty where no known name is near.
+
+    >>> did_you_mean("gpttq", ["ptq", "gptq"]), did_you_mean("x", ["ptq"])
+    ('; did you mean gptq?', '')
+    """
+    near = nearest(word, known)
+    return f"; did you mean {near}?" if near else ""
 
 
 def printable(text: str) -> str:

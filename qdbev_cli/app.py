@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from profiles.wording import sentence as in_short
+from qdbev_cli import misuse
 from qdbev_cli.commands import (
     artifacts,
     calibrate,
@@ -26,44 +27,43 @@ from qdbev_cli.commands import (
     sensitivity,
     train_float,
 )
+from qdbev_cli.console import USAGE, refuse
 from qdbev_cli.encoding import speak_any_encoding
 from qdbev_cli.leaving import leave
 
-_USAGE_ERRORS: Any = typer.BadParameter.__bases__
 
+class _OneSentence(TyperGroup):
+    """Says what is wrong with a command line as every other error is said."""
 
-class _InShort(TyperGroup):
-    """Says what is wrong with a command line in short, whatever was typed."""
-
-    def make_context(self, *arguments: Any, **options: Any) -> Any:
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Read the options of the whole program."""
-        with _shortened_complaints():
-            return super().make_context(*arguments, **options)
+        self._as_json = "--json" in args
+        with self._refusing():
+            return super().make_context(info_name, args, parent, **extra)
 
     def invoke(self, ctx: Any) -> Any:
         """Read a command's own options and run it."""
-        with _shortened_complaints():
+        with self._refusing():
             return super().invoke(ctx)
 
-
-@contextlib.contextmanager
-def _shortened_complaints() -> Iterator[None]:
-    try:
-        yield
-    except _USAGE_ERRORS as error:
-        text = in_short(error.format_message())
-        error.format_message = lambda: text
-        raise
+    @contextlib.contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
+        except misuse.MISUSE as error:
+            if misuse.shows_help(error):
+                raise
+            raise typer.Exit(refuse(in_short(misuse.sentence(error)), code=USAGE, as_json=self._as_json)) from None
 
 
 app = typer.Typer(
     name="qdbev",
-    cls=_InShort,
+    cls=_OneSentence,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Compress camera-only bird's-eye-view detectors: which part breaks under quantization, and a 4-bit model that "
-    "detects as well as the float one. Every command runs without arguments on the shipped nano detector and "
+    "detects as well as the float one. Where nothing else is named, commands work on the shipped nano detector and "
     "synthetic scenes.",
     epilog="Start with: qdbev doctor, then qdbev compress, then qdbev report.",
 )
@@ -104,7 +104,7 @@ def main() -> None:
     """The console script ``qdbev``: a command, and the end of the process."""
     speak_any_encoding()
     try:
-        app()
+        app(prog_name="qdbev")
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

@@ -16,6 +16,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import typer
@@ -47,13 +48,18 @@ def guarded(action: Callable[[], Outcome], *, as_json: bool) -> None:
         code = stopping.code() or exit_code(error)
         sentence = _explain(error, code=code)
         details = getattr(error, "details", None)
-        leaving.say(sentence)
-        answer = {"error": sentence, "exit_code": code, **(details if isinstance(details, Mapping) else {})}
-        code = _printed(lambda: typer.echo(_json(answer)) if as_json else None, code=code)
+        code = refuse(sentence, code=code, as_json=as_json, details=details if isinstance(details, Mapping) else {})
     else:
         code = _printed(lambda: _show(outcome, as_json=as_json), code=code)
     if code:
         raise typer.Exit(code)
+
+
+def refuse(sentence: str, *, code: int, as_json: bool, details: Mapping[str, Any] = MappingProxyType({})) -> int:
+    """Say an error on stderr, with ``as_json`` on stdout too; the exit code, another where stdout takes no more."""
+    leaving.say(sentence)
+    answer = {"error": sentence, "exit_code": code, **details}
+    return _printed(lambda: typer.echo(_json(answer)) if as_json else None, code=code)
 
 
 def _printed(write: Callable[[], None], *, code: int) -> int:

@@ -17,6 +17,7 @@ import typer
 
 from pipelines.reporting.outcome import Outcome
 from profiles.wording import sentence
+from qdbev_cli import completion
 from qdbev_cli.console import guarded
 
 if TYPE_CHECKING:
@@ -66,12 +67,21 @@ class ProfileOptions(OutputOptions):
     model: Annotated[
         str | None,
         typer.Option(
-            "--model", help="nano, tiny, small, base or a YAML file.", show_default=False, rich_help_panel=_WHAT
+            "--model",
+            help="nano, tiny, small, base or a YAML file.",
+            show_default=False,
+            rich_help_panel=_WHAT,
+            autocompletion=completion.model_names,
         ),
     ] = None
     recipes: Annotated[
         list[str] | None,
-        typer.Option("--recipe", help="A method over the profile; repeatable.", rich_help_panel=_WHAT),
+        typer.Option(
+            "--recipe",
+            help="A method over the profile; repeatable.",
+            rich_help_panel=_WHAT,
+            autocompletion=completion.recipe_names,
+        ),
     ] = None
     overrides: Annotated[
         list[str] | None,
@@ -80,6 +90,7 @@ class ProfileOptions(OutputOptions):
             metavar="SECTION.FIELD=VALUE",
             help="Change one field of the profile; repeatable.",
             rich_help_panel=_WHAT,
+            autocompletion=completion.fields,
         ),
     ] = None
     seed: Annotated[
@@ -112,7 +123,13 @@ class WorkOptions(ProfileOptions):
     """Of commands that work by one profile."""
 
     profile: Annotated[
-        str, typer.Option("--profile", help="A built-in profile or a YAML file.", rich_help_panel=_WHAT)
+        str,
+        typer.Option(
+            "--profile",
+            help="A built-in profile or a YAML file.",
+            rich_help_panel=_WHAT,
+            autocompletion=completion.profile_names,
+        ),
     ] = "w4a6"
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, do nothing.", rich_help_panel=_HOW)
@@ -151,9 +168,11 @@ class ReadOptions(StoreOptions, WorkOptions):
 
     def job(self, *words: str | None) -> Job:
         """What is wanted and where, the profile with all overrides and with ``words`` (None is skipped)."""
+        profile = self.load_profile(*words)  # what is mistyped there is said before anything large is imported
+
         from pipelines.assembly.job import Job
 
-        return Job(self.load_profile(*words), self.open_store(), progress=self.progress)
+        return Job(profile, self.open_store(), progress=self.progress)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import typer
 
 from pipelines.reporting.outcome import Outcome
 from profiles.wording import sentence as in_short
+from qdbev_cli import completion
 from qdbev_cli.options import StoreOptions, command
 
 app = typer.Typer(no_args_is_help=True, help="List, show and verify sealed artifacts.")
@@ -29,7 +30,10 @@ def list_all(options: StoreOptions) -> Outcome:
 @command()
 def show(
     options: StoreOptions,
-    artifact: Annotated[str, typer.Argument(help="Path, folder name, start of a digest, or kind:name.")],
+    artifact: Annotated[
+        str,
+        typer.Argument(help="Path, folder name, start of a digest, or kind:name.", autocompletion=completion.artifacts),
+    ],
 ) -> Outcome:
     """Show the manifest of one artifact: parents, files, metrics.
 
@@ -44,7 +48,10 @@ def show(
 @command()
 def verify(
     options: StoreOptions,
-    names: Annotated[list[str] | None, typer.Argument(help="Artifacts; all of the store where none is named.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Artifacts; all of the store where none is named.", autocompletion=completion.artifacts),
+    ] = None,
 ) -> Outcome:
     """Check every byte; exit code 3 if one is damaged.
 

@@ -26,7 +26,7 @@ def calibrate(
 
     Example: qdbev calibrate --profile w8a8 --set calibration.samples=64
     """
+    job = options.job(None if method is None else f"calibration.method={method}")
     from pipelines.commands import calibrate
 
-    job = options.job(None if method is None else f"calibration.method={method}")
     return calibrate.run(job, dry_run=options.dry_run)

@@ -8,10 +8,14 @@ from typing import Annotated
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from qdbev_cli import completion
 from qdbev_cli.commands.qat_progressive import Stages
 from qdbev_cli.options import RunOptions, command
 
-Plan = Annotated[str | None, typer.Option(help="A bit plan of sensitivity --plan: folder name or digest.")]
+Plan = Annotated[
+    str | None,
+    typer.Option(help="A bit plan of sensitivity --plan: folder name or digest.", autocompletion=completion.artifacts),
+]
 
 OwnBits = Annotated[
     bool, typer.Option("--own-bits", help="Choose bits for every layer at the profile's size and work; train nothing.")
@@ -36,12 +40,12 @@ def compress(
 
     Example: qdbev compress --profile w4a6 --stages 4
     """
-    from pipelines.commands import compress
-
     if own_bits and plan is not None:
         raise ValueError("--own-bits makes a plan, and --plan names one: give one of them")
     job = options.job(
         None if stages is None else f"qat.stages={stages}",
         None if plan is None else f"quantization.plan={json.dumps(plan)}",
     )
+    from pipelines.commands import compress
+
     return compress.run(job, controls=controls, own_bits=own_bits, dry_run=options.dry_run)

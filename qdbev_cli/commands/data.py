@@ -33,8 +33,6 @@ def synth(
 
     Example: qdbev data synth --out /tmp/scenes --scenes 8 --seed 1
     """
-    from pipelines.commands import data
-
     if scenes is not None:
         val_scenes = val_scenes or max(1, scenes // 4)
         train_scenes = train_scenes or scenes - val_scenes
@@ -46,6 +44,8 @@ def synth(
         None if size is None else f"data.image_size_px={_pixels(size)}",
         None if sweeps is None else f"data.sweeps={sweeps}",
     )
+    from pipelines.commands import data
+
     return data.synth(profile, out=out, dry_run=options.dry_run, progress=options.progress)
 
 
@@ -64,11 +64,11 @@ def prepare(
 
     Example: qdbev data prepare --root /data/nuscenes --version v1.0-mini
     """
-    from pipelines.commands import data
-
     profile = options.load_profile(
         None if root is None else f"data.source={root}", None if version is None else f"data.version={version}"
     )
+    from pipelines.commands import data
+
     return data.prepare(profile, dry_run=options.dry_run, progress=options.progress)
 
 

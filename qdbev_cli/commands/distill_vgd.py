@@ -20,6 +20,7 @@ def distill(options: RunOptions, *, control: Control = False) -> Outcome:
 
     Example: qdbev distill-vgd --profile w4a6 --set distillation.temperature=4
     """
+    job = options.job()
     from pipelines.commands import distill_vgd
 
-    return distill_vgd.run(options.job(), control=control, dry_run=options.dry_run)
+    return distill_vgd.run(job, control=control, dry_run=options.dry_run)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from qdbev_cli import completion
 from qdbev_cli.options import RunOptions, command
 
 
@@ -15,7 +16,10 @@ def evaluate(
     options: RunOptions,
     artifact: Annotated[
         str | None,
-        typer.Argument(help="Path, folder name, start of a digest, or kind:name; the newest where not given."),
+        typer.Argument(
+            help="Path, folder name, start of a digest, or kind:name; the newest where not given.",
+            autocompletion=completion.artifacts,
+        ),
     ] = None,
 ) -> Outcome:
     """Score a detector: NDS, mAP, errors, classes.
@@ -24,6 +28,7 @@ def evaluate(
 
     Example: qdbev evaluate qat:w4a6-nano
     """
+    job = options.job()
     from pipelines.commands import evaluate
 
-    return evaluate.run(options.job(), artifact=artifact, dry_run=options.dry_run)
+    return evaluate.run(job, artifact=artifact, dry_run=options.dry_run)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from qdbev_cli import completion
 from qdbev_cli.options import MakeOptions, command
 
 app = typer.Typer(no_args_is_help=True, help="Write a quantized detector as files that other programs read.")
@@ -19,7 +20,10 @@ def packed(
     options: MakeOptions,
     artifact: Annotated[
         str | None,
-        typer.Argument(help="Path, folder name, start of a digest, or kind:name; the newest where not given."),
+        typer.Argument(
+            help="Path, folder name, start of a digest, or kind:name; the newest where not given.",
+            autocompletion=completion.artifacts,
+        ),
     ] = None,
     *,
     out: Annotated[Path | None, typer.Option(help="Folder for a copy of the files.", show_default=False)] = None,
@@ -31,6 +35,7 @@ def packed(
 
     Example: qdbev export packed qat:w4a6-nano --out nano-w4a6
     """
+    job = options.job()
     from pipelines.commands import export
 
-    return export.packed(options.job(), artifact=artifact, out=out, dry_run=options.dry_run)
+    return export.packed(job, artifact=artifact, out=out, dry_run=options.dry_run)

@@ -28,6 +28,7 @@ def import_weights(
 
     Example: qdbev import-weights bevformer_tiny_epoch_24.pth --model tiny
     """
+    job = options.job()
     from pipelines.commands import import_weights
 
-    return import_weights.run(options.job(), file=file, dry_run=options.dry_run)
+    return import_weights.run(job, file=file, dry_run=options.dry_run)

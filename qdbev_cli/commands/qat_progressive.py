@@ -20,7 +20,7 @@ def train(options: RunOptions, *, stages: Stages = None) -> Outcome:
 
     Example: qdbev qat-progressive --profile w4a6 --stages 4
     """
+    job = options.job(None if stages is None else f"qat.stages={stages}")
     from pipelines.commands import qat_progressive
 
-    job = options.job(None if stages is None else f"qat.stages={stages}")
     return qat_progressive.run(job, dry_run=options.dry_run)

@@ -47,14 +47,13 @@ def report(
 
     Example: qdbev report --format html --out report.html
     """
-    from pipelines.commands import report
-
     wanted = format or _format_of(out)
     if options.as_json and wanted in (Format.md, Format.csv) and out is None:
         raise ValueError(f"--json and --format {wanted} both want stdout; add --out FILE")
-    return report.run(
-        options.job(), format=wanted.value, out=out, paper=paper, measure=measure, dry_run=options.dry_run
-    )
+    job = options.job()
+    from pipelines.commands import report
+
+    return report.run(job, format=wanted.value, out=out, paper=paper, measure=measure, dry_run=options.dry_run)
 
 
 def _format_of(out: Path | None) -> Format:

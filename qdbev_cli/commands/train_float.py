@@ -23,8 +23,9 @@ def train(options: RunOptions, *, further: Continue = False) -> Outcome:
 
     Example: qdbev train-float --model nano
     """
-    from pipelines.commands import train_float
-
     if further and options.profile == "float":  # float has no QAT to be the control of
         options = dataclasses.replace(options, profile="w4a6")
-    return train_float.run(options.job(), further=further, dry_run=options.dry_run)
+    job = options.job()
+    from pipelines.commands import train_float
+
+    return train_float.run(job, further=further, dry_run=options.dry_run)

@@ -151,7 +151,7 @@ def test_python_m_runs_it() -> None:
 def test_a_misspelt_command_or_option_is_answered_with_the_right_one() -> None:
     result = RUN.invoke(app, ["calibrat"])
     assert result.exit_code == 2
-    assert "Did you mean 'calibrate'?" in result.stderr
+    assert "did you mean calibrate?" in result.stderr
     result = RUN.invoke(app, ["calibrate", "--methd", "ptq"])
     assert result.exit_code == 2
     assert "--method" in result.stderr
@@ -204,7 +204,7 @@ def test_shared_options_reach_profile_and_pipeline(calls: Calls, name: str, word
 def test_an_option_that_would_mean_nothing_is_refused(calls: Calls, name: str, options: list[str]) -> None:
     result = RUN.invoke(app, [*WORK[name], *options])
     assert (result.exit_code, calls) == (2, [])
-    assert "No such option" in result.stderr
+    assert "has no option" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_wrong_field_exits_2_and_names_it(calls: Calls, words: list[str]) -> N
         (["compress", "--profile", "w4a5"], "there is no profile 'w4a5'; did you mean"),
         (["compress", "--device", "gpu"], "device is 'gpu'; must be auto, cpu, cuda or cuda:N"),
         (["compress", "--stages", "5"], "--stages"),
-        (["report", "--format", "pdf"], "'table', 'md', 'csv', 'json', 'html'"),
+        (["report", "--format", "pdf"], "allowed: table, md, csv, json, html"),
     ],
     ids=lambda one: " ".join(one) if isinstance(one, list) else "",
 )

@@ -39,9 +39,9 @@ def said(*words: str) -> Result:
         (["compress", "--dry-run", "--set", "model.neck.in_channels=[3, 5]"], 2, "but the backbone gives [64, 128]"),
         (["data", "synth", "--set", "data.version=../../esc"], 2, "data.version is '../../esc'; it must match"),
         (["compress", "--device", "cuda:99999999999"], 2, "must be auto, cpu, cuda or cuda:N"),
-        (["calibrate", "--method", LONG * 20], 2, "Invalid value for '--method'"),
-        ([LONG * 20], 2, "No such command"),
-        ([f"--{LONG * 20}"], 2, "No such option"),
+        (["calibrate", "--method", LONG * 20], 2, "--method is 'nnn"),
+        ([LONG * 20], 2, "there is no command 'nnn"),
+        ([f"--{LONG * 20}"], 2, "qdbev has no option --nnn"),
     ],
 )
 def test_one_short_sentence(words: list[str], code: int, sentence: str, tmp_path: Path) -> None:
