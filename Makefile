@@ -38,11 +38,11 @@ endif
 
 test: setup format lint types contracts ## formatting, lint, types, import contracts, doctests, tests
 	$(call section,doctests and tests)
-	@$(PYTEST) -m "not moments"
+	@$(PYTEST)
 
 check: setup format lint types contracts ## the same without the slow tests
 	$(call section,doctests and tests but the slow ones)
-	@$(PYTEST) -m "not slow and not moments"
+	@$(PYTEST) -m "not slow"
 
 format: setup ## formatting, only looked at (to mend: .venv/bin/ruff format)
 	$(call section,formatting)

@@ -11,15 +11,13 @@ import contextlib
 import errno
 import os
 import sys
-import threading
 from typing import NoReturn, TextIO
 
-from qdbev_cli import stopping
+from qdbev_cli import children, stopping
 
 PIPE_CLOSED = 141
 """What the shell says of a program that wrote to a pipe nobody reads: 128 + SIGPIPE."""
 UNWRITABLE = 3
-_PATIENCE_S = 2.0
 
 
 def leave(code: int) -> NoReturn:
@@ -31,12 +29,10 @@ def leave(code: int) -> NoReturn:
     code = stopping.code() or flushed(code)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the processes of a launcher part in their own order
         sys.exit(code)
-    if stopping.code():
-        _leave_anyway(code)
-    _end_children()
+    children.wait_for_none()
     with contextlib.suppress(Exception):
         atexit._run_exitfuncs()
-    _end_children()  # those that a pool has started meanwhile in place of the first
+    children.end()
     os._exit(flushed(code))
 
 
@@ -72,22 +68,3 @@ def say(text: str) -> None:
     """Print a sentence to stderr, where there is one."""
     with contextlib.suppress(OSError, ValueError):
         print(f"qdbev: {text}", file=sys.stderr, flush=True)
-
-
-def _leave_anyway(code: int) -> None:
-    """End this process in a while, whatever happens: a child that was killed may have held what others wait for."""
-
-    def end() -> None:
-        _end_children()
-        os._exit(code)
-
-    timer = threading.Timer(_PATIENCE_S, end)
-    timer.daemon = True
-    timer.start()
-
-
-def _end_children() -> None:
-    with contextlib.suppress(Exception):
-        if (multiprocessing := sys.modules.get("multiprocessing")) is not None:
-            for child in multiprocessing.active_children():
-                child.kill()

@@ -2,7 +2,10 @@
 
 While nothing is at work the process leaves at once. While a command works, ``Stopped`` is raised in it, so that what it
 began is cleared away; where a library swallows that, it is raised again. A second request leaves at once. Forked
-children leave Ctrl-C to their parent, which ends them. A request that was ignored before we began (nohup) stays so.
+children leave Ctrl-C to their parent, with which they end. A request that was ignored before we began (nohup) stays so.
+
+Python hears a request in its main thread, between two instructions. Where the system tells another thread of it, or the
+main thread just goes to sleep on a lock, it would be heard when the sleep ends: a thread wakes it.
 """
 
 from __future__ import annotations
@@ -11,8 +14,13 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
+
+from qdbev_cli import children
 
 WORDS = {
     signal.SIGINT: "stopped",
@@ -20,7 +28,7 @@ WORDS = {
     signal.SIGHUP: "stopped by SIGHUP, the terminal is gone",
 }
 _PROGRAMS = ("qdbev", "-m")  # what ``sys.argv`` begins with when this is imported by the script, or by python -m
-_AGAIN_S = 1.5
+_SOON_S, _AGAIN_S = 0.1, 1.5
 _UNSEEN = 0  # no request
 
 
@@ -48,7 +56,11 @@ def begin() -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _requested)
     signal.signal(signal.SIGALRM, _requested_again)
+    _begin_to_wake()
     os.register_at_fork(after_in_child=_leave_to_parent)
+    children.bind()
+    sys.excepthook = _unless_stopped(sys.excepthook, kind=lambda kind, *_: kind)
+    sys.unraisablehook = _unless_stopped(sys.unraisablehook, kind=lambda lost: lost.exc_type)
 
 
 def code() -> int:
@@ -70,15 +82,12 @@ def heard() -> Iterator[None]:
         yield
     finally:
         _Requests.working = False
-        if _Requests.begun:
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _requested(number: int, frame: FrameType | None) -> None:
     second, _Requests.received = _Requests.received, number
     if second or not _Requests.working:
         _leave()
-    signal.setitimer(signal.ITIMER_REAL, _AGAIN_S, _AGAIN_S)
     raise Stopped(sentence())
 
 
@@ -88,6 +97,36 @@ def _requested_again(number: int, frame: FrameType | None) -> None:
         raise Stopped(sentence())
 
 
+def _begin_to_wake() -> None:
+    """Have the system's own handler, which may run in any thread, tell a thread of ours."""
+    told, telling = os.pipe()
+    os.set_blocking(telling, False)
+    signal.set_wakeup_fd(telling, warn_on_full_buffer=False)
+    threading.Thread(target=_wake, args=(told, threading.get_ident()), daemon=True).start()
+
+
+def _wake(told: int, sleeper: int) -> None:
+    """Once a request has come, wake the main thread soon if it has not heard, then again and again until it ends."""
+    while os.read(told, 1)[0] not in WORDS:  # other signals come here too
+        pass
+    time.sleep(_SOON_S)
+    if not _Requests.received:
+        signal.pthread_kill(sleeper, signal.SIGALRM)
+    while True:
+        time.sleep(_AGAIN_S)
+        signal.pthread_kill(sleeper, signal.SIGALRM)
+
+
+def _unless_stopped(hook: Callable[..., Any], *, kind: Callable[..., type[BaseException]]) -> Callable[..., None]:
+    """A hook that prints what nobody catches, but for a request: it is raised again and has its own sentence."""
+
+    def said(*what: Any) -> None:
+        if not issubclass(kind(*what), Stopped):
+            hook(*what)
+
+    return said
+
+
 def _leave() -> None:
     with contextlib.suppress(OSError):
         os.write(2, f"\nqdbev: {sentence()}\n".encode())
@@ -95,7 +134,7 @@ def _leave() -> None:
 
 
 def _leave_to_parent() -> None:
-    with contextlib.suppress(ValueError):  # forked by a thread
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
-            signal.signal(number, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
+        signal.signal(number, signal.SIG_DFL)
