@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
@@ -63,6 +64,12 @@ CHILDREN = """
 """
 
 
+def as_from_a_terminal() -> None:
+    """Ignore nothing: jobs in the background of a shell ignore Ctrl-C, those under nohup SIGHUP."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+
+
 def started(work: str, *, before: str = "") -> subprocess.Popen[str]:
     code = COMMAND.format(work=work, before=before)
     process = subprocess.Popen(
@@ -72,12 +79,19 @@ def started(work: str, *, before: str = "") -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.default_int_handler
-        ),  # a shell's background jobs ignore it
+        preexec_fn=as_from_a_terminal,
     )
     assert line(process) == "at work\n"
     return process
+
+
+def ended(process: subprocess.Popen[str], *, within_s: float = 60.0) -> tuple[str, str]:
+    """What else it and its children say until the last of them is gone; one that does not end is killed."""
+    try:
+        return process.communicate(timeout=within_s)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def line(process: subprocess.Popen[str]) -> str:
@@ -103,21 +117,21 @@ def test_a_command_at_work_says_a_sentence(number: int, code: int, words: str, w
     if work is CHILDREN:
         time.sleep(0.3)
     os.killpg(process.pid, number)
-    out, err = process.communicate(timeout=60)
+    out, err = ended(process)
     assert (process.returncode, out) == (code, "")
     assert err == f"qdbev: {words}the same command goes on from the last saved state\n"
 
 
 def test_a_request_that_a_library_swallows_is_raised_again() -> None:
     process = started(SWALLOW)
-    out, err = process.communicate(timeout=60)
+    out, err = ended(process)
     assert (process.returncode, out) == (130, "")
     assert err == "qdbev: stopped; the same command goes on from the last saved state\n"  # nothing of what was lost
 
 
 def test_a_request_that_the_system_tells_another_thread_wakes_the_main_one() -> None:
     process = started(TOLD_ANOTHER)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert (process.returncode, err.count("stopped by SIGTERM")) == (143, 1)
 
 
@@ -125,7 +139,7 @@ def test_children_end_with_a_command_that_is_killed() -> None:
     process = started(CHILDREN)
     time.sleep(0.3)
     process.kill()
-    process.communicate(timeout=60)  # which reads until the last of them has closed its pipe
+    ended(process)  # which reads until the last of them has closed its pipe
     assert process.returncode == -signal.SIGKILL
 
 
@@ -137,14 +151,14 @@ def test_a_second_request_leaves_at_once() -> None:
     os.kill(process.pid, signal.SIGINT)
     assert line(process) == "clearing\n"
     os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=20)
+    ended(process, within_s=20)
     assert process.returncode == 130
 
 
 def test_a_hangup_that_is_ignored_stays_ignored() -> None:
     process = started("time.sleep(0.5)", before="signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup")
     os.kill(process.pid, signal.SIGHUP)
-    out, _ = process.communicate(timeout=60)
+    out, _ = ended(process)
     assert (process.returncode, out) == (0, "done\n")
 
 
@@ -164,12 +178,12 @@ def test_ctrl_c_at_a_random_moment_of_the_imports(seed: int, tmp_path: Path) -> 
         text=True,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=as_from_a_terminal,
     )
     wait_for_handlers(process.pid)
     time.sleep(random.Random(seed).uniform(0.0, 0.4))
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = ended(process)
     assert process.returncode == 130
     assert err.endswith("qdbev: stopped; the same command goes on from the last saved state\n")
     assert "Traceback" not in err
