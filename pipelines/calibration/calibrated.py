@@ -11,6 +11,7 @@ from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, quantized_cost, write_quantized
 from pipelines.assembly.samples import notes_on
 from pipelines.assembly.weights import float_artifact, float_detector, package_versions
+from pipelines.calibration.kept_rounds import KeptRounds
 from pipelines.calibration.methods import WorkRecord, calibration_row
 from pipelines.calibration.observing import refuse_evaluation_samples, run_samples
 from pipelines.calibration.smoothing import smoothed
@@ -18,7 +19,7 @@ from pipelines.lineage.keys import calibration_key
 from pipelines.lineage.kinds import CALIBRATION
 from pipelines.store.making import Content, Made, made
 from profiles.sections.schedule import PARTS
-from qdbev.quantization import CheckedRun, trainable_parameters
+from qdbev.quantization import CheckedRun, Keeper, trainable_parameters
 
 
 def calibrated(job: Job) -> Made:
@@ -37,16 +38,16 @@ def calibrated(job: Job) -> Made:
     split = job.split("train")
     tokens = refuse_evaluation_samples(job.calibration_samples(), evaluated=job.evaluation_split())
     key = calibration_key(profile, source=source.digest, tokens=tokens, data=split.digest)
-    make = partial(_calibrate, job, source=source.digest, tokens=tokens)
+    make = partial(_calibrate, job, source=source.digest, tokens=tokens, key=key)
     return made(job, CALIBRATION, key=key, make=make, known="already calibrated; --force does it again")
 
 
-def _calibrate(job: Job, *, source: str, tokens: list[str]) -> Content:
+def _calibrate(job: Job, *, source: str, tokens: list[str], key: str) -> Content:
     """Calibrate the float detector whose artifact has the digest ``source``."""
     profile, split = job.profile, job.split("train")
     detector, _ = float_detector(job)
     trainable = trainable_parameters(detector)
-    quantized, records, checked = _with_ranges(detector, job=job)
+    quantized, records, checked = _with_ranges(detector, job=job, keeper=KeptRounds(job, CALIBRATION, key=key))
     quantized.switch_on(PARTS)
 
     def write(folder: Path) -> None:
@@ -70,7 +71,7 @@ def _calibrate(job: Job, *, source: str, tokens: list[str]) -> Content:
     )
 
 
-def _with_ranges(detector: Detector, *, job: Job) -> tuple[Quantized, list[WorkRecord], str]:
+def _with_ranges(detector: Detector, *, job: Job, keeper: Keeper) -> tuple[Quantized, list[WorkRecord], str]:
     """Quantize a float detector and set its ranges; with records of what did more, and by how much rewrites differ."""
     section = job.profile.calibration
     example = CheckedRun(detector, Example(detector, profile=job.profile, split=job.split("train")))
@@ -78,5 +79,5 @@ def _with_ranges(detector: Detector, *, job: Job) -> tuple[Quantized, list[WorkR
     if section.smoothing is not None:
         run = partial(run_samples, detector, job=job)
         smoothing = [smoothed(detector, example=example, run=run, alpha=section.smoothing)]
-    quantized, records = calibration_row(section.method).calibrate(detector, job, example)
+    quantized, records = calibration_row(section.method).calibrate(detector, job, example, keeper)
     return quantized, [*smoothing, *records], example.sentence()

@@ -17,11 +17,11 @@ from pipelines.assembly.quantized import Quantized, checked_quantized
 from pipelines.calibration.data_free import correct, prepared_from_float
 from pipelines.calibration.observing import observe, run_samples
 from pipelines.calibration.reconstruction import reconstruct_blocks
-from pipelines.calibration.rounding import compensate, learn_rounding
+from pipelines.calibration.rounding import compare_rounded, compensate, learn_rounding
 from profiles import Profile
 from profiles.sections.calibration import CalibrationMethod, CalibrationProfile
 from profiles.sections.schedule import PARTS
-from qdbev.quantization import CheckedRun
+from qdbev.quantization import CheckedRun, Keeper
 
 
 class WorkRecord(Protocol):
@@ -43,8 +43,9 @@ class CalibrationRow:
     """One method."""
 
     name: CalibrationMethod
-    calibrate: Callable[[Detector, Job, CheckedRun], Calibrated]
-    """Of a float detector, which it changes in place, a job, whose samples it runs, and the example that checks it."""
+    calibrate: Callable[[Detector, Job, CheckedRun, Keeper], Calibrated]
+    """Of a float detector, which it changes in place, a job, whose samples it runs, the example that checks it, and
+    what keeps long work in case it is stopped."""
     after: Callable[[CalibrationProfile], str] | None = None
     """What is done once ranges are set, in words."""
     before: str = ""
@@ -70,11 +71,11 @@ def _observed(detector: Detector, job: Job, example: CheckedRun) -> Quantized:
     return quantized
 
 
-def _ptq(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
+def _ptq(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper) -> Calibrated:
     return _observed(detector, job, example), []
 
 
-def _dfq(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
+def _dfq(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper) -> Calibrated:
     prepared = prepared_from_float(detector, example=example, profile=job.profile, bits=job.bits)
     observe(prepared.quantized, job=job, progress=job.progress)
     run = partial(run_samples, detector, job=job)
@@ -82,33 +83,27 @@ def _dfq(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
     return prepared.quantized, [correct(prepared, how=how, run=run, progress=job.progress)]
 
 
-def _gptq(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
+def _gptq(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper) -> Calibrated:
     quantized = _observed(detector, job, example)
-    record = compensate(detector, run=partial(run_samples, detector, job=job), parts=PARTS)
-    _compare_rounded(example)
+    record = compensate(detector, run=partial(run_samples, detector, job=job), parts=PARTS, keeper=keeper)
+    compare_rounded(example)
     return quantized, [record]
 
 
-def _adaround(detector: Detector, job: Job, example: CheckedRun) -> Calibrated:
+def _adaround(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper) -> Calibrated:
     quantized, section = _observed(detector, job, example), job.profile.calibration
     run = partial(run_samples, job=job)
     record = learn_rounding(detector, run=run, parts=PARTS, section=section, progress=job.progress)
-    _compare_rounded(example)
+    compare_rounded(example)
     return quantized, [record]
 
 
-def _reconstructed(detector: Detector, job: Job, example: CheckedRun, *, drop: float) -> Calibrated:
+def _reconstructed(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper, *, drop: float) -> Calibrated:
     quantized, section = _observed(detector, job, example), job.profile.calibration
     run = partial(run_samples, job=job)
     record = reconstruct_blocks(detector, run=run, parts=PARTS, section=section, drop=drop, progress=job.progress)
-    _compare_rounded(example)
+    compare_rounded(example)
     return quantized, [record]
-
-
-def _compare_rounded(example: CheckedRun) -> None:
-    """Compare what weights on their grid make of the example with what they made in float, quantizers off."""
-    example.rewritten("rounding", exact=False)
-    example()
 
 
 def _corrects_biases(section: CalibrationProfile) -> str:

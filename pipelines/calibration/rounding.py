@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from profiles.sections.calibration import CalibrationProfile
-from qdbev.quantization import Compensation, adaptive_rounding, compensate_rounding
+from qdbev.quantization import CheckedRun, Compensation, Keeper, adaptive_rounding, compensate_rounding
 
 _NOW = {"gptq": "compensated", "adaround": "learned"}
 
@@ -56,18 +56,31 @@ class Rounded:
         return list(self.compensation.errors.values())
 
 
-def compensate(detector: nn.Module, *, run: Callable[[], object], parts: Sequence[str]) -> Rounded:
+def compensate(
+    detector: nn.Module, *, run: Callable[[], object], parts: Sequence[str], keeper: Keeper | None = None
+) -> Rounded:
     """Put the weights of some parts on their grid so that the layers' outputs in a run change least; in place.
 
     Args:
         detector: Quantized, with ranges; its other parts run as they are switched, and afterwards these are off.
         run: Runs the calibration samples.
         parts: Round the weights of these.
+        keeper: Is given what is done from time to time, and has what a call that was stopped has done.
 
     Raises:
         ValueError: Weight ranges that follow the weights, which would move under the rounded ones.
     """
-    return Rounded(compensate_rounding(detector, run, parts))
+    return Rounded(compensate_rounding(detector, run, parts, keeper=keeper or Keeper()))
+
+
+def compare_rounded(example: CheckedRun) -> None:
+    """Compare what weights on their grid make of the example with what they made in float, quantizers off.
+
+    Raises:
+        ValueError: An output is no longer finite.
+    """
+    example.rewritten("rounding", exact=False)
+    example()
 
 
 def learn_rounding(

@@ -15,25 +15,22 @@ from pipelines.assembly.detector import Detector
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import (
     Quantized,
-    learn_ranges_of,
-    load_quantized,
     quantized_cost,
     write_quantized,
 )
 from pipelines.assembly.samples import notes_on
 from pipelines.calibration.calibrated import calibrated
 from pipelines.calibration.methods import calibration_row
-from pipelines.calibration.observing import observe, run_samples
-from pipelines.calibration.rounding import compensate
 from pipelines.lineage.keys import training_key
 from pipelines.lineage.kinds import QAT
 from pipelines.store.artifacts import Artifact
 from pipelines.store.making import Content, Made, made
 from pipelines.training.run import Loss, Training, detection_loss, run_training, write_curve
+from pipelines.training.starting import live_norms, started
 from profiles import Profile
 from profiles.sections.schedule import PARTS, ProgressiveSchedule
 from qdbev.engine import TrainResult
-from qdbev.quantization import LiveNorms, hold_ranges, settle_ranges, thaw_norms
+from qdbev.quantization import hold_ranges, settle_ranges
 
 
 @dataclass(frozen=True)
@@ -158,9 +155,9 @@ def run_stage(job: Job, *, stage: Stage, parent: Artifact) -> Made:
 def _train(job: Job, *, stage: Stage, parent: Artifact, key: str) -> Content:
     """Train a stage from the artifact before it."""
     profile, split, schedule = job.profile, job.split("train"), stage.schedule(job.profile)
-    quantized = _starting(parent, job=job, stage=stage)
+    quantized, rounding = started(parent, job=job, parts=stage.parts, added=stage.added, key=key)
     detector = quantized.detector
-    norms = _live_norms(quantized, job=job, stage=stage) if schedule.batch_norm == "live" else None
+    norms = live_norms(quantized, job=job, added=stage.added) if schedule.batch_norm == "live" else None
     training = Training(
         schedule=schedule,
         steps=stage.steps(profile),
@@ -180,7 +177,7 @@ def _train(job: Job, *, stage: Stage, parent: Artifact, key: str) -> Content:
     return replace(
         content,
         data={**content.data, **stage.place, "parts": list(stage.parts)},
-        message=f"{stage.label}: {training.steps} steps in {result.seconds:.0f} s",
+        message="; ".join(filter(None, [f"{stage.label}: {training.steps} steps in {result.seconds:.0f} s", rounding])),
     )
 
 
@@ -210,30 +207,6 @@ def trained_content(quantized: Quantized, *, job: Job, parent: Artifact, result:
         notes=notes_on(split),
         seconds={"training": result.seconds},
     )
-
-
-def _starting(parent: Artifact, *, job: Job, stage: Stage) -> Quantized:
-    """The detector of the stage before, the parts of this one on; ranges and weights of the added ones as wanted."""
-    section = job.profile.quantization
-    quantized = load_quantized(parent, profile=job.profile, latent=True)
-    quantized.switch_on([part for part in stage.parts if part not in stage.added])
-    if observer := section.training_observer:
-        observe(quantized, job=job, parts=stage.added, observer=observer, unsigned=section.training_sign == "auto")
-    if section.training_rounding == "compensated":
-        detector = quantized.detector
-        compensate(detector, run=partial(run_samples, detector, job=job), parts=stage.added)
-    quantized.switch_on(stage.parts)
-    learn_ranges_of(quantized, section=section)
-    return quantized
-
-
-def _live_norms(quantized: Quantized, *, job: Job, stage: Stage) -> LiveNorms:
-    """Batch norms where calibration folded some, in the parts that train; measured on the calibration samples."""
-    detector = quantized.detector
-    parts = stage.added if stage.schedule(job.profile).other_multiplier == 0 else PARTS
-    owners = [path for part in parts for path in detector.parts()[part]]
-    folded = [conv for conv, _ in quantized.folding.pairs if any(f"{conv}.".startswith(f"{path}.") for path in owners)]
-    return thaw_norms(detector, folded, partial(run_samples, detector, job=job))
 
 
 def _paths_beside(detector: Detector, added: Sequence[str]) -> list[str]:

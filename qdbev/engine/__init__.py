@@ -9,7 +9,7 @@ from qdbev.engine.moment import ExtraState, Moment, TrainResult
 from qdbev.engine.optimiser import OptimiserSettings
 from qdbev.engine.randomness import seed_everything
 from qdbev.engine.schedule import ScheduleSettings, learning_rate_factor
-from qdbev.engine.state import DamagedState
+from qdbev.engine.state import DamagedState, load_state, save_state
 from qdbev.engine.training import train
 
 __all__ = [
@@ -24,7 +24,9 @@ __all__ = [
     "ShuffledBatches",
     "TrainResult",
     "learning_rate_factor",
+    "load_state",
     "numbered",
+    "save_state",
     "seed_everything",
     "sum_losses",
     "train",

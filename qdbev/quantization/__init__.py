@@ -73,6 +73,7 @@ from qdbev.quantization.rounding.adaround import adaptive_rounding
 from qdbev.quantization.rounding.blocks import Compensation
 from qdbev.quantization.rounding.brecq import Reconstruction, reconstruct
 from qdbev.quantization.rounding.gptq import compensate_rounding
+from qdbev.quantization.rounding.kept_rounds import Keeper
 from qdbev.quantization.rounding.moments import InputMoments
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "Folding",
     "InputGrid",
     "InputMoments",
+    "Keeper",
     "LiveNorms",
     "MacLine",
     "Option",

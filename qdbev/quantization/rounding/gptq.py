@@ -32,11 +32,13 @@ from qdbev.quantization.rounding.blocks import (
     switch,
     tensors_of,
 )
+from qdbev.quantization.rounding.kept_rounds import Keeper, taken_up
 from qdbev.quantization.rounding.moments import InputMoments
 
 DAMPING = 0.01  # of the mean variance, added to every variance: GPTQ's value
 RANGE_FACTORS = (1.0, 0.9, 0.8, 0.7)
 ROUNDS = 6
+NOWHERE = Keeper()
 STRONGER = 8  # times that damping grows tenfold where rounding has left moments indefinite
 
 
@@ -49,6 +51,7 @@ def compensate_rounding(
     rounds: int = ROUNDS,
     damping: float = DAMPING,
     range_factors: Sequence[float] = RANGE_FACTORS,
+    keeper: Keeper = NOWHERE,
 ) -> Compensation:
     """Put the weights of some parts on their grid, in place, so that the layers' outputs change least.
 
@@ -62,6 +65,8 @@ def compensate_rounding(
         rounds: As many groups of layers.
         damping: Share of the mean variance that is added to every variance.
         range_factors: Each output takes, of its range times these, the one that changes it least.
+        keeper: Is given what is done after each run of the samples; what it kept of a call that was stopped is not
+            done again.
 
     Returns:
         What it did to every block; deformable and grouped convolutions and embedding tables stay as they were.
@@ -71,19 +76,26 @@ def compensate_rounding(
     """
     layers = layers_of(model, parts)
     blocks, refused = roundable(layers)
+    work = taken_up(keeper.kept(), blocks=blocks, layers=layers)
     pass_through(layers)
-    means = input_means(layers, run, blocks)
-    refused |= {block.path: "it did not run" for block in blocks if block not in means}
-    quantize_inputs(layers, rounded={block.layer for block in means})
-    errors = {}
-    for group in in_rounds(means, rounds):
+    if not work.means:
+        work.means = input_means(layers, run, blocks)
+        keeper.keep(work.tensors(blocks=blocks, layers=layers))
+    refused |= {block.path: "it did not run" for block in blocks if block not in work.means}
+    quantize_inputs(layers, rounded={block.layer for block in work.means})
+    for group in in_rounds(work.means, rounds)[work.done :]:
         for block, moments in input_moments(layers, run, group).items():
-            tensors = tensors_of(block, layer=layers[block.layer])
-            errors[block] = _round_block(
-                tensors, moments, mean=means[block], damping=damping, range_factors=range_factors
+            work.errors[block] = _round_block(
+                tensors_of(block, layer=layers[block.layer]),
+                moments,
+                mean=work.means[block],
+                damping=damping,
+                range_factors=range_factors,
             )
+        work.done += 1
+        keeper.keep(work.tensors(blocks=blocks, layers=layers))
     switch(layers, on=False)
-    return Compensation(errors=errors, refused=refused)
+    return Compensation(errors=work.errors, refused=refused)
 
 
 def compensated(

@@ -332,6 +332,7 @@ def test_gptq_leaves_weights_on_their_grid_and_says_what_it_changed(call: Call, 
 def test_the_part_a_stage_adds_can_start_from_compensated_weights(call: Call, store: Path) -> None:
     words = ["quantization.training_rounding=compensated", "qat.steps_per_stage=0"]
     made = call("qat-progressive", "--stages", "2", *(one for word in words for one in ("--set", word)))
+    assert sum("outputs differ by a share of their spread: rounding 0." in said for said in made["messages"]) == 2
     last = Store(store).open(made["artifact"]["digest"])
     first = Store(store).open(last.manifest.parents["start"])
     profile = profiles.load("w4a6", overrides=words)

@@ -12,6 +12,7 @@ from torch import nn
 
 from qdbev.quantization import (
     InputMoments,
+    Keeper,
     Quantizer,
     compensate_rounding,
     make_plan,
@@ -153,6 +154,51 @@ def test_ranges_shrink_where_that_serves_the_output_better():
     factors = quantized_layers(shrunk[0])["last"].weight_quantizer.scale / before
     assert factors.min() < 0.95 and factors.max() <= 1
     assert all(of_shrunk.errors[block][1] <= now + 1e-9 for block, (_, now) in of_whole.errors.items())
+
+
+class Memory(Keeper):
+    """Keeps copies, as a file would."""
+
+    def __init__(self):
+        self.tensors = {}
+
+    def kept(self):
+        return self.tensors
+
+    def keep(self, tensors):
+        self.tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("stopped_in", [1, 2, 4])
+def test_rounding_that_was_stopped_goes_on_bit_for_bit(stopped_in):
+    whole, image, _ = _network()
+    expected = compensate_rounding(whole, lambda: whole(image), ["all"], rounds=4)
+    memory, runs = Memory(), []
+
+    def run(model, stop):
+        runs.append(stop)
+        if stop and len(runs) == stop + 1:  # the samples run once in float, then once a round
+            raise KeyboardInterrupt
+        model(image)
+
+    stopped, again = _network()[0], _network()[0]
+    with pytest.raises(KeyboardInterrupt):
+        compensate_rounding(stopped, lambda: run(stopped, stopped_in), ["all"], rounds=4, keeper=memory)
+    runs.clear()
+    done = compensate_rounding(again, lambda: run(again, 0), ["all"], rounds=4, keeper=memory)
+    assert len(runs) == 4 - (stopped_in - 1)
+    assert list(done.errors.items()) == list(expected.errors.items()) and done.refused == expected.refused
+    for (name, value), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
+
+
+def test_what_was_kept_of_other_layers_is_not_taken_up():
+    model, image, _ = _network()
+    memory = Memory()
+    compensate_rounding(model, lambda: model(image), ["all"], keeper=memory)
+    memory.tensors["0.weight"] = memory.tensors["0.weight"][:1]
+    with pytest.raises(ValueError, match="of other layers"):
+        compensate_rounding(model, lambda: model(image), ["all"], keeper=memory)
 
 
 def test_other_parts_stay_as_they_are():
