@@ -20,6 +20,9 @@ PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m py
 	--numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 section = @printf '\n==== %s\n' "$(1)"
+# Targets run while the command does; what they say is shown after it. Fails where either fails.
+beside = said=$$(mktemp); $(MAKE) --no-print-directory $(1) >"$$said" 2>&1 & targets=$$!; $(2); failed=$$?; \
+	wait "$$targets" || failed=$$?; cat "$$said"; rm -f "$$said"; exit $$failed
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/make \1|\2/' | awk -F'|' '{printf "  %-16s%s\n", $$1, $$2}'
@@ -36,13 +39,13 @@ ifdef QUICK
 	@echo "QUICK: 5 scenes and a few steps show how it works; these numbers mean nothing."
 endif
 
-test: setup format lint types contracts ## formatting, lint, types, import contracts, doctests, tests
+test: setup format lint ## formatting, lint, types, import contracts, doctests, tests
 	$(call section,doctests and tests)
-	@$(PYTEST)
+	@$(call beside,types contracts,$(PYTEST))
 
-check: setup format lint types contracts ## the same without the slow tests
+check: setup format lint ## the same without the slow tests
 	$(call section,doctests and tests but the slow ones)
-	@$(PYTEST) -m "not slow"
+	@$(call beside,types contracts,$(PYTEST) -m "not slow")
 
 format: setup ## formatting, only looked at (to mend: .venv/bin/ruff format)
 	$(call section,formatting)

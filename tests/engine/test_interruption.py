@@ -38,14 +38,6 @@ def test_obeying_a_termination_calls_the_former_handler_and_stops():
         signal.signal(signal.SIGTERM, former)
 
 
-@pytest.fixture(autouse=True)
-def python_takes_interrupts():
-    """A shell's background jobs start with SIGINT ignored."""
-    former = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, former)
-
-
 def test_second_interrupt_acts_at_once():
     with StopSignals():
         signal.raise_signal(signal.SIGINT)

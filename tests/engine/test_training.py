@@ -201,6 +201,8 @@ def test_progress_shows_loss_and_steps_only_when_asked(tmp_path, capfd):
     _train(tmp_path / "b", progress=True, label="qat encoder")
     shown = capfd.readouterr()
     assert shown.out == "" and "qat encoder: 100%" in shown.err and "12/12" in shown.err and "loss=" in shown.err
+    _train(tmp_path / "c", progress=True)
+    assert "train: 100%" in capfd.readouterr().err
 
 
 # --- resumed == uninterrupted
