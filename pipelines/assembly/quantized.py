@@ -40,6 +40,7 @@ from qdbev.quantization import (
     mixed_size_mb,
     nominal_size_mb,
     pack_model,
+    pointwise_share,
     quantize,
     set_parts,
     unpack_model,
@@ -232,7 +233,7 @@ def float_cost(detector: Detector, *, profile: Profile, split: Split) -> dict[st
     """Nominal size and bit operations (Eq. 7 at 32 x 32) of the float detector, before batch norms are folded."""
     plan = make_plan(detector, parts=detector.parts(), weight_bits=32, activation_bits=32)
     macs = layer_macs(detector, profile=profile, split=split)
-    return _cost(plan, macs=macs, parts=(), size=nominal_size_mb(detector))
+    return _cost(plan, detector, macs=macs, parts=(), size=nominal_size_mb(detector))
 
 
 def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trainable: int) -> dict[str, Any]:
@@ -255,7 +256,7 @@ def quantized_cost(quantized: Quantized, *, profile: Profile, split: Split, trai
         if complete:
             size = mixed_size_mb(plan, weights=weights, trainable=trainable, bits=bits)
         mixed = {"mean_bits": mean_bits(plan, weights=weights, macs=macs)._asdict()}
-    return _cost(plan, macs=macs, parts=quantized.parts, size=size) | mixed
+    return _cost(plan, detector, macs=macs, parts=quantized.parts, size=size) | mixed
 
 
 def layer_macs(detector: Detector, *, profile: Profile, split: Split) -> list[MacLine]:
@@ -263,13 +264,16 @@ def layer_macs(detector: Detector, *, profile: Profile, split: Split) -> list[Ma
     return count_macs(detector, Example(detector, profile=profile, split=split, frames=1))
 
 
-def _cost(plan: Plan, *, macs: Sequence[MacLine], parts: Sequence[str], size: float) -> dict[str, Any]:
+def _cost(
+    plan: Plan, detector: Detector, *, macs: Sequence[MacLine], parts: Sequence[str], size: float
+) -> dict[str, Any]:
     operations = bops(plan, macs, active_parts=parts)
     unseen = [line.path for line in macs if line.kind == "not_counted"]
     return {
         "size_nominal_mb": size,
         "gbops": {part: value / 1e9 for part, value in operations.parts.items()} | {"total": operations.total / 1e9},
         "gmacs": sum(line.macs for line in macs if line.is_layer) / 1e9,
+        "pointwise_share_of_macs": pointwise_share(detector, macs),
         **({"not_counted": unseen} if unseen else {}),
     }
 

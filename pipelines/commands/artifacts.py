@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipelines.lineage.kinds import PACKED, QUANTIZED, WEIGHTS
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact, DamagedArtifact, Store
 from qdbev.reporting.tables.table import Table, plain_table
@@ -43,7 +44,7 @@ def show(store: Store, *, ref: str) -> Outcome:
     manifest = artifact.manifest
     return Outcome(
         artifact,
-        tables=[_facts_table(artifact), _files_table(artifact)],
+        tables=[_facts_table(artifact), _files_table(artifact), *_bytes_tables(artifact)],
         metrics=manifest.metrics,
         messages=[f"sound: {artifact.path}"],
         details={"manifest": manifest.model_dump(mode="json") | {"digest": artifact.digest}},
@@ -70,6 +71,15 @@ def _files_table(artifact: Artifact) -> Table:
     files = sorted(artifact.manifest.files.items())
     rows = [[name, sealed.bytes, sealed.sha256[:12]] for name, sealed in files]
     return plain_table("files", title="Files", headers=["file", "bytes", "sha256"], rows=rows)
+
+
+def _bytes_tables(artifact: Artifact) -> list[Table]:
+    """What the bytes of a file of packed weights are; nothing where it holds none."""
+    if WEIGHTS not in artifact.manifest.files or artifact.manifest.kind not in (*QUANTIZED, PACKED):
+        return []
+    from pipelines.exporting.sizes import bytes_table  # torch comes with it
+
+    return [bytes_table(artifact)]
 
 
 def verify(store: Store, *, refs: tuple[str, ...] = ()) -> Outcome:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.assembly.job import Job
-from pipelines.exporting.packed import packed_export, refuse_unpackable
+from pipelines.exporting.packed import packed_export, refuse_unpackable, same_as
+from pipelines.exporting.sizes import bytes_table
 from pipelines.lineage.models import as_made, furthest
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact, MissingArtifact
@@ -13,28 +14,53 @@ from pipelines.store.copies import copy_out, refuse_occupied
 from profiles import Profile
 
 
-def packed(job: Job, *, artifact: str | None = None, out: Path | None = None, dry_run: bool = False) -> Outcome:
+def packed(
+    job: Job,
+    *,
+    artifact: str | None = None,
+    out: Path | None = None,
+    check: Path | None = None,
+    base_model: str | None = None,
+    dry_run: bool = False,
+) -> Outcome:
     """Pack a quantized detector.
 
     Args:
         job: Where, and whether what is there is made again.
         artifact: What to pack, as the store names it; None takes the furthest stage of the profile.
         out: A folder for a copy; None leaves the export in the store alone.
+        check: Write nothing, and compare this folder with the artifact.
+        base_model: What hubs call the float model; None takes the name of the model.
         dry_run: Say what would be done.
 
     Raises:
         MissingArtifact: There is no such artifact.
         ValueError: It is not quantized, or ``out`` is occupied.
+        DamagedArtifact: What is checked is damaged, or another model.
     """
     model = _model(job, artifact=artifact)
     refuse_unpackable(model)
     refuse_occupied(out, replace=job.force)
+    if check is not None and out is not None:
+        raise ValueError("--check writes nothing; give it or --out")
     if dry_run:
-        steps = [f"pack {model.path.name}, read it back and compare every tensor"]
-        return Outcome(would_do=[*steps, *([f"copy it to {out}"] if out else [])])
-    sealed, said = packed_export(job.of(_profile_of(model, job=job)), model=model)
+        return Outcome(would_do=_steps(model, out=out, check=check))
+    job = job.of(_profile_of(model, job=job))
+    if check is not None:
+        return Outcome(messages=[f"{check}: {same_as(check, job=job, model=model)}"])
+    sealed, said = packed_export(job, model=model, base_model=base_model)
     copied = [] if out is None else [f"copied to {copy_out(sealed, to=out, replace=job.force)}"]
-    return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[said, *copied])
+    return Outcome(
+        sealed, tables=[bytes_table(sealed)], metrics=dict(sealed.manifest.metrics), messages=[said, *copied]
+    )
+
+
+def _steps(model: Artifact, *, out: Path | None, check: Path | None) -> list[str]:
+    """What would be done, a sentence a step."""
+    if check is not None:
+        return [f"compare {check} with {model.path.name}, every tensor"]
+    copying = [] if out is None else [f"copy it to {out}"]
+    return [f"pack {model.path.name}, read it back and compare every tensor", *copying]
 
 
 def _model(job: Job, *, artifact: str | None) -> Artifact:

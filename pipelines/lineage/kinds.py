@@ -19,7 +19,7 @@ EXPORTS = (PACKED,)
 """Kinds that hold a quantized detector as other programs read it."""
 MODELS = (*QUANTIZED, *EXPORTS, FLOAT)
 """Kinds that hold a detector."""
-START = {CALIBRATION: "float", QAT: "start", VGD: "start", QAT_LONGER: "start", PACKED: "model"}
+START = {CALIBRATION: "float", QAT: "start", VGD: "start", QAT_LONGER: "start"}
 """Kind of a model -> the role of the parent whose weights it started from."""
 
 WEIGHTS = "model.safetensors"

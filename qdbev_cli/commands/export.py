@@ -27,15 +27,23 @@ def packed(
     ] = None,
     *,
     out: Annotated[Path | None, typer.Option(help="Folder for a copy of the files.", show_default=False)] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Write nothing; compare this folder with the artifact.", show_default=False)
+    ] = None,
+    base_model: Annotated[
+        str | None,
+        typer.Option(help="What hubs call the float model, for the card.", show_default="the model's name"),
+    ] = None,
 ) -> Outcome:
-    """Pack weights into real 2- to 8-bit integers, in safetensors with a config.json.
+    """Pack weights into real 2- to 8-bit integers, with a card.
 
-    What was written is read back and compared with the artifact, every tensor, bit for bit, before it is sealed. So
-    its scores are those of the artifact, and qdbev evaluate takes it too.
+    Writes model.safetensors, config.json that says how to read it, and README.md as model hubs expect it. The files
+    are read back and compared with the artifact, every tensor, bit for bit, before they are sealed. So their scores
+    are those of the artifact, and qdbev evaluate takes them too.
 
     Example: qdbev export packed qat:w4a6-nano --out nano-w4a6
     """
     job = options.job()
     from pipelines.commands import export
 
-    return export.packed(job, artifact=artifact, out=out, dry_run=options.dry_run)
+    return export.packed(job, artifact=artifact, out=out, check=check, base_model=base_model, dry_run=options.dry_run)

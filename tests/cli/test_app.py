@@ -239,8 +239,11 @@ def test_an_option_that_would_mean_nothing_is_refused(calls: Calls, name: str, o
         (["report", "--measure"], {"format": "table", "out": None, "paper": False, "measure": True}),
         (["data", "synth"], {"out": None}),
         (["data", "synth", "--out", "d"], {"out": Path("d")}),
-        (["export", "packed"], {"artifact": None, "out": None}),
-        (["export", "packed", "qat:w4a6-nano", "--out", "d"], {"artifact": "qat:w4a6-nano", "out": Path("d")}),
+        (["export", "packed"], {"artifact": None, "out": None, "check": None, "base_model": None}),
+        (
+            ["export", "packed", "qat:w4a6-nano", "--out", "d", "--base-model", "a/b"],
+            {"artifact": "qat:w4a6-nano", "out": Path("d"), "check": None, "base_model": "a/b"},
+        ),
     ],
     ids=" ".join,
 )

@@ -16,7 +16,7 @@ from qdbev.export.packed.config import Unreadable, checked, grids_of, packed_con
 from qdbev.export.packed.state import PackedState
 from qdbev.quantization import Plan
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 
 
 @dataclass(frozen=True)

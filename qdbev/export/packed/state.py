@@ -131,6 +131,8 @@ def _unpacked_weight(name: str, *, words: Tensor, scale: Tensor, shape: Tensor, 
 
 
 def _limits(quantizer: Quantizer) -> Limits:
+    if quantizer.trained is not None:
+        raise ValueError(f"the range of {quantizer.name} is still learned; settle the ranges before packing")
     bits, narrow = quantizer.grid_bits, quantizer.narrow_range
     return Limits(quantizer.bits, *limits_of(bits, narrow_range=narrow, unsigned=quantizer.unsigned))
 
@@ -152,7 +154,8 @@ def _inputs(model: nn.Module, *, weights: Mapping[str, Limits]) -> Iterator[tupl
 
 def _rest(model: nn.Module, *, packed: set[Hashable]) -> dict[str, Tensor]:
     """All other tensors, each under its first name."""
-    grids = tuple(f"{name}." for name, _ in _quantizers(model))
+    modules = model.named_modules(remove_duplicate=False)
+    grids = tuple(f"{name}." for name, module in modules if isinstance(module, Quantizer))
     rest: dict[str, Tensor] = {}
     seen: set[Hashable] = set()
     for name, value in model.state_dict(keep_vars=True).items():

@@ -9,6 +9,7 @@ number of trainable parameters times the weight bits, without scales: see ``nomi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -71,12 +72,12 @@ def bops(
     totals = dict.fromkeys(plan.parts, 0)
     for line in macs:
         if line.is_layer:
-            part, site = _nearest_part(plan, path=line.path), sites.get(line.path)
+            part, site = nearest_part(plan, path=line.path), sites.get(line.path)
             is_quantized = site is not None and part in active and line.kind != "function"
             bits = site.weight_bits * site.activation_bits if site is not None and is_quantized else FLOAT_BITS**2
             totals[part] += bits * line.macs
         elif include_operations:
-            totals[_nearest_part(plan, path=line.path)] += FLOAT_BITS**2 * line.macs
+            totals[nearest_part(plan, path=line.path)] += FLOAT_BITS**2 * line.macs
     return BitOperations(parts=totals)
 
 
@@ -85,8 +86,34 @@ def macs_by_part(plan: Plan, macs: Iterable[MacLine]) -> dict[str, int]:
     totals = dict.fromkeys(plan.parts, 0)
     for line in macs:
         if line.is_layer:
-            totals[_nearest_part(plan, path=line.path)] += line.macs
+            totals[nearest_part(plan, path=line.path)] += line.macs
     return totals
+
+
+def pointwise_share(model: nn.Module, macs: Iterable[MacLine]) -> float:
+    """Return the share of the layers' MACs in 1x1 convolutions and linear layers; attention projections are such.
+
+    They are what common runtimes can multiply at four bits; wider kernels they widen to eight, or to float.
+
+    Args:
+        model: The model that was counted.
+        macs: From ``count_macs``.
+    """
+    modules = dict(model.named_modules())
+    layers = [line for line in macs if line.is_layer]
+    pointwise = sum(line.macs for line in layers if is_pointwise(modules[line.path]) and line.kind != "function")
+    return pointwise / max(sum(line.macs for line in layers), 1)
+
+
+def is_pointwise(module: nn.Module) -> bool:
+    """Whether a layer multiplies each position of its input alone: linear, attention's projections, 1x1 convolution.
+
+    >>> is_pointwise(nn.Conv2d(2, 2, 1, stride=2)), is_pointwise(nn.Conv2d(2, 2, 3)), is_pointwise(nn.Linear(2, 2))
+    (True, False, True)
+    """
+    if isinstance(module, nn.Conv2d):
+        return math.prod(module.kernel_size) == 1 and module.groups == 1
+    return isinstance(module, nn.Linear | nn.MultiheadAttention)
 
 
 def weights_by_site(model: nn.Module, plan: Plan) -> dict[str, int]:
@@ -153,12 +180,16 @@ def parameters_by_part(model: nn.Module, plan: Plan) -> dict[str, int]:
     """Return the number of parameters per part of the plan (trainable or not), shared ones once."""
     totals = dict.fromkeys(plan.parts, 0)
     for name, parameter in model.named_parameters():
-        totals[_nearest_part(plan, path=name)] += parameter.numel()
+        totals[nearest_part(plan, path=name)] += parameter.numel()
     return totals
 
 
-def _nearest_part(plan: Plan, *, path: str) -> str:
-    """Return the part of the site at, above or below ``path``; what runs outside of all modules is the first part's."""
+def nearest_part(plan: Plan, *, path: str) -> str:
+    """Return the part of the site at, above or below ``path``; what runs outside of all modules is the first part's.
+
+    Raises:
+        ValueError: there is none.
+    """
     if not path:
         return plan.parts[0]
     parts: Mapping[str, str] = {site.path: site.part for site in plan.sites}

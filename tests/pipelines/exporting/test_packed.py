@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
+import importlib.util
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file, save_file
 
 import profiles
 from pipelines.assembly.quantized import load_quantized
+from pipelines.commands.artifacts import show
 from pipelines.exporting.packed import differing, load_packed
 from pipelines.store.artifacts import DamagedArtifact, Store
-from qdbev.export.packed import CONFIG, WEIGHTS
+from qdbev.export.packed import CARD, CONFIG, WEIGHTS
 from qdbev.export.packed.config import sealed
 
 Call = Callable[..., dict[str, Any]]
+READER = Path(__file__).resolve().parents[3] / "docs" / "examples" / "read_packed.py"
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +62,20 @@ def copy(folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "copy"))
 
 
-def test_every_tensor_comes_back_bit_for_bit(folder: Path, model: dict[str, Any], settings: list[str]) -> None:
-    profile = profiles.load("w4a6", overrides=settings)
+@pytest.fixture(scope="module")
+def expected(model: dict[str, Any], settings: list[str]) -> dict[str, torch.Tensor]:
+    """The state of the detector that ``evaluate`` scores."""
     artifact = Store(Path(model["path"]).parent).open(model["path"])
-    expected = load_quantized(artifact, profile=profile).detector.state_dict()
+    state: dict[str, torch.Tensor] = load_quantized(
+        artifact, profile=profiles.load("w4a6", overrides=settings)
+    ).detector.state_dict()
+    return state
+
+
+def test_every_tensor_comes_back_bit_for_bit(
+    folder: Path, expected: dict[str, torch.Tensor], settings: list[str]
+) -> None:
+    profile = profiles.load("w4a6", overrides=settings)
     alone, asked = load_packed(folder), load_packed(folder, profile=profile)
     assert differing(alone.detector.state_dict(), expected) == []
     assert differing(asked.detector.state_dict(), expected) == []
@@ -74,6 +93,98 @@ def test_the_export_scores_as_the_artifact(call: Call, folder: Path, model: dict
     packed, whole = call("evaluate", str(folder)), call("evaluate", model["path"])
     names = ("NDS", "mAP", "mATE")
     assert [packed["metrics"][name] for name in names] == [whole["metrics"][name] for name in names]
+
+
+def test_numpy_alone_reads_the_same(folder: Path, expected: dict[str, torch.Tensor]) -> None:
+    lines = READER.read_text(encoding="utf-8")
+    imported = [node for node in ast.walk(ast.parse(lines)) if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = {alias.name if isinstance(node, ast.Import) else node.module for node in imported for alias in node.names}
+    assert len(lines.splitlines()) <= 100
+    assert {str(name) for name in names} - sys.stdlib_module_names == {"numpy"}
+    reader = _reader()
+    read, grids = reader.weights(folder), reader.grids(folder)
+    states = {name for name in expected if name.endswith(("_quantizer.scale", "_quantizer.flags"))}
+    assert read.keys() == expected.keys() - states
+    assert [name for name in read if not np.array_equal(read[name], expected[name].numpy())] == []
+    x = np.random.default_rng(0).normal(size=1000).astype(np.float32)
+    for name in (
+        "img_backbone.layer1.0.conv1.input",
+        "pts_bbox_head.transformer.encoder.layers.0.ffns.0.layers.1.input",
+    ):
+        quantizer = load_packed(folder).detector.get_submodule(f"{name}_quantizer")
+        assert np.array_equal(reader.quantized(x, grids[name]), quantizer(torch.from_numpy(x)).detach().numpy())
+
+
+def test_the_reader_refuses_what_it_does_not_know(copy: Path) -> None:
+    content = (copy / WEIGHTS).read_bytes()
+    (copy / WEIGHTS).write_bytes(content[:-1])
+    with pytest.raises(ValueError, match="was cut or changed"):
+        _reader().weights(copy)
+    rewrite(copy, format_version=2)
+    with pytest.raises(ValueError, match="format version 2, this program reads 1"):
+        _reader().weights(copy)
+
+
+def _reader() -> Any:
+    spec = importlib.util.spec_from_file_location("read_packed", READER)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_card_states_the_sealed_scores(call: Call, folder: Path, model: dict[str, Any], tmp_path: Path) -> None:
+    front = _front_matter(folder)
+    assert (front["library_name"], front["base_model"], front["base_model_relation"]) == ("qdbev", "nano", "quantized")
+    assert front["license"] == "apache-2.0"  # the shipped weights are ours
+    scores = call("evaluate", model["path"])["metrics"]
+    out = tmp_path / "scored"
+    call("export packed", model["path"], "--out", str(out), "--base-model", "somebody/nano")
+    front = _front_matter(out)
+    [entry] = front["model-index"]
+    [result] = entry["results"]
+    assert front["base_model"] == "somebody/nano"
+    assert {metric["type"]: metric["value"] for metric in result["metrics"]} == {
+        name: scores[name] for name in ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
+    }
+    assert result["dataset"]["split"] == "val"
+    assert f"| PTQ W4A6 | {scores['NDS']:.4f} | {scores['mAP']:.4f} |" in (out / CARD).read_text(encoding="utf-8")
+    again = call("export packed", model["path"], "--base-model", "somebody/nano")
+    assert again["messages"] == ["packed before; --force does it again"]
+
+
+def _front_matter(folder: Path) -> dict[str, Any]:
+    _, front, _ = (folder / CARD).read_text(encoding="utf-8").split("---\n", 2)
+    document: dict[str, Any] = yaml.safe_load(front)
+    return document
+
+
+def test_bytes_of_each_part_add_up_to_the_file(folder: Path, model: dict[str, Any], store: Path) -> None:
+    for name in (str(folder), model["path"]):
+        shown = show(Store(store), ref=name)
+        [table] = [table for table in shown.tables if table.name == "bytes"]
+        *parts, header, whole = table.rows
+        assert [row["part"] for row in parts] == ["backbone", "neck", "encoder", "decoder"]
+        size = shown.artifact.manifest.files[WEIGHTS].bytes  # type: ignore[union-attr]
+        assert whole["bytes"] == size == header["bytes"] + sum(row["bytes"] for row in parts)
+        assert whole["integers"] == sum(row["integers"] for row in parts)
+        assert 0.2 < shown.metrics["pointwise_share_of_macs"] < 0.5
+
+
+def test_a_folder_is_compared_with_an_artifact(call: Call, copy: Path, model: dict[str, Any]) -> None:
+    said = call("export packed", model["path"], "--check", str(copy))["messages"]
+    assert said == [f"{copy}: 569 tensors, equal to those of {Path(model['path']).name} bit for bit"]
+    tensors = load_file(copy / WEIGHTS)
+    tensors["img_neck.fpn_convs.0.conv.weight_scale"][3] *= 2
+    save_file(tensors, copy / WEIGHTS)
+    content = (copy / WEIGHTS).read_bytes()
+    rewrite(copy, files={WEIGHTS: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}})
+    refused = call("export packed", model["path"], "--check", str(copy), code=3)["error"]
+    assert refused.endswith("2 tensors that are not those of the model, first img_neck.fpn_convs.0.conv.weight")
+    refused = call("export packed", model["path"], "--check", str(copy), "--out", str(copy / "more"), code=2)["error"]
+    assert refused == "--check writes nothing; give it or --out"
+    (copy / WEIGHTS).unlink()
+    assert "No such file" in call("export packed", model["path"], "--check", str(copy), code=3)["error"]
 
 
 def test_nothing_is_overwritten_unless_forced(call: Call, folder: Path, tmp_path: Path) -> None:
