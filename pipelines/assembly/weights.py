@@ -71,6 +71,24 @@ def float_artifact(job: Job) -> Artifact:
     return store.adopt(store.open(source))
 
 
+def refuse_missing_weights(job: Job) -> None:
+    """Refuse a profile whose float weights are not there, before anything is made; raises what ``float_artifact`` does.
+
+    A file is looked for and not read.
+    """
+    model, store = job.stated.model, job.store
+    source = model.weights
+    if source is None:
+        if imported_weights(model.name, store=store) is None:
+            raise missing_weights(model.name, problem=f"the float weights of {model.name} are not in {store.root}")
+    elif source == "zoo":
+        _shipped(model)
+    elif source != "random" and not is_file(path := expanded(source)):
+        if path.suffix in (".pth", ".safetensors"):
+            raise UnusableInput(f"model.weights is {source}, and there is no such file")
+        store.open(source)
+
+
 def imported(job: Job, *, path: Path) -> Artifact:
     """The float artifact of a foreign file, found by the file's content or sealed now.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipelines.assembly.job import Job
 from pipelines.calibration.calibrated import calibrated
 from pipelines.calibration.methods import calibration_row
+from pipelines.costs.preflight import preflight
 from pipelines.reporting.outcome import Outcome
 from profiles import Profile
 
@@ -19,8 +20,9 @@ def run(job: Job, *, dry_run: bool = False) -> Outcome:
     Raises:
         ValueError: A float profile, or calibration samples that the evaluation uses.
     """
+    said = preflight(job, dry_run=dry_run)
     if dry_run:
-        return Outcome(would_do=_steps(job.stated))
+        return Outcome(would_do=_steps(job.stated), messages=said)
     artifact, message = calibrated(job)
     return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=[message])
 

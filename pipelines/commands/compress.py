@@ -38,6 +38,7 @@ def run(job: Job, *, controls: bool = False, own_bits: bool = False, dry_run: bo
     """
     if own_bits and dry_run:
         return _own_bits_dry(job, controls=controls)
+    said = _preflight(job, controls=controls, dry_run=dry_run)
     if own_bits:
         from pipelines.bit_planning.own_bits import with_own_bits
 
@@ -46,7 +47,7 @@ def run(job: Job, *, controls: bool = False, own_bits: bool = False, dry_run: bo
     if controls and not _steps(stated):
         controls, remarks = False, [*remarks, _NOTHING_TRAINED]
     if dry_run:
-        return Outcome(would_do=[*_would_do(stated, controls=controls), *remarks])
+        return Outcome(would_do=[*_would_do(stated, controls=controls), *remarks], messages=said)
     links, sealed, message = _compressed(job.of(stated), controls=controls)
     intervals: Any = sealed.manifest.metrics.get("intervals", {})
     return Outcome(
@@ -66,8 +67,19 @@ def _own_bits_dry(job: Job, *, controls: bool) -> Outcome:
         f"evaluate the float {stated.model.name} and calibrate it to {stated.quantization.label}: what may be spent",
         f"choose bits for every layer within that, from {stated.bit_plan.samples} training samples",
     ]
-    steps = run(job.of(untrained(stated, plan="PLAN")), controls=controls, dry_run=True).would_do
-    return Outcome(would_do=[*first, *steps])
+    then = run(job.of(untrained(stated, plan="PLAN")), controls=controls, dry_run=True)
+    return Outcome(would_do=[*first, *then.would_do], messages=then.messages)
+
+
+def _preflight(job: Job, *, controls: bool, dry_run: bool) -> list[str]:
+    """What would stop the chain late, and what it takes of the disk: a result of float, PTQ, each stage, the ends."""
+    from pipelines.costs.preflight import preflight  # torch and mmdet3d take seconds to import
+
+    profile = job.stated
+    distils = bool(profile.distillation.schedule.steps)
+    stages = profile.qat.stages if profile.qat.evaluate_each_stage else 1
+    evaluations = 2 + stages + distils + (1 + distils) * controls
+    return preflight(job, dry_run=dry_run, evaluations=evaluations)
 
 
 def _compressed(job: Job, *, controls: bool) -> tuple[list[Link], Artifact, str]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pipelines.assembly.job import Job
 from pipelines.costs.forecast import distillation_forecast
+from pipelines.costs.preflight import preflight
 from pipelines.reporting.outcome import Outcome
 from pipelines.training.distillation import distil
 from pipelines.training.objectives import refuse_untapped
@@ -29,8 +30,9 @@ def run(job: Job, *, control: bool = False, dry_run: bool = False) -> Outcome:
     if not control:
         refuse_untapped(job.stated)
         refuse_unkeepable(job.stated)
+    said = preflight(job, dry_run=dry_run)
     if dry_run:
-        return Outcome(would_do=_steps(job.stated, control=control))
+        return Outcome(would_do=_steps(job.stated, control=control), messages=said)
     parent, messages = trained_stages(replace(job, force=False))
     artifact, message = distil(job, parent=parent, distilled=not control)
     return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=[*messages, message])

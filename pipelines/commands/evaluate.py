@@ -6,6 +6,7 @@ import json
 
 from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
+from pipelines.costs.preflight import preflight
 from pipelines.lineage.kinds import DETAILS, RESULTS, SCORES
 from pipelines.lineage.models import furthest
 from pipelines.reporting.outcome import Outcome
@@ -25,9 +26,10 @@ def run(job: Job, *, artifact: str | None = None, dry_run: bool = False) -> Outc
     """
     model = job.store.open(artifact) if artifact else furthest(job.stated, store=job.store)
     section = job.stated.evaluation
+    said_before = preflight(job, dry_run=dry_run, weights=model is None, calibrates=False, evaluations=1)
     if dry_run:
         name = model.path.name if model else f"the float {job.stated.model.name}"
-        return Outcome(would_do=[f"evaluate {name} on the {section.split} split"])
+        return Outcome(would_do=[f"evaluate {name} on the {section.split} split"], messages=said_before)
     model = model or float_artifact(job)
     sealed, said = evaluation_of(job, model=model, scored=False)
     if said == SCORED_BEFORE:

@@ -9,6 +9,7 @@ from pipelines.assembly.job import Job
 from pipelines.bit_planning.choice import bit_plan_of, latency_table_of, refuse_unplannable
 from pipelines.bit_planning.losses import evaluations
 from pipelines.bit_planning.problem import measured_tensors
+from pipelines.costs.preflight import preflight
 from pipelines.lineage.bit_plan import mixed_label, plan_content
 from pipelines.lineage.kinds import PARETO_PICTURE
 from pipelines.reporting.outcome import Outcome
@@ -33,9 +34,10 @@ def run(job: Job, *, dry_run: bool = False) -> Outcome:
             ptq, or calibration samples that are evaluated.
     """
     refuse_unplannable(job.stated)
+    said = preflight(job, dry_run=dry_run)
     if dry_run:
         latency_table_of(job.stated)  # refused here as it would be then
-        return Outcome(would_do=_steps(job.stated))
+        return Outcome(would_do=_steps(job.stated), messages=said)
     artifact, message = bit_plan_of(job)
     return _outcome(artifact, message=message)
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
+from pipelines.costs.preflight import preflight
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import evaluate_artifact
 from pipelines.training.stages import stage_parts, trained_stages
@@ -20,10 +21,13 @@ def run(job: Job, *, dry_run: bool = False) -> Outcome:
         job: Its section ``qat`` says how; it is calibrated first where that is missing.
         dry_run: Say what would be done.
     """
+    evaluations = job.stated.qat.stages + 2 if job.stated.qat.evaluate_each_stage else 0
+    said = preflight(job, dry_run=dry_run, evaluations=evaluations)
     if dry_run:
         groups = stage_parts(job.stated.qat.stages, without=job.stated.model.empty_parts)
         return Outcome(
-            would_do=[_sentence(job.stated, number=number, groups=groups) for number in range(1, len(groups) + 1)]
+            would_do=[_sentence(job.stated, number=number, groups=groups) for number in range(1, len(groups) + 1)],
+            messages=said,
         )
     score = partial(evaluate_artifact, job) if job.profile.qat.evaluate_each_stage else None
     if score is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.assembly.job import Job
+from pipelines.costs.preflight import preflight
 from pipelines.lineage.kinds import SENSITIVITY_PICTURE
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.sensitivity import sensitivity_of
@@ -30,9 +31,10 @@ def run(job: Job, *, level: str = "part", dry_run: bool = False) -> Outcome:
     if level not in LEVELS:
         raise ValueError(f"level is {level!r}, expected part or module")
     refuse_immeasurable(job.stated)
+    said = preflight(job, dry_run=dry_run)
     if dry_run:
         name, bits = job.stated.model.name, job.stated.quantization.label
-        return Outcome(would_do=[f"evaluate {name} with each {level} alone in {bits}, and all"])
+        return Outcome(would_do=[f"evaluate {name} with each {level} alone in {bits}, and all"], messages=said)
     artifact, message = sensitivity_of(job, level=level)
     return _outcome(artifact, message=message)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.assembly.job import Job
+from pipelines.costs.preflight import preflight
 from pipelines.reporting.outcome import Outcome
 from pipelines.training.float_training import controls_of, float_trained, trained_on
 from profiles import Profile
@@ -23,10 +24,12 @@ def run(job: Job, *, further: bool = False, dry_run: bool = False) -> Outcome:
         The command's outcome (``pipelines.reporting.outcome``).
     """
     trainings = controls_of(job.stated) if further else [job.stated]
+    said = preflight(job, dry_run=dry_run, weights=further, calibrates=False)
     if dry_run:
         origins = _origins(trainings, further=further)
         return Outcome(
-            would_do=[_step(profile, origin=origin) for profile, origin in zip(trainings, origins, strict=True)]
+            would_do=[_step(profile, origin=origin) for profile, origin in zip(trainings, origins, strict=True)],
+            messages=said,
         )
     artifact, message = trained_on(job) if further else float_trained(job)
     return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=[message])

@@ -34,7 +34,7 @@ def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
     """
     data = profile.data
     with reading_data():
-        train, val = (_samples(data, split=split) for split in ("train", "val"))
+        train, val = (sample_count(data, split=split) for split in ("train", "val"))
     qat, distillation = profile.qat, profile.distillation.schedule
     steps: dict[str, tuple[int, Optimisation]] = {"QAT": (sum(qat.steps(group) for group in stages), qat)}
     steps |= {"distillation": (distillation.steps, distillation)} if distillation.steps else {}
@@ -57,7 +57,7 @@ def distillation_forecast(profile: Profile) -> list[str]:
     """
     if profile.distillation.cache_teacher == "never":
         return []
-    return [keeps(profile, samples=_samples(profile.data, split="train"))[1]]
+    return [keeps(profile, samples=sample_count(profile.data, split="train"))[1]]
 
 
 def _memory(profile: Profile) -> Iterator[str]:
@@ -70,7 +70,7 @@ def _memory(profile: Profile) -> Iterator[str]:
     yield f"memory of one process in float32, about: {', '.join(gigabytes)}"
 
 
-def _samples(data: DataProfile, *, split: str) -> int:
+def sample_count(data: DataProfile, *, split: str) -> int:
     """Key frames of a split: by the profile for scenes that would be made, else by the tables, or as published."""
     limit = data.train_scenes if split == "train" else data.val_scenes
     if data.source == SYNTHETIC:

@@ -1,0 +1,131 @@
+"""What would stop a command late, asked before data is made or read: device, weights, samples, and room on the disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pipelines.assembly.job import Job
+from pipelines.assembly.samples import present_scenes
+from pipelines.assembly.weights import refuse_missing_weights
+from pipelines.costs.forecast import sample_count
+from pipelines.store.integrity import UnusableInput, reading_data
+from pipelines.store.locations import SYNTHETIC, synthetic_root
+from profiles import Profile
+from profiles.home import expanded
+from profiles.sections.data import DataProfile
+from qdbev.data.nuscenes.tables import split_scenes
+from qdbev.data.synthetic.settings import KEY_FRAME_BYTES, KEY_FRAME_BYTES_PER_PIXEL
+
+_BOX_BYTES = 460
+"""Of a detection in a result."""
+
+
+def preflight(
+    job: Job, *, dry_run: bool, weights: bool = True, calibrates: bool = True, evaluations: int = 0
+) -> list[str]:
+    """Refuse what cannot work.
+
+    Args:
+        job: What is wanted.
+        dry_run: Nothing is done; what somebody can still bring (weights, room on the disk) is said instead of refused.
+        weights: Whether the float weights of the profile are needed.
+        calibrates: Whether training samples set ranges.
+        evaluations: How many results will be sealed at most.
+
+    Returns:
+        Sentences for a dry run: what is missing, and what is taken of the disk. None otherwise.
+
+    Raises:
+        ProfileError: The device is not here.
+        MissingArtifact: There are no float weights.
+        UnusableInput: The data hold no scene of a split, or the disk has too little room.
+        ValueError: Calibration wants more samples than training has.
+    """
+    _ = job.device
+    _refuse_empty(job.stated.data, splits=_splits(job.stated, calibrates=calibrates, evaluations=evaluations))
+    if calibrates:
+        _refuse_too_few(job.stated)
+    checks = [*([lambda: refuse_missing_weights(job)] if weights else []), lambda: _refuse_full(job, evaluations)]
+    missing = []
+    for check in checks:
+        try:
+            check()
+        except UnusableInput as error:
+            if not dry_run:
+                raise
+            missing.append(f"not ready: {error}")
+    return [*missing, *_disk(job, evaluations)] if dry_run else []
+
+
+def _splits(profile: Profile, *, calibrates: bool, evaluations: int) -> list[str]:
+    scored = profile.evaluation.split.removeprefix("mini_")
+    return [*(["train"] if calibrates else []), *([scored] if evaluations else [])]
+
+
+def _refuse_empty(data: DataProfile, *, splits: Sequence[str]) -> None:
+    """Refuse data of one's own that is there and holds no scene of a split."""
+    root = expanded(data.source)
+    if data.source != SYNTHETIC and (root / data.version).is_dir():
+        with reading_data():
+            for split in splits:
+                present_scenes(root, version=data.version, name=split)
+
+
+def _refuse_too_few(profile: Profile) -> None:
+    """Refuse calibration that wants more samples than training has."""
+    there, wanted = sample_count(profile.data, split="train"), profile.calibration.samples
+    if there and wanted > there:
+        raise ValueError(f"calibration.samples is {wanted}, but {there} training samples are there; ask for fewer")
+
+
+def _refuse_full(job: Job, evaluations: int) -> None:
+    for folder, needed, what in _needs(job, evaluations):
+        free = shutil.disk_usage(_existing(folder)).free
+        if needed > free:
+            raise UnusableInput(
+                f"{what} take about {_size(needed)} in {folder}, where {_size(free)} are free: make room, or choose "
+                "another folder by --store and QDBEV_CACHE"
+            )
+
+
+def _disk(job: Job, evaluations: int) -> list[str]:
+    return [f"disk: about {_size(needed)} for {what}, in {folder}" for folder, needed, what in _needs(job, evaluations)]
+
+
+def _needs(job: Job, evaluations: int) -> Iterator[tuple[Path, int, str]]:
+    """Folder, bytes, and what for."""
+    profile = job.stated
+    if profile.data.source == SYNTHETIC and (scenes := _scenes_to_make(profile.data)):
+        width, height = profile.data.image_size_px
+        frame = KEY_FRAME_BYTES + KEY_FRAME_BYTES_PER_PIXEL * width * height
+        yield (
+            synthetic_root(profile.data),
+            round(scenes * profile.data.key_frames * frame),
+            f"{scenes} synthetic scenes",
+        )
+    if evaluations:
+        boxes = sample_count(profile.data, split="val") * profile.evaluation.max_boxes
+        yield (
+            job.store.root,
+            evaluations * boxes * _BOX_BYTES,
+            "the result of an evaluation" if evaluations == 1 else f"results of {evaluations} evaluations",
+        )
+
+
+def _scenes_to_make(data: DataProfile) -> int:
+    """Synthetic scenes that are not there yet."""
+    folder = synthetic_root(data) / "scenes"
+    splits = split_scenes(data.version)
+    names = [*splits["train"][: data.train_scenes], *splits["val"][: data.val_scenes]]
+    return sum(not (folder / f"{name}.json").exists() for name in names)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
