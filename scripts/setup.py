@@ -1,9 +1,9 @@
 """Set-up: from a fresh clone to a working ``.venv``; run by ``make setup`` with any Python 3.11 or 3.12.
 
 Standard library only. Order: what can be refused before a download (Python, compiler, disk), then the virtual
-environment, torch, the complete pinned lists of ``requirements/``, mmcv compiled from its source package against that
-torch (``setup_mmcv.py``), and the project itself. Every step looks first whether it is done, so an interrupted set-up
-goes on. The whole output of pip and the compiler is in ``.venv/setup.log``.
+environment, torch, the complete pinned lists of ``requirements/`` while mmcv is compiled from its source package
+against that torch (``setup_mmcv.py``), and the project itself. Every step looks first whether it is done, so an
+interrupted set-up goes on. The whole output of pip and the compiler is in ``.venv/setup.log``.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setup_environment import REQUIREMENTS, ROOT, Environment, SetupError, pin
-from setup_mmcv import built_wheel, install_mmcv, mmcv_works
+from setup_mmcv import built_wheel, install_mmcv, mmcv_wheel, mmcv_works
 
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
 PYTHONS = ("3.11", "3.12")
 DISK_GB = 3.0
+TORCH_SIZE = "the largest download, 0.2 GB for CPUs, 1.5 GB where the index has CUDA builds"
+LISTS_SIZE = "90 downloads, 0.3 GB"
 
 
 def check_python() -> None:
@@ -92,7 +95,7 @@ def install_torch(env: Environment) -> None:
     """Torch first, because mmcv is compiled against it; one that is there and within the range is kept."""
     found = env.answer("import torch; print(torch.__version__)")
     if found is None:
-        env.say(f"{pin('torch')} (the largest download)")
+        env.say(f"{pin('torch')}: {TORCH_SIZE}")
         constraints = [word for name in ("build", "runtime") for word in ("-c", REQUIREMENTS / f"{name}.txt")]
         env.pip("install", "-r", REQUIREMENTS / "torch.txt", *constraints, doing="installing torch")
         return
@@ -108,9 +111,26 @@ def install_torch(env: Environment) -> None:
 
 def install_lists(env: Environment) -> None:
     """The complete pinned lists, without dependency resolution: requirements/runtime.txt says why."""
-    env.say("the pinned packages")
+    env.say(f"the pinned packages: {LISTS_SIZE}")
     lists = [word for name in ("runtime", "dev") for word in ("-r", REQUIREMENTS / f"{name}.txt")]
     env.pip("install", "--no-deps", *lists, doing="installing the pinned packages")
+
+
+def install_lists_and_mmcv(env: Environment, *, jobs: int | None) -> None:
+    """The pinned packages while mmcv is compiled, which needs torch alone; then mmcv."""
+    packages = env.beside("packages.log")
+    packages.log.unlink(missing_ok=True)
+    try:
+        with ThreadPoolExecutor(1) as beside:
+            installed = beside.submit(install_lists, packages)
+            wheel = mmcv_wheel(env, jobs=jobs)
+            installed.result()
+    finally:
+        if packages.log.is_file():
+            with env.log.open("a", encoding="utf-8") as log:
+                log.write(packages.log.read_text(encoding="utf-8", errors="replace"))
+            packages.log.unlink()
+    install_mmcv(env, wheel=wheel)
 
 
 def install_project(env: Environment) -> None:
@@ -144,8 +164,7 @@ def set_up(env: Environment, *, jobs: int | None) -> None:
     env.say("pip, setuptools, wheel, ninja")
     env.pip("install", "--no-deps", "-r", REQUIREMENTS / "build.txt", doing="installing the build tools")
     install_torch(env)
-    install_lists(env)
-    install_mmcv(env, jobs=jobs)
+    install_lists_and_mmcv(env, jobs=jobs)
     install_project(env)
     env.stamp.write_text(fingerprint(env), encoding="utf-8")
     env.say(f"set-up is done: {env.folder}/bin/qdbev --help")

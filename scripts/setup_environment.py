@@ -5,6 +5,7 @@ Standard library only; imported by ``setup.py`` and ``setup_mmcv.py`` beside it.
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import time
@@ -68,6 +69,12 @@ class Environment:
         """Pip of this environment, without questions and without a newer pip's advertisement."""
         quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", "PYTHONUNBUFFERED": "1"}
         self.run([self.python, "-m", "pip", *words], doing=doing, extra={**quiet, **(extra or {})})
+
+    def beside(self, log: str) -> Environment:
+        """The same environment with a log of its own, for what runs at the same time."""
+        other = copy.copy(self)
+        other.log = self.folder / log
+        return other
 
     def answer(self, code: str) -> str | None:
         """What a line of Python prints in this environment; None if it fails."""

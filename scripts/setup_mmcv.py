@@ -15,24 +15,65 @@ import tarfile
 from pathlib import Path
 
 from setup_environment import Environment, SetupError, pin
+from setup_units import in_units, operator_names
 
-MEMORY_PER_JOB_GB = 2.0
+MEMORY_PER_JOB_GB = 2.5  # of a unit
 
 
-def install_mmcv(env: Environment, *, jobs: int | None) -> None:
-    """Make ``import mmcv._ext`` work in ``env``, which has torch and the build tools."""
+def mmcv_wheel(env: Environment, *, jobs: int | None) -> Path | None:
+    """A wheel of mmcv for ``env``, which has torch and the build tools: one built before, else compiled now.
+
+    Returns:
+        The wheel; None where mmcv works already.
+    """
     if mmcv_works(env):
-        return
-    cache = _wheel_root() / f"torch-{env.answer('import torch; print(torch.__version__)')}"
-    if _install_built_wheel(env, cache=cache):
+        return None
+    cache = _wheel_cache(env)
+    if kept := next(cache.glob("mmcv-*.whl"), None):
         env.say(f"{pin('mmcv')}: a wheel built before")
+        return kept
+    if found := _downloaded_wheel(env):
+        env.say(f"{pin('mmcv')}: a built wheel of pip's wheel folders")
+        return found
+    return _compile(env, jobs=jobs)
+
+
+def install_mmcv(env: Environment, *, wheel: Path | None) -> None:
+    """Make ``import mmcv._ext`` work in ``env``, which has all packages; a built wheel that does not fit is replaced.
+
+    Raises:
+        SetupError: The operators cannot be imported, or some of them are missing.
+    """
+    if wheel is None:
         return
-    wheel = _compile(env, jobs=jobs)
-    env.pip("install", "--no-deps", "--force-reinstall", wheel, doing="installing mmcv")
+    built = env.folder / "mmcv-build"
+    _install(env, wheel)
+    if not mmcv_works(env) and wheel.parent != built:
+        env.say(f"{pin('mmcv')}: that wheel does not fit this torch")
+        wheel = _compile(env, jobs=None)
+        _install(env, wheel)
     if not mmcv_works(env):
         raise SetupError("mmcv was built, but its compiled operators (mmcv._ext) cannot be imported.")
-    _keep_wheel(wheel, cache=cache)
-    shutil.rmtree(env.folder / "mmcv-build", ignore_errors=True)
+    if wheel.parent == built:
+        refuse_missing_operators(env, source=fetch_source(env, build=built))
+        _keep_wheel(wheel, cache=_wheel_cache(env))
+        shutil.rmtree(built, ignore_errors=True)
+
+
+def refuse_missing_operators(env: Environment, *, source: Path) -> None:
+    """Refuse a build that lacks an operator which the sources name."""
+    names = operator_names(source)
+    lacking = env.answer(f"import torch, mmcv._ext as ops; print(*({names!r} - set(dir(ops))))")
+    if lacking != "":
+        raise SetupError(f"mmcv was built, but without these operators: {lacking}.")
+
+
+def _install(env: Environment, wheel: Path) -> None:
+    env.pip("install", "--no-deps", "--force-reinstall", wheel, doing="installing mmcv")
+
+
+def _wheel_cache(env: Environment) -> Path:
+    return _wheel_root() / f"torch-{env.answer('import torch; print(torch.__version__)')}"
 
 
 def mmcv_works(env: Environment) -> bool:
@@ -51,29 +92,42 @@ def _wheel_root() -> Path:
     return Path(os.environ.get("QDBEV_CACHE") or "~/.cache/qdbev").expanduser() / "wheels"
 
 
-def _install_built_wheel(env: Environment, *, cache: Path) -> bool:
-    links = ("--find-links", cache) if cache.is_dir() else ()
-    words = ("install", "--no-deps", "--force-reinstall", "--only-binary", "mmcv", *links, pin("mmcv"))
+def _downloaded_wheel(env: Environment) -> Path | None:
+    """A built wheel that pip finds; usually there is none, because the package index has the source package only."""
+    found = env.folder / "mmcv-found"
+    shutil.rmtree(found, ignore_errors=True)
+    words = ("download", "--no-deps", "--only-binary", "mmcv", "-d", found, pin("mmcv"))
     try:
         env.pip(*words, doing="looking for a built mmcv")
     except SetupError:
-        return False  # the usual case on a first set-up: the package index has the source package only
-    return mmcv_works(env)
+        return None
+    return next(found.glob("mmcv-*.whl"), None)
 
 
 def _compile(env: Environment, *, jobs: int | None) -> Path:
     """Compile in a folder that stays until it succeeds, so that an interrupted build goes on where it was."""
     build = env.folder / "mmcv-build"
-    source = _fetch_source(env, build=build)
+    source = fetch_source(env, build=build)
     settings = build_settings(env, jobs=jobs)
+    units = in_units(source, folder=build / "units") if settings["FORCE_CUDA"] == "0" else None
+    if units is not None:
+        env.say(f"{pin('mmcv')}: compiling its CPU operators, {settings['MAX_JOBS']} of 7 units at a time")
+        try:
+            return _built(env, source=units, build=build, settings=settings)
+        except SetupError:
+            env.say(f"{pin('mmcv')}: its units did not compile (the log says why); file by file, as it comes")
     kind = "CUDA" if settings["FORCE_CUDA"] == "1" else "CPU"
     env.say(f"{pin('mmcv')}: compiling its {kind} operators, {settings['MAX_JOBS']} at a time (8 minutes on two cores)")
+    return _built(env, source=source, build=build, settings=settings)
+
+
+def _built(env: Environment, *, source: Path, build: Path, settings: dict[str, str]) -> Path:
     words = ("wheel", "-v", "--no-deps", "--no-build-isolation", "--no-cache-dir", "-w", build, source)
     env.pip(*words, doing="compiling mmcv", extra=settings)
     return next(build.glob("mmcv-*.whl"))
 
 
-def _fetch_source(env: Environment, *, build: Path) -> Path:
+def fetch_source(env: Environment, *, build: Path) -> Path:
     """The unpacked source package, fetched unless it is there."""
     source = build / pin("mmcv").replace("==", "-")
     complete = build / "unpacked"

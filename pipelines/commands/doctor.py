@@ -23,7 +23,9 @@ from pipelines.reporting.outcome import Outcome
 from qdbev.reporting.tables.table import plain_table
 
 FREE_DISK_GB = 2.0
-MEND = "run `make setup` in the clone"
+CLONE = Path(__file__).resolve().parents[2]
+"""What qdbev lies in: a clone with its scripts, or the packages of an environment that a wheel was installed into."""
+MMCV = "CFLAGS=-g0 CXXFLAGS=-g0 pip install --no-build-isolation --no-binary mmcv mmcv==2.1.0"
 PYTHONS = ("3.11", "3.12")
 WEIGHTS_MODEL = "nano"
 # Asked about one by one; the other packages share a line.
@@ -63,12 +65,26 @@ def _guarded(name: str, check: Callable[[], tuple[bool, str, str]]) -> Check:
     try:
         ok, found, do = check()
     except Exception as error:
-        ok, found, do = False, f"{type(error).__name__}: {_first_line(error)}", MEND
+        ok, found, do = False, f"{type(error).__name__}: {_first_line(error)}", mend()
     return {"name": name, "ok": ok, "found": found, "do": do}
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "")[:300]
+
+
+def mend(*requirements: str) -> str:
+    """What brings packages: set-up in a clone; pip where a wheel was installed.
+
+    Args:
+        *requirements: What is wanted, such as ``numpy<2``; none means all.
+    """
+    if (CLONE / "scripts" / "setup.py").is_file():
+        return f"run `make setup` in the clone {CLONE}"
+    if any(name.startswith("mmcv") for name in requirements):
+        return f"compile it, with setuptools<81, wheel and ninja beside torch: `{MMCV}`"
+    words = [f'"{name}"' for name in requirements] or ["--upgrade qdbev"]
+    return f"run `pip install {' '.join(words)}`"
 
 
 def wanted(package: str) -> Requirement | None:
@@ -88,9 +104,9 @@ def version_check(package: str) -> tuple[bool, str, str]:
     try:
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return False, "not installed", f"{MEND}: {package}{specifier} is needed"
+        return False, "not installed", f"{mend(package + specifier)}: {package}{specifier} is needed"
     if requirement is not None and not requirement.specifier.contains(version, prereleases=True):
-        return False, version, f"{package}{specifier} is needed: {MEND}"
+        return False, version, f"{package}{specifier} is needed: {mend(package + specifier)}"
     return True, version, ""
 
 
@@ -101,7 +117,7 @@ def _project() -> tuple[bool, str, str]:
 
 def _python() -> tuple[bool, str, str]:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    do = "" if version in PYTHONS else "use Python 3.11 or 3.12: `make setup PYTHON=/path/to/python3.11`"
+    do = "" if version in PYTHONS else "use Python 3.11 or 3.12 (in a clone: `make setup PYTHON=/path/to/python3.11`)"
     return do == "", f"{sys.version.split()[0]} ({sys.executable})", do
 
 
@@ -126,7 +142,7 @@ def _cuda() -> tuple[bool, str, str]:
     if not _driver_sees_gpu():
         return True, "no GPU: everything runs on the CPU", ""
     if torch.version.cuda is None:
-        return False, "a GPU is here, but torch is a CPU build", "install a CUDA build of torch, then `make setup`"
+        return False, "a GPU is here, but torch is a CPU build", f"install a CUDA build of torch, then {mend('mmcv')}"
     return False, f"a GPU is here, but torch (CUDA {torch.version.cuda}) cannot use it", "update the NVIDIA driver"
 
 
@@ -145,7 +161,7 @@ def _mmcv() -> tuple[bool, str, str]:
     try:
         operators: Any = importlib.import_module("mmcv._ext")
     except ImportError as error:
-        return False, f"{found} without its compiled operators: {_first_line(error)}", f"mmcv is compiled by: {MEND}"
+        return False, f"{found} without its compiled operators: {_first_line(error)}", mend("mmcv")
     return True, f"{found}, operators compiled for {_operators_device(operators)}", ""
 
 
@@ -182,7 +198,7 @@ def _others() -> tuple[bool, str, str]:
     answers = {name: version_check(name) for name in names}
     bad = [f"{name} {found}" for name, (ok, found, _) in answers.items() if not ok]
     if bad:
-        return False, ", ".join(bad), MEND
+        return False, ", ".join(bad), mend(*(str(one) for one in requirements if not answers.get(one.name, (True,))[0]))
     return True, f"{len(names)} more packages, all within their ranges", ""
 
 
@@ -193,7 +209,7 @@ def _compiler() -> tuple[bool, str, str]:
             return True, next(iter(said.splitlines()), name), ""
     if _guarded("mmcv", _mmcv)["ok"]:
         return True, "none (only compiling mmcv needs one, and that is done)", ""
-    return False, "none", "install g++ (Debian, Ubuntu: `sudo apt-get install g++`), then `make setup`"
+    return False, "none", f"install g++ (Debian, Ubuntu: `sudo apt-get install g++`), then {mend('mmcv')}"
 
 
 def _disk() -> tuple[bool, str, str]:

@@ -267,3 +267,14 @@ def test_absent_weights_say_how_to_train_them(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(qdbev, "__file__", str(tmp_path / "__init__.py"))
     check = named(doctor.run(), "weights")
     assert (check["ok"], check["do"]) == (False, "train them: `qdbev train-float --model nano`")
+
+
+def test_without_a_clone_the_advice_is_pip(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, installed: dict[str, str]
+) -> None:
+    assert doctor.mend("numpy<2").startswith("run `make setup` in the clone ")
+    monkeypatch.setattr(doctor, "CLONE", tmp_path)
+    installed["numpy"] = "2.0.0"
+    assert doctor.version_check("numpy")[2].endswith('is needed: run `pip install "numpy<2,>=1.26"`')
+    assert doctor.mend("mmcv==2.1.0").endswith(f"`{doctor.MMCV}`")
+    assert doctor.mend() == "run `pip install --upgrade qdbev`"
