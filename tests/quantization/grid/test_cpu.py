@@ -9,7 +9,7 @@ from importlib import import_module
 import pytest
 import torch
 
-from qdbev.quantization.grid import kernels
+from qdbev.quantization.grid import cpu_loops, kernels
 from qdbev.quantization.grid.clipped_steps import Clipping
 from qdbev.quantization.grid.fake_quantize import fake_quantize, fake_quantize_learned
 from qdbev.quantization.grid.integers import as_bytes, clamped_steps, dequantize, quantize_int
@@ -173,6 +173,27 @@ def test_one_pass_of_what_is_clipped_before_rounding_is_that_of_torch(kind: str,
         assert (theirs is not None) == asked
         if asked:
             torch.testing.assert_close(ours, theirs, rtol=2e-4, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", CLIPPINGS)
+def test_a_fresh_gradient_gives_its_memory_to_that_of_the_input(kind: str) -> None:
+    x, gradient = normal(3, 2, 8, seed=0), normal(3, 2, 8, seed=1)
+    _, grad_input, _ = CLIPPINGS[kind]().recompute_and_pass_back(gradient, x, rectified=False)
+    assert grad_input.data_ptr() == gradient.data_ptr()
+
+
+def test_where_compiled_code_cannot_be_kept_it_is_compiled_all_the_same() -> None:
+    asked: list[dict[str, object]] = []
+
+    def compile(**options: object) -> Callable[..., object]:
+        asked.append(options)
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: ("compiled", function)
+
+    found = cpu_loops._or_without_cache(compile, abs, error_model="numpy")
+    assert found == ("compiled", abs)
+    assert asked == [{"cache": True, "error_model": "numpy"}, {"error_model": "numpy"}]
 
 
 @pytest.mark.parametrize("kind", CLIPPINGS)

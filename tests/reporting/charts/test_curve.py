@@ -48,6 +48,16 @@ def test_the_line_runs_through_the_points_in_proportion():
     np.testing.assert_allclose(heights, [1.0, 1 / 3, 0.0, 2 / 3], atol=1e-3)
 
 
+def test_the_panel_reaches_from_the_first_step_to_the_end_of_the_last_stage():
+    """A picture 1000 wide has its panel from 84 to 900: 120 steps, and 0.8 % of them before and behind as air."""
+    stages = [STAGES[0], {"name": "neck", "start": 50, "end": 120}]
+    svg = curve_picture(POINTS, stages=stages, form="svg", width_px=1000).decode()
+    width = float(re.search(r'viewBox="0 0 (\S+) ', svg).group(1))
+    x = line_of(svg, BLUE)[:, 0] / width * 1000
+    step = 816 / (1.016 * 120)
+    np.testing.assert_allclose(x[[0, -1]], [84 + 0.96 * step, 84 + 100.96 * step], atol=0.01)
+
+
 def test_the_float_line_is_level_and_in_place():
     svg = svg_of(float_nds=0.37)
     level, scores = line_of(svg, ORANGE), line_of(svg, BLUE)
