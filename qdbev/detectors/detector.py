@@ -19,8 +19,10 @@ from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-Ability = Literal["stages", "shapes"]
-"""To run part by part, and to run by shapes alone."""
+from qdbev.detectors.frame_graph import FrameGraph
+
+Ability = Literal["stages", "shapes", "export"]
+"""To run part by part, to run by shapes alone, and to be one graph of tensors."""
 Detections = list[tuple[str, InstanceData]]
 """Token of a key frame and its boxes: ``bboxes_3d`` with 9 numbers in the lidar's frame, ``scores_3d`` best first, and
 ``labels_3d`` in the order of nuScenes' classes as qdbev counts them."""
@@ -141,6 +143,9 @@ class Detector(Protocol):
             scene: The images' size and the cameras.
             training: In training mode and with gradients.
         """
+
+    def frame_graph(self, scene: Scene) -> FrameGraph:
+        """One frame of one sample as a graph of tensors, for images of the scene's size."""
 
     def feature_sizes(self, scene: Scene) -> dict[str, int]:
         """How many numbers each field of ``Features`` has of one sample, by a run of shapes."""

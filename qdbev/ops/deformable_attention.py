@@ -32,11 +32,13 @@ class Rows:
         image_R: image of each row, in rising order.
         query_R: query of each row.
         one_each: whether it is known that each query has exactly one row.
+        views: where every query of a sample looks into all images of that sample, how many these are; None otherwise.
     """
 
     image_R: Tensor
     query_R: Tensor
     one_each: bool = False
+    views: int | None = None
 
     @classmethod
     def own_image(cls, *, images: int, queries: int, device: torch.device) -> Rows:
@@ -46,7 +48,19 @@ class Rows:
         [0, 0, 1, 1]
         """
         query_R = torch.arange(images * queries, device=device)
-        return cls(query_R // max(queries, 1), query_R, one_each=True)
+        return cls(query_R // max(queries, 1), query_R, one_each=True, views=1)
+
+    @classmethod
+    def all_images(cls, *, samples: int, views: int, queries: int, device: torch.device) -> Rows:
+        """``queries`` queries per sample, each looking into all ``views`` images of its sample.
+
+        >>> rows = Rows.all_images(samples=1, views=2, queries=2, device=torch.device("cpu"))
+        >>> rows.image_R.tolist(), rows.query_R.tolist()
+        ([0, 0, 1, 1], [0, 1, 0, 1])
+        """
+        query_SJ = torch.arange(samples * queries, device=device).view(samples, queries)
+        image_R = torch.arange(samples * views, device=device).repeat_interleave(queries)
+        return cls(image_R, query_SJ.repeat_interleave(views, 0).flatten(), one_each=views == 1, views=views)
 
 
 def deformable_attention(
@@ -91,7 +105,7 @@ def deformable_attention(
     precise = torch.promote_types(value_ESMC.dtype, torch.float32)
     floats = (value_ESMC, references_RLP2, offsets_JMLP2, weights_JMLP)
     value, references, offsets, weights = (each.to(precise) for each in floats)
-    return _form(value)(value, level_shapes, rows, references, offsets, weights).to(value_ESMC.dtype)
+    return _form(value, rows)(value, level_shapes, rows, references, offsets, weights).to(value_ESMC.dtype)
 
 
 def has_cuda_kernel() -> bool:
@@ -119,7 +133,7 @@ def _exporting() -> bool:
     return bool(torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or torch.compiler.is_compiling())
 
 
-def _form(value: Tensor) -> Form:
+def _form(value: Tensor, rows: Rows) -> Form:
     """What computes it for values of this device."""
     if not _exporting():
         if value.is_cpu and has_cpu_kernel():
@@ -128,7 +142,7 @@ def _form(value: Tensor) -> Form:
             return triton_form
         if value.is_cuda and has_cuda_kernel():
             return mmcv_form
-    return dense_form
+    return dense_form if rows.views is None else regular_form
 
 
 def cpu_form(
@@ -191,6 +205,24 @@ def dense_form(
     padded_weights = padded_weights.index_put(place, weights[rows.query_R])
     looks_R = (regular or torch_form)(value, level_shapes, padded_locations, padded_weights)[place]
     return looks_R.new_zeros(len(weights), looks_R.shape[1]).index_add(0, rows.query_R, looks_R)
+
+
+def regular_form(
+    value: Tensor, level_shapes: LevelShapes, rows: Rows, references: Tensor, offsets: Tensor, weights: Tensor
+) -> Tensor:
+    """Torch operations on shapes that no number decides, where every query looks into all images of its sample."""
+    assert rows.views is not None
+    samples = len(value) // rows.views
+
+    def each_image(x_J: Tensor) -> Tensor:
+        x_SVQ = x_J.unflatten(0, (samples, 1, -1)).expand(-1, rows.views, *(-1,) * x_J.dim())
+        return x_SVQ.flatten(0, 1)
+
+    size_L2 = torch.tensor([[width, height] for height, width in level_shapes], device=value.device)
+    shifts = each_image(offsets / size_L2[:, None].to(value.dtype))
+    locations = references.unflatten(0, (len(value), -1))[:, :, None] + shifts
+    looks_EQC = torch_form(value, level_shapes, locations, each_image(weights))
+    return looks_EQC.unflatten(0, (samples, rows.views)).sum(1).flatten(0, 1)
 
 
 def cuda_form(value_ESMC: Tensor, level_shapes: LevelShapes, locations_EQMLP2: Tensor, weights_EQMLP: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ from qdbev.detectors.bevformer.counting import (
     sampling_repeats,
     shape_run,
 )
+from qdbev.detectors.bevformer.frame_graph import BEVFormerGraph
 from qdbev.detectors.bevformer.frames.history import History, StreamingHistory
 from qdbev.detectors.bevformer.head import BEVFormerHead, Encoded
 from qdbev.detectors.bevformer.network import BEVFormerNetwork
@@ -180,8 +181,12 @@ class BEVFormer(BEVFormerNetwork):
             self.pts_bbox_head.code_weights.copy_(torch.tensor(weights))
 
     def cannot(self, ability: Ability) -> str:
-        """Nothing: it runs part by part and by shapes alone."""
+        """Nothing: it runs part by part, by shapes alone and as a graph."""
         return ""
+
+    def frame_graph(self, scene: Scene) -> BEVFormerGraph:
+        """See ``BEVFormerGraph``."""
+        return BEVFormerGraph(self, scene, max_boxes=self.max_boxes, centre_range=self.centre_range_m)
 
     def new_history(self, *, scenes: int) -> StreamingHistory:
         """An empty memory of so many scenes."""

@@ -116,9 +116,20 @@ class BEVFormerHead(nn.Module):
 
     def decode(self, bev_BQC: Tensor) -> Decoded:
         """Logits and metric box codes of every decoder layer."""
-        objects = torch.arange(self.query_embedding.num_embeddings, device=bev_BQC.device)
-        states_LBKC, code = self.transformer.decode(
-            bev_BQC, query_embedding_K2C=self.query_embedding(objects), reg_branches=self.reg_branches
-        )
+        states_LBKC, code = self._refined(bev_BQC)
         logits = [branch(states) for branch, states in zip(self.cls_branches, states_LBKC, strict=True)]
         return Decoded(torch.stack(logits).float(), metric(code, pc_range=self.transformer.grid.pc_range))
+
+    def decode_last(self, bev_BQC: Tensor) -> Decoded:
+        """The same of the last layer alone, which is all that prediction looks at."""
+        states_LBKC, code_LBK10 = self._refined(bev_BQC)
+        logits_1BKC = self.cls_branches[-1](states_LBKC[-1:])
+        return Decoded(logits_1BKC.float(), metric(code_LBK10[-1:], pc_range=self.transformer.grid.pc_range))
+
+    def _refined(self, bev_BQC: Tensor) -> tuple[Tensor, Tensor]:
+        objects = torch.arange(self.query_embedding.num_embeddings, device=bev_BQC.device)
+        embedding_K2C = self.query_embedding(objects)
+        refined: tuple[Tensor, Tensor] = self.transformer.decode(
+            bev_BQC, query_embedding_K2C=embedding_K2C, reg_branches=self.reg_branches
+        )
+        return refined

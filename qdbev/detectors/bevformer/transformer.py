@@ -129,7 +129,7 @@ class PerceptionTransformer(nn.Module):
         return torch.cat(tokens, 2)
 
     def _past(self, history: History | None, can_bus_B18: Tensor) -> Past | None:
-        if history is None or not any(history.present):
+        if history is None or not history.matters:
             return None
         grid = self.grid
         bev_BCHW = history.bev_BQC.transpose(1, 2).unflatten(-1, (grid.rows, grid.columns))

@@ -19,12 +19,14 @@ from qdbev.detectors.configured.frames import frame_boxes
 from qdbev.detectors.configured.taps import features, recorded
 from qdbev.detectors.detector import Ability, Detections, NoHistory, Scene, Stages
 from qdbev.detectors.features import Features
+from qdbev.detectors.frame_graph import FrameGraph
 
 _CANNOT = {
     "stages": "{name} cannot run part by part, because it is known by its mmdet3d config alone; a bit plan and the "
     "latency of each part need that",
     "shapes": "{name} cannot run by shapes alone, because it is known by its mmdet3d config alone; its costs and "
     "memory cannot be counted before it runs",
+    "export": "{name} cannot be exported as a graph, because it is known by its mmdet3d config alone",
 }
 
 
@@ -64,7 +66,7 @@ class ConfiguredDetector(nn.Module):
         """Nothing: the config says what the loss weighs."""
 
     def cannot(self, ability: Ability) -> str:
-        """Neither run part by part nor by shapes alone."""
+        """To run part by part or by shapes alone, and to be a graph."""
         return _CANNOT[ability].format(name=type(self).__name__)
 
     def new_history(self, *, scenes: int) -> NoHistory:
@@ -74,6 +76,10 @@ class ConfiguredDetector(nn.Module):
     def stages(self, inputs: Mapping[str, Any], data_samples: Sequence[Det3DDataSample], *, history: Any) -> Stages:
         """Refuse: see ``cannot``."""
         raise ValueError(self.cannot("stages"))
+
+    def frame_graph(self, scene: Scene) -> FrameGraph:
+        """Refuse: see ``cannot``."""
+        raise ValueError(self.cannot("export"))
 
     def noise_stages(self, scene: Scene, *, device: torch.device) -> Stages:
         """Refuse: see ``cannot``."""

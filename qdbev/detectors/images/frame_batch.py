@@ -41,9 +41,9 @@ class FrameBatch:
     image_size_B2: Tensor
     valid_size_B2: Tensor | None = None
 
-    def can_bus(self, present: Sequence[bool]) -> Tensor:
+    def can_bus(self, present: Sequence[bool] | Tensor) -> Tensor:
         """CAN-bus values with no ego motion for samples that have no history."""
-        keep = torch.tensor(tuple(present), device=self.can_bus_B18.device)
+        keep = torch.as_tensor(present, device=self.can_bus_B18.device)
         values = self.can_bus_B18.clone()
         values[:, MOTION_ENTRIES] = values[:, MOTION_ENTRIES] * keep[:, None]
         return values

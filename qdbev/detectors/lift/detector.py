@@ -19,6 +19,7 @@ from torch import Tensor
 from qdbev.detectors.centre import TASKS, decoded_boxes, dense_outputs
 from qdbev.detectors.detector import Ability, Detections, Scene, Stages
 from qdbev.detectors.features import Features
+from qdbev.detectors.frame_graph import FrameGraph
 from qdbev.detectors.images.batches import ground_truth
 from qdbev.detectors.lift.counting import feature_sizes, official_repeats, one_frame, sampling_repeats, shape_run
 from qdbev.detectors.lift.frames import CameraFrames, checked_images, queue_frame
@@ -152,8 +153,12 @@ class LiftDetector(LiftNetwork):
         self.code_weights = tuple(weights)
 
     def cannot(self, ability: Ability) -> str:
-        """Nothing: it runs part by part and by shapes alone."""
-        return ""
+        """To be a graph, yet; it runs part by part and by shapes alone."""
+        return f"{type(self).__name__} cannot be exported as a graph yet: BEVFormer can" if ability == "export" else ""
+
+    def frame_graph(self, scene: Scene) -> FrameGraph:
+        """Refuse: see ``cannot``."""
+        raise ValueError(self.cannot("export"))
 
     def new_history(self, *, scenes: int) -> LiftHistory:
         """An empty memory of so many scenes."""

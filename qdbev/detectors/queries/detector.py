@@ -20,6 +20,7 @@ from torch import Tensor
 
 from qdbev.detectors.detector import Ability, Detections, NoHistory, Scene, Stages
 from qdbev.detectors.features import Features
+from qdbev.detectors.frame_graph import FrameGraph
 from qdbev.detectors.images.batches import checked_images, current_frames, current_tokens
 from qdbev.detectors.images.frame_batch import FrameBatch, frame_of_shapes
 from qdbev.detectors.images.network import ImageNetwork
@@ -163,8 +164,12 @@ class QueryDetector(ImageNetwork):
             self.pts_bbox_head.code_weights.copy_(torch.tensor(weights))
 
     def cannot(self, ability: Ability) -> str:
-        """Nothing: it runs part by part and by shapes alone."""
-        return ""
+        """To be a graph, yet; it runs part by part and by shapes alone."""
+        return f"{type(self).__name__} cannot be exported as a graph yet: BEVFormer can" if ability == "export" else ""
+
+    def frame_graph(self, scene: Scene) -> FrameGraph:
+        """Refuse: see ``cannot``."""
+        raise ValueError(self.cannot("export"))
 
     def new_history(self, *, scenes: int) -> NoHistory:
         """None is needed."""

@@ -6,12 +6,15 @@ sees it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from qdbev.ops import Rows
+
+OUTSIDE = -1000.0
+"""Fractions of an image: so far outside that no offset leads back."""
 
 
 def cell_centres(*, rows: int, columns: int, device: torch.device) -> Tensor:
@@ -45,6 +48,8 @@ class Visibility:
         rows: image (sample * cameras + camera) and cell (sample * cells + cell) of each pair.
         references_RD2: projections (x, y) of the pillar of each pair, in fractions of the padded image.
         cameras_BQ: how many cameras see a cell, at least 1 (it is a divisor).
+
+    In a graph that is exported R runs over all pairs; where a camera does not see a cell, they look far outside.
     """
 
     rows: Rows
@@ -53,7 +58,7 @@ class Visibility:
 
     def to(self, device: torch.device) -> Visibility:
         """The same on a device."""
-        rows = Rows(self.rows.image_R.to(device), self.rows.query_R.to(device))
+        rows = replace(self.rows, image_R=self.rows.image_R.to(device), query_R=self.rows.query_R.to(device))
         return Visibility(rows, self.references_RD2.to(device), self.cameras_BQ.to(device))
 
 
@@ -61,7 +66,19 @@ class Visibility:
 def visibility(image_BNQD2: Tensor, *, mask_BNQD: Tensor) -> Visibility:
     """Lists, sample by sample, the cells with at least one visible height in each camera."""
     seen_BNQ = mask_BNQD.any(-1)
+    if torch.onnx.is_in_onnx_export():
+        return _of_all_pairs(image_BNQD2, seen_BNQ=seen_BNQ)
     sample, camera, cell = seen_BNQ.nonzero(as_tuple=True)
     _, cameras, cells = seen_BNQ.shape
     rows = Rows(sample * cameras + camera, sample * cells + cell)
     return Visibility(rows, image_BNQD2[sample, camera, cell], seen_BNQ.sum(1).clamp(min=1))
+
+
+def _of_all_pairs(image_BNQD2: Tensor, *, seen_BNQ: Tensor) -> Visibility:
+    """The same with shapes that no number decides: what a camera does not see is looked for far outside its image."""
+    samples, cameras, cells = seen_BNQ.shape
+    rows = Rows.all_images(samples=samples, views=cameras, queries=cells, device=seen_BNQ.device)
+    looked_at = torch.where(
+        seen_BNQ[..., None, None], image_BNQD2, torch.full_like(image_BNQD2[:1, :1, :1, :1], OUTSIDE)
+    )
+    return Visibility(rows, looked_at.flatten(0, 2), seen_BNQ.sum(1).clamp(min=1))

@@ -20,11 +20,16 @@ class History:
 
     Attributes:
         bev_BQC: features; rows of samples without history are ignored.
-        present: per sample, whether there is a history.
+        present: per sample, whether there is a history; in an exported graph a tensor, which each run gives.
     """
 
     bev_BQC: Tensor
-    present: tuple[bool, ...]
+    present: tuple[bool, ...] | Tensor
+
+    @property
+    def matters(self) -> bool:
+        """Whether any sample has a history, or may have."""
+        return isinstance(self.present, Tensor) or any(self.present)
 
 
 class StreamingHistory:

@@ -21,12 +21,12 @@ class Past:
 
     Attributes:
         bev_BQC: history BEV, already rotated; rows of samples without history are ignored.
-        present: which samples have a history.
+        present: which samples have a history; in an exported graph a tensor.
         shift_B2: ego motion in fractions of the grid, zero where there is no history.
     """
 
     bev_BQC: Tensor
-    present: tuple[bool, ...]
+    present: tuple[bool, ...] | Tensor
     shift_B2: Tensor
 
 
@@ -91,7 +91,7 @@ def _pair(query_BQC: Tensor, first_BQC: Tensor, past: Past | None, cells_Q2: Ten
         return query_BQC, query_BQC, torch.stack([cells_BQ2, cells_BQ2], 2)
     points_BQ2X = torch.stack([cells_BQ2 + past.shift_B2[:, None], cells_BQ2], 2)
     history = past.bev_BQC.to(query_BQC.dtype)
-    if all(past.present):
+    if not isinstance(past.present, Tensor) and all(past.present):
         return history, first_BQC, points_BQ2X
-    present = torch.tensor(past.present, device=query_BQC.device)[:, None, None]
+    present = torch.as_tensor(past.present, device=query_BQC.device)[:, None, None]
     return torch.where(present, history, query_BQC), torch.where(present, first_BQC, query_BQC), points_BQ2X

@@ -1,0 +1,62 @@
+"""One frame of one sample as a graph of tensors alone, with names: what an exporter traces and a runtime runs.
+
+What a detector remembers goes in as an input and comes out as an output; the caller carries it to the next frame.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmdet3d.structures import Det3DDataSample
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+Tensors = dict[str, Tensor]
+
+
+class FrameGraph(nn.Module):
+    """The module; its ``forward`` takes the inputs in order and gives the outputs in order, shapes fixed.
+
+    Attributes:
+        inputs: Name -> an example, in the order of ``forward``.
+        outputs: Names, in the order of ``forward``.
+        carried: Output -> the input that it is at the next frame of the same scene.
+        meanings: Name of an input or output -> what it is, in a line.
+        detector: What it runs.
+    """
+
+    detector: Any
+    inputs: Tensors
+    outputs: tuple[str, ...]
+    carried: Mapping[str, str]
+    meanings: Mapping[str, str]
+
+    def run(self, feeds: Mapping[str, Tensor]) -> Tensors:
+        """The outputs by name, computed by torch."""
+        with torch.no_grad():
+            return dict(zip(self.outputs, self(*(feeds[name] for name in self.inputs)), strict=True))
+
+    @abstractmethod
+    def feeds(self, inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int) -> Tensors:
+        """What goes in for one sample of a batch, without what is carried.
+
+        Args:
+            inputs: The batch, as the detector takes it.
+            sample: The data sample.
+            place: Which of the batch it is.
+        """
+
+    @abstractmethod
+    def start(self) -> Tensors:
+        """The carried inputs where nothing was seen before."""
+
+    @abstractmethod
+    def carry(self, outputs: Mapping[str, Tensor]) -> Tensors:
+        """The carried inputs of the next frame."""
+
+    @abstractmethod
+    def detections(self, outputs: Mapping[str, Tensor], *, token: str) -> list[tuple[str, InstanceData]]:
+        """Token and boxes of what came out."""
