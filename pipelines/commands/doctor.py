@@ -6,6 +6,7 @@ not the end of it. The wanted versions are read from the installed project's own
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -29,6 +30,8 @@ MMCV = "CFLAGS=-g0 CXXFLAGS=-g0 pip install --no-build-isolation --no-binary mmc
 PYTHONS = ("3.11", "3.12")
 WEIGHTS_MODEL = "nano"
 # Asked about one by one; the other packages share a line.
+_EXPORT = {"onnx": "1.23.2", "onnxruntime": "1.32.0", "openvino": "2026.4.1"}
+"""Optional packages, in the versions whose graphs were run and compared: those of requirements/export.txt."""
 NAMED = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit")
 
 
@@ -202,6 +205,17 @@ def _others() -> tuple[bool, str, str]:
     return True, f"{len(names)} more packages, all within their ranges", ""
 
 
+def _export() -> tuple[bool, str, str]:
+    """Not needed but for an export to ONNX; which versions work is measured, so others are told."""
+    versions = {}
+    for name in _EXPORT:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    found = ", ".join(f"{name} {version}" for name, version in versions.items()) or "none"
+    tested = [f"{name}=={version}" for name, version in _EXPORT.items()]
+    return True, found, "" if versions == _EXPORT else f"for `qdbev export onnx`, tested so: {mend(*tested)}"
+
+
 def _compiler() -> tuple[bool, str, str]:
     for name in ("g++", "c++"):
         if shutil.which(name) is not None:
@@ -261,6 +275,7 @@ _CHECKS: dict[str, Callable[[], tuple[bool, str, str]]] = {
     "nuscenes-devkit": _imported("nuscenes-devkit", module="nuscenes.eval.detection.evaluate"),
     "torchvision": _torchvision,
     "packages": _others,
+    "export": _export,
     "compiler": _compiler,
     "disk": _disk,
     "weights": _weights,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.assembly.job import Job
+from pipelines.exporting.onnx import GATE_FRAMES, onnx_export, refuse_unexportable
 from pipelines.exporting.packed import packed_export, refuse_unpackable, same_as
 from pipelines.exporting.sizes import bytes_table
 from pipelines.lineage.models import as_made, furthest
@@ -61,6 +62,42 @@ def _steps(model: Artifact, *, out: Path | None, check: Path | None) -> list[str
         return [f"compare {check} with {model.path.name}, every tensor"]
     copying = [] if out is None else [f"copy it to {out}"]
     return [f"pack {model.path.name}, read it back and compare every tensor", *copying]
+
+
+def onnx(
+    job: Job,
+    *,
+    artifact: str | None = None,
+    target: str = "ort",
+    strip_metadata: bool = False,
+    out: Path | None = None,
+    dry_run: bool = False,
+) -> Outcome:
+    """Write a quantized detector as one ONNX graph, and run it.
+
+    Args:
+        job: Where, and whether what is there is made again.
+        artifact: What to export, as the store names it; None takes the furthest stage of the profile.
+        target: Who runs it.
+        strip_metadata: Say nothing of the detector in the file.
+        out: A folder for a copy; None leaves the export in the store alone.
+        dry_run: Say what would be done.
+
+    Raises:
+        MissingArtifact: There is no such artifact.
+        ValueError: It cannot be exported, or ``out`` is occupied.
+        GateFailed: The graph does not compute what the detector does.
+    """
+    model = _model(job, artifact=artifact)
+    job = job.of(_profile_of(model, job=job))
+    refuse_unexportable(model, profile=job.profile)
+    refuse_occupied(out, replace=job.force)
+    if dry_run:
+        steps = [f"write {model.path.name} as a graph for {target}", f"run {GATE_FRAMES} frames and compare every tap"]
+        return Outcome(would_do=[*steps, *([f"copy it to {out}"] if out else [])])
+    sealed, said = onnx_export(job, model=model, target=target, strip_metadata=strip_metadata)
+    copied = [] if out is None else [f"copied to {copy_out(sealed, to=out, replace=job.force)}"]
+    return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[said, *copied])
 
 
 def _model(job: Job, *, artifact: str | None) -> Artifact:

@@ -12,20 +12,25 @@ SENSITIVITY = "sensitivity"
 BIT_PLAN = "bit-plan"
 COMPRESSION = "compression"
 PACKED = "packed"
+ONNX = "onnx"
 
 QUANTIZED = (VGD, QAT_LONGER, QAT, CALIBRATION)
 """Kinds that hold a quantized detector, the furthest along the chain first."""
-EXPORTS = (PACKED,)
+EXPORTS = (PACKED, ONNX)
 """Kinds that hold a quantized detector as other programs read it."""
 MODELS = (*QUANTIZED, *EXPORTS, FLOAT)
 """Kinds that hold a detector."""
-START = {CALIBRATION: "float", QAT: "start", VGD: "start", QAT_LONGER: "start"}
+START = {CALIBRATION: "float", QAT: "start", VGD: "start", QAT_LONGER: "start", ONNX: "model"}
 """Kind of a model -> the role of the parent whose weights it started from."""
 
 WEIGHTS = "model.safetensors"
 """What would be deployed: float weights, or packed integers with their scales."""
 LATENT = "latent.safetensors"
 """The float weights behind the integers."""
+GRAPH = "model.onnx"
+"""The graph that a runtime runs."""
+GATE = "gate.json"
+"""What the gate saw when it ran the graph."""
 STRUCTURE = "structure.json"
 """Folded norms, plan and parts of a quantized detector."""
 CURVE = "curve.json"

@@ -6,7 +6,9 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import torch
 
 from pipelines.assembly.detector import Detector
 from pipelines.assembly.job import Job
@@ -14,10 +16,11 @@ from pipelines.assembly.quantized import float_cost, load_quantized
 from pipelines.assembly.quantized_files import check_quantized
 from pipelines.assembly.samples import Split, notes_on, sensors
 from pipelines.assembly.weights import float_detector, package_versions
+from pipelines.exporting.onnx import executed
 from pipelines.exporting.packed import load_packed
 from pipelines.lineage.chain import lineage
 from pipelines.lineage.keys import evaluation_key
-from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, PACKED, RESULTS
+from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, ONNX, PACKED, RESULTS
 from pipelines.lineage.models import as_made
 from pipelines.scoring.prediction import predict, refuse_nothing_to_find, score_results
 from pipelines.store import processes
@@ -96,6 +99,8 @@ def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any]) -> Cont
 def _detector_of(model: Artifact, *, job: Job, split: Split) -> tuple[Detector, dict[str, Any]]:
     """The detector of an artifact, and of a float one what it costs, which no manifest before says."""
     profile = job.profile
+    if model.manifest.kind == ONNX:
+        return cast(Detector, executed(model, profile=profile, threads=torch.get_num_threads())), {}
     if model.manifest.kind == PACKED:
         return load_packed(model.path, profile=profile).detector, {}
     if model.manifest.kind != FLOAT:

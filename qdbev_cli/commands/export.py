@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from pipelines.reporting.outcome import Outcome
 from qdbev_cli import completion
 from qdbev_cli.options import MakeOptions, command
+
+Target = Literal["ort"]
 
 app = typer.Typer(no_args_is_help=True, help="Write a quantized detector as files that other programs read.")
 
@@ -47,3 +49,39 @@ def packed(
     from pipelines.commands import export
 
     return export.packed(job, artifact=artifact, out=out, check=check, base_model=base_model, dry_run=options.dry_run)
+
+
+@app.command("onnx")
+@command()
+def onnx(
+    options: MakeOptions,
+    artifact: Annotated[
+        str | None,
+        typer.Argument(
+            help="Path, folder name, start of a digest, or kind:name; the newest where not given.",
+            autocompletion=completion.artifacts,
+        ),
+    ] = None,
+    *,
+    target: Annotated[Target, typer.Option(help="Who runs the graph.")] = "ort",
+    strip_metadata: Annotated[bool, typer.Option("--strip-metadata", help="Write no metadata_props.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for a copy of the files.", show_default=False)] = None,
+) -> Outcome:
+    """Write one frame as an ONNX graph of integers, history in and out, and run it.
+
+    The graph is sealed only if a runtime computes with it what the detector computes: every input of every layer is
+    compared, in steps of its quantizer. Where they differ, the command ends with exit code 3 and leaves the report.
+
+    Example: qdbev export onnx qat:w4a6-nano --target ort
+    """
+    job = options.job()
+    from pipelines.commands import export
+
+    return export.onnx(
+        job,
+        artifact=artifact,
+        target=target,
+        strip_metadata=strip_metadata,
+        out=out,
+        dry_run=options.dry_run,
+    )

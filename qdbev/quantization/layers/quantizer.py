@@ -147,7 +147,7 @@ class Quantizer(GridState):
         self._follow_or_require(x)
         if self.ema_momentum is not None and self.training and not self._follows and not self.held:
             self.move(x, momentum=self.ema_momentum)
-        scale, offset = self._grid()
+        scale, offset = self.present_grid()
         if offset is None:
             return Rounding(scale, self.axis, low, high)
         return Clipping.stepped(scale, offset, axis=self.axis, low=low, high=high)
@@ -157,14 +157,14 @@ class Quantizer(GridState):
         self._follow_or_require(x)
         if self._unsigned:
             x = x.clamp_min(0)
-        scale, offset = self._grid()
+        scale, offset = self.present_grid()
         return quantize_int(
             x, scale=scale, bits=self.grid_bits, axis=self.axis, narrow_range=self.narrow_range, offset=offset
         )
 
     def dequantize(self, integers: Tensor) -> Tensor:
         """Return the values that integers of this quantizer stand for, float32."""
-        scale, offset = self._grid()
+        scale, offset = self.present_grid()
         return dequantize(integers, scale=scale, axis=self.axis, offset=offset)
 
     def choose_by(self, observer: str) -> None:
@@ -217,7 +217,7 @@ class Quantizer(GridState):
         """Fix the range at what was learned, which stops being a parameter; any other range stays as it is."""
         self.held = False
         if self.trained is not None:
-            scale, offset = self._grid()
+            scale, offset = self.present_grid()
             self.scale.copy_(scale)
             if self.offset is not None and offset is not None:
                 self.offset.copy_(offset)
@@ -231,7 +231,7 @@ class Quantizer(GridState):
         ranged = "follows" if self._follows else "range" if self._has_range else "no range"
         return f"{self.bits} {sign}bits, {kind}, {self.scale_rule}, {ranged}, {self._state}"
 
-    def _grid(self) -> tuple[Tensor, Tensor | None]:
+    def present_grid(self) -> tuple[Tensor, Tensor | None]:
         """The present step and offset, learned or not."""
         if self.trained is not None:
             return self.trained.scale, self.trained.offset

@@ -1,0 +1,212 @@
+"""The ONNX export of a quantized detector: sealed once a runtime ran it and the gate found it equal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipelines.assembly.detector import Detector, build_detector, inputs_on, kind_of, refuse_unable
+from pipelines.assembly.job import Job
+from pipelines.assembly.quantized import load_quantized
+from pipelines.assembly.samples import Split, streaming_dataset
+from pipelines.assembly.scene import scene_of
+from pipelines.assembly.weights import package_versions
+from pipelines.lineage.keys import export_key
+from pipelines.lineage.kinds import EVALUATION, GATE, GRAPH, ONNX, QUANTIZED
+from pipelines.store.artifacts import Artifact, Store
+from pipelines.store.integrity import UnusableInput, fetched
+from pipelines.store.making import Content, Made, made
+from pipelines.store.sealing import explained_writing
+from profiles import Profile
+from qdbev.data.queues.batches import streaming_batches
+from qdbev.detectors.frame_graph import FrameGraph, Tensors
+from qdbev.export.onnx.execution import RuntimeSession
+from qdbev.export.onnx.gate.check import GateReport, check
+from qdbev.export.onnx.gate.node_table import foreign_quantizers, layer_fates
+from qdbev.export.onnx.lowering import Lowered, runtime_graph
+from qdbev.export.onnx.metadata import describe_ports, write_metadata
+from qdbev.export.onnx.neutral import neutral_graph
+from qdbev.export.onnx.packages import onnx_package, runtime_package
+from qdbev.export.onnx.stream import StreamedGraph
+
+FORMAT_VERSION = 1
+GATE_FRAMES = 3
+_FAILED = "_gates"
+
+
+class GateFailed(UnusableInput):
+    """The exported graph does not compute what the detector does; only the gate's report is left."""
+
+
+def onnx_export(job: Job, *, model: Artifact, target: str, strip_metadata: bool = False) -> Made:
+    """The sealed ONNX export of a model artifact, made where it is missing.
+
+    Args:
+        job: Its profile is the one that the model was made with; the gate runs frames of its train split.
+        model: A quantized detector.
+        target: Who runs it.
+        strip_metadata: Say nothing in ``metadata_props``.
+
+    Raises:
+        ValueError: The artifact holds no quantized detector, or one that cannot be a graph; a package is missing.
+        GateFailed: The graph does not compute what the detector does.
+    """
+    refuse_unexportable(model, profile=job.profile)
+    scored = _evaluation_of(model, store=job.store)
+    stated = None if scored is None or strip_metadata else scored.digest
+    settings = {"format_version": FORMAT_VERSION, "target": target, "stripped": strip_metadata, "score": stated}
+    key = export_key(ONNX, model=model.digest, settings=settings)
+    make = partial(
+        _export, job, model=model, target=target, scored=None if strip_metadata else scored, settings=settings
+    )
+    return made(job, ONNX, key=key, make=make, known="exported before; --force does it again")
+
+
+def refuse_unexportable(model: Artifact, *, profile: Profile) -> None:
+    """Refuse what cannot be exported, before anything is loaded.
+
+    Raises:
+        ValueError: Saying what it is.
+    """
+    if model.manifest.kind not in QUANTIZED:
+        raise ValueError(
+            f"{model.path.name} is a {model.manifest.kind} artifact; only a quantized detector can be exported: "
+            f"{', '.join(QUANTIZED)}"
+        )
+    refuse_unable(build_detector(profile.model), ability="export")
+    onnx_package()
+    runtime_package()
+
+
+def executed(model: Artifact, *, profile: Profile, threads: int) -> StreamedGraph:
+    """An export as a detector that its runtime runs."""
+    package = onnx_package()
+    session = RuntimeSession(package.load(model.file(GRAPH)), threads=threads)
+    return StreamedGraph(_frame(build_detector(profile.model), profile=profile), session=session)
+
+
+def _frame(detector: Detector, *, profile: Profile) -> FrameGraph:
+    return detector.frame_graph(scene_of(profile))
+
+
+def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, settings: Mapping[str, Any]) -> Content:
+    profile = job.profile
+    frame = _frame(load_quantized(model, profile=profile).detector, profile=profile)
+    lowered = runtime_graph(neutral_graph(frame))
+    describe_ports(lowered.model, meanings=frame.meanings)
+    if not settings["stripped"]:
+        write_metadata(lowered.model, _metadata(frame, profile=profile, model=model, scored=scored, target=target))
+    onnx_package().checker.check_model(lowered.model, full_check=True)
+    report = _gate(frame, lowered, split=job.split("train"), profile=profile)
+    if failure := report.failure():
+        left = _leave(report, store=job.store, name=f"{model.path.name}-{target}")
+        raise GateFailed(f"{model.path.name} is not exported: {failure}; the gate's report is {left}")
+
+    def write(folder: Path) -> None:
+        (folder / GRAPH).write_bytes(lowered.model.SerializeToString())
+        (folder / GATE).write_text(_text(report), encoding="utf-8")
+
+    return Content(
+        write,
+        parents={"model": model.digest},
+        data=settings,
+        metrics={"gate": _summary(report)},
+        packages=package_versions() | {name: version(name) for name in ("onnx", "onnxruntime")},
+        message=f"run for {report.frames} frames: {len(report.taps)} taps agree with the detector",
+    )
+
+
+def _gate(frame: FrameGraph, lowered: Lowered, *, split: Split, profile: Profile) -> GateReport:
+    session = RuntimeSession(lowered.model)
+    tapped = RuntimeSession(lowered.model, taps=lowered.taps)
+    sequence = _first_frames(frame, split=split, profile=profile)
+    report = check(frame, session=session, tapped=tapped, sequence=sequence, biases=lowered.biases)
+    report.layers = layer_fates(session.optimised, weights=lowered.weights)
+    report.foreign = foreign_quantizers(session.optimised, weights=lowered.weights)
+    return report
+
+
+def _first_frames(frame: FrameGraph, *, split: Split, profile: Profile) -> list[Tensors]:
+    """The first frames of the first scene, as the graph takes them."""
+    first = split.first_scenes(1)
+    few = Split(first.root, first.version, first.samples[:GATE_FRAMES], "")
+    batches = fetched(streaming_batches(streaming_dataset(few, model=profile.model), streams=1, workers=0))
+    device = frame.inputs["image"].device
+    return [
+        frame.feeds(inputs_on(batch, device=device), sample, place=place)
+        for batch in batches
+        for place, sample in enumerate(batch["data_samples"])
+    ]
+
+
+def _metadata(
+    frame: FrameGraph, *, profile: Profile, model: Artifact, scored: Artifact | None, target: str
+) -> dict[str, Any]:
+    structure = profile.model.content()
+    return {
+        "format_version": FORMAT_VERSION,
+        "target": target,
+        "model": profile.model.name,
+        "quantization": profile.quantization.label,
+        "classes": list(kind_of(profile.model).classes(profile.model)),
+        "image": structure.get("image"),
+        "ranges": {name: section["range_m"] for name, section in structure.items() if _has_range(section)},
+        "carried": dict(frame.carried),
+        "meanings": dict(frame.meanings),
+        "artifact": model.digest,
+        "parents": dict(model.manifest.parents),
+        "score": None if scored is None else _score(scored),
+    }
+
+
+def _has_range(section: Any) -> bool:
+    return isinstance(section, Mapping) and "range_m" in section
+
+
+def _score(evaluation: Artifact) -> dict[str, Any]:
+    """Of the detector before it was exported: what the graph itself scores is known once it was evaluated."""
+    manifest = evaluation.manifest
+    return {name: manifest.metrics[name] for name in ("NDS", "mAP")} | {
+        name: manifest.data[name] for name in ("split", "samples", "data")
+    }
+
+
+def _evaluation_of(model: Artifact, *, store: Store) -> Artifact | None:
+    """The newest evaluation of a model that has scores."""
+    scored = (
+        artifact
+        for artifact in reversed(store.list())
+        if artifact.manifest.kind == EVALUATION
+        and artifact.manifest.parents["model"] == model.digest
+        and "NDS" in artifact.manifest.metrics
+    )
+    return next(scored, None)
+
+
+def _summary(report: GateReport) -> dict[str, Any]:
+    fates = [layer.fate for layer in report.layers]
+    return {
+        "frames": report.frames,
+        "taps": len(report.taps),
+        "largest_steps": max((tap.largest for tap in report.taps.values()), default=0),
+        "largest_share": max((tap.share for tap in report.taps.values()), default=0.0),
+        "outputs": report.outputs,
+        "free_boxes": report.free_boxes,
+        "layers": {fate: fates.count(fate) for fate in ("integers", "float", "changed")},
+    }
+
+
+def _leave(report: GateReport, *, store: Store, name: str) -> Path:
+    path = store.root / _FAILED / f"{name}.json"
+    with explained_writing(store.root):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(_text(report), encoding="utf-8")
+    return path
+
+
+def _text(report: GateReport) -> str:
+    return json.dumps(report.to_json(), indent=1) + "\n"

@@ -1,0 +1,106 @@
+"""Inputs of layers onto their grids: QuantizeLinear, a Clip of the integers, DequantizeLinear (QCDQ, as brevitas says).
+
+ONNX has no type of six bits; the Clip between the two keeps the grid exact. Integers are unsigned, as x86 multiplies
+them: ``q - low``, with the zero of the grid at ``-low``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qdbev.export.onnx.graph import Array, Graph, attributes_of, of_kind
+
+if TYPE_CHECKING:
+    import onnx
+
+STEPS = "/steps"
+"""End of the name of a tensor of integers: ``<path of the quantizer>/steps``, of which the zero is ``-low``."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The grid of one input.
+
+    Attributes:
+        name: Path of the quantizer.
+        scale: The step, float32.
+        offset: What the integer 0 stands for.
+        low: Smallest integer.
+        high: Largest integer.
+    """
+
+    name: str
+    scale: Array
+    offset: float
+    low: int
+    high: int
+
+    @property
+    def zero(self) -> int:
+        """What stands for the integer 0 where the smallest one is 0."""
+        return -self.low
+
+
+def grid_of(node: onnx.NodeProto, graph: Graph) -> Grid:
+    """The grid of a ``qdbev::Grid``.
+
+    Raises:
+        ValueError: More integers than a byte tells apart.
+    """
+    attributes = attributes_of(node)
+    scale, offset = (graph.constants[name] for name in node.input[1:])
+    low, high = attributes["low"], attributes["high"]
+    if high - low > 255:
+        raise ValueError(
+            f"{attributes['name']} has {high - low + 1} steps, and an activation of an exported graph has 256 at most: "
+            "give it 8 bits or fewer"
+        )
+    return Grid(attributes["name"], scale, float(offset), low, high)
+
+
+def write_grids(graph: Graph) -> dict[str, Grid]:
+    """Write every grid as QCDQ; returns the grids by the tensor that they give."""
+    producers, readers = graph.producers(), graph.readers()
+    replacements, grids = {}, {}
+    for node in of_kind(graph, "Grid", domain="qdbev"):
+        grid = grid_of(node, graph)
+        source, floor = _unrectified(node.input[0], producers, readers, graph)
+        replacements[id(node)] = _nodes_of(grid, graph, source=source, output=node.output[0], rectified=floor)
+        grids[node.output[0]] = grid
+    graph.replace(replacements)
+    graph.drop_unread()
+    return grids
+
+
+def _unrectified(
+    tensor: str, producers: dict[str, onnx.NodeProto], readers: dict[str, list[onnx.NodeProto]], graph: Graph
+) -> tuple[str, bool]:
+    """What a ReLU read that grids alone read, and whether there is one: the Clip does its work, on integers."""
+    node = producers.get(tensor)
+    if node is None or node.op_type != "Relu" or tensor in graph.outputs:
+        return tensor, False
+    if any(reader.op_type != "Grid" for reader in readers[tensor]):
+        return tensor, False
+    return node.input[0], True
+
+
+def _nodes_of(grid: Grid, graph: Graph, *, source: str, output: str, rectified: bool) -> list[onnx.NodeProto]:
+    scale = graph.constant(f"{grid.name}.scale", grid.scale)
+    zero = graph.constant(f"zero.{grid.zero}", np.asarray(grid.zero, np.uint8))
+    nodes, steps, values = [], f"{grid.name}{STEPS}", output
+    if grid.offset:
+        beta = graph.constant(f"{grid.name}.offset", np.asarray(grid.offset, np.float32))
+        nodes.append(graph.node("Sub", [source, beta], [f"{grid.name}/shifted"]))
+        source, values = f"{grid.name}/shifted", f"{grid.name}/values"
+        rectified = False
+    least, most = (grid.zero if rectified and grid.offset == 0 else 0), grid.high - grid.low
+    clipped = least > 0 or most < 255
+    nodes.append(graph.node("QuantizeLinear", [source, scale, zero], [f"{grid.name}/rounded" if clipped else steps]))
+    if clipped:
+        limits = [graph.constant(f"limit.{limit}", np.asarray(limit, np.uint8)) for limit in (least, most)]
+        nodes.append(graph.node("Clip", [f"{grid.name}/rounded", *limits], [steps]))
+    nodes.append(graph.node("DequantizeLinear", [steps, scale, zero], [values]))
+    return nodes + ([graph.node("Add", [values, beta], [output])] if grid.offset else [])

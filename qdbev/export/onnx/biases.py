@@ -1,0 +1,77 @@
+"""Biases of layers that run in integers, as ONNX Runtime takes them.
+
+A convolution from grid to grid runs in integers only with a bias of int32 in steps of input scale times weight scale; a
+float one is put onto that grid without a word. With four bits a step is coarse: half of it moves every two hundredth
+activation by one. So weights are read as larger integers with a smaller scale, as far as a byte and the sums of two
+products in 16 bits hold them, and the bias has that much finer steps.
+
+The product of a linear layer stays in float, and its bias too. It is subtracted, negated: what is added would be taken
+into a ``Gemm``, which multiplies floats.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from qdbev.export.onnx.activations import STEPS, Grid
+from qdbev.export.onnx.graph import Array, Graph, of_kind
+from qdbev.export.onnx.stored_weights import VALUES, Stored
+
+_LARGEST = 2**31 - 1
+
+
+def write_biases(graph: Graph, *, grids: dict[str, Grid], stored: dict[str, Stored]) -> dict[str, Array]:
+    """Write the biases of all layers of integers; the weights of some get larger integers in ``stored``.
+
+    Returns:
+        Name of each bias that is in integers -> the values that these stand for.
+    """
+    readers, before, moved = graph.readers(), [], dict[str, Array]()
+    for node in of_kind(graph, "Conv"):
+        x, weight, *bias = node.input
+        follows = [reader.op_type for reader in readers.get(node.output[0], [])]
+        if not bias or x not in grids or weight not in stored or grids[x].offset or follows != ["QuantizeLinear"]:
+            continue
+        finer = replace(stored[weight], finer=_finer(grids[x], stored[weight]))
+        scale = (grids[x].scale * (finer.scale / np.float32(finer.finer))).astype(np.float32)
+        steps = np.rint(graph.constants[bias[0]] / scale)
+        if np.abs(steps).max() > _LARGEST:
+            continue
+        stored[weight] = finer
+        scales = np.ascontiguousarray(np.broadcast_to(scale, steps.shape))
+        names = [
+            graph.constant(f"{bias[0]}{STEPS}", steps.astype(np.int32)),
+            graph.constant(f"{bias[0]}_scale", scales),
+        ]
+        before.append(graph.node("DequantizeLinear", names, [f"{bias[0]}{VALUES}"], axis=0))
+        node.input[2] = f"{bias[0]}{VALUES}"
+        moved[bias[0]] = steps.astype(np.float32) * scales
+    graph.nodes[:0] = before
+    _subtract_biases(graph, grids=grids)
+    return moved
+
+
+def _finer(grid: Grid, weight: Stored) -> int:
+    """The largest power of two that a byte, and two products with the largest input in 16 bits, have room for."""
+    low, high = int(weight.integers.min()), int(weight.integers.max())
+    largest, most = max(-low, high, 1), grid.high - grid.low
+    factor = 1
+    while 2 * factor * low >= -128 and 2 * factor * high <= 127 and 2 * most * (2 * factor * largest) < 1 << 15:
+        factor *= 2
+    return factor
+
+
+def _subtract_biases(graph: Graph, *, grids: dict[str, Grid]) -> None:
+    producers, replacements = graph.producers(), {}
+    for node in of_kind(graph, "Add"):
+        constants = [name for name in node.input if name in graph.constants]
+        others = [name for name in node.input if name not in graph.constants]
+        if len(constants) != 1 or len(others) != 1 or others[0] not in producers:
+            continue
+        product = producers[others[0]]
+        if product.op_type == "MatMul" and product.input[0] in grids:
+            negative = graph.constant(f"{constants[0]}.negated", -graph.constants[constants[0]])
+            replacements[id(node)] = [graph.node("Sub", [others[0], negative], [node.output[0]])]
+    graph.replace(replacements)

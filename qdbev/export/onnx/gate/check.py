@@ -1,0 +1,140 @@
+"""The gate: an exported graph is run on a sequence of frames and held against the detector; what it must hold.
+
+What is judged is local (``forced_run``): at every tap at most one step, at most one number in a thousand, and outputs
+that agree to a thousandth. What a free run of both gives, where differences grow from layer to layer, is told beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from qdbev.detectors.frame_graph import FrameGraph, Tensors
+from qdbev.export.onnx.gate.forced_run import Tap, forced
+from qdbev.export.onnx.gate.node_table import LayerFate
+from qdbev.export.onnx.graph import Array
+
+LARGEST_STEPS = 1
+LARGEST_SHARE = 1e-3
+LARGEST_OUTPUT = 1e-3
+"""Of logits, and of box codes in metres."""
+
+
+class Session(Protocol):
+    """A graph that is loaded by some runtime."""
+
+    def run(self, feeds: Mapping[str, Tensor]) -> Tensors:
+        """Outputs, and taps, by name."""
+
+
+@dataclass
+class GateReport:
+    """What the gate saw."""
+
+    frames: int = 0
+    """Frames that were run, the first of them without history."""
+    taps: dict[str, Tap] = field(default_factory=dict)
+    """Differences at the input of each layer, by path of its quantizer, in the order that layers run."""
+    outputs: dict[str, float] = field(default_factory=dict)
+    """Name of an output -> its largest difference, both on the same integers."""
+    free_boxes: float = 1.0
+    """Share of box codes that are equal within a thousandth where both run freely."""
+    taps_change: bool = False
+    """Whether the graph computes something else once its taps are looked at."""
+    layers: list[LayerFate] = field(default_factory=list)
+    """What the runtime made of each layer."""
+    foreign: list[str] = field(default_factory=list)
+    """Nodes that the runtime quantized though the detector has them in float."""
+
+    def failure(self) -> str:
+        """What differs where, in a sentence; empty where the graph passes."""
+        wrong = [tap for tap in self.taps.values() if tap.largest > LARGEST_STEPS or tap.share > LARGEST_SHARE]
+        if wrong:
+            first = wrong[0]
+            return (
+                f"at {first.name} the graph differs by up to {first.largest} steps in {first.share:.2%} of the "
+                f"numbers, the first of {len(wrong)} of {len(self.taps)} taps"
+            )
+        far = [f"{name} by {value:.2g}" for name, value in self.outputs.items() if not value <= LARGEST_OUTPUT]
+        if far:
+            return f"all taps agree, but outputs differ: {', '.join(far)}"
+        changed = [layer for layer in self.layers if layer.fate == "changed"]
+        if changed:
+            return (
+                f"the runtime multiplies {changed[0].weight} by {changed[0].operator}, which quantizes its input anew"
+            )
+        if self.foreign:
+            return f"the runtime quantized {self.foreign[0]}, which the detector has in float"
+        return "the graph computes something else once its taps are looked at" if self.taps_change else ""
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain values."""
+        shares = {name: asdict(tap) | {"typical": tap.typical} for name, tap in self.taps.items()}
+        return asdict(self) | {"taps": shares, "failure": self.failure()}
+
+
+def check(
+    frame: FrameGraph,
+    *,
+    session: Session,
+    tapped: Session,
+    sequence: Sequence[Tensors],
+    biases: Mapping[str, Array],
+) -> GateReport:
+    """Run a sequence of frames of one scene through a graph and its detector.
+
+    Args:
+        frame: The detector as a graph, run by torch.
+        session: The exported graph.
+        tapped: The same, which also gives the integers of all taps.
+        sequence: What goes in at each frame, without what is carried.
+        biases: Biases that the graph holds as integers, which the detector then uses as well.
+    """
+    report, carried = GateReport(), frame.start()
+    for feeds in sequence:
+        given = {**feeds, **carried}
+        found, seen = session.run(given), tapped.run(given)
+        with with_biases(frame.detector, biases), forced(frame.detector, steps=seen, taps=report.taps):
+            expected = frame.run(given)
+        for name, value in expected.items():
+            largest = float((value - found[name]).abs().max())
+            report.outputs[name] = max(report.outputs.get(name, 0.0), largest)
+            report.taps_change |= not torch.equal(found[name], seen[name])
+        carried = frame.carry(found)
+        report.frames += 1
+    report.free_boxes = _equal_boxes(frame, session=session, sequence=sequence)
+    return report
+
+
+@contextmanager
+def with_biases(model: nn.Module, biases: Mapping[str, Array]) -> Iterator[None]:
+    """Inside, the model uses these biases."""
+    parameters = {name: model.get_parameter(name) for name in biases}
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    try:
+        _set(parameters, {name: torch.from_numpy(value) for name, value in biases.items()})
+        yield
+    finally:
+        _set(parameters, before)
+
+
+@torch.no_grad()
+def _set(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.copy_(values[name])
+
+
+def _equal_boxes(frame: FrameGraph, *, session: Session, sequence: Sequence[Tensors]) -> float:
+    """Share of box codes, of all frames, that a free run of detector and graph both have."""
+    ours, theirs, equal, count = frame.start(), frame.start(), 0, 0
+    for feeds in sequence:
+        expected, found = frame.run({**feeds, **ours}), session.run({**feeds, **theirs})
+        near = (expected["box_codes"] - found["box_codes"]).abs().amax(-1) <= LARGEST_OUTPUT
+        equal, count = equal + int(near.sum()), count + near.numel()
+        ours, theirs = frame.carry(expected), frame.carry(found)
+    return equal / max(count, 1)

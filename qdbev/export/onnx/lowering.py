@@ -1,0 +1,59 @@
+"""From the neutral graph to that of a runtime on a CPU: weights as small integers, inputs as QCDQ, biases in int32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qdbev.export.onnx.activations import STEPS, Grid, write_grids
+from qdbev.export.onnx.biases import write_biases
+from qdbev.export.onnx.graph import Array, Graph
+from qdbev.export.onnx.packages import onnx_package
+from qdbev.export.onnx.stored_weights import Stored, stored_weights, write_integers
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET, IR_VERSION = 21, 10
+"""The first ones with 4-bit integers; nothing newer is of use here."""
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A graph that a runtime runs, and what it computes otherwise than the detector."""
+
+    model: onnx.ModelProto
+    biases: dict[str, Array]
+    """Path of each bias that became integers -> the values that these stand for."""
+    weights: dict[str, Stored]
+    """Path of each weight of integers -> what it is."""
+    grids: dict[str, Grid]
+    """Path of each input quantizer -> its grid."""
+
+    @property
+    def taps(self) -> list[str]:
+        """Names of the tensors of integers that layers read."""
+        return [f"{name}{STEPS}" for name in self.grids]
+
+
+def runtime_graph(neutral: onnx.ModelProto) -> Lowered:
+    """Return the graph that ONNX Runtime and OpenVINO run.
+
+    Args:
+        neutral: With its constants folded; it is changed.
+    """
+    graph = Graph(neutral)
+    stored = stored_weights(graph)
+    grids = write_grids(graph)
+    biases = write_biases(graph, grids=grids, stored=stored)
+    write_integers(graph, stored)
+    model = graph.finish()
+    del model.opset_import[:]
+    model.opset_import.append(onnx_package().helper.make_opsetid("", OPSET))
+    model.ir_version = IR_VERSION
+    return Lowered(
+        model,
+        biases=biases,
+        weights={weight.name: weight for weight in stored.values()},
+        grids={grid.name: grid for grid in grids.values()},
+    )

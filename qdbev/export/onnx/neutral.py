@@ -1,0 +1,168 @@
+"""The neutral graph: torch's trace of a frame, with one node for each quantizer, which no target has decided on yet.
+
+* ``qdbev::Grid``: a tensor onto its grid. Attributes ``name``, ``low``, ``high``; inputs x, scale, offset.
+* ``qdbev::Stored``: a weight as integers. Attributes ``name``, ``bits``, ``axis`` (-1: one scale); inputs integers
+  (int8), scale.
+
+What these become is said in ``qdbev.export.onnx.lowering``.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.onnx.symbolic_helper import parse_args
+
+from qdbev.detectors.frame_graph import FrameGraph
+from qdbev.export.onnx.packages import onnx_package
+from qdbev.export.onnx.shapes import fold_constants
+from qdbev.quantization import Quantizer, dequantize, quantized_layers
+from qdbev.quantization.grid.fake_quantize import limits_of
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 20
+"""Torch writes this one; ``lowering`` raises it to 21, which knows 4-bit integers."""
+DOMAIN = "qdbev"
+
+_LIBRARY = torch.library.Library("qdbev_graph", "DEF")
+_LIBRARY.define("grid(Tensor x, Tensor scale, Tensor offset, str name, int low, int high) -> Tensor")
+_LIBRARY.define("stored(Tensor integers, Tensor scale, str name, int bits, int axis) -> Tensor")
+
+
+def neutral_graph(frame: FrameGraph) -> onnx.ModelProto:
+    """Trace a frame whose quantizers that are on become nodes, all that follows from shapes folded.
+
+    Raises:
+        ValueError: ONNX is not installed.
+    """
+    onnx: Any = onnx_package()
+    frame.eval()
+    _register()
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), _quantizers_as_nodes(frame):
+        written = Path(folder, "neutral.onnx")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of shapes that are fixed, which is what is wanted
+            torch.onnx.export(
+                frame,
+                tuple(frame.inputs.values()),
+                written,
+                dynamo=False,
+                opset_version=OPSET,
+                input_names=list(frame.inputs),
+                output_names=list(frame.outputs),
+            )
+        model = onnx.load(written)
+    _name_as_the_detector(model)
+    return fold_constants(model)
+
+
+def _name_as_the_detector(model: onnx.ModelProto) -> None:
+    """Take the name of the attribute that a frame holds its detector by off the names of parameters."""
+    for tensor in model.graph.initializer:
+        tensor.name = tensor.name.removeprefix("detector.")
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name.removeprefix("detector.") for name in names]
+
+
+@contextmanager
+def _quantizers_as_nodes(model: nn.Module) -> Iterator[None]:
+    """Inside, a quantizer that is on is one operation of ours, for torch to write as one node."""
+    with ExitStack() as stack:
+        for layer in quantized_layers(model).values():
+            for weight in layer.quantized_weights():
+                if weight.quantizer.state == "on":
+                    name = f"{layer.site.path}.{weight.name}"
+                    stack.enter_context(_forward(weight.quantizer, _stored(weight.quantizer, weight.value, name=name)))
+            for quantizer in layer.input_quantizers():
+                if quantizer.state == "on":
+                    stack.enter_context(_forward(quantizer, _grid(quantizer)))
+        yield
+
+
+@contextmanager
+def _forward(quantizer: Quantizer, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    quantizer.forward = forward  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        del quantizer.forward
+
+
+def _grid(quantizer: Quantizer) -> Callable[[Tensor], Tensor]:
+    low, high = limits_of(quantizer.grid_bits, narrow_range=quantizer.narrow_range, unsigned=quantizer.unsigned)
+    scale, offset = quantizer.present_grid()
+    beta = torch.zeros(()) if offset is None else offset
+
+    def forward(x: Tensor) -> Tensor:
+        on_grid: Tensor = torch.ops.qdbev_graph.grid(x, scale, beta, quantizer.name, low, high)
+        return on_grid
+
+    return forward
+
+
+def _stored(quantizer: Quantizer, value: Tensor, *, name: str) -> Callable[[Tensor], Tensor]:
+    integers, (scale, _) = quantizer.integers(value), quantizer.present_grid()
+    axis = -1 if quantizer.axis is None else quantizer.axis
+
+    def forward(_weight: Tensor) -> Tensor:
+        values: Tensor = torch.ops.qdbev_graph.stored(integers, scale, name, quantizer.bits, axis)
+        return values
+
+    return forward
+
+
+@torch.library.impl(_LIBRARY, "grid", "CPU")
+def _grid_value(x: Tensor, scale: Tensor, offset: Tensor, name: str, low: int, high: int) -> Tensor:
+    return ((x - offset) / scale).round_().clamp_(low, high) * scale + offset
+
+
+@torch.library.impl(_LIBRARY, "stored", "CPU")
+def _stored_value(integers: Tensor, scale: Tensor, name: str, bits: int, axis: int) -> Tensor:
+    return dequantize(integers, scale=scale, axis=None if axis < 0 else axis)
+
+
+def _register() -> None:
+    """How torch's exporter writes our operations, and two of torch's own that it does not know."""
+    symbols: dict[str, Callable[..., Any]] = {
+        "qdbev_graph::grid": _grid_node,
+        "qdbev_graph::stored": _stored_node,
+        "aten::hypot": _hypot_node,
+        "aten::atan2": _atan2_node,
+    }
+    for name, symbol in symbols.items():
+        torch.onnx.register_custom_op_symbolic(name, symbol, OPSET)
+
+
+@parse_args("v", "v", "v", "s", "i", "i")
+def _grid_node(g: Any, x: Any, scale: Any, offset: Any, name: str, low: int, high: int) -> Any:
+    return g.op(f"{DOMAIN}::Grid", x, scale, offset, name_s=name, low_i=low, high_i=high).setType(x.type())
+
+
+@parse_args("v", "v", "s", "i", "i")
+def _stored_node(g: Any, integers: Any, scale: Any, name: str, bits: int, axis: int) -> Any:
+    node = g.op(f"{DOMAIN}::Stored", integers, scale, name_s=name, bits_i=bits, axis_i=axis)
+    return node.setType(integers.type().with_dtype(torch.float32))
+
+
+def _atan2_node(g: Any, y: Any, x: Any) -> Any:
+    """The angle of (x, y), zero at the origin; torch's own symbol divides by zero there."""
+    zero, tiny, pi = (g.op("Constant", value_t=torch.tensor(value)) for value in (0.0, 1e-30, math.pi))
+    right = g.op("Where", g.op("Equal", x, zero), tiny, x)
+    turned = g.op("Where", g.op("Less", y, zero), g.op("Neg", pi), pi)
+    angle = g.op("Atan", g.op("Div", y, right))
+    return g.op("Where", g.op("Less", x, zero), g.op("Add", angle, turned), angle)
+
+
+def _hypot_node(g: Any, x: Any, y: Any) -> Any:
+    return g.op("Sqrt", g.op("Add", g.op("Mul", x, x), g.op("Mul", y, y)))

@@ -1,0 +1,32 @@
+"""The packages that only an export needs, imported when one runs; without them a sentence says what to install."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import Any
+
+_INSTALL = "pip install -e .[export]"
+
+
+def onnx_package() -> Any:
+    """``onnx``."""
+    return _imported("onnx")
+
+
+def runtime_package() -> Any:
+    """``onnxruntime``, which is told to send nothing home."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    return _imported("onnxruntime")
+
+
+def openvino_package() -> Any:
+    """``openvino``."""
+    return _imported("openvino")
+
+
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"{name} is not installed ({error}), and an export to ONNX needs it: {_INSTALL}") from error

@@ -1,0 +1,199 @@
+"""A frame of the detector as an ONNX graph: what it holds, and that ONNX Runtime computes with it what torch does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from qdbev.detectors.bevformer.frames.history import History
+from qdbev.detectors.frame_graph import FrameGraph
+from qdbev.detectors.images.frame_batch import FrameBatch
+from qdbev.export.onnx.execution import RuntimeSession
+from qdbev.export.onnx.gate.check import GateReport, check, with_biases
+from qdbev.export.onnx.gate.node_table import foreign_quantizers, layer_fates
+from qdbev.export.onnx.lowering import Lowered, runtime_graph
+from qdbev.export.onnx.metadata import read_metadata, write_metadata
+from qdbev.export.onnx.neutral import neutral_graph
+from qdbev.quantization import quantized_layers
+from tests.export.onnx.conftest import make_frame, random_feeds
+
+
+@pytest.fixture(scope="module")
+def frame_of_bytes() -> FrameGraph:
+    return make_frame(8, 8, may_be_unsigned=True)
+
+
+@pytest.fixture(scope="module")
+def lowered(frame: FrameGraph) -> Lowered:
+    return runtime_graph(neutral_graph(frame))
+
+
+def gate(frame: FrameGraph, lowered: Lowered, *, model: Any = None) -> GateReport:
+    model = lowered.model if model is None else model
+    session, tapped = RuntimeSession(model), RuntimeSession(model, taps=lowered.taps)
+    sequence = [random_feeds(frame, seed=seed) for seed in (2, 3, 4)]
+    return check(frame, session=session, tapped=tapped, sequence=sequence, biases=lowered.biases)
+
+
+def initialisers(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    return {tensor.name: tensor for tensor in model.graph.initializer}
+
+
+def test_a_frame_gives_what_the_detector_gives(frame: FrameGraph) -> None:
+    detector, feeds = frame.detector, random_feeds(frame, seed=5)
+    frames = FrameBatch(("s",), (1,), (True,), feeds["can_bus"], feeds["lidar2img"], torch.tensor([[64.0, 32.0]]))
+    with torch.no_grad():
+        image = detector.extract_feat(feeds["image"])
+        bev = torch.randn(1, 48, 32)
+        for history, carried in ((None, frame.start()), (History(bev, (True,)), frame.carry({"bev": bev}))):
+            encoded = detector.encode(image, frames=frames, history=history)
+            decoded = detector.decode(encoded.bev_BQC)
+            given = frame.run({**feeds, **carried})
+            # without a history the graph looks at a history that it then leaves aside: no bit differs
+            assert torch.equal(given["bev"], encoded.bev_BQC)
+            assert torch.equal(given["class_logits"], decoded.logits_LBKC[-1])
+            assert torch.equal(given["box_codes"], decoded.code_LBK10[-1])
+
+
+def agrees(frame: FrameGraph, lowered: Lowered) -> GateReport:
+    onnx.checker.check_model(lowered.model, full_check=True)
+    report = gate(frame, lowered)
+    assert report.failure() == ""
+    assert report.frames == 3 and not report.taps_change
+    assert set(report.taps) == set(lowered.grids) and not any("cls_branches.0" in name for name in report.taps)
+    assert max(report.outputs.values()) < 1e-4
+    return report
+
+
+def test_every_tap_of_a_sequence_agrees_at_w4a6(frame: FrameGraph, lowered: Lowered) -> None:
+    agrees(frame, lowered)
+
+
+def test_every_tap_agrees_with_bytes_that_are_full(frame_of_bytes: FrameGraph) -> None:
+    lowered = runtime_graph(neutral_graph(frame_of_bytes))
+    agrees(frame_of_bytes, lowered)
+    assert "limit.255" not in initialisers(lowered.model)  # a byte needs no Clip
+    finer = {weight.finer for weight in lowered.weights.values()}
+    assert finer == {1}  # nor is there room for finer weights
+
+
+def test_three_bits_narrow_and_a_layer_in_float() -> None:
+    name = "img_backbone.layer1.0.conv1"
+    frame = make_frame(3, 5, narrow_range=True, float_layers=(name,))
+    lowered = runtime_graph(neutral_graph(frame))
+    report = agrees(frame, lowered)
+    assert f"{name}.weight" not in lowered.weights and f"{name}.input_quantizer" not in report.taps
+    session = RuntimeSession(lowered.model)
+    assert foreign_quantizers(session.optimised, weights=lowered.weights) == []
+
+
+def test_the_gate_sees_a_runtime_that_quantizes_inputs_anew() -> None:
+    """An offset parts a product from its grid, and ONNX Runtime then makes integers of its own of the input."""
+    frame = make_frame(4, 8, has_offset=True)
+    lowered = runtime_graph(neutral_graph(frame))
+    assert gate(frame, lowered).failure().startswith("at pts_bbox_head.transformer.can_bus_mlp.2.input_quantizer")
+    fates = layer_fates(RuntimeSession(lowered.model).optimised, weights=lowered.weights)
+    assert "MatMulNBits" in {each.operator for each in fates if each.fate == "changed"}
+
+
+def test_weights_are_written_as_the_integers_of_their_quantizers(frame: FrameGraph, lowered: Lowered) -> None:
+    tensors = initialisers(lowered.model)
+    compared = 0
+    for path, layer in quantized_layers(frame.detector).items():
+        for weight in layer.quantized_weights():
+            tensor = tensors.get(f"{path}.{weight.name}")
+            if tensor is None:
+                continue
+            assert tensor.data_type == onnx.TensorProto.INT4
+            integers = onnx.numpy_helper.to_array(tensor).astype(np.int8)
+            expected = weight.quantizer.integers(weight.value).numpy()
+            assert np.array_equal(integers, expected) or np.array_equal(integers, expected.T)
+            compared += 1
+    assert compared > 30
+
+
+def test_names_of_inputs_outputs_and_taps_are_the_detectors(frame: FrameGraph, lowered: Lowered) -> None:
+    graph = lowered.model.graph
+    assert [value.name for value in graph.input] == ["image", "can_bus", "lidar2img", "prev_bev", "has_prev_bev"]
+    assert [value.name for value in graph.output] == ["class_logits", "box_codes", "bev"]
+    assert "img_backbone.layer1.0.conv1.input_quantizer/steps" in lowered.taps
+    assert not any(name.startswith("detector.") for name in initialisers(lowered.model))
+
+
+def test_a_linear_layer_and_a_convolution_between_grids_run_in_integers(lowered: Lowered) -> None:
+    fates = {
+        each.weight: each for each in layer_fates(RuntimeSession(lowered.model).optimised, weights=lowered.weights)
+    }
+    assert fates["img_backbone.layer1.0.conv1.weight"].operator == "QLinearConv"
+    assert fates["img_backbone.layer1.0.conv2.weight"].fate == "float"  # a sum follows, no grid
+    projection = "pts_bbox_head.transformer.encoder.layers.0.attentions.0.output_proj.weight"
+    assert fates[projection].operator == "MatMulIntegerToFloat"
+    assert not [each for each in fates.values() if each.fate == "changed"]
+    assert {each.operator for each in fates.values() if each.fate == "float"} == {"Conv", "FusedConv"}
+
+
+def test_biases_of_integers_are_as_near_as_half_a_step(frame: FrameGraph, lowered: Lowered) -> None:
+    assert set(lowered.biases) == {
+        f"img_backbone.layer{stage}.{block}.conv1.bias" for stage in (1, 2) for block in (0, 1)
+    }
+    for name, values in lowered.biases.items():
+        layer = name.removesuffix(".bias")
+        weight, grid = lowered.weights[f"{layer}.weight"], lowered.grids[f"{layer}.input_quantizer"]
+        assert weight.finer == 16  # 16 * -8 is the least that a byte holds; 2 * 63 * 128 < 2**15
+        step = grid.scale * weight.scale / 16
+        off = np.abs(values - frame.detector.get_parameter(name).detach().numpy())
+        assert (off <= step * 0.501).all() and (off > 0).any()
+
+
+def test_with_biases_puts_back_what_was_there(frame: FrameGraph, lowered: Lowered) -> None:
+    before = {name: frame.detector.get_parameter(name).detach().clone() for name in lowered.biases}
+    with with_biases(frame.detector, lowered.biases):
+        assert any(not torch.equal(frame.detector.get_parameter(name), value) for name, value in before.items())
+    assert all(torch.equal(frame.detector.get_parameter(name), value) for name, value in before.items())
+
+
+def nearest(model: onnx.ModelProto) -> str:
+    node = next(node for node in model.graph.node if node.op_type == "GridSample")
+    next(entry for entry in node.attribute if entry.name == "mode").s = b"nearest"
+    return "differs by up to"
+
+
+def another_scale(model: onnx.ModelProto) -> str:
+    tensor = initialisers(model)["img_neck.lateral_convs.0.conv.weight_scale"]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) * np.float32(1.1), tensor.name))
+    return "at img_neck.fpn_convs.0.conv.input_quantizer the graph differs by up to"
+
+
+def no_clip(model: onnx.ModelProto) -> str:
+    tensor = initialisers(model)["limit.63"]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.asarray(255, np.uint8), tensor.name))
+    return "at "
+
+
+def another_class(model: onnx.ModelProto) -> str:
+    tensor = initialisers(model)["pts_bbox_head.cls_branches.1.6.bias.negated"]
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + np.float32(0.01), tensor.name))
+    return "all taps agree, but outputs differ: class_logits by 0.01"
+
+
+@pytest.mark.parametrize("damage", [nearest, another_scale, no_clip, another_class])
+def test_the_gate_names_what_differs(frame: FrameGraph, lowered: Lowered, damage: Any) -> None:
+    damaged = onnx.ModelProto()
+    damaged.CopyFrom(lowered.model)
+    sentence = damage(damaged)
+    assert (
+        gate(frame, lowered, model=damaged).failure().startswith(sentence)
+        or sentence in gate(frame, lowered, model=damaged).failure()
+    )
+
+
+def test_metadata_comes_back(lowered: Lowered) -> None:
+    model = onnx.ModelProto()
+    model.CopyFrom(lowered.model)
+    write_metadata(model, {"classes": ["car", "bus"], "score": None})
+    assert read_metadata(model) == {"classes": ["car", "bus"], "score": None}
+    assert read_metadata(lowered.model) == {}
