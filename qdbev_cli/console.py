@@ -11,11 +11,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -39,7 +40,7 @@ def guarded(action: Callable[[], Outcome], *, as_json: bool) -> None:
         typer.Exit: With the exit code, unless all went well.
     """
     try:
-        with stopping.heard(), contextlib.redirect_stdout(sys.stderr):
+        with stopping.heard(), contextlib.redirect_stdout(sys.stderr), _warnings_told():
             outcome = action()
         code = _code(outcome)
     except (typer.Exit, SystemExit):
@@ -60,6 +61,27 @@ def refuse(sentence: str, *, code: int, as_json: bool, details: Mapping[str, Any
     leaving.say(sentence)
     answer = {"error": sentence, "exit_code": code, **details}
     return _printed(lambda: typer.echo(_json(answer)) if as_json else None, code=code)
+
+
+class _Teller(logging.Handler):
+    """Prints what is logged as the sentences of errors are printed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        leaving.say(in_short(record.getMessage()))
+
+
+@contextlib.contextmanager
+def _warnings_told() -> Iterator[None]:
+    """Around the work of a command: warnings of ours go to stderr as they come, before hours of work."""
+    teller, loggers = _Teller(logging.WARNING), [logging.getLogger(name) for name in ("pipelines", "qdbev")]
+    for logger in loggers:
+        logger.addHandler(teller)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(teller)
 
 
 def _printed(write: Callable[[], None], *, code: int) -> int:

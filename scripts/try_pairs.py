@@ -20,6 +20,7 @@ QUICK = (
     "data.val_scenes=1",
     "data.key_frames=2",
     "calibration.samples=2",
+    "quantization.training_rounding=nearest",
     "qat.steps_per_stage=1",
     "qat.batch_size=1",
     "qat.save_every=1",

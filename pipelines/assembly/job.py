@@ -6,12 +6,14 @@ job derived from it. Importing this loads no torch; asking for samples or the de
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipelines.lineage.bit_plan import bits_by_layer, open_plan, samples_of
+from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
 from profiles import Profile
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from qdbev.data.nuscenes.records import Sample
 
 T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,13 @@ class Job:
         from pipelines.assembly.samples import load_split, reads_lidar
 
         data, lidar = self.stated.data, reads_lidar(self.stated.model)
-        return self._once(
-            ("split", data, name, lidar), lambda: load_split(data, name=name, lidar=lidar, progress=self.progress)
-        )
+
+        def load() -> Split:
+            split = load_split(data, name=name, lidar=lidar, progress=self.progress)
+            self._tell_of(split)
+            return split
+
+        return self._once(("split", data, name, lidar), load)
 
     def evaluation_split(self, *, scored: bool = True) -> Split:
         """The split that the profile is evaluated on.
@@ -119,6 +126,16 @@ class Job:
         from pipelines.assembly.detector import device_of
 
         return self._once(("device", self.stated.device), lambda: device_of(self.stated))
+
+    def _tell_of(self, split: Split) -> None:
+        """Say what is odd about data before anything is made of it; a sentence of several splits is said once."""
+        from pipelines.assembly.samples import notes_on
+
+        told, notes = self.answers.setdefault("told", set()), notes_on(split)
+        for note in notes:
+            if note not in told and processes.is_first():
+                _LOG.warning("%s", note)
+        told.update(notes)
 
     def _once(self, question: Hashable, answer: Callable[[], T]) -> T:
         if question not in self.answers:

@@ -39,6 +39,7 @@ from qdbev.quantization import (
     mean_bits,
     mixed_size_mb,
     nominal_size_mb,
+    not_counted,
     pack_model,
     pointwise_share,
     quantize,
@@ -268,7 +269,7 @@ def _cost(
     plan: Plan, detector: Detector, *, macs: Sequence[MacLine], parts: Sequence[str], size: float
 ) -> dict[str, Any]:
     operations = bops(plan, macs, active_parts=parts)
-    unseen = [line.path for line in macs if line.kind == "not_counted"]
+    unseen = not_counted(macs)
     return {
         "size_nominal_mb": size,
         "gbops": {part: value / 1e9 for part, value in operations.parts.items()} | {"total": operations.total / 1e9},

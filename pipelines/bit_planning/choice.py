@@ -32,6 +32,7 @@ from pipelines.bit_planning.score_drop import scored_split
 from pipelines.calibration.observing import refuse_evaluation_samples
 from pipelines.lineage.keys import losses_key, plan_key
 from pipelines.lineage.kinds import BIT_PLAN, BITS, PARETO_PICTURE
+from pipelines.scoring.prediction import refuse_nothing_to_find
 from pipelines.store.making import Content, Made, made
 from profiles import Profile
 from qdbev.quantization import (
@@ -41,6 +42,7 @@ from qdbev.quantization import (
     choose_bits,
     front,
     mean_bits,
+    not_counted,
     trainable_parameters,
     weights_by_site,
     with_bits,
@@ -80,6 +82,8 @@ def bit_plan_of(job: Job) -> Made:
 def _plan_bits(job: Job, *, times: LatencyTable | None, source: str, data: Mapping[str, Any]) -> Content:
     """Measure and choose; ``data`` is what the manifest says of it."""
     profile, train, measured = job.profile, job.split("train"), str(data["measured"])
+    if profile.bit_plan.criterion == "nds":
+        refuse_nothing_to_find(scored_split(train, profile=profile))
     detector, _ = float_detector(job)
     trainable = trainable_parameters(detector)
     folding = folded(detector, profile=profile, split=train)
@@ -175,6 +179,7 @@ def chosen_plan(problem: Problem, *, plan: Plan, macs: Sequence[MacLine], profil
         "mean_bits": mean_bits(mixed, weights=weights, macs=macs)._asdict(),
         "uniform": uniform_points(problem, activation_bits=profile.quantization.activation_bits),
         "front": [point(problem, choice) for choice in others],
+        **({"not_counted": unseen} if (unseen := not_counted(macs)) else {}),
     }
 
 

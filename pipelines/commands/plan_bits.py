@@ -16,6 +16,7 @@ from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact
 from profiles import Profile
 from qdbev.quantization.planning.bit_plan import RESOURCES
+from qdbev.reporting.tables.costs import not_counted_notes
 from qdbev.reporting.tables.table import plain_table
 
 WIDEST = "that of the widest bits in the table"
@@ -77,6 +78,7 @@ def _outcome(artifact: Artifact, *, message: str) -> Outcome:
         notes.append(f"losses are NDS, of {content['scores']['float']:.4f} in float on the scenes that were scored")
     if content["criterion"] == "hessian" and {"bops", "latency"} & set(content["budgets"]):
         notes.append("traces are of weights, so inputs keep the bits of the profile")
+    notes += not_counted_notes(content.get("not_counted", ()))
     headers = ["part", "layers", "weight bits", "fewest", "most", "input bits", "share of bits", "loss"]
     title = f"Bit plan, by {content['criterion']}"
     tables = [plain_table("bit_plan", title=title, headers=headers, rows=rows, notes=notes)]

@@ -21,6 +21,7 @@ from qdbev.quantization import (
     count_macs,
     fold_batchnorm,
     macs_by_part,
+    not_counted,
     packed_size_bytes,
     trainable_parameters,
 )
@@ -126,7 +127,7 @@ def cost_tables(cost: Cost, *, taken: Footprint) -> list[Table]:
     return [
         sizes_table(sizes),
         macs_table(macs, parts=plan.parts),
-        operations_table(operations, parts=plan.parts),
+        operations_table(operations, parts=plan.parts, not_counted=not_counted(cost.lines)),
         memory_table(_memory_rows(taken)),
     ]
 

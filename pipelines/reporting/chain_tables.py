@@ -48,7 +48,11 @@ def cost_tables(links: Sequence[Link]) -> list[Table]:
         return []
     first = links[0].name
     operations = [row for link in sized for row in _bops_rows(link)]
-    return [size_table([_size_row(link) for link in sized], reference=first), bops_table(operations, reference=first)]
+    unseen = dict.fromkeys(path for link in sized for path in link.cost.get("not_counted", ()))
+    return [
+        size_table([_size_row(link) for link in sized], reference=first),
+        bops_table(operations, reference=first, not_counted=list(unseen)),
+    ]
 
 
 def _scored_on(scored: Sequence[Link]) -> Iterator[str]:

@@ -65,9 +65,9 @@ def evaluation_of(job: Job, *, model: Artifact, scored: bool = True) -> Made:
 def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any]) -> Content:
     """Predict the split and score it; ``settings`` are those of the key."""
     kind, split = model.manifest.kind, job.evaluation_split(scored=False)
-    unscored = settings["split"] == "test" or not processes.is_first()  # the first process writes, so it scores
-    if not unscored:
+    if settings["split"] != "test":
         refuse_nothing_to_find(split)
+    unscored = settings["split"] == "test" or not processes.is_first()  # the first process writes, so it scores
     detector, cost = _detector_of(model, job=job, split=split)
     results = predict(detector, split=split, job=job, label=f"evaluate {kind}")
     scores = None if unscored else score_results(results, split=split)

@@ -91,14 +91,17 @@ def predict(detector: Detector, *, split: Split, job: Job, label: str = "evaluat
 
 
 def refuse_nothing_to_find(split: Split) -> None:
-    """Load the ground truth of a split, which scoring will use, before anything is predicted.
+    """Load the ground truth of a split, which scoring will use, before anything is predicted; in every process.
 
     Raises:
         UnusableInput: The devkit does not take it, or no box of it counts.
     """
-    with reading_data():
-        truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
-    if not truth.boxes.all:
+
+    def counting() -> bool:
+        with reading_data():
+            return bool(ground_truth(split.root, version=split.version, scenes=split.scenes).boxes.all)
+
+    if not processes.agreed(counting):
         raise UnusableInput(
             f"no box counts in the {len(split.scenes)} scenes to score: all are without points, or beyond the range of "
             "their class; evaluate more scenes"

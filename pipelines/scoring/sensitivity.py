@@ -15,7 +15,7 @@ from pipelines.calibration.observing import observe, refuse_evaluation_samples
 from pipelines.lineage.keys import sensitivity_key
 from pipelines.lineage.kinds import SENSITIVITY, SENSITIVITY_PICTURE
 from pipelines.scoring.comparison import interval, match_results, resampled
-from pipelines.scoring.prediction import Results, score_results
+from pipelines.scoring.prediction import Results, refuse_nothing_to_find, score_results
 from pipelines.scoring.shared_run import Row, SharedRun
 from pipelines.store.making import Content, Made, made
 from profiles import Profile
@@ -44,6 +44,7 @@ def sensitivity_of(job: Job, *, level: str) -> Made:
 def _measure(job: Job, *, level: str, source: str, tokens: list[str]) -> Content:
     """Quantize, calibrate and score every row."""
     profile, split = job.profile, job.evaluation_split()
+    refuse_nothing_to_find(split)
     detector, _ = float_detector(job)
     quantized = quantized_from_float(detector, profile=profile, split=job.split("train"), bits=job.bits)
     observe(quantized, job=job, progress=job.progress)

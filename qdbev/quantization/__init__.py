@@ -65,7 +65,7 @@ from qdbev.quantization.planning.cost import (
     weights_by_site,
 )
 from qdbev.quantization.planning.hessian import hutchinson_traces, perturbation_loss
-from qdbev.quantization.planning.macs import MacLine, count_macs
+from qdbev.quantization.planning.macs import MacLine, count_macs, not_counted
 from qdbev.quantization.planning.plan import FLOAT_BITS, FLOAT_OPERATIONS, Plan, Site
 from qdbev.quantization.planning.policy import make_plan
 from qdbev.quantization.planning.sharing import memory_of
@@ -136,6 +136,7 @@ __all__ = [
     "mixed_size_mb",
     "nearest_part",
     "nominal_size_mb",
+    "not_counted",
     "observing",
     "pack_bits",
     "pack_model",

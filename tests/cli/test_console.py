@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -190,3 +191,13 @@ def test_what_is_missing_or_damaged_ends_with_the_code_for_it(capsys: pytest.Cap
         guarded(lambda: Outcome(messages=["missing: mmcv"], ok=False), as_json=False)
     assert caught.value.exit_code == 3
     assert capsys.readouterr().out == "missing: mmcv\n"
+
+
+def test_what_is_logged_as_a_warning_is_a_sentence_on_stderr_as_it_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    def action() -> Outcome:
+        logging.getLogger("pipelines.assembly.job").warning("%s", "no CAN bus for 2 of 2 scenes")
+        assert capsys.readouterr().err == "qdbev: no CAN bus for 2 of 2 scenes\n"
+        return Outcome()
+
+    guarded(action, as_json=False)
+    assert not logging.getLogger("pipelines").handlers

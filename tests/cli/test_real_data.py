@@ -98,7 +98,9 @@ def test_another_version_than_the_folder_holds(root: Path, tmp_path: Path, words
 # -- 2: the CAN bus -------------------------------------------------------------------------------------------------
 
 
-def test_without_can_bus_motion_is_from_ego_poses_and_the_manifest_says_so(root: Path, tmp_path: Path) -> None:
+def test_without_can_bus_motion_is_from_ego_poses_and_each_command_says_so(
+    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = tmp_path / "runs"
     with_messages = invoke(root, store, "evaluate", "--profile", "float")
     shutil.rmtree(root / "can_bus")
@@ -109,6 +111,7 @@ def test_without_can_bus_motion_is_from_ego_poses_and_the_manifest_says_so(root:
     assert not any("CAN bus" in note for note in opened[0].notes)
     note = "no CAN bus for 2 of 2 scenes: their motion is from ego poses"
     assert all(note in manifest.notes for manifest in opened[1:])
+    assert caplog.messages == [note] * 3  # once a command, not once a split
     assert scored["metrics"]["NDS"] == pytest.approx(with_messages["metrics"]["NDS"], abs=0.05)
 
 
@@ -187,11 +190,19 @@ def test_nothing_to_find_at_all_is_refused(root: Path, tmp_path: Path, command: 
     assert refused(root, tmp_path / "runs", command, "--profile", "float").startswith("no box counts: of 0 annotations")
 
 
-def test_boxes_beyond_every_range_are_refused_before_prediction(root: Path, tmp_path: Path) -> None:
+NDS_PLAN = ("--plan", "--budget", "size=0.2", "--set", "bit_plan.criterion=nds", "--set", "bit_plan.scenes=2")
+
+
+@pytest.mark.parametrize(
+    "words", [("evaluate", "--profile", "float"), ("sensitivity",), ("sensitivity", *NDS_PLAN)], ids=" ".join
+)
+def test_boxes_beyond_every_range_are_refused_before_prediction(
+    root: Path, tmp_path: Path, words: tuple[str, ...]
+) -> None:
     """Points they have, but the devkit's own filter leaves none."""
     far = {"translation": [1e5, 1e5, 0.0]}
     change(root, "sample_annotation", lambda rows: [row | far for row in rows])
-    sentence = refused(root, tmp_path / "runs", "evaluate", "--profile", "float")
+    sentence = refused(root, tmp_path / "runs", *words)
     assert sentence.startswith("no box counts in the 2 scenes to score")
 
 

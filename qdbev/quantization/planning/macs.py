@@ -7,7 +7,7 @@ weights are read where nothing can be seen is named as not counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,6 +110,11 @@ def count_macs(model: nn.Module, example_call: Callable[[], object]) -> list[Mac
     for path in watch.unseen:
         _add(counts, path=path, kind="not_counted", macs=0)
     return [MacLine(path=p, kind=k, macs=macs, calls=calls) for (p, k), (macs, calls) in counts.items()]
+
+
+def not_counted(lines: Iterable[MacLine]) -> list[str]:
+    """Return the paths of the modules that ran and whose work cannot be seen."""
+    return [line.path for line in lines if line.kind == "not_counted"]
 
 
 def _kind(module: nn.Module) -> MacKind | None:

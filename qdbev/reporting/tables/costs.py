@@ -12,6 +12,7 @@ from qdbev.reporting.tables.table import Row, Table, name_column, number_column
 
 SIZE_NOTE = "Nominal: trainable parameters × weight bits (the paper's rule), MB = 2^20 bytes; file: what lies on disk."
 BOPS_NOTE = "Of one inference over all cameras (Eq. 7)."
+_SHOWN_PATHS = 5
 NOT_A_PART = ("name", "bits", "total", "ratio")
 
 
@@ -52,13 +53,36 @@ def size_table(rows: Sequence[Row], *, reference: str, title: str = "Model size"
     return Table("size", title, columns, lines, notes=(SIZE_NOTE,))
 
 
-def bops_table(rows: Sequence[Row], *, reference: str, title: str = "Bit operations (BOPS)") -> Table:
+def not_counted_notes(paths: Sequence[str]) -> list[str]:
+    """A note under bit operations that lack those of some modules; none where all are counted.
+
+    Args:
+        paths: Of modules that ran and whose work could not be seen.
+
+    >>> not_counted_notes(["neck.kernel"])
+    ['Not counted, as their work cannot be seen: neck.kernel. The operations are more than these.']
+    """
+    if not paths:
+        return []
+    more = f" and {len(paths) - _SHOWN_PATHS} more" if len(paths) > _SHOWN_PATHS else ""
+    listed = ", ".join(paths[:_SHOWN_PATHS])
+    return [f"Not counted, as their work cannot be seen: {listed}{more}. The operations are more than these."]
+
+
+def bops_table(
+    rows: Sequence[Row],
+    *,
+    reference: str,
+    not_counted: Sequence[str] = (),
+    title: str = "Bit operations (BOPS)",
+) -> Table:
     """Bit operations of one inference, per part and in total (Eq. 7: sum of b_w x b_a x MAC).
 
     Args:
         rows: One per model and part, entries ``name``, ``part``, ``bops``; optional ``bits``. Parts become columns in
             the order of first appearance; the unit is chosen by the largest total.
         reference: ``name`` of the model that the others are compared with.
+        not_counted: Paths of modules whose work is in no row.
         title: Heading.
 
     Returns:
@@ -80,7 +104,8 @@ def bops_table(rows: Sequence[Row], *, reference: str, title: str = "Bit operati
         number_column("ratio", head="fewer", rule=times_text),
     )
     finished = tuple({**line, "ratio": ratio(base["total"], to=line["total"])} for line in lines)
-    return Table("bops", title, columns, finished, notes=(BOPS_NOTE,), shown_in=f"In {letter}BOPS.")
+    notes = (BOPS_NOTE, *not_counted_notes(not_counted))
+    return Table("bops", title, columns, finished, notes=notes, shown_in=f"In {letter}BOPS.")
 
 
 def _pivot_parts(rows: Sequence[Row]) -> list[dict[str, Any]]:

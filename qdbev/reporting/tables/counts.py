@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from qdbev.reporting.tables.costs import BOPS_NOTE
+from qdbev.reporting.tables.costs import BOPS_NOTE, not_counted_notes
 from qdbev.reporting.tables.paper import WHY_BOPS, WHY_SIZES
 from qdbev.reporting.tables.reference import count_columns, ratio
 from qdbev.reporting.tables.rounding import (
@@ -124,13 +124,20 @@ def macs_table(rows: Sequence[Row], *, parts: Sequence[str], title: str = "Multi
     return Table("macs", title, columns, tuple(rows), notes=(MACS_NOTE,), shown_in=f"In {letter}MAC.")
 
 
-def operations_table(rows: Sequence[Row], *, parts: Sequence[str], title: str = "Bit operations (BOPS)") -> Table:
+def operations_table(
+    rows: Sequence[Row],
+    *,
+    parts: Sequence[str],
+    not_counted: Sequence[str] = (),
+    title: str = "Bit operations (BOPS)",
+) -> Table:
     """Eq. 7 by bits and part.
 
     Args:
         rows: Entries ``bits``, one per part, ``total``, ``official`` (the same, as the official code runs), and
             ``paper`` where the paper prints a number; the first is what the others are compared with.
         parts: Names of the parts.
+        not_counted: Paths of modules whose work is in no row.
         title: Heading.
 
     Returns:
@@ -148,7 +155,7 @@ def operations_table(rows: Sequence[Row], *, parts: Sequence[str], title: str = 
         *((number_column("paper", head="paper", rule=rule),) if in_paper else ()),
     )
     lines = tuple({**row, "ratio": ratio(rows[0]["total"], to=row["total"])} for row in rows)
-    notes = (BOPS_NOTE, WHY_BOPS) if in_paper else (BOPS_NOTE,)
+    notes = (BOPS_NOTE, *((WHY_BOPS,) if in_paper else ()), *not_counted_notes(not_counted))
     return Table("bops", title, columns, lines, notes=notes, shown_in=f"In {letter}BOPS.")
 
 
