@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipelines.lineage.agreement import check_agreement
 from pipelines.lineage.kinds import PACKED, QUANTIZED, WEIGHTS
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact, DamagedArtifact, Store
@@ -110,6 +111,7 @@ def _check_files(artifact: Artifact) -> None:
     from pipelines.assembly.quantized_files import check_quantized  # safetensors and numpy come with it
 
     check_quantized(artifact)
+    check_agreement(artifact)
 
 
 def _row(summary: dict[str, str], *, size: int) -> list[Any]:
