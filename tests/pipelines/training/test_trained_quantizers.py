@@ -73,10 +73,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(tiny_synthetic: Path) -> Callable[..., Profile]:
     """A profile of nano on the tiny data set, of few steps."""
 
-    def profile(*words: str) -> Profile:
-        return profiles.load("w4a6", overrides=[f"data.source={tiny_synthetic}", *QUICK, "device=cpu", *words])
+    def profile(*words: str, model: str = "nano") -> Profile:
+        settings = [f"data.source={tiny_synthetic}", *QUICK, "device=cpu", *words]
+        return profiles.load("w4a6", model=model, overrides=settings)
 
     return profile
+
+
+@pytest.fixture
+def small(load: Callable[..., Profile], mite: str) -> Callable[..., Profile]:
+    """The same of a very small detector, for laws that hold for any weights."""
+    return lambda *words: load(*words, model=mite)
 
 
 @pytest.fixture
@@ -152,18 +159,18 @@ def grids(artifact: Artifact) -> dict[str, Tensor]:
     ],
 )
 def test_each_field_changes_what_is_learned(
-    words: list[str], other: str, moved: str, load: Callable[..., Profile], folder: Path
+    words: list[str], other: str, moved: str, small: Callable[..., Profile], folder: Path
 ) -> None:
-    made = [stages.trained_stages(Job(load(*words, *more), Store(folder)), stages=1)[0] for more in ((), (other,))]
+    made = [stages.trained_stages(Job(small(*words, *more), Store(folder)), stages=1)[0] for more in ((), (other,))]
     first, second = (grids(artifact) for artifact in made)
     assert made[0].digest != made[1].digest
     assert any(not torch.equal(first[name], second[name]) for name in first if name.endswith(moved))
 
 
 @pytest.mark.parametrize("method", [PACT, LSQ_PLUS])
-def test_the_range_of_the_images_stays(method: list[str], load: Callable[..., Profile], folder: Path) -> None:
+def test_the_range_of_the_images_stays(method: list[str], small: Callable[..., Profile], folder: Path) -> None:
     made = [
-        stages.trained_stages(Job(load(*method, f"qat.steps_per_stage=[{steps},0,0,0]"), Store(folder)), stages=1)[0]
+        stages.trained_stages(Job(small(*method, f"qat.steps_per_stage=[{steps},0,0,0]"), Store(folder)), stages=1)[0]
         for steps in (2, 0)
     ]
     trained, start = (grids(artifact) for artifact in made)
@@ -173,8 +180,8 @@ def test_the_range_of_the_images_stays(method: list[str], load: Callable[..., Pr
     assert first in stayed and inputs - stayed
 
 
-def test_pacts_penalty_is_a_term_of_the_loss(load: Callable[..., Profile], folder: Path) -> None:
-    artifact, _ = stages.trained_stages(Job(load(*PACT), Store(folder)), stages=1)
+def test_pacts_penalty_is_a_term_of_the_loss(small: Callable[..., Profile], folder: Path) -> None:
+    artifact, _ = stages.trained_stages(Job(small(*PACT), Store(folder)), stages=1)
     rows = json.loads(artifact.file("curve.json").read_text())
     assert all(0 < row["pact_penalty"] < row["loss"] for row in rows)
 
@@ -182,10 +189,10 @@ def test_pacts_penalty_is_a_term_of_the_loss(load: Callable[..., Profile], folde
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["pact", "lsq+"])
 def test_distillation_goes_on_with_the_quantizers_of_the_stages(
-    method: str, load: Callable[..., Profile], folder: Path
+    method: str, small: Callable[..., Profile], folder: Path
 ) -> None:
     words = ["distillation.schedule.steps=2", "distillation.schedule.log_every=1", "distillation.auto_steps=1"]
-    profile, store = load(*METHODS[method], *words), Store(folder)
+    profile, store = small(*METHODS[method], *words), Store(folder)
     parent, _ = stages.trained_stages(Job(profile, store), stages=1)
     artifact, _ = distil(Job(profile, store), parent=parent)
     first, second = grids(parent), grids(artifact)
@@ -223,11 +230,11 @@ class Spy:
 
 
 def test_what_a_stage_adds_waits_and_ranges_stop(
-    monkeypatch: pytest.MonkeyPatch, load: Callable[..., Profile], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, small: Callable[..., Profile], tmp_path: Path
 ) -> None:
     spy = Spy(monkeypatch)
     words = ["qat.steps_per_stage=[4,0,4,0]", "qat.quantizer_delay=1", "qat.freeze_ranges_after=3"]
-    profile = load(*PACT, *words)
+    profile = small(*PACT, *words)
     artifact, _ = stages.trained_stages(Job(profile, Store(tmp_path)), stages=2)
     early, late = ["backbone", "neck"], ["backbone", "decoder", "encoder", "neck"]
     assert spy.parts[:4] == [(0, []), (1, early), (2, early), (3, early)]
@@ -246,11 +253,11 @@ def test_what_a_stage_adds_waits_and_ranges_stop(
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["pact", "lsq+", "hawq-v3"])
 def test_stopped_at_any_step_it_ends_the_same(
-    method: str, monkeypatch: pytest.MonkeyPatch, load: Callable[..., Profile], tmp_path: Path
+    method: str, monkeypatch: pytest.MonkeyPatch, small: Callable[..., Profile], tmp_path: Path
 ) -> None:
     words = ["qat.steps_per_stage=[3,0,0,0]", "qat.quantizer_delay=1", "qat.freeze_ranges_after=2", "qat.ema_decay=0.5"]
     words += ["qat.batch_norm=live", "quantization.training_observer=null"]
-    profile = load(*METHODS[method], *words)
+    profile = small(*METHODS[method], *words)
     whole, _ = stages.trained_stages(Job(profile, Store(tmp_path / "whole")), stages=1)
     spy = Spy(monkeypatch, dies_at=(1, 2))
     for _ in range(2):
@@ -286,6 +293,6 @@ def test_two_processes_killed_between_delay_and_stop_end_the_same(tiny_synthetic
     assert first == second and any(name.startswith("qat") for name in first)
 
 
-def test_a_delay_as_long_as_a_stage_is_refused(load: Callable[..., Profile], tmp_path: Path) -> None:
+def test_a_delay_as_long_as_a_stage_is_refused(small: Callable[..., Profile], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"qat\.quantizer_delay is 2 and the shortest stage has 2 steps"):
-        stages.trained_stages(Job(load("qat.quantizer_delay=2", "qat.steps_per_stage=2"), Store(tmp_path)), stages=4)
+        stages.trained_stages(Job(small("qat.quantizer_delay=2", "qat.steps_per_stage=2"), Store(tmp_path)), stages=4)
