@@ -20,6 +20,9 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# Imports and models are many objects and little garbage: looked through rarely, or it takes a seventh of the time.
+gc.set_threshold(50_000, 20, 100)
+
 # Where torch sees no GPU, Triton's interpreter runs the GPU kernels, on the CPU. Triton asks when a kernel is imported.
 import torch  # noqa: E402
 

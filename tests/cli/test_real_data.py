@@ -99,14 +99,15 @@ def test_another_version_than_the_folder_holds(root: Path, tmp_path: Path, words
 
 
 def test_without_can_bus_motion_is_from_ego_poses_and_each_command_says_so(
-    root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    root: Path, tmp_path: Path, mite: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = tmp_path / "runs"
     with_messages = invoke(root, store, "evaluate", "--profile", "float")
     shutil.rmtree(root / "can_bus")
     scored = invoke(root, store, "evaluate", "--profile", "float")
     assert scored["artifact"]["digest"] != with_messages["artifact"]["digest"]
-    made = [with_messages, scored, invoke(root, store, "calibrate"), invoke(root, store, "train-float")]
+    further = [invoke(root, store, command, "--model", mite) for command in ("calibrate", "train-float")]
+    made = [with_messages, scored, *further]
     opened = [Store(store).open(each["artifact"]["digest"]).manifest for each in made]
     assert not any("CAN bus" in note for note in opened[0].notes)
     note = "no CAN bus for 2 of 2 scenes: their motion is from ego poses"
@@ -169,7 +170,9 @@ def _linked(rows: Table) -> Table:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("can_bus", [True, False])
-def test_an_empty_scene_and_samples_without_boxes_just_work(hollow: Path, tmp_path: Path, can_bus: bool) -> None:
+def test_an_empty_scene_and_samples_without_boxes_just_work(
+    hollow: Path, tmp_path: Path, mite: str, can_bus: bool
+) -> None:
     if not can_bus:
         shutil.rmtree(hollow / "can_bus")
     store = tmp_path / "runs"
@@ -177,10 +180,10 @@ def test_an_empty_scene_and_samples_without_boxes_just_work(hollow: Path, tmp_pa
     results = json.loads((Path(scored["artifact"]["path"]) / "results_nusc.json").read_text())["results"]
     assert len(results) == 4 and 0 < scored["metrics"]["NDS"] < 1
     words = ["--set", "float_training.batch_size=1", "--set", "float_training.steps=8"]
-    trained = invoke(hollow, store, "train-float", "--profile", "float", *words)
+    trained = invoke(hollow, store, "train-float", "--model", mite, "--profile", "float", *words)
     assert trained["metrics"]["steps"] == 8 and trained["metrics"]["skipped_steps"] == 0
     if can_bus:
-        invoke(hollow, store, "qat-progressive", "--profile", "w4a6", "--stages", "1")
+        invoke(hollow, store, "qat-progressive", "--model", mite, "--profile", "w4a6", "--stages", "1")
 
 
 @pytest.mark.parametrize("command", ["evaluate", "train-float"])

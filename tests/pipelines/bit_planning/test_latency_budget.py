@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -174,15 +174,16 @@ def test_pairs_of_bits_are_those_of_the_options() -> None:
 
 
 @pytest.mark.slow
-def test_a_table_of_this_machine_holds_every_layer_that_runs(tmp_path: Path) -> None:
+def test_a_table_of_this_machine_holds_every_layer_that_runs(
+    tmp_path: Path, mite: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file = tmp_path / "latency.csv"
     script = Path(__file__).parents[3] / "scripts" / "measure_layer_latency.py"
-    done = subprocess.run(
-        [sys.executable, str(script), str(file), "--repeats", "1"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "float32" in done.stdout and "int8" in done.stdout
-    table, profile = read_latency_table(file), profiles.load("w4a6", overrides=["bit_plan.latency=0.9"])
+    monkeypatch.setattr(sys, "argv", [str(script), str(file), "--model", mite, "--repeats", "1"])
+    runpy.run_path(str(script), run_name="__main__")
+    printed = capsys.readouterr().out
+    assert "float32" in printed and "int8" in printed
+    table, profile = read_latency_table(file), profiles.load("w4a6", model=mite, overrides=["bit_plan.latency=0.9"])
     plan = detector_plan(build_detector(profile.model), section=profile.quantization)
     running = {site.path for site in plan.quantized if site.kind != "embedding"}
     pairs = {path: of_layer for path, of_layer in bit_pairs(plan, profile=profile).items() if path in running}
