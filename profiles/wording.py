@@ -55,6 +55,15 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near}?" if near else ""
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun in the singular or the plural.
+
+    >>> counted(1, "artifact"), counted(2, "artifact"), counted(0, "profile")
+    ('1 artifact', '2 artifacts', '0 profiles')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     r"""Text with each character that is not printable as its escape.
 

@@ -1,33 +1,49 @@
-"""artifacts: what is in the store; list, show, verify."""
+"""artifacts: what is in the store; list, show, verify, remove, clear, measure."""
 
 from __future__ import annotations
 
+import datetime
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pipelines.lineage.agreement import check_agreement
+from pipelines.lineage.inventory import Entry, inventory, orphans, scored_model, stage, standing_on
 from pipelines.lineage.kinds import PACKED, QUANTIZED, WEIGHTS
 from pipelines.reporting.outcome import Outcome
-from pipelines.store.artifacts import Artifact, DamagedArtifact, Store
+from pipelines.store.artifacts import Artifact, DamagedArtifact, MissingArtifact, Store
+from pipelines.store.naming import moment
+from pipelines.store.removing import bytes_below, old_scratch, remove_folder
+from profiles.manifest import Manifest
+from profiles.wording import counted, did_you_mean
 from qdbev.reporting.tables.table import Table, plain_table
+
+_HEADS = ["kind", "stage", "name", "NDS", "age", "MB", "digest"]
+_KEYS = ["kind", "stage", "name", "NDS", "age", "mb", "digest"]
+_NAMED = 3
+_CENTURY_MIN = 100 * 365 * 24 * 60
 
 
 def list_all(store: Store) -> Outcome:
     """One row per artifact, oldest first; damaged ones at the end.
 
     Returns:
-        The command's outcome; its details hold ``artifacts``, the summaries of all that are not damaged.
+        The command's outcome; its details hold ``artifacts``: of each that is not damaged its names, ``stage``,
+        ``created``, ``bytes`` and scores.
     """
-    readable = store.list()
-    rows = [_row(artifact.summary(), size=_size(artifact.manifest.files)) for artifact in readable]
-    paths = {artifact.path for artifact in readable}
+    refuse_no_store(store)
+    entries = inventory(store)
+    rows = [_row(entry) for entry in entries]
+    paths = {entry.artifact.path for entry in entries}
     damaged = [folder for folder in store.folders() if folder not in paths]
-    rows += [["?", folder.name, "damaged", "", str(folder)] for folder in damaged]
-    table = plain_table("artifacts", title="Artifacts", headers=["kind", "name", "digest", "MB", "path"], rows=rows)
-    message = f"{len(readable)} artifacts in {store.root}" + (f", {len(damaged)} damaged" if damaged else "")
+    rows += [["?", "damaged", folder.name, None, "", None, ""] for folder in damaged]
+    total = sum(entry.bytes for entry in entries)
+    message = f"{counted(len(entries), 'artifact')} in {store.root}, {total / 1e6:.1f} MB"
     return Outcome(
-        tables=[table] if rows else [],
-        messages=[message],
-        details={"artifacts": [artifact.summary() for artifact in readable]},
+        tables=[plain_table("artifacts", title="Artifacts", headers=_HEADS, rows=rows, keys=_KEYS)] if rows else [],
+        messages=[message + (f", {len(damaged)} damaged" if damaged else "")],
+        details={"artifacts": [_details(entry) for entry in entries], "bytes": total},
     )
 
 
@@ -45,18 +61,22 @@ def show(store: Store, *, ref: str) -> Outcome:
     manifest = artifact.manifest
     return Outcome(
         artifact,
-        tables=[_facts_table(artifact), _files_table(artifact), *_bytes_tables(artifact)],
+        tables=[_facts_table(artifact, store=store), _files_table(artifact), *_bytes_tables(artifact)],
         metrics=manifest.metrics,
         messages=[f"sound: {artifact.path}"],
         details={"manifest": manifest.model_dump(mode="json") | {"digest": artifact.digest}},
     )
 
 
-def _facts_table(artifact: Artifact) -> Table:
+def _facts_table(artifact: Artifact, *, store: Store) -> Table:
     manifest = artifact.manifest
+    model = scored_model(artifact, store=store)
     rows: list[tuple[str, Any]] = [
         ("kind", manifest.kind),
         ("name", manifest.name),
+        *([("stage", named)] if (named := stage(artifact)) else []),
+        *([("model scored", f"{stage(model)}: {model.path.name}")] if model else []),
+        *([("command", shlex.join(command))] if (command := _command(manifest)) else []),
         ("digest", artifact.digest),
         ("key", manifest.key),
         ("created", manifest.record.created),
@@ -66,6 +86,12 @@ def _facts_table(artifact: Artifact) -> Table:
     ]
     keys = ("name", "value")
     return plain_table("facts", title=artifact.path.name, headers=["", ""], rows=rows, keys=keys, notes=manifest.notes)
+
+
+def _command(manifest: Manifest) -> list[str]:
+    """The command line that made it, with the program's name alone."""
+    program, *words = manifest.record.command or [""]
+    return [Path(program).name, *words] if program else []
 
 
 def _files_table(artifact: Artifact) -> Table:
@@ -92,6 +118,7 @@ def verify(store: Store, *, refs: tuple[str, ...] = ()) -> Outcome:
     Raises:
         MissingArtifact: If a named one does not exist.
     """
+    refuse_no_store(store)
     rows, damaged = [], []
     for ref in refs or tuple(str(folder) for folder in store.folders()):
         try:
@@ -103,8 +130,64 @@ def verify(store: Store, *, refs: tuple[str, ...] = ()) -> Outcome:
             rows.append([ref.rstrip("/").rpartition("/")[2], "REFUSED", ""])
     sound = len(rows) - len(damaged)
     table = plain_table("verified", title="Verified", headers=["artifact", "state", "digest"], rows=rows)
-    message = f"{sound} of {len(rows)} artifacts are sound"
+    message = f"{sound} of {counted(len(rows), 'artifact')} {'is' if len(rows) == 1 else 'are'} sound"
     return Outcome(tables=[table], messages=[message], details={"damaged": damaged}, ok=not damaged)
+
+
+def remove(store: Store, *, refs: tuple[str, ...], with_children: bool = False, dry_run: bool = False) -> Outcome:
+    """Remove artifacts; what others were made from only together with these.
+
+    Args:
+        store: Holds them.
+        refs: As ``show`` takes them.
+        with_children: Remove what stands on them, too.
+        dry_run: Say what would be removed.
+
+    Raises:
+        ValueError: Something stands on one of them.
+        MissingArtifact: If a named one does not exist.
+    """
+    sealed = store.list()
+    wanted = [store.locate(ref) for ref in refs]
+    named = [artifact for artifact in sealed if artifact.path in wanted]
+    children = standing_on(named, sealed=sealed)
+    if children and not with_children:
+        names = ", ".join(child.path.name for child in children[:_NAMED])
+        more = f" and {len(children) - _NAMED} more" if len(children) > _NAMED else ""
+        raise ValueError(f"{names}{more} stand on it: --with-children removes them too")
+    return _removed([*wanted, *(child.path for child in children)], dry_run=dry_run)
+
+
+def clear(store: Store, *, days: float, dry_run: bool = False) -> Outcome:
+    """Remove what nothing can use: artifacts whose parents are gone, and resume state that lies since some days."""
+    refuse_no_store(store)
+    folders = [*(artifact.path for artifact in orphans(store)), *old_scratch(store.root, days=days)]
+    return _removed(folders, dry_run=dry_run)
+
+
+def measure(store: Store) -> Outcome:
+    """Bytes by kind, and of resume state."""
+    refuse_no_store(store)
+    entries = inventory(store)
+    sizes: dict[str, list[int]] = {}
+    for entry in entries:
+        sizes.setdefault(entry.artifact.manifest.kind, []).append(entry.bytes)
+    rows: list[list[Any]] = [[kind, len(listed), round(sum(listed) / 1e6, 2)] for kind, listed in sorted(sizes.items())]
+    scratch = old_scratch(store.root, days=0.0)
+    rows.append(["resume state", len(scratch), round(sum(map(bytes_below, scratch)) / 1e6, 2)])
+    rows.append(["all", sum(row[1] for row in rows), round(sum(row[2] for row in rows), 2)])
+    return Outcome(tables=[plain_table("sizes", title="Sizes", headers=["kind", "count", "MB"], rows=rows)])
+
+
+def _removed(folders: Sequence[Path], *, dry_run: bool) -> Outcome:
+    size = sum(map(bytes_below, folders)) / 1e6
+    if dry_run:
+        return Outcome(would_do=[f"remove {folder}" for folder in folders] or ["nothing"], details={"mb": size})
+    for folder in folders:
+        remove_folder(folder)
+    names = [folder.name for folder in folders]
+    message = f"removed {counted(len(names), 'folder')}, {size:.1f} MB" if names else "there is nothing to remove"
+    return Outcome(messages=[*(f"removed {name}" for name in names), message], details={"removed": names})
 
 
 def _check_files(artifact: Artifact) -> None:
@@ -114,12 +197,44 @@ def _check_files(artifact: Artifact) -> None:
     check_agreement(artifact)
 
 
-def _row(summary: dict[str, str], *, size: int) -> list[Any]:
-    return [summary["kind"], summary["name"], summary["digest"][:12], f"{size / 1e6:.2f}", summary["path"]]
+def _row(entry: Entry) -> list[Any]:
+    manifest, nds = entry.artifact.manifest, entry.scores.get("NDS")
+    shown = None if nds is None else round(float(nds), 4)
+    size = round(entry.bytes / 1e6, 2)
+    return [manifest.kind, entry.stage, manifest.name, shown, _age(manifest), size, entry.artifact.digest[:12]]
 
 
-def _size(files: Any) -> int:
-    return sum(sealed.bytes for sealed in files.values())
+def _details(entry: Entry) -> dict[str, Any]:
+    created = entry.artifact.manifest.record.created
+    return {
+        **entry.artifact.summary(),
+        "stage": entry.stage,
+        "created": created,
+        "bytes": entry.bytes,
+        "NDS": entry.scores.get("NDS"),
+        "mAP": entry.scores.get("mAP"),
+    }
+
+
+def _age(manifest: Manifest) -> str:
+    """How long ago an artifact was sealed; empty where it says nothing that can be."""
+    minutes = (datetime.datetime.now(datetime.UTC) - moment(manifest)).total_seconds() / 60
+    for unit, length in (("d", 24 * 60), ("h", 60), ("min", 1)):
+        if minutes >= length:
+            return "" if minutes > _CENTURY_MIN else f"{minutes / length:.0f} {unit}"
+    return "now"
+
+
+def refuse_no_store(store: Store) -> None:
+    """Refuse a store that is not there, but for the one that commands make where none is named.
+
+    Raises:
+        MissingArtifact: There is no such folder.
+    """
+    if store.root.exists() or store.root == Path("runs"):
+        return
+    beside = [path.name for path in store.root.absolute().parent.glob("*") if path.is_dir()]
+    raise MissingArtifact(f"there is no store {store.root}{did_you_mean(store.root.name, beside)}")
 
 
 def _flat(metrics: Any, *, prefix: str = "") -> list[tuple[str, Any]]:

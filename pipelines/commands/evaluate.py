@@ -7,7 +7,7 @@ import json
 from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
 from pipelines.costs.preflight import preflight
-from pipelines.lineage.kinds import DETAILS, RESULTS, SCORES
+from pipelines.lineage.kinds import DETAILS, SCORES, SUBMISSION
 from pipelines.lineage.models import furthest
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import SCORED_BEFORE, evaluation_of
@@ -37,7 +37,7 @@ def run(job: Job, *, artifact: str | None = None, dry_run: bool = False) -> Outc
     more = [sentence for sentence in (said, *sealed.manifest.notes) if sentence]
     if section.split == "test":
         count = sealed.manifest.data["samples"]
-        submitted = f"submission of {count} samples, without scores, for the nuScenes server: {sealed.file(RESULTS)}"
+        submitted = f"submission of {count} samples, without scores, for the nuScenes server: {sealed.file(SUBMISSION)}"
         return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted, *more])
     return Outcome(
         sealed,

@@ -18,8 +18,8 @@ from profiles.sections.data import DataProfile
 from qdbev.data.nuscenes.tables import split_scenes
 from qdbev.data.synthetic.settings import KEY_FRAME_BYTES, KEY_FRAME_BYTES_PER_PIXEL
 
-_BOX_BYTES = 460
-"""Of a detection in a result."""
+_BOX_BYTES = 90
+"""Of a detection in a sealed result, compressed."""
 
 
 def preflight(

@@ -9,8 +9,8 @@ from tqdm import tqdm
 from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split
 from pipelines.lineage.chain import Link
-from pipelines.lineage.kinds import RESULTS
 from pipelines.scoring.prediction import Results
+from pipelines.scoring.results_file import read_results
 from pipelines.store.artifacts import Artifact
 from profiles import Profile
 from profiles.sections.evaluation import FEWEST_SCENES
@@ -60,7 +60,7 @@ def _matches(link: Link, *, job: Job) -> Matches:
 def matches_of(evaluation: Artifact, *, split: Split) -> Matches:
     """The submission of an evaluation matched with the ground truth of its split, scene by scene."""
     truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
-    boxes = predicted_boxes(evaluation.file(RESULTS), truth=truth)
+    boxes = predicted_boxes(read_results(evaluation), truth=truth)
     return match(truth.boxes, predictions=boxes, scene_of=truth.scene_of)
 
 

@@ -6,16 +6,12 @@ submissions, so nothing is predicted again.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from typing import Any
-
 import cv2
 import numpy as np
 
 from pipelines.assembly.samples import Split
 from pipelines.lineage.chain import Link
-from pipelines.lineage.kinds import RESULTS
+from pipelines.scoring.results_file import read_results
 from qdbev.data.geometry import Array, invert_rigid, lidar_to_image
 from qdbev.data.nuscenes.records import CAMERAS, Sample
 from qdbev.data.queues.temporal import valid_boxes
@@ -67,8 +63,7 @@ def fullest(split: Split) -> Sample:
 def _predicted(link: Link, *, sample: Sample, name: str, colour: str) -> BoxSource:
     """What a sealed submission says of a sample, in the frame of its LiDAR."""
     assert link.evaluation is not None
-    results: Mapping[str, Any] = json.loads(link.evaluation.file(RESULTS).read_text(encoding="utf-8"))["results"]
-    entries = results.get(sample["token"], [])
+    entries = read_results(link.evaluation)["results"].get(sample["token"], [])
     to_lidar: Array = invert_rigid(np.asarray(sample["ego2global"]) @ np.asarray(sample["lidar2ego"]))
     scores = np.array([entry["detection_score"] for entry in entries], dtype=np.float64)
     return BoxSource(name, lidar_boxes(entries, global2lidar=to_lidar), scores=scores, colour=colour)

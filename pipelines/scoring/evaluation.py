@@ -20,9 +20,10 @@ from pipelines.exporting.onnx import executed
 from pipelines.exporting.packed import load_packed
 from pipelines.lineage.chain import lineage
 from pipelines.lineage.keys import evaluation_key
-from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, ONNX, PACKED, RESULTS
+from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, ONNX, PACKED, SUBMISSION
 from pipelines.lineage.models import as_made
 from pipelines.scoring.prediction import predict, refuse_nothing_to_find, score_results
+from pipelines.scoring.results_file import write_results
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.making import Content, Made, made
@@ -73,8 +74,11 @@ def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any]) -> Cont
     scores = None if unscored else score_results(results, split=split)
 
     def write(folder: Path) -> None:
-        write_submission(submission(results, **sensors(job.profile.model)), path=folder / RESULTS)
-        if scores is not None:
+        content = submission(results, **sensors(job.profile.model))
+        if scores is None:
+            write_submission(content, path=folder / SUBMISSION)
+        else:
+            write_results(content, folder=folder)
             details = json.dumps(scores.serialize(), indent=1, sort_keys=True)
             (folder / DETAILS).write_text(details + "\n", encoding="utf-8")
 

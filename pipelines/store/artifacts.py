@@ -37,7 +37,7 @@ from pipelines.store.sealing import (
 from profiles.home import expanded, is_file
 from profiles.manifest import Manifest
 from profiles.profile import Profile
-from profiles.wording import quoted
+from profiles.wording import counted, did_you_mean, quoted
 
 __all__ = ["Artifact", "DamagedArtifact", "MissingArtifact", "Store", "StoreUnwritable", "UnusableInput"]
 
@@ -166,20 +166,32 @@ class Store:
             MissingArtifact: If nothing, or more than one artifact, has that name.
             DamagedArtifact: If it is damaged.
         """
+        return self.verify(self.locate(ref))
+
+    def locate(self, ref: str | Path) -> Path:
+        """The folder of the artifact somebody named, unread but for its manifest; see ``open``."""
         text = str(ref)
         for folder in (expanded(text), self.root / text):
-            if text and is_file(folder / MANIFEST):
-                return self.verify(folder)
-            if text and folder in self.folders():
-                return self.verify(folder)
+            if text and (is_file(folder / MANIFEST) or folder in self.folders()):
+                return folder
         found = [one for one in self.list() if answers_to(one.manifest, text)]
         if ":" in text:
             found = found[-1:]
         if len(found) == 1:
-            return self.verify(found[0].path)
-        names = ", ".join(folder.name for folder in ([one.path for one in found] or self.folders())) or "nothing yet"
-        problem = "more than one artifact is called" if found else "there is no artifact"
-        raise MissingArtifact(f"{problem} {quoted(text)} in {self.root}; there is: {names}")
+            return found[0].path
+        if found:
+            names = ", ".join(one.path.name for one in found)
+            raise MissingArtifact(f"more than one artifact is called {quoted(text)} in {self.root}: {names}")
+        raise MissingArtifact(f"there is no artifact {quoted(text)} in {self.root}{self._nearest(text)}")
+
+    def _nearest(self, text: str) -> str:
+        """A question with the name that is most like one, else how many artifacts there are."""
+        names = [f"{one.manifest.kind}:{one.manifest.name}" for one in self.list()] if ":" in text else []
+        folders = [folder.name for folder in self.folders()]
+        if not folders:
+            return ", which is empty"
+        hint = did_you_mean(text, names or folders)
+        return hint or f"; `qdbev artifacts list` shows the {counted(len(folders), 'artifact')} there"
 
     def verify(self, artifact: Artifact | str | Path) -> Artifact:
         """Check every byte of an artifact.

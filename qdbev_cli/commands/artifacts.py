@@ -11,7 +11,7 @@ from profiles.wording import sentence as in_short
 from qdbev_cli import completion
 from qdbev_cli.options import StoreOptions, command
 
-app = typer.Typer(no_args_is_help=True, help="List, show and verify sealed artifacts.")
+app = typer.Typer(no_args_is_help=True, help="List, show, verify and remove sealed artifacts.")
 
 
 @app.command("list")
@@ -63,3 +63,61 @@ def verify(
     for sentence in outcome.details["damaged"]:
         typer.echo(f"qdbev: {in_short(sentence)}", err=True)
     return outcome
+
+
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, remove nothing.")]
+
+
+@app.command("rm")
+@command()
+def remove(
+    options: StoreOptions,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Paths, folder names, starts of digests, or kind:name.", autocompletion=completion.artifacts
+        ),
+    ],
+    *,
+    with_children: Annotated[bool, typer.Option("--with-children", help="Remove what stands on them, too.")] = False,
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Remove artifacts; one that others were made from is kept, unless told.
+
+    Example: qdbev artifacts rm evaluation:w4a6-nano --dry-run
+    """
+    from pipelines.commands import artifacts
+
+    store = options.open_store()
+    return artifacts.remove(store, refs=tuple(names), with_children=with_children, dry_run=dry_run)
+
+
+@app.command("gc")
+@command()
+def clear(
+    options: StoreOptions,
+    *,
+    days: Annotated[float, typer.Option(min=0, help="Keep resume state that was written in the last days.")] = 30.0,
+    dry_run: DryRun = False,
+) -> Outcome:
+    """Remove what nothing can use any more.
+
+    Artifacts that were made from one that is gone, and resume state of trainings that nobody went on with.
+
+    Example: qdbev artifacts gc --dry-run
+    """
+    from pipelines.commands import artifacts
+
+    return artifacts.clear(options.open_store(), days=days, dry_run=dry_run)
+
+
+@app.command("du")
+@command()
+def measure(options: StoreOptions) -> Outcome:
+    """Show how large the store is, kind by kind.
+
+    Example: qdbev artifacts du
+    """
+    from pipelines.commands import artifacts
+
+    return artifacts.measure(options.open_store())

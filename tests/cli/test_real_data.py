@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from pipelines.lineage.stated import shipped_weights
+from pipelines.scoring.results_file import read_results
 from pipelines.store.artifacts import Store
 from pipelines.store.locations import ZOO
 from qdbev_cli.app import app
@@ -177,7 +178,7 @@ def test_an_empty_scene_and_samples_without_boxes_just_work(
         shutil.rmtree(hollow / "can_bus")
     store = tmp_path / "runs"
     scored = invoke(hollow, store, "evaluate", "--profile", "float")
-    results = json.loads((Path(scored["artifact"]["path"]) / "results_nusc.json").read_text())["results"]
+    results = read_results(Store(store).open(scored["artifact"]["digest"]))["results"]
     assert len(results) == 4 and 0 < scored["metrics"]["NDS"] < 1
     words = ["--set", "float_training.batch_size=1", "--set", "float_training.steps=8"]
     trained = invoke(hollow, store, "train-float", "--model", mite, "--profile", "float", *words)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import profiles
 from pipelines.commands import artifacts
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
+from pipelines.store.removing import remove_folder
 
 PROFILE = profiles.load("w4a6")
 
@@ -33,14 +36,18 @@ def seal(store: Store, number: int) -> Artifact:
 def test_an_empty_store(store: Store) -> None:
     result = artifacts.list_all(store)
     assert (result.tables, result.details["artifacts"]) == ([], [])
-    assert result.messages == [f"0 artifacts in {store.root}"]
+    assert result.messages == [f"0 artifacts in {store.root}, 0.0 MB"]
 
 
 def test_list_shows_the_damaged_at_the_end(store: Store) -> None:
     broken, sound = seal(store, 1), seal(store, 2)
     (broken.path / "manifest.json").write_text("{}")
-    rows = artifacts.list_all(store).tables[0].cells
-    assert [row[:3] for row in rows] == [["qat", "w4a6-nano", sound.digest[:12]], ["?", broken.path.name, "damaged"]]
+    rows = artifacts.list_all(store).tables[0].rows
+    assert [(row["kind"], row["name"], row["digest"]) for row in rows] == [
+        ("qat", "w4a6-nano", sound.digest[:12]),
+        ("?", broken.path.name, ""),
+    ]
+    assert rows[1]["stage"] == "damaged"
 
 
 def test_show_gives_the_manifest_with_its_metrics_and_files(store: Store) -> None:
@@ -71,5 +78,111 @@ def test_verify_refuses_one_and_passes_the_other(store: Store) -> None:
 
 
 def test_verify_of_a_name_nobody_has(store: Store) -> None:
-    with pytest.raises(MissingArtifact, match="nothing yet"):
+    with pytest.raises(MissingArtifact, match="which is empty"):
         artifacts.verify(store, refs=("nobody",))
+
+
+# -- stages, scores, what stands on what ---------------------------------------------------------------------------
+
+
+def sealed(
+    store: Store, kind: str, number: int, *, on: Artifact | None = None, role: str = "start", **data: Any
+) -> Artifact:
+    """An artifact of a chain: what it was made from, and what its manifest says."""
+    metrics = {"NDS": data.pop("nds"), "mAP": 0.25} if "nds" in data else {"steps": 20}
+    return store.seal(
+        kind,
+        profile=PROFILE,
+        key=profiles.fingerprint([kind, number]),
+        write=lambda folder: (folder / "ranges.json").write_text("[]" + " " * number),
+        metrics=metrics,
+        data=data,
+        parents={role: on.digest} if on else {},
+    )
+
+
+@pytest.fixture
+def chain(store: Store) -> dict[str, Artifact]:
+    """Ranges, a stage on them, an evaluation of each."""
+    ptq = sealed(store, "calibration", 1)
+    stage = sealed(store, "qat", 2, on=ptq, stage=1, stages=4, parts=["backbone"])
+    first = sealed(store, "evaluation", 3, on=ptq, role="model", nds=0.41)
+    second = sealed(store, "evaluation", 4, on=stage, role="model", nds=0.52)
+    return {"ptq": ptq, "stage": stage, "first": first, "second": second}
+
+
+def test_a_list_says_stage_score_age_and_size_also_of_what_an_evaluation_scored(
+    store: Store, chain: dict[str, Artifact]
+) -> None:
+    result = artifacts.list_all(store)
+    rows = [(row["kind"], row["stage"], row["NDS"], row["age"]) for row in result.tables[0].rows]
+    assert rows == [
+        ("calibration", "PTQ", 0.41, "now"),
+        ("qat", "QAT 1/4 (+backbone)", 0.52, "now"),
+        ("evaluation", "PTQ", 0.41, "now"),
+        ("evaluation", "QAT 1/4 (+backbone)", 0.52, "now"),
+    ]
+    listed = result.details["artifacts"][1]
+    created = chain["stage"].manifest.record.created
+    wanted = {"stage": "QAT 1/4 (+backbone)", "created": created, "bytes": 4, "NDS": 0.52, "mAP": 0.25}
+    assert wanted.items() <= listed.items()
+    assert result.details["bytes"] == 3 + 4 + 5 + 6
+
+
+def test_show_names_the_stage_the_model_that_was_scored_and_the_command(
+    store: Store, chain: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/qdbev", "evaluate", "--set", "seed=a b"])
+    made = sealed(store, "evaluation", 9, on=chain["stage"], role="model", nds=0.5)
+    facts = {row["name"]: row["value"] for row in artifacts.show(store, ref=made.digest).tables[0].rows}
+    assert facts["model scored"] == f"QAT 1/4 (+backbone): {chain['stage'].path.name}"
+    assert facts["command"] == "qdbev evaluate --set 'seed=a b'"
+    facts = {row["name"]: row["value"] for row in artifacts.show(store, ref=chain["ptq"].digest).tables[0].rows}
+    assert facts["stage"] == "PTQ" and "model scored" not in facts
+
+
+def test_what_others_stand_on_is_kept_unless_told(store: Store, chain: dict[str, Artifact]) -> None:
+    with pytest.raises(ValueError, match=r"stand on it: --with-children removes them too"):
+        artifacts.remove(store, refs=(chain["ptq"].path.name,))
+    assert len(store.list()) == 4
+    result = artifacts.remove(store, refs=(chain["second"].digest[:8],))
+    assert result.details["removed"] == [chain["second"].path.name]
+    would = artifacts.remove(store, refs=("calibration:w4a6-nano",), with_children=True, dry_run=True).would_do
+    assert would == [f"remove {chain[name].path}" for name in ("ptq", "stage", "first")] and len(store.list()) == 3
+    artifacts.remove(store, refs=("calibration:w4a6-nano",), with_children=True)
+    assert store.folders() == [] and not list(store.root.glob(".unfinished*"))
+
+
+def test_gc_removes_what_lost_its_parents_and_old_resume_state_alone(store: Store, chain: dict[str, Artifact]) -> None:
+    old, new = store.scratch("qat", key="ab" * 32), store.scratch("vgd", key="cd" * 32)
+    (old / "state").write_text("x")
+    for path in (old, old / "state"):
+        os.utime(path, (0, 0))
+    remove_folder(chain["stage"].path)
+    result = artifacts.clear(store, days=30)
+    assert result.details["removed"] == [chain["second"].path.name, old.name]
+    assert new.is_dir() and {one.digest for one in store.list()} == {chain["ptq"].digest, chain["first"].digest}
+    assert artifacts.clear(store, days=30).messages == ["there is nothing to remove"]
+
+
+def test_du_adds_up(store: Store, chain: dict[str, Artifact]) -> None:
+    (store.scratch("qat", key="ab" * 32) / "state").write_bytes(b"x" * 10**6)
+    rows = [tuple(row.values()) for row in artifacts.measure(store).tables[0].rows]
+    assert rows == [
+        ("calibration", 1, 0.0),
+        ("evaluation", 2, 0.0),
+        ("qat", 1, 0.0),
+        ("resume state", 1, 1.0),
+        ("all", 5, 1.0),
+    ]
+
+
+def test_a_mistyped_store_is_said_and_so_is_a_mistyped_name(store: Store, chain: dict[str, Artifact]) -> None:
+    for ask in (artifacts.list_all, artifacts.verify, artifacts.measure):
+        with pytest.raises(MissingArtifact, match=rf"there is no store .*; did you mean {store.root.name}\?"):
+            ask(Store(f"{store.root}x"))
+    assert artifacts.list_all(Store("runs")).messages == ["0 artifacts in runs, 0.0 MB"]
+    with pytest.raises(MissingArtifact, match=r"there is no artifact 'qat:w4a6-nan' .*; did you mean qat:w4a6-nano\?"):
+        store.open("qat:w4a6-nan")
+    with pytest.raises(MissingArtifact, match=r"`qdbev artifacts list` shows the 4 artifacts there"):
+        store.open("0123456789")

@@ -18,6 +18,7 @@ from pipelines.assembly.samples import load_split, training_dataset
 from pipelines.assembly.weights import fitted, float_detector, remarks
 from pipelines.calibration.calibrated import calibrated
 from pipelines.lineage.models import as_made
+from pipelines.scoring.results_file import read_results
 from pipelines.scoring.sensitivity import make_rows
 from pipelines.store.artifacts import Store
 from qdbev.data.configured.dataset import ConfiguredDataset, join
@@ -87,7 +88,9 @@ def test_calibrate_evaluate_sensitivity_and_qat(call_on: Call, store: Path, mode
 
 
 def _results(evaluation: dict[str, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((Path(evaluation["artifact"]["path"]) / "results_nusc.json").read_text())
+    content: dict[str, Any] = read_results(
+        Store(Path(evaluation["artifact"]["path"]).parent).open(evaluation["artifact"]["digest"])
+    )
     return content
 
 

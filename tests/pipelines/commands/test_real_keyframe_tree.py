@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import pickle
@@ -167,6 +168,6 @@ def test_tiny_runs_through_evaluate_on_it(root: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert document["metrics"]["NDS"] < 0.05 and document["metrics"]["mAP"] < 0.01  # random weights
-    (submission,) = (tmp_path / "runs").glob("evaluation-*/results_nusc.json")
-    results = json.loads(submission.read_text())["results"]
+    (submission,) = (tmp_path / "runs").glob("evaluation-*/results_nusc.json.gz")
+    results = json.loads(gzip.decompress(submission.read_bytes()))["results"]
     assert list(results) == ["sample"] and 0 < len(results["sample"]) <= 300

@@ -66,7 +66,7 @@ def test_a_full_disk_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     said = preflight(asked, dry_run=True, evaluations=3)
     assert [text.partition(" in ")[0] for text in said[1:]] == [
         "disk: about 30 MB for 10 synthetic scenes,",
-        "disk: about 2 MB for results of 3 evaluations,",
+        "disk: about 0 MB for results of 3 evaluations,",
     ]
 
 

@@ -13,7 +13,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from pipelines.assembly.samples import Split
-from pipelines.lineage.kinds import RESULTS
+from pipelines.lineage.kinds import SUBMISSION
 from pipelines.scoring.detections_picture import WIDTH_PX, detections_jpg, fullest
 from qdbev.data.nuscenes.records import read_samples
 from qdbev.data.queues.temporal import valid_boxes
@@ -29,8 +29,9 @@ def split(tiny_synthetic: Path) -> Split:
 
 def link(folder: Path, *, bits: str, results: dict[str, Any]) -> Any:
     folder.mkdir()
-    (folder / RESULTS).write_text(json.dumps({"results": results}))
-    return SimpleNamespace(bits=bits, evaluation=SimpleNamespace(file=lambda name: folder / name))
+    (folder / SUBMISSION).write_text(json.dumps({"results": results}))
+    manifest = SimpleNamespace(files=[SUBMISSION])
+    return SimpleNamespace(bits=bits, evaluation=SimpleNamespace(file=lambda name: folder / name, manifest=manifest))
 
 
 def pixels_of(picture: bytes, colour: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -13,6 +14,9 @@ from nuscenes import NuScenes
 from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.evaluate import DetectionEval
 
+from pipelines.scoring.results_file import read_results
+from pipelines.store.artifacts import Artifact
+from pipelines.store.integrity import read_manifest
 from qdbev.data.nuscenes.records import read_samples
 from qdbev.data.nuscenes.tables import split_scenes
 from qdbev.evaluation.nuscenes import quiet
@@ -33,13 +37,15 @@ def sealed(call: Call) -> Path:
 
 
 def test_the_sealed_file_scored_by_the_devkits_own_command(sealed: Path, tiny_synthetic: Path, tmp_path: Path) -> None:
-    results = json.loads((sealed / "results_nusc.json").read_text())["results"]
+    text = gzip.decompress((sealed / "results_nusc.json.gz").read_bytes())
+    results, submission = json.loads(text)["results"], tmp_path / "results_nusc.json"
+    submission.write_bytes(text)
     confidences = Counter(entry["detection_score"] for entries in results.values() for entry in entries)
     assert max(confidences.values()) > 1  # the devkit breaks ties by the order of the file
     with quiet():
         metrics, _ = DetectionEval(
             NuScenes(TINY_VERSION, str(tiny_synthetic), verbose=False),
-            config=config_factory("detection_cvpr_2019"), result_path=str(sealed / "results_nusc.json"),
+            config=config_factory("detection_cvpr_2019"), result_path=str(submission),
             eval_set="val", output_dir=str(tmp_path), verbose=False,
         ).evaluate()  # fmt: skip
     scores = json.loads((sealed / "scores.json").read_text())
@@ -50,7 +56,7 @@ def test_the_sealed_file_scored_by_the_devkits_own_command(sealed: Path, tiny_sy
 
 
 def test_results_stand_in_the_order_of_scenes(sealed: Path, tiny_synthetic: Path) -> None:
-    results = json.loads((sealed / "results_nusc.json").read_text())["results"]
+    results = read_results(Artifact(sealed, read_manifest(sealed)))["results"]
     scenes = split_scenes(TINY_VERSION)["val"][:2]
     samples = read_samples(tiny_synthetic, version=TINY_VERSION, scenes=scenes)
     assert list(results) == [sample["token"] for sample in samples]
