@@ -43,8 +43,8 @@ def wanted(tiny_synthetic: Path) -> Callable[..., Profile]:
     """The profile w4a6 with two calibration samples and a handful of steps, and any other overrides."""
     sizes = ["data.train_scenes=3", "data.val_scenes=2", "calibration.samples=2", "device=cpu"]
 
-    def profile(*words: str) -> Profile:
-        return profiles.load("w4a6", overrides=[f"data.source={tiny_synthetic}", *sizes, *words])
+    def profile(*words: str, model: str = "nano") -> Profile:
+        return profiles.load("w4a6", model=model, overrides=[f"data.source={tiny_synthetic}", *sizes, *words])
 
     return profile
 
@@ -53,8 +53,8 @@ def wanted(tiny_synthetic: Path) -> Callable[..., Profile]:
 def made(wanted: Callable[..., Profile], store: Store) -> Made:
     """Calibrate by a method with overrides: the artifact and the sentence about it."""
 
-    def run(method: str, *words: str) -> tuple[Artifact, str]:
-        return calibrated(Job(wanted(f"calibration.method={method}", *words), store))
+    def run(method: str, *words: str, model: str = "nano") -> tuple[Artifact, str]:
+        return calibrated(Job(wanted(f"calibration.method={method}", *words, model=model), store))
 
     return run
 
@@ -104,9 +104,9 @@ def test_adaround_stores_what_it_learned(made: Made, wanted: Callable[..., Profi
         pytest.param("calibration.adaround_target=float", marks=pytest.mark.slow),
     ],
 )
-def test_steps_and_rate_change_what_is_learned(made: Made, word: str) -> None:
+def test_steps_and_rate_change_what_is_learned(made: Made, mite: str, word: str) -> None:
     few = ("calibration.samples=1", "calibration.iterations=6", "calibration.learning_rate=0.2")
-    usual, other = (_latent(made("adaround", *words)[0]) for words in (few, (*few, word)))
+    usual, other = (_latent(made("adaround", *words, model=mite)[0]) for words in (few, (*few, word)))
     assert any(not torch.equal(value, other[name]) for name, value in usual.items())
 
 
@@ -146,8 +146,8 @@ def test_training_starts_from_what_was_learned(made: Made, wanted: Callable[...,
     assert any(not torch.equal(value, after[name]) for name, value in _latent(trained).items())
 
 
-def test_what_is_said_of_training_changes_no_calibration(made: Made) -> None:
-    (plain, _), (keeps, _) = made("ptq"), made("ptq", *KEEPS)
+def test_what_is_said_of_training_changes_no_calibration(made: Made, mite: str) -> None:
+    (plain, _), (keeps, _) = made("ptq", model=mite), made("ptq", *KEEPS, model=mite)
     assert plain.digest != keeps.digest  # the quantization section is another
     first, second = _latent(plain), _latent(keeps)
     assert set(first) == set(second) and all(torch.equal(value, second[name]) for name, value in first.items())
