@@ -9,11 +9,15 @@ import torch
 
 import profiles
 from pipelines.assembly.detector import build_detector, device_of, kind_of, refuse_unable
+from pipelines.assembly.samples import load_split, ordered_dataset, training_dataset
 from pipelines.assembly.scene import countable
 from pipelines.store.integrity import UnusableInput
 from profiles.choices import kinds
 from profiles.profile import Profile
 from qdbev.data.nuscenes.records import CLASSES
+from qdbev.data.queues.cropped import CroppedDataset
+from qdbev.data.queues.lifting import LiftDataset
+from qdbev.data.queues.temporal import TemporalDataset
 
 FCOS3D = str(Path(__file__).parents[3] / "docs" / "examples" / "fcos3d.yaml")
 
@@ -64,3 +68,23 @@ def test_devices_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
         assert device_of(profiles.load("w4a6", device=word)) == torch.device(device)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_of(profiles.load("w4a6", device="auto")) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        ("nano", TemporalDataset),
+        ("detr3d", TemporalDataset),
+        ("petr", CroppedDataset),
+        ("bevdet4d", LiftDataset),
+        ("bevdepth", LiftDataset),
+    ],
+)
+def test_a_detector_trains_and_calibrates_on_frames_of_its_kind(model: str, kind: type, tiny_synthetic: Path) -> None:
+    words = [f"data.source={tiny_synthetic}", "data.train_scenes=1"]
+    profile = profiles.load("float", model=model, overrides=words)
+    split = load_split(profile.data, name="train")
+    trained = training_dataset(split, model=profile.model, data=profile.data, schedule=profile.float_training)
+    ordered = ordered_dataset(split, model=profile.model, samples=split.samples)
+    for frames in (trained, ordered):
+        assert type(frames) is kind and len(frames) == len(split.samples) == 4

@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
-
 import profiles
-from pipelines.assembly.samples import load_split, ordered_dataset, training_dataset, with_more_seeds
-from qdbev.data.queues.cropped import CroppedDataset
-from qdbev.data.queues.lifting import LiftDataset
-from qdbev.data.queues.temporal import TemporalDataset
+from pipelines.assembly.samples import load_split, training_dataset, with_more_seeds
 
 SMALL = ["data.train_scenes=1", "data.val_scenes=1", "data.key_frames=2"]
 
@@ -34,23 +27,3 @@ def test_without_further_seeds_the_split_stays() -> None:
     profile = profiles.load("w4a6", overrides=SMALL)
     own = load_split(profile.data, name="train")
     assert with_more_seeds(own, data=profile.data) is own
-
-
-@pytest.mark.parametrize(
-    ("model", "kind"),
-    [
-        ("nano", TemporalDataset),
-        ("detr3d", TemporalDataset),
-        ("petr", CroppedDataset),
-        ("bevdet4d", LiftDataset),
-        ("bevdepth", LiftDataset),
-    ],
-)
-def test_a_detector_trains_and_calibrates_on_frames_of_its_kind(model: str, kind: type, tiny_synthetic: Path) -> None:
-    words = [f"data.source={tiny_synthetic}", "data.train_scenes=1"]
-    profile = profiles.load("float", model=model, overrides=words)
-    split = load_split(profile.data, name="train")
-    trained = training_dataset(split, model=profile.model, data=profile.data, schedule=profile.float_training)
-    ordered = ordered_dataset(split, model=profile.model, samples=split.samples)
-    for frames in (trained, ordered):
-        assert type(frames) is kind and len(frames) == len(split.samples) == 4
