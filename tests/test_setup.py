@@ -86,3 +86,11 @@ def test_a_build_that_lacks_an_operator_is_refused(source: Path, tmp_path: Path)
     with pytest.raises(SetupError, match="without these operators: nms"):
         setup_mmcv.refuse_missing_operators(env, source=source)
     setup_mmcv.refuse_missing_operators(Recorded(tmp_path, failing="?", answers={}), source=source)
+
+
+def test_operators_are_optimised_whatever_flags_somebody_adds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXXFLAGS", "-march=native")
+    monkeypatch.delenv("CFLAGS", raising=False)
+    settings = setup_mmcv.build_settings(Recorded(tmp_path, failing="?", answers={}), jobs=1)
+    assert settings["CXXFLAGS"] == "-O3 -DNDEBUG -g0 -march=native"
+    assert settings["CFLAGS"] == "-O3 -DNDEBUG -g0"

@@ -26,7 +26,7 @@ from qdbev.reporting.tables.table import plain_table
 FREE_DISK_GB = 2.0
 CLONE = Path(__file__).resolve().parents[2]
 """What qdbev lies in: a clone with its scripts, or the packages of an environment that a wheel was installed into."""
-MMCV = "CFLAGS=-g0 CXXFLAGS=-g0 pip install --no-build-isolation --no-binary mmcv mmcv==2.1.0"
+MMCV = "pip install --no-build-isolation --no-binary mmcv mmcv==2.1.0"
 PYTHONS = ("3.11", "3.12")
 WEIGHTS_MODEL = "nano"
 # Asked about one by one; the other packages share a line.
