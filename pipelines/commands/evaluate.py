@@ -1,4 +1,4 @@
-"""evaluate: the submission of a detector on the evaluation split, scored by nuscenes-devkit, sealed with its scores."""
+"""evaluate: the submission of a detector on the evaluation split, scored as nuScenes does, sealed with its scores."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
 from pipelines.costs.preflight import preflight
 from pipelines.lineage.kinds import DETAILS, SCORES, SUBMISSION
-from pipelines.lineage.models import furthest
+from pipelines.lineage.models import as_made, furthest
 from pipelines.reporting.outcome import Outcome
-from pipelines.scoring.evaluation import SCORED_BEFORE, evaluation_of
+from pipelines.scoring.evaluation import SCORED_BEFORE, compared_with_devkit, evaluation_of
 from pipelines.store.artifacts import Artifact
 from qdbev.reporting.tables.table import Table, plain_table
 
 
-def run(job: Job, *, artifact: str | None = None, dry_run: bool = False) -> Outcome:
+def run(job: Job, *, artifact: str | None = None, official: bool = False, dry_run: bool = False) -> Outcome:
     """Evaluate one artifact.
 
     Args:
         job: Which data and how; the model of the artifact.
         artifact: What to evaluate, as the store names it; None takes the furthest stage of the profile, or the
             float detector where there is none.
+        official: Have nuscenes-devkit score the sealed submission, too, and say whether the numbers are the same.
         dry_run: Say what would be done.
     """
     model = job.store.open(artifact) if artifact else furthest(job.stated, store=job.store)
@@ -39,11 +40,13 @@ def run(job: Job, *, artifact: str | None = None, dry_run: bool = False) -> Outc
         count = sealed.manifest.data["samples"]
         submitted = f"submission of {count} samples, without scores, for the nuScenes server: {sealed.file(SUBMISSION)}"
         return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted, *more])
+    if official:
+        more.append(compared_with_devkit(sealed, split=job.of(as_made(model, profile=job.profile)).evaluation_split()))
     return Outcome(
         sealed,
         tables=[overall_table(sealed), class_table(sealed)],
         metrics=dict(sealed.manifest.metrics),
-        messages=[f"scored {model.path.name} by nuscenes-devkit's DetectionEval", *more],
+        messages=[f"scored {model.path.name} by the rules of nuscenes-devkit", *more],
     )
 
 

@@ -15,8 +15,9 @@ from pipelines.store.artifacts import Artifact
 from profiles import Profile
 from profiles.sections.evaluation import FEWEST_SCENES
 from qdbev.evaluation.bootstrap import paired_bootstrap
-from qdbev.evaluation.matching import Matches, match
-from qdbev.evaluation.nuscenes import ground_truth, predicted_boxes
+from qdbev.evaluation.ground_truth import ground_truth
+from qdbev.evaluation.matching import Matches
+from qdbev.evaluation.scores import matches_of as matched
 from qdbev.evaluation.submission import submission
 
 
@@ -60,15 +61,13 @@ def _matches(link: Link, *, job: Job) -> Matches:
 def matches_of(evaluation: Artifact, *, split: Split) -> Matches:
     """The submission of an evaluation matched with the ground truth of its split, scene by scene."""
     truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
-    boxes = predicted_boxes(read_results(evaluation), truth=truth)
-    return match(truth.boxes, predictions=boxes, scene_of=truth.scene_of)
+    return matched(read_results(evaluation), truth=truth)
 
 
 def match_results(results: Results, *, split: Split) -> Matches:
     """The same for result entries that are not sealed."""
     truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
-    boxes = predicted_boxes(submission(results), truth=truth)
-    return match(truth.boxes, predictions=boxes, scene_of=truth.scene_of)
+    return matched(submission(results), truth=truth)
 
 
 def interval(base: Matches, other: Matches, *, profile: Profile) -> dict[str, float]:

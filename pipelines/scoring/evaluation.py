@@ -1,8 +1,9 @@
-"""The sealed evaluation of one model: predictions on whole scenes, scored by nuscenes-devkit, with their submission."""
+"""The sealed evaluation of one model: predictions on whole scenes, their scores, and their submission."""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,11 @@ from pipelines.lineage.keys import evaluation_key
 from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, ONNX, PACKED, SUBMISSION
 from pipelines.lineage.models import as_made
 from pipelines.scoring.prediction import predict, refuse_nothing_to_find, score_results
-from pipelines.scoring.results_file import write_results
+from pipelines.scoring.results_file import read_results, write_results
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.making import Content, Made, made
+from qdbev.evaluation.devkit import devkit_scores
 from qdbev.evaluation.submission import submission, write_submission
 
 SCORED_BEFORE = "scored before"
@@ -98,6 +100,19 @@ def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any]) -> Cont
         notes=notes_on(split),
         message=results.says_left_out(),
     )
+
+
+def compared_with_devkit(evaluation: Artifact, *, split: Split) -> str:
+    """Score the sealed submission by nuscenes-devkit itself, and say how far the sealed scores are from its own."""
+    sealed = json.loads(evaluation.file(DETAILS).read_text(encoding="utf-8"))
+    tokens = [sample["token"] for sample in split.samples]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / SUBMISSION
+        write_submission(read_results(evaluation), path=file)
+        official = devkit_scores(split.root, version=split.version, submission=file, tokens=tokens)
+    if official.serialize() == sealed:
+        return "nuscenes-devkit's DetectionEval gives the same numbers, to the last bit"
+    return f"nuscenes-devkit's DetectionEval gives NDS {official.nds!r}, not {sealed['nds']!r}: please report this"
 
 
 def _detector_of(model: Artifact, *, job: Job, split: Split) -> tuple[Detector, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Streaming prediction of a split, the submission, and its scores by nuscenes-devkit."""
+"""Streaming prediction of a split, the submission, and its scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pipelines.assembly.samples import Split, streaming_dataset
 from pipelines.store import processes
 from pipelines.store.integrity import UnusableInput, fetched, reading_data
 from qdbev.data.queues.batches import Batch, frames_in, streaming_batches
-from qdbev.evaluation.nuscenes import Scores, ground_truth, score
+from qdbev.evaluation.ground_truth import ground_truth
+from qdbev.evaluation.scores import Scores, score
 from qdbev.evaluation.submission import left_out, sample_result, submission
 
 
@@ -94,12 +95,12 @@ def refuse_nothing_to_find(split: Split) -> None:
     """Load the ground truth of a split, which scoring will use, before anything is predicted; in every process.
 
     Raises:
-        UnusableInput: The devkit does not take it, or no box of it counts.
+        UnusableInput: The tables give none, or no box of it counts.
     """
 
     def counting() -> bool:
         with reading_data():
-            return bool(ground_truth(split.root, version=split.version, scenes=split.scenes).boxes.all)
+            return len(ground_truth(split.root, version=split.version, scenes=split.scenes).boxes) > 0
 
     if not processes.agreed(counting):
         raise UnusableInput(

@@ -8,19 +8,16 @@ Efron and Tibshirani, An Introduction to the Bootstrap, 1993, section 13.3.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from nuscenes.eval.common.config import config_factory
 from nuscenes.eval.detection.constants import TP_METRICS
-from nuscenes.eval.detection.data_classes import DetectionMetricData
-from tqdm import tqdm
 
-from qdbev.evaluation.matching import ClassMatches, Floats, Ints, Matches
-
-_RECALLS = np.linspace(0, 1, DetectionMetricData.nelem)
-_NO_VALUE = {("traffic_cone", "attr_err"), ("traffic_cone", "vel_err"), ("traffic_cone", "orient_err"),
-             ("barrier", "attr_err"), ("barrier", "vel_err")}  # fmt: skip
+from qdbev.evaluation.boxes import CONFIG, Floats, Ints
+from qdbev.evaluation.curves import RECALLS, TP_PLACE, average_precision, mean_errors
+from qdbev.evaluation.matching import ClassMatches, Matches
+from qdbev.evaluation.scores import NO_VALUE
 
 
 @dataclass(frozen=True)
@@ -39,9 +36,7 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def paired_bootstrap(
-    a: Matches, *, b: Matches, resamples: int = 1000, seed: int = 0, progress: bool = False
-) -> dict[str, Interval]:
+def paired_bootstrap(a: Matches, *, b: Matches, resamples: int = 1000, seed: int = 0) -> dict[str, Interval]:
     """Intervals of ``NDS`` and ``mAP`` differences b - a over resampled scenes.
 
     Args:
@@ -49,7 +44,6 @@ def paired_bootstrap(
         b: Matches of the other submission on the same scenes.
         resamples: Number of draws.
         seed: Decides the draws.
-        progress: Show a bar.
 
     Raises:
         ValueError: the two were not matched on the same scenes, or there is nothing to draw.
@@ -58,15 +52,18 @@ def paired_bootstrap(
         raise ValueError("paired submissions must be matched on the same scenes in the same order; match them again.")
     if not a.scenes or resamples < 2:
         raise ValueError(f"a bootstrap wants scenes and at least 2 resamples, got {len(a.scenes)} and {resamples}.")
-    count = len(a.scenes)
-    draws = np.random.default_rng([seed]).integers(count, size=(resamples, count))
-    once = np.ones(count, dtype=np.int64)
+    once = np.ones(len(a.scenes), dtype=np.int64)
     values = np.subtract(scores_from_matches(b, weights=once), scores_from_matches(a, weights=once))
-    differences = np.empty((resamples, 2))
-    for row, draw in enumerate(tqdm(draws, desc="bootstrap", disable=not progress)):
-        weights = np.bincount(draw, minlength=count)
-        differences[row] = np.subtract(scores_from_matches(b, weights=weights), scores_from_matches(a, weights=weights))
+    differences = _drawn(b, resamples=resamples, seed=seed) - _drawn(a, resamples=resamples, seed=seed)
     return {name: _interval(differences[:, place], value=values[place]) for place, name in enumerate(("NDS", "mAP"))}
+
+
+@lru_cache(maxsize=2)
+def _drawn(matches: Matches, *, resamples: int, seed: int) -> Floats:
+    """NDS and mAP (resamples, 2) of each draw; kept, as many submissions are compared with one."""
+    count = len(matches.scenes)
+    draws = np.random.default_rng([seed]).integers(count, size=(resamples, count))
+    return np.array([scores_from_matches(matches, weights=np.bincount(draw, minlength=count)) for draw in draws])
 
 
 def scores_from_matches(matches: Matches, *, weights: Ints) -> tuple[float, float]:
@@ -76,26 +73,21 @@ def scores_from_matches(matches: Matches, *, weights: Ints) -> tuple[float, floa
         matches: Of all scenes.
         weights: (S,) how often each scene is there; all ones gives the devkit's scores.
     """
-    config = config_factory("detection_cvpr_2019")
     errors = np.empty((len(matches.classes), len(TP_METRICS)))
     precisions = np.empty(len(matches.classes))
     for row, (name, matched) in enumerate(matches.classes.items()):
-        aps, errors[row] = _class_scores(matched, weights=weights, min_recall=config.min_recall,
-                                         min_precision=config.min_precision,
-                                         tp_place=config.dist_ths.index(config.dist_th_tp))  # fmt: skip
+        aps, errors[row] = _class_scores(matched, weights=weights)
         precisions[row] = np.mean(aps)
         for column, metric in enumerate(TP_METRICS):
-            if (name, metric) in _NO_VALUE:
+            if (name, metric) in NO_VALUE:
                 errors[row, column] = np.nan
     mean_ap = float(np.mean(precisions))
     goodness = np.maximum(0.0, 1.0 - np.nanmean(errors, axis=0))
-    weight = config.mean_ap_weight
+    weight = CONFIG.mean_ap_weight
     return float((weight * mean_ap + goodness.sum()) / (weight + len(TP_METRICS))), mean_ap
 
 
-def _class_scores(
-    matched: ClassMatches, *, weights: Ints, min_recall: float, min_precision: float, tp_place: int
-) -> tuple[list[float], Floats]:
+def _class_scores(matched: ClassMatches, *, weights: Ints) -> tuple[list[float], Floats]:
     """AP at each threshold, and the five true-positive errors, of one class."""
     positives = int(matched.positives @ weights)
     copies = weights[matched.scene]
@@ -103,7 +95,6 @@ def _class_scores(
     place = np.cumsum(drawn) - 1  # of a prediction among those drawn
     copies, confidence = copies[drawn], matched.confidence[drawn]
     total = np.cumsum(copies)
-    first = round(100 * min_recall) + 1
     aps, errors = [], np.ones(len(TP_METRICS))
     for number, hits in enumerate(matched.hits):
         present = drawn[hits]
@@ -112,15 +103,13 @@ def _class_scores(
             aps.append(0.0)
             continue
         recall, precision, level = _curve(rows, copies=copies, total=total, confidence=confidence, positives=positives)
-        curve = np.interp(_RECALLS, recall, precision, right=0)[first:] - min_precision
-        aps.append(float(np.mean(np.maximum(curve, 0))) / (1.0 - min_precision))
-        if number == tp_place:
+        aps.append(average_precision(recall, precision=precision))
+        if number == TP_PLACE:
             times = copies[rows]
-            errors = _mean_errors(
+            errors = mean_errors(
                 np.repeat(matched.errors[:, present], times, axis=1),
                 confidence=np.repeat(confidence[rows], times),
-                levels=np.interp(_RECALLS, recall, level, right=0),
-                first=first,
+                levels=np.interp(RECALLS, recall, level, right=0),
             )
     return aps, errors
 
@@ -148,21 +137,6 @@ def _curve(
         np.append(precision[skip:], hit[-1] / total[-1]),
         np.append(level[skip:], confidence[-1]),
     )
-
-
-def _mean_errors(errors: Floats, *, confidence: Floats, levels: Floats, first: int) -> Floats:
-    """The devkit's cumulative mean error averaged over the recalls from ``first`` to the highest reached."""
-    reached = np.flatnonzero(levels)
-    last = int(reached[-1]) if len(reached) else 0
-    if last < first:
-        return np.ones(len(errors))
-    known = ~np.isnan(errors)
-    sums, counts = np.cumsum(np.where(known, errors, 0.0), axis=1), np.cumsum(known, axis=1)
-    means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
-    means[~known.any(axis=1)] = 1.0
-    wanted = levels[::-1]
-    curves = [np.interp(wanted, confidence[::-1], row[::-1])[::-1] for row in means]
-    return np.array([np.mean(curve[first : last + 1]) for curve in curves])
 
 
 def _interval(values: NDArray[np.float64], *, value: float) -> Interval:

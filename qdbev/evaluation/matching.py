@@ -3,24 +3,22 @@
 Matching of one sample does not depend on other samples (predictions of a class are taken by descending score, each
 takes its nearest free ground truth, a match below the distance threshold counts). So the matches of all samples are
 found once, and any multiset of scenes is scored by adding them up again, to the devkit's own numbers.
-Tie rule of the devkit: of two equal scores the LATER prediction comes first.
+Tie rules of the devkit: of two equal scores the LATER prediction comes first; of two equal distances the EARLIER truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from nuscenes.eval.common.config import config_factory
-from nuscenes.eval.common.data_classes import EvalBoxes
-from nuscenes.eval.common.utils import attr_acc, center_distance, scale_iou, velocity_l2, yaw_diff
-from nuscenes.eval.detection.constants import TP_METRICS
-from nuscenes.eval.detection.data_classes import DetectionBox
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from qdbev.evaluation.boxes import CONFIG, NAMES, Boxes, Floats, Ints
+from qdbev.evaluation.pair_errors import distances, pair_errors
+
+_PAIRS_AT_ONCE = 1 << 20
+_ROUNDING = 1 + 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,96 +39,80 @@ class ClassMatches:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Matches of one submission: one entry per class, over the named scenes."""
+    """Matches of one submission on S samples: one entry per class, over the named scenes."""
 
     scenes: tuple[str, ...]
     classes: dict[str, ClassMatches]
+    samples: int
 
 
-def match(truth: EvalBoxes, *, predictions: EvalBoxes, scene_of: dict[str, str]) -> Matches:
+def match(truth: Boxes, *, predictions: Boxes, scene_of: Mapping[str, str]) -> Matches:
     """Match filtered predictions to filtered ground truth.
 
     Args:
-        truth: The devkit's boxes by sample token, after its filters.
+        truth: Boxes that count.
         predictions: Likewise.
-        scene_of: Scene name of every sample token; samples are taken in the order of ``truth``.
+        scene_of: Scene name of every sample token; samples are numbered in its order.
     """
-    scenes = tuple(dict.fromkeys(scene_of[token] for token in truth.sample_tokens))
+    scenes = tuple(dict.fromkeys(scene_of.values()))
     numbers = {name: number for number, name in enumerate(scenes)}
-    scene_index = {token: numbers[scene_of[token]] for token in truth.sample_tokens}
-    names = list(config_factory("detection_cvpr_2019").class_names)
-    truths, predicted = (_by_class(boxes) for boxes in (truth, predictions))
-    return Matches(
-        scenes,
-        {
-            name: _match_class(
-                truths.get(name, []),
-                predictions=predicted.get(name, []),
-                scene_index=scene_index,
-                scenes=len(scenes),
-                name=name,
-            )
-            for name in names
-        },
-    )
+    scene = np.array([numbers[name] for name in scene_of.values()], dtype=np.int64)
+    classes = {
+        name: _match_class(
+            truth.where(truth.label == label),
+            ranked=predictions.where(_ranked(predictions, label=label)),
+            scene=scene,
+            period=np.pi if name == "barrier" else 2 * np.pi,
+        )
+        for label, name in enumerate(NAMES)
+    }
+    return Matches(scenes, classes, len(scene_of))
 
 
-def _by_class(boxes: EvalBoxes) -> dict[str, list[DetectionBox]]:
-    """Boxes of each class in the devkit's order: sample after sample."""
-    classes: dict[str, list[DetectionBox]] = {}
-    for box in boxes.all:
-        classes.setdefault(box.detection_name, []).append(box)
-    return classes
+def _ranked(predictions: Boxes, *, label: int) -> Ints:
+    """The rows of one class, best first."""
+    rows = np.flatnonzero(predictions.label == label)
+    return rows[np.argsort(predictions.score[rows], kind="stable")[::-1]]
 
 
-def _match_class(
-    truths: Sequence[DetectionBox],
-    *,
-    predictions: Sequence[DetectionBox],
-    scene_index: dict[str, int],
-    scenes: int,
-    name: str,
-) -> ClassMatches:
-    scores = np.array([box.detection_score for box in predictions], dtype=np.float64)
-    order = np.lexsort((np.arange(len(scores)), scores))[::-1]
-    ranked = [predictions[index] for index in order]
-    config = config_factory("detection_cvpr_2019")
-    pairs = _near_pairs(truths, ranked=ranked, limit_m=max(config.dist_ths))
-    taken = [_greedy(*pairs, threshold_m=threshold) for threshold in config.dist_ths]
-    for_errors = taken[config.dist_ths.index(config.dist_th_tp)]
+def _match_class(truth: Boxes, *, ranked: Boxes, scene: Ints, period: float) -> ClassMatches:
+    """Match the boxes of one class; ``ranked`` are best first, ``scene`` is that of each sample."""
+    pairs = _near_pairs(truth, ranked=ranked, limit_m=max(CONFIG.dist_ths))
+    taken = [_greedy(*pairs, threshold_m=threshold) for threshold in CONFIG.dist_ths]
+    rows, targets = taken[CONFIG.dist_ths.index(CONFIG.dist_th_tp)]
     return ClassMatches(
-        positives=np.bincount([scene_index[box.sample_token] for box in truths], minlength=scenes).astype(np.int64),
-        scene=np.array([scene_index[box.sample_token] for box in ranked], dtype=np.int64),
-        confidence=scores[order],
-        hits=tuple(rows for rows, _ in taken),
-        errors=_errors([(truths[target], ranked[row]) for row, target in zip(*for_errors, strict=True)], name=name),
+        positives=np.bincount(scene[truth.sample], minlength=int(scene.max(initial=-1)) + 1).astype(np.int64),
+        scene=scene[ranked.sample],
+        confidence=ranked.score,
+        hits=tuple(hits for hits, _ in taken),
+        errors=pair_errors(truth.where(targets), boxes=ranked.where(rows), period=period),
     )
 
 
-def _near_pairs(
-    truths: Sequence[DetectionBox], *, ranked: Sequence[DetectionBox], limit_m: float
-) -> tuple[Ints, Ints, Floats]:
+def _near_pairs(truth: Boxes, *, ranked: Boxes, limit_m: float) -> tuple[Ints, Ints, Floats]:
     """(prediction, truth, distance) of all pairs of one sample below ``limit_m``, by prediction, distance, truth."""
-    rows_of: dict[str, list[int]] = {}
-    targets_of: dict[str, list[int]] = {}
-    for boxes, places in ((ranked, rows_of), (truths, targets_of)):
-        for index, box in enumerate(boxes):
-            places.setdefault(box.sample_token, []).append(index)
-    rows, targets, distances = [], [], []
-    for token in rows_of.keys() & targets_of.keys():
-        row, target = np.array(rows_of[token]), np.array(targets_of[token])
-        start = np.array([ranked[index].translation[:2] for index in row])
-        end = np.array([truths[index].translation[:2] for index in target])
-        distance = np.sqrt(((start[:, None] - end[None]) ** 2).sum(axis=2))
-        left, right = np.nonzero(distance < limit_m)
-        rows.append(row[left])
-        targets.append(target[right])
-        distances.append(distance[left, right])
-    if not rows:
+    blocks = [np.concatenate(part) for part in zip(*_blocks(truth, ranked=ranked, limit_m=limit_m), strict=True)]
+    if not blocks:
         return np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0)
-    row, target, distance = (np.concatenate(part) for part in (rows, targets, distances))
+    row, target, distance = blocks
     order = np.lexsort((target, distance, row))
     return row[order], target[order], distance[order]
+
+
+def _blocks(truth: Boxes, *, ranked: Boxes, limit_m: float) -> Iterator[tuple[Ints, Ints, Floats]]:
+    """Near pairs of so many predictions at a time that their pairs fit in memory; ``truth`` is sample after sample."""
+    first, last = (np.searchsorted(truth.sample, ranked.sample, side=side) for side in ("left", "right"))
+    counts = last - first
+    starts = np.flatnonzero(np.diff(np.cumsum(counts) // _PAIRS_AT_ONCE, prepend=-1))
+    for start, stop in itertools.pairwise([*starts.tolist(), len(counts)]):
+        block = counts[start:stop]
+        row = np.repeat(np.arange(start, stop), block)
+        target = np.arange(len(row)) - np.repeat(np.cumsum(block) - block, block) + np.repeat(first[start:stop], block)
+        apart = ranked.translation[row, :2] - truth.translation[target, :2]
+        near = np.flatnonzero((apart**2).sum(axis=1) < limit_m**2 * _ROUNDING)
+        distance = distances(apart[near])
+        inside = distance < limit_m
+        yield row[near][inside], target[near][inside], distance[inside]
 
 
 def _greedy(rows: Ints, targets: Ints, distances: Floats, *, threshold_m: float) -> tuple[Ints, Ints]:
@@ -143,17 +125,3 @@ def _greedy(rows: Ints, targets: Ints, distances: Floats, *, threshold_m: float)
             hits[row] = target
             taken.add(target)
     return np.array(list(hits), dtype=np.int64), np.array(list(hits.values()), dtype=np.int64)
-
-
-def _errors(pairs: Sequence[tuple[DetectionBox, DetectionBox]], *, name: str) -> Floats:
-    """The five true-positive errors (5, H) of matched (truth, prediction) pairs, by the devkit's own functions."""
-    period = np.pi if name == "barrier" else 2 * np.pi
-    functions = {
-        "trans_err": center_distance,
-        "scale_err": lambda truth, box: 1 - scale_iou(truth, box),
-        "orient_err": lambda truth, box: yaw_diff(truth, box, period=period),
-        "vel_err": velocity_l2,
-        "attr_err": lambda truth, box: 1 - attr_acc(truth, box),
-    }
-    rows = [[float(functions[metric](*pair)) for pair in pairs] for metric in TP_METRICS]
-    return np.array(rows, dtype=np.float64).reshape(len(TP_METRICS), len(pairs))

@@ -21,14 +21,17 @@ def evaluate(
             autocompletion=completion.artifacts,
         ),
     ] = None,
+    official: Annotated[
+        bool, typer.Option("--official", help="Score by nuscenes-devkit itself, too, and compare (slow).")
+    ] = False,
 ) -> Outcome:
     """Score a detector: NDS, mAP, errors, classes.
 
-    The submission is written and scored by nuscenes-devkit: NDS, mAP, five true-positive errors, a class table.
+    The submission is written and scored by nuScenes' rules: NDS, mAP, five true-positive errors, a class table.
 
     Example: qdbev evaluate qat:w4a6-nano
     """
     job = options.job()
     from pipelines.commands import evaluate
 
-    return evaluate.run(job, artifact=artifact, dry_run=options.dry_run)
+    return evaluate.run(job, artifact=artifact, official=official, dry_run=options.dry_run)

@@ -10,8 +10,10 @@ from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.data_classes import DetectionBox
 
 from qdbev.evaluation.bootstrap import Interval, paired_bootstrap, scores_from_matches
-from qdbev.evaluation.matching import match
-from qdbev.evaluation.nuscenes import GroundTruth, SceneEval, Scores, summarise
+from qdbev.evaluation.devkit import SceneEval
+from qdbev.evaluation.matching import Matches, match
+from qdbev.evaluation.reading import boxes_of
+from qdbev.evaluation.scores import Scores, scores_of
 
 ATTRIBUTE = {"car": "vehicle.moving", "pedestrian": "pedestrian.moving", "bicycle": "cycle.with_rider"}
 NAMES = ("car", "pedestrian", "bicycle", "barrier", "traffic_cone")
@@ -50,17 +52,24 @@ def random_sets(seed: int, *, scenes: int, frames: int = 3) -> tuple[EvalBoxes, 
     return truth, found, scene_of
 
 
-def devkit_scores(truth: EvalBoxes, found: EvalBoxes, scene_of: dict[str, str]) -> Scores:
-    return summarise(SceneEval(GroundTruth(None, truth, scene_of), predictions=found))  # type: ignore[arg-type]
+def devkit_scores(truth: EvalBoxes, found: EvalBoxes) -> Scores:
+    return SceneEval(truth, predictions=found).scores()
+
+
+def matched(truth: EvalBoxes, found: EvalBoxes, scene_of: dict[str, str]) -> Matches:
+    """Our matches of the devkit's boxes."""
+    rows = (boxes_of({"results": boxes.serialize()}, scene_of=scene_of) for boxes in (truth, found))
+    return match(next(rows), predictions=next(rows), scene_of=scene_of)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_all_scenes_once_is_the_devkit(seed: int) -> None:
     truth, found, scene_of = random_sets(seed, scenes=5)
-    official = devkit_scores(truth, found, scene_of)
-    own = scores_from_matches(match(truth, predictions=found, scene_of=scene_of), weights=np.ones(5, dtype=np.int64))
+    official = devkit_scores(truth, found)
+    own = scores_from_matches(matched(truth, found, scene_of), weights=np.ones(5, dtype=np.int64))
     np.testing.assert_allclose(own, (official.nds, official.mean_ap), rtol=0, atol=1e-12)
     assert official.mean_ap > 0
+    assert scores_of(matched(truth, found, scene_of)).serialize() == official.serialize()
 
 
 def test_weights_are_repeated_scenes() -> None:
@@ -79,8 +88,8 @@ def test_weights_are_repeated_scenes() -> None:
                 for box in moved:
                     box.sample_token = name
                 target.add_boxes(name, moved)
-    official = devkit_scores(big_truth, big_found, big_scene_of)
-    own = scores_from_matches(match(truth, predictions=found, scene_of=scene_of), weights=weights)
+    official = devkit_scores(big_truth, big_found)
+    own = scores_from_matches(matched(truth, found, scene_of), weights=weights)
     np.testing.assert_allclose(own, (official.nds, official.mean_ap), rtol=0, atol=1e-12)
 
 
@@ -90,7 +99,7 @@ def test_later_of_two_equal_scores_wins() -> None:
     shape = {"sample_token": "t", "size": (1.0, 1.0, 1.0), "rotation": (1.0, 0.0, 0.0, 0.0)}
     truth.add_boxes("t", [DetectionBox(translation=(0.0, 0.0, 0.0), **shape)])
     found.add_boxes("t", [DetectionBox(translation=(x, 0.0, 0.0), detection_score=0.5, **shape) for x in (0.3, 1.5)])
-    cars = match(truth, predictions=found, scene_of={"t": "s"}).classes["car"]
+    cars = matched(truth, found, {"t": "s"}).classes["car"]
     # best first: the later one (1.5 m) is row 0; it hits at 2 m and 4 m, the other one at 0.5 m and 1 m
     assert [hits.tolist() for hits in cars.hits] == [[1], [1], [0], [0]]
     assert cars.errors[0].tolist() == [1.5]
@@ -102,13 +111,13 @@ def test_no_prediction_and_no_truth() -> None:
     for token in scene_of:
         nothing.add_boxes(token, [])
     for a, b in ((truth, nothing), (nothing, found), (nothing, nothing)):
-        scores = scores_from_matches(match(a, predictions=b, scene_of=scene_of), weights=np.ones(2, dtype=np.int64))
+        scores = scores_from_matches(matched(a, b, scene_of), weights=np.ones(2, dtype=np.int64))
         assert scores == (0.0, 0.0)
 
 
 def test_paired_bootstrap_of_equal_submissions_is_zero() -> None:
     truth, found, scene_of = random_sets(5, scenes=6)
-    matches = match(truth, predictions=found, scene_of=scene_of)
+    matches = matched(truth, found, scene_of)
     result = paired_bootstrap(matches, b=matches, resamples=20, seed=1)
     assert result["NDS"] == Interval(0.0, 0.0, 0.0, 0.0, 0.0)
     assert not result["mAP"].differs
@@ -119,7 +128,7 @@ def test_paired_bootstrap_sees_a_clear_difference_and_is_a_function_of_the_seed(
     perfect = copy.deepcopy(truth)
     for box in perfect.all:
         box.detection_score = 1.0
-    worse, better = (match(truth, predictions=boxes, scene_of=scene_of) for boxes in (found, perfect))
+    worse, better = (matched(truth, boxes, scene_of) for boxes in (found, perfect))
     once = paired_bootstrap(worse, b=better, resamples=200, seed=7)
     assert once == paired_bootstrap(worse, b=better, resamples=200, seed=7)
     assert once != paired_bootstrap(worse, b=better, resamples=200, seed=8)
@@ -132,7 +141,7 @@ def test_paired_bootstrap_sees_a_clear_difference_and_is_a_function_of_the_seed(
 def test_interval_is_the_percentile_of_an_independent_loop() -> None:
     truth, found, scene_of = random_sets(2, scenes=5)
     _, other, _ = random_sets(3, scenes=5)
-    a, b = (match(truth, predictions=boxes, scene_of=scene_of) for boxes in (found, other))
+    a, b = (matched(truth, boxes, scene_of) for boxes in (found, other))
     result = paired_bootstrap(a, b=b, resamples=60, seed=4)["NDS"]
     rng, values = np.random.default_rng([4]), []
     for draw in rng.integers(5, size=(60, 5)):
@@ -144,7 +153,7 @@ def test_interval_is_the_percentile_of_an_independent_loop() -> None:
 
 def test_refuses_other_scenes() -> None:
     truth, found, scene_of = random_sets(2, scenes=3)
-    first = match(truth, predictions=found, scene_of=scene_of)
-    second = match(truth, predictions=found, scene_of={token: "x" + scene for token, scene in scene_of.items()})
+    first = matched(truth, found, scene_of)
+    second = matched(truth, found, {token: "x" + scene for token, scene in scene_of.items()})
     with pytest.raises(ValueError, match="same scenes"):
         paired_bootstrap(first, b=second)

@@ -19,7 +19,7 @@ from qdbev.data.nuscenes.infos import camera_box
 from qdbev.data.nuscenes.records import CLASSES, read_samples
 from qdbev.detectors.configured import build_configured
 from qdbev.detectors.configured.frames import frame_boxes, from_camera
-from qdbev.evaluation.nuscenes import score
+from qdbev.evaluation.scores import score
 from qdbev.evaluation.submission import sample_result, submission
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"

@@ -19,7 +19,7 @@ from pipelines.store.artifacts import Artifact
 from pipelines.store.integrity import read_manifest
 from qdbev.data.nuscenes.records import read_samples
 from qdbev.data.nuscenes.tables import split_scenes
-from qdbev.evaluation.nuscenes import quiet
+from qdbev.evaluation.devkit import quiet
 from tests.conftest import TINY_VERSION
 
 Call = Callable[..., dict[str, Any]]
@@ -53,6 +53,11 @@ def test_the_sealed_file_scored_by_the_devkits_own_command(sealed: Path, tiny_sy
     assert sorted(scores["errors"].values()) == sorted(metrics.tp_errors.values())
     manifest = json.loads((sealed / "manifest.json").read_text())["metrics"]
     assert (manifest["NDS"], manifest["mAP"]) == (metrics.nd_score, metrics.mean_ap)
+
+
+def test_official_says_that_the_devkit_agrees(sealed: Path, call: Call) -> None:
+    words = call("evaluate", "--profile", "w4a6", "--official")["messages"]
+    assert "nuscenes-devkit's DetectionEval gives the same numbers, to the last bit" in words
 
 
 def test_results_stand_in_the_order_of_scenes(sealed: Path, tiny_synthetic: Path) -> None:

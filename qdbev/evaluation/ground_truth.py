@@ -1,0 +1,122 @@
+"""Ground truth of chosen scenes as boxes that count, and what filters predictions the same way.
+
+Source: nuscenes-devkit, ``eval/common/loaders.py``, ``load_gt_of_sample_tokens``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from nuscenes.eval.detection.utils import category_to_detection_name
+from nuscenes.utils.data_classes import Box
+from pyquaternion import Quaternion
+
+from qdbev.evaluation.boxes import ATTRIBUTES, NAMES, UNSCORED, Boxes
+from qdbev.evaluation.filters import RACK, Surroundings, counted
+from qdbev.evaluation.tables import Annotations, read_annotations, read_ego_positions, read_samples, read_scenes
+
+Signature = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class GroundTruth:
+    """Filtered ground truth of some scenes, and what is needed to filter predictions the same way."""
+
+    boxes: Boxes
+    surroundings: Surroundings
+    scene_of: dict[str, str]
+    """Scene name by sample token, scene after scene in the order of time: samples are numbered so."""
+
+
+def ground_truth(root: Path | str, *, version: str, scenes: Sequence[str] | None = None) -> GroundTruth:
+    """Filtered ground truth of some scenes; kept in this process until the tables change.
+
+    Args:
+        root: Folder of the nuScenes tree.
+        version: Table folder, such as v1.0-trainval.
+        scenes: Scene names; all of the tables where None.
+
+    Raises:
+        ValueError: A scene is not there, or the tables do not fit each other.
+    """
+    folder = Path(root).resolve() / version
+    return _ground_truth(folder, None if scenes is None else tuple(scenes), signature(folder))
+
+
+def signature(folder: Path) -> Signature:
+    """Name, size and time of each table: what tables kept in memory are keyed by."""
+    tables = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.glob("*.json"))]
+    if not tables:
+        raise ValueError(
+            f"no nuScenes tables in {folder}; give the root that holds {folder.name}/ with its .json files."
+        )
+    return tuple(tables)
+
+
+@lru_cache(maxsize=4)
+def _ground_truth(folder: Path, scenes: tuple[str, ...] | None, _signature: Signature) -> GroundTruth:
+    with _reading(folder):
+        first = read_scenes(folder)
+    missing = [] if scenes is None else sorted(set(scenes) - set(first))
+    if missing:
+        raise ValueError(f"{len(missing)} scene(s) to score are not in {folder}, first {missing[0]}.")
+    with _reading(folder):
+        samples = read_samples(folder, first={name: first[name] for name in (first if scenes is None else scenes)})
+        annotations = read_annotations(folder, samples=samples)
+        ego = read_ego_positions(folder, tokens=list(samples.scene_of))
+        at = Surroundings(ego, _racks(annotations))
+        return GroundTruth(counted(_boxes(annotations), at=at), at, samples.scene_of)
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """ValueError, in a sentence, for whatever a row that is not as it should be leads to."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, OSError, RecursionError) as error:
+        raise ValueError(
+            f"the nuScenes tables in {folder} give no ground truth ({type(error).__name__}: {error}); the data set is "
+            "incomplete or damaged: `qdbev data prepare` says more."
+        ) from error
+
+
+def _boxes(annotations: Annotations) -> Boxes:
+    """The annotations of the ten detection classes."""
+    classes = {name: category_to_detection_name(name) for name in set(annotations.category)}
+    label = np.array([_label(classes[name]) for name in annotations.category], dtype=np.int64)
+    rows = np.flatnonzero(label >= 0)
+    shape = {name: getattr(annotations, name)[rows] for name in ("translation", "size", "rotation")}
+    if any(np.isnan(column).any() for column in shape.values()):
+        raise ValueError("a translation, size or rotation in sample_annotation is NaN")
+    return Boxes(
+        sample=annotations.sample[rows],
+        label=label[rows],
+        attribute=np.array([_attribute(annotations.attributes[row]) for row in rows], dtype=np.int64),
+        points=annotations.points[rows],
+        velocity=annotations.velocity[rows],
+        score=np.full(len(rows), UNSCORED),
+        **shape,
+    )
+
+
+def _label(name: str | None) -> int:
+    return -1 if name is None else NAMES.index(name)
+
+
+def _attribute(names: Sequence[str]) -> int:
+    if len(names) > 1:
+        raise ValueError(f"an annotation has {len(names)} attributes, nuScenes allows one")
+    return ATTRIBUTES.index(names[0]) if names else 0
+
+
+def _racks(annotations: Annotations) -> dict[int, list[Box]]:
+    racks: dict[int, list[Box]] = {}
+    for row in (row for row, category in enumerate(annotations.category) if category == RACK):
+        box = Box(annotations.translation[row], annotations.size[row], Quaternion(annotations.rotation[row]))
+        racks.setdefault(int(annotations.sample[row]), []).append(box)
+    return racks

@@ -1,0 +1,104 @@
+"""NDS, mAP and the five true-positive errors of detection_cvpr_2019, with the last bit of nuscenes-devkit's.
+
+Boxes are columns and a class is matched at once, which makes the devkit's loops over boxes superfluous; what is done
+with the numbers of classes is the devkit's own ``DetectionMetrics``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nuscenes.eval.detection.constants import TP_METRICS
+from nuscenes.eval.detection.data_classes import DetectionMetrics
+
+from qdbev.evaluation.boxes import CONFIG, Boxes
+from qdbev.evaluation.curves import class_scores
+from qdbev.evaluation.filters import counted
+from qdbev.evaluation.ground_truth import GroundTruth, ground_truth
+from qdbev.evaluation.matching import Matches, match
+from qdbev.evaluation.reading import boxes_of
+
+ERRORS = {"trans_err": "mATE", "scale_err": "mASE", "orient_err": "mAOE", "vel_err": "mAVE", "attr_err": "mAAE"}
+NO_VALUE = {("traffic_cone", "attr_err"), ("traffic_cone", "vel_err"), ("traffic_cone", "orient_err"),
+            ("barrier", "attr_err"), ("barrier", "vel_err")}  # fmt: skip
+"""Errors that nuScenes asks of no box of a class."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of one submission; errors and AP per class are NaN where the devkit defines none."""
+
+    nds: float
+    mean_ap: float
+    errors: dict[str, float]  # mATE m, mASE 1 - IoU, mAOE rad, mAVE m/s, mAAE 1 - accuracy
+    classes: dict[str, dict[str, float]]  # class -> AP, ATE, ASE, AOE, AVE, AAE
+    samples: int
+
+    def flat(self) -> dict[str, float]:
+        """NDS, mAP and the five errors in one dict."""
+        return {"NDS": self.nds, "mAP": self.mean_ap, **self.errors}
+
+    def serialize(self) -> dict[str, Any]:
+        """The same as plain JSON values (NaN becomes None)."""
+        return json.loads(json.dumps(asdict(self)).replace("NaN", "null"))
+
+
+def score(
+    root: Path | str,
+    *,
+    version: str,
+    submission: Mapping[str, Any] | Path | str,
+    scenes: Sequence[str] | None = None,
+) -> Scores:
+    """Score a submission on some scenes (all of the tables where None).
+
+    Args:
+        root: Folder of the nuScenes tree.
+        version: Table folder, such as v1.0-trainval.
+        submission: The result dict (``{"meta", "results"}``) or a JSON file of it; samples outside the scenes are
+            ignored, as the devkit does with samples outside its split.
+        scenes: Scene names to evaluate on.
+
+    Raises:
+        ValueError: a scene or a sample is missing, a sample has more than 500 boxes, or the file is no submission.
+    """
+    return scores_of(matches_of(submission, truth=ground_truth(root, version=version, scenes=scenes)))
+
+
+def matches_of(submission: Mapping[str, Any] | Path | str, *, truth: GroundTruth) -> Matches:
+    """A submission matched with ground truth; raises as ``score``."""
+    return match(truth.boxes, predictions=predicted_boxes(submission, truth=truth), scene_of=truth.scene_of)
+
+
+def predicted_boxes(submission: Mapping[str, Any] | Path | str, *, truth: GroundTruth) -> Boxes:
+    """Predictions on the samples of ``truth`` that count; raises as ``score``."""
+    return counted(boxes_of(submission, scene_of=truth.scene_of), at=truth.surroundings)
+
+
+def scores_of(matches: Matches) -> Scores:
+    """The scores of matches on all their scenes."""
+    metrics = DetectionMetrics(CONFIG)
+    for name, matched in matches.classes.items():
+        aps, errors = class_scores(matched)
+        for threshold, ap in zip(CONFIG.dist_ths, aps, strict=True):
+            metrics.add_label_ap(name, threshold, ap)
+        for metric, error in zip(TP_METRICS, errors.tolist(), strict=True):
+            metrics.add_label_tp(name, metric, np.nan if (name, metric) in NO_VALUE else error)
+    return named(metrics, samples=matches.samples)
+
+
+def named(metrics: DetectionMetrics, *, samples: int) -> Scores:
+    """The devkit's metrics object as ``Scores``."""
+    aps = metrics.mean_dist_aps
+    table = {
+        name: {"AP": float(aps[name])}
+        | {short[1:]: float(metrics.get_label_tp(name, key)) for key, short in ERRORS.items()}
+        for name in CONFIG.class_names
+    }
+    errors = {short: float(metrics.tp_errors[key]) for key, short in ERRORS.items()}
+    return Scores(float(metrics.nd_score), float(metrics.mean_ap), errors, table, samples)
