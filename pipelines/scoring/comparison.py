@@ -9,7 +9,7 @@ from tqdm import tqdm
 from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split
 from pipelines.lineage.chain import Link
-from pipelines.scoring.prediction import Results
+from pipelines.scoring.results import Results
 from pipelines.scoring.results_file import read_results
 from pipelines.store.artifacts import Artifact
 from profiles import Profile

@@ -61,18 +61,19 @@ def evaluation_of(job: Job, *, model: Artifact, scored: bool = True) -> Made:
     settings = {"split": section.split, "max_boxes": section.max_boxes, "data": split.digest}
     refuse_calibrated(model, split=split, store=job.store)
     key = evaluation_key(job.profile, model=model.digest, settings=settings)
-    make = partial(_evaluate, job, model=model, settings=settings)
+    scratch = job.store.scratch_path(EVALUATION, key=key)
+    make = partial(_evaluate, job, model=model, settings=settings, scratch=scratch)
     return made(job, EVALUATION, key=key, make=make, known=SCORED_BEFORE)
 
 
-def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any]) -> Content:
+def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any], scratch: Path) -> Content:
     """Predict the split and score it; ``settings`` are those of the key."""
     kind, split = model.manifest.kind, job.evaluation_split(scored=False)
     if settings["split"] != "test":
         refuse_nothing_to_find(split)
     unscored = settings["split"] == "test" or not processes.is_first()  # the first process writes, so it scores
     detector, cost = _detector_of(model, job=job, split=split)
-    results = predict(detector, split=split, job=job, label=f"evaluate {kind}")
+    results = predict(detector, split=split, job=job, label=f"evaluate {kind}", scratch=scratch)
     scores = None if unscored else score_results(results, split=split)
 
     def write(folder: Path) -> None:

@@ -15,7 +15,8 @@ from pipelines.calibration.observing import observe, refuse_evaluation_samples
 from pipelines.lineage.keys import sensitivity_key
 from pipelines.lineage.kinds import SENSITIVITY, SENSITIVITY_PICTURE
 from pipelines.scoring.comparison import interval, match_results, resampled
-from pipelines.scoring.prediction import Results, refuse_nothing_to_find, score_results
+from pipelines.scoring.prediction import refuse_nothing_to_find, score_results
+from pipelines.scoring.results import Results
 from pipelines.scoring.shared_run import Row, SharedRun
 from pipelines.store.making import Content, Made, made
 from profiles import Profile
@@ -37,18 +38,19 @@ def sensitivity_of(job: Job, *, level: str) -> Made:
     split = job.evaluation_split()
     tokens = refuse_evaluation_samples(job.calibration_samples(), evaluated=split)
     key = sensitivity_key(job.profile, level=level, source=source.digest, data=split.digest, tokens=tokens)
-    make = partial(_measure, job, level=level, source=source.digest, tokens=tokens)
+    scratch = job.store.scratch_path(SENSITIVITY, key=key)
+    make = partial(_measure, job, level=level, source=source.digest, tokens=tokens, scratch=scratch)
     return made(job, SENSITIVITY, key=key, make=make, known="already measured; --force does it again")
 
 
-def _measure(job: Job, *, level: str, source: str, tokens: list[str]) -> Content:
+def _measure(job: Job, *, level: str, source: str, tokens: list[str], scratch: Path) -> Content:
     """Quantize, calibrate and score every row."""
     profile, split = job.profile, job.evaluation_split()
     refuse_nothing_to_find(split)
     detector, _ = float_detector(job)
     quantized = quantized_from_float(detector, profile=profile, split=job.split("train"), bits=job.bits)
     observe(quantized, job=job, progress=job.progress)
-    shared, scored = measure(quantized, level=level, split=split, job=job)
+    shared, scored = measure(quantized, level=level, split=split, job=job, scratch=scratch)
     return Content(
         partial(_write, rows=scored),
         parents={"float": source},
@@ -67,10 +69,12 @@ def _measure(job: Job, *, level: str, source: str, tokens: list[str]) -> Content
     )
 
 
-def measure(quantized: Quantized, *, level: str, split: Split, job: Job) -> tuple[SharedRun, list[dict[str, Any]]]:
+def measure(
+    quantized: Quantized, *, level: str, split: Split, job: Job, scratch: Path | None = None
+) -> tuple[SharedRun, list[dict[str, Any]]]:
     """The run of all rows over a split, and their scores, with intervals for parts where the profile asks for them."""
     rows = make_rows(quantized, level=level)
-    shared = SharedRun(quantized, rows=rows, split=split, job=job)
+    shared = SharedRun(quantized, rows=rows, split=split, job=job, scratch=scratch)
     results = shared.run()
     scored = [
         {"name": row.name, "part": row.part, **score_results(results[row.name], split=split).flat()} for row in rows

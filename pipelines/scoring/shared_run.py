@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,12 +19,16 @@ from pipelines.assembly.detector import Detector, inputs_on
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import Split
-from pipelines.scoring.prediction import ResultCollector, Results, evaluation_batches, together
+from pipelines.scoring.kept_scenes import KeptScenes
+from pipelines.scoring.prediction import evaluation_batches
+from pipelines.scoring.results import ResultCollector, Results, together
 from profiles.sections.schedule import PARTS
 from qdbev.data.queues.batches import Batch
 from qdbev.detectors.detector import Step
 from qdbev.quantization import quantized_layers, set_sites
 from qdbev.quantization.layers.swap import Tensors
+
+_NUMBERS = ("stages_run", "stages_asked", "seconds", "seconds_unshared")
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class SharedRun:
         split: What is run.
         job: Its model, evaluation, data and device sections; whether a bar is shown.
         tensors: Of the sites of a row, which quantizers are on.
+        scratch: Folder that keeps the scenes that are done, which a killed run then finds; None keeps nothing.
     """
 
     def __init__(
@@ -59,11 +65,12 @@ class SharedRun:
         split: Split,
         job: Job,
         tensors: Tensors = "all",
+        scratch: Path | None = None,
     ) -> None:
         self.detector: Detector = quantized.detector
         self.tensors = tensors
         self.rows = list(rows)
-        self.split, self.job = split, job
+        self.split, self.job, self.scratch = split, job, scratch
         self.part_of = {path: layer.site.part for path, layer in quantized_layers(quantized.detector).items()}
         self.histories: dict[Hashable, Any] = {}
         self.collectors = {
@@ -75,10 +82,14 @@ class SharedRun:
     def run(self) -> dict[str, Results]:
         """Result entries by row name."""
         self.detector.eval().to(self.job.device)
-        batches = evaluation_batches(self.split, job=self.job, label="sensitivity")
+        results = {name: collector.results for name, collector in self.collectors.items()}
+        kept = KeptScenes(self.scratch, split=self.split, results=results)
+        for name, number in kept.numbers.items():
+            setattr(self, name, number)
         with torch.inference_mode():
-            for batch in batches:
+            for batch in evaluation_batches(kept.left, job=self.job, label="sensitivity", done=kept.done):
                 self._batch(batch)
+                kept.keep(**{name: getattr(self, name) for name in _NUMBERS})
         return {name: together(collector.results, split=self.split) for name, collector in self.collectors.items()}
 
     def saving(self) -> str:

@@ -296,14 +296,15 @@ class Store:
         Raises:
             StoreUnwritable: If it cannot be made.
         """
-        folder = self._scratch_path(kind, key=key)
+        folder = self.scratch_path(kind, key=key)
         with explained_writing(self.root):
             folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def discard_scratch(self, kind: str, *, key: str) -> None:
         """Remove the resume state of a stage, if there is any."""
-        shutil.rmtree(self._scratch_path(kind, key=key), ignore_errors=True)
+        shutil.rmtree(self.scratch_path(kind, key=key), ignore_errors=True)
 
-    def _scratch_path(self, kind: str, *, key: str) -> Path:
+    def scratch_path(self, kind: str, *, key: str) -> Path:
+        """Where that folder is, or would be."""
         return self.root / _SCRATCH / f"{kind}-{key[:12]}"
