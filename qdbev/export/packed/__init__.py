@@ -5,6 +5,7 @@ from __future__ import annotations
 from qdbev.export.packed.card import Licence, Score, Scored, model_card
 from qdbev.export.packed.config import FORMAT_VERSION, Unreadable
 from qdbev.export.packed.folder import CARD, CONFIG, WEIGHTS, PackedFolder, read_packed, write_packed
+from qdbev.export.packed.integers import execute_integers
 from qdbev.export.packed.sizes import Sizes, sizes_of, sizes_of_state
 from qdbev.export.packed.state import Limits, PackedState, packed_state, unpacked_state
 
@@ -21,6 +22,7 @@ __all__ = [
     "Scored",
     "Sizes",
     "Unreadable",
+    "execute_integers",
     "model_card",
     "packed_state",
     "read_packed",

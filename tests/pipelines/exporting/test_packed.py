@@ -8,23 +8,30 @@ import importlib.util
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import yaml
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 import profiles
+from pipelines.assembly.example import Example
+from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import load_quantized
 from pipelines.commands.artifacts import show
 from pipelines.exporting.packed import differing, load_packed
 from pipelines.store.artifacts import DamagedArtifact, Store
-from qdbev.export.packed import CARD, CONFIG, WEIGHTS
+from qdbev.export.packed import CARD, CONFIG, WEIGHTS, execute_integers
 from qdbev.export.packed.config import sealed
+from qdbev.quantization import quantized_layers
+from qdbev.quantization.layers.attention import QuantMultiheadAttention
+from qdbev.quantization.layers.quantized import QuantConv2d, QuantLinear
 
 Call = Callable[..., dict[str, Any]]
 READER = Path(__file__).resolve().parents[3] / "docs" / "examples" / "read_packed.py"
@@ -250,6 +257,95 @@ def test_another_model_is_refused(copy: Path, settings: list[str]) -> None:
     rewrite(copy, weights=dict(list(own["weights"].items())[1:]))
     with pytest.raises(DamagedArtifact, match="does not fit this model: tensors"):
         load_packed(copy)
+
+
+class WideLinear(QuantLinear):
+    """Eager fake quantization, the products of a layer summed in double precision."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return wide_linear(input, self, weight="weight", of_x=self.input_quantizer)
+
+
+class WideConv2d(QuantConv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias = wide(self.weight_quantizer, self.weight), None if self.bias is None else self.bias.double()
+        return self._conv_forward(wide(self.input_quantizer, input), weight, bias).to(input.dtype)
+
+
+class WideAttention(QuantMultiheadAttention):
+    def _project(self, *inputs: Tensor) -> Any:
+        quantizers = (self.query_quantizer, self.key_quantizer, self.value_quantizer)
+        whole = [wide_linear(x, self, weight="in_proj_weight", of_x=of_x) for x, of_x in zip(inputs, quantizers)]  # noqa: B905
+        heads = [x.chunk(3, -1)[place].unflatten(-1, (self.num_heads, -1)) for place, x in enumerate(whole)]
+        return tuple(x.transpose(1, 2) for x in heads)
+
+    def _project_out(self, x_NLE: Tensor) -> Tensor:
+        projection: Any = self.out_proj
+        return wide_linear(x_NLE, projection, weight="weight", of_x=projection.input_quantizer)
+
+
+def wide_linear(x: Tensor, layer: Any, *, weight: str, of_x: Any) -> Tensor:
+    value, bias = getattr(layer, weight), getattr(layer, weight.removesuffix("weight") + "bias")
+    on_grid = wide(getattr(layer, f"{weight}_quantizer"), value)
+    return F.linear(wide(of_x, x), on_grid, None if bias is None else bias.double()).to(x.dtype)
+
+
+def wide(quantizer: Any, x: Tensor) -> Tensor:
+    """``S q`` without rounding."""
+    scale = quantizer.scale.double()
+    return quantizer.integers(x).double() * (scale.view(-1, *[1] * (x.ndim - 1)) if scale.ndim else scale)
+
+
+WIDE = {QuantLinear: WideLinear, QuantConv2d: WideConv2d, QuantMultiheadAttention: WideAttention}
+
+
+def test_integers_give_the_boxes_of_the_fake_quantized_detector(folder: Path, settings: list[str]) -> None:
+    """Over two frames with history; in double precision, so that no value falls on the other side of a tie.
+
+    Eager float32 sums with errors of its own: what lies within them of a tie may be rounded to another step, and the
+    next frames differ. So with eager as it is each layer is compared, on the same input.
+    """
+    profile = profiles.load("w4a6", overrides=settings)
+    split = Job(profile, Store("nowhere")).split("val")
+    eager, exact, integers = (load_packed(folder).detector for _ in range(3))
+    changed = execute_integers(integers)
+    assert len(changed) == 80 and changed == [path for path, layer in quantized_layers(eager).items() if _both(layer)]
+    for layer in quantized_layers(exact).values():
+        if _both(layer):
+            layer.__class__ = WIDE[type(layer)]  # type: ignore[index]
+    expected = Example(exact, profile=profile, split=split)()
+    got = Example(integers, profile=profile, split=split)()
+    for [wanted], [sample] in zip(expected, got, strict=True):
+        boxes, same = wanted.pred_instances_3d, sample.pred_instances_3d
+        assert torch.allclose(boxes.scores_3d, same.scores_3d, rtol=0, atol=1e-5)
+        assert torch.allclose(boxes.bboxes_3d.tensor, same.bboxes_3d.tensor, rtol=0, atol=1e-5)
+        assert torch.equal(boxes.labels_3d, same.labels_3d)
+    assert (
+        layer_errors(eager, quantized_layers(integers), lambda: Example(eager, profile=profile, split=split)()) < 1e-5
+    )
+
+
+def _both(layer: Any) -> bool:
+    return len(list(layer.quantizers())) > 1
+
+
+def layer_errors(model: Any, others: Mapping[str, Any], run: Callable[[], object]) -> float:
+    """The largest difference of a layer to its fellow on the same input, as a share of the largest output."""
+    errors: list[float] = []
+
+    def compare(path: str, args: Any, kwargs: Any, output: Any) -> None:
+        fellow = others[path](*args, **kwargs)
+        left, right = (output[0], fellow[0]) if isinstance(output, tuple) else (output, fellow)
+        errors.append(float((left - right).abs().max() / right.abs().max()))
+
+    for path, layer in quantized_layers(model).items():
+        if _both(layer):
+            layer.register_forward_hook(
+                lambda module, args, kwargs, output, path=path: compare(path, args, kwargs, output), with_kwargs=True
+            )
+    run()
+    assert len(errors) >= 80
+    return max(errors)
 
 
 def rewrite(folder: Path, **own: Any) -> None:
