@@ -85,7 +85,7 @@ def test_the_index_lists_every_page():
 
 def test_options_in_the_pages_exist():
     known = {option for command in commands().values() for one in command.params for option in one.opts}
-    known |= OTHER_TOOLS | {"--help", "--version"}
+    known |= OTHER_TOOLS | {"--help", "--version", "--install-completion"}
     for page, text in TEXTS.items():
         written = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", text))
         assert written <= known, f"{page}: {sorted(written - known)}"
