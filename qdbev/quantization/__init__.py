@@ -1,6 +1,6 @@
 """Quantization of any ``nn.Module``: plan, quantize, calibrate, switch, pack, and what it costs.
 
-In pure PyTorch. The usual order: ``fold_batchnorm`` -> ``make_plan`` -> ``quantize`` -> ``with observing(model): ...``
+In pure PyTorch. ``quantize_model(model, batches)`` does it in one call. The order of its steps, and of others: ``fold_batchnorm`` -> ``make_plan`` -> ``quantize`` -> ``with observing(model): ...``
 -> ``set_parts(model, {...})`` -> train or evaluate -> ``pack_model``. Data-free quantization comes in between: after
 folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observing ``correct_analytically``. So do
 ``smooth``, before folding, and ``compensate_rounding``, ``adaptive_rounding`` or ``reconstruct``, after observing.
@@ -38,6 +38,7 @@ from qdbev.quantization.layers.packing import (
     unpack_model,
 )
 from qdbev.quantization.layers.quantizer import Quantizer
+from qdbev.quantization.layers.summary import Summary, summary
 from qdbev.quantization.layers.swap import (
     active_parts,
     finish_observing,
@@ -77,6 +78,7 @@ from qdbev.quantization.rounding.brecq import Reconstruction, reconstruct
 from qdbev.quantization.rounding.gptq import compensate_rounding
 from qdbev.quantization.rounding.kept_rounds import Keeper
 from qdbev.quantization.rounding.moments import InputMoments
+from qdbev.quantization.whole_model import quantize_model
 
 __all__ = [
     "FLOAT_BITS",
@@ -103,6 +105,7 @@ __all__ = [
     "Reconstruction",
     "Site",
     "Smoothing",
+    "Summary",
     "WatchedCalls",
     "WeightGrid",
     "absorb_biases",
@@ -147,6 +150,7 @@ __all__ = [
     "pointwise_share",
     "quantize",
     "quantize_int",
+    "quantize_model",
     "quantized_layers",
     "range_penalty",
     "ranges_missing",
@@ -159,6 +163,7 @@ __all__ = [
     "size_bytes",
     "smooth",
     "start_observing",
+    "summary",
     "thaw_norms",
     "total_loss",
     "trainable_parameters",
