@@ -111,6 +111,14 @@ class ProfileOptions(OutputOptions):
         )
 
 
+Epochs = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0, help="Passes over the training samples in each stage and in distillation, in place of their steps."
+    ),
+]
+
+
 class Launcher(enum.StrEnum):
     """What can start several processes of one command."""
 
@@ -196,6 +204,15 @@ class RunOptions(MakeOptions):
         Launcher,
         typer.Option("--launcher", help="What started several processes of this.", rich_help_panel=_HOW),
     ] = Launcher.torchrun
+
+    def trained_for(self, epochs: float | None, *words: str | None) -> list[str]:
+        """Overrides for so many epochs of the profile with ``words``, behind these words; None leaves its steps."""
+        given = [word for word in words if word is not None]
+        if epochs is None:
+            return given
+        from pipelines.costs.epochs import epoch_words
+
+        return [*given, *epoch_words(self.load(self.profile, *given), epochs=epochs)]
 
     def load_profile(self, *words: str | None) -> Profile:
         """The profile wanted, with all overrides; where a launcher started several processes, they meet here."""

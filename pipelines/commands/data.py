@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -105,7 +106,8 @@ def prepare(
         messages = [f"not ready: {len(errors)} errors ({kinds}); --json lists all"]
         return Outcome(tables=shown, messages=messages, details=details, ok=False)
     rows = [_counts(name, inspection.samples, root=root) for name, inspection in seen.items()]
-    ready = f"ready: --set data.source={root} --set data.version={data.version}"
+    words = f"--set data.source={shlex.quote(str(root))} --set data.version={data.version}"
+    ready = f"ready; next: qdbev evaluate --profile float --model tiny {words}"
     return Outcome(
         tables=[plain_table("data", title=f"nuScenes {data.version}", headers=["split", *_COUNTS], rows=rows), *shown],
         metrics={row[0]: dict(zip(_COUNTS, row[1:], strict=True)) for row in rows},

@@ -11,6 +11,7 @@ from pipelines.lineage.kinds import DETAILS, SCORES, SUBMISSION
 from pipelines.lineage.models import as_made, furthest
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import SCORED_BEFORE, compared_with_devkit, evaluation_of
+from pipelines.scoring.published import against_published
 from pipelines.store.artifacts import Artifact
 from qdbev.reporting.tables.table import Table, plain_table
 
@@ -35,7 +36,7 @@ def run(job: Job, *, artifact: str | None = None, official: bool = False, dry_ru
     sealed, said = evaluation_of(job, model=model, scored=False)
     if said == SCORED_BEFORE:
         said = f"{SCORED_BEFORE}, at {sealed.manifest.record.created[:19]} UTC; --force scores again"
-    more = [sentence for sentence in (said, *sealed.manifest.notes) if sentence]
+    more = [sentence for sentence in (said, *sealed.manifest.notes, against_published(sealed)) if sentence]
     if section.split == "test":
         count = sealed.manifest.data["samples"]
         submitted = f"submission of {count} samples, without scores, for the nuScenes server: {sealed.file(SUBMISSION)}"

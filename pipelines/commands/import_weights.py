@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from pipelines.assembly.weights import fitted, imported, matched, missing_weight
 from pipelines.lineage.stated import imported_weights
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact, Store
+from pipelines.store.locations import SYNTHETIC, at_store
+from profiles import Profile
 from profiles.home import expanded, is_file
-from profiles.sections.model import ModelProfile
 from qdbev.reporting.tables.table import Table, plain_table
 
 
@@ -49,7 +51,7 @@ def run(job: Job, *, file: Path, dry_run: bool = False) -> Outcome:
         artifact,
         tables=[_match(counts)],
         metrics={"matched": counts},
-        messages=[*artifact.manifest.notes, _next(profile.model, artifact=artifact, store=job.store)],
+        messages=[*artifact.manifest.notes, _next(profile, artifact=artifact, store=job.store)],
     )
 
 
@@ -61,10 +63,13 @@ def _match(counts: Mapping[str, Mapping[str, int]]) -> Table:
     return plain_table("matched", title="Matched by name and shape", headers=headers, rows=rows, notes=[note])
 
 
-def _next(model: ModelProfile, *, artifact: Artifact, store: Store) -> str:
-    """How other commands are told to use it."""
+def _next(profile: Profile, *, artifact: Artifact, store: Store) -> str:
+    """How other commands are told to use it, and the next one with its data."""
+    model = profile.model
     last = imported_weights(model.name, store=store)
     if model.weights is None and last is not None and last.digest == artifact.digest:
-        return f"--model {model.name} means these weights from now on; next: qdbev evaluate --model {model.name}"
+        source = "FOLDER" if profile.data.source == SYNTHETIC else shlex.quote(profile.data.source)
+        words = f"--profile float --model {model.name} --set data.source={source}{at_store(store.root)}"
+        return f"--model {model.name} means these weights from now on; next: qdbev evaluate {words}"
     taken = model.weights or "those imported later"
     return f"--model {model.name} means {taken}; to use these: --set model.weights={artifact.path.name}"

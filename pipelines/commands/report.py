@@ -23,9 +23,10 @@ from pipelines.reporting.chain_tables import (
 from pipelines.reporting.files import Places, explained, find_places, write
 from pipelines.reporting.outcome import Outcome
 from pipelines.reporting.page import html_page
-from pipelines.reporting.runs import Run, at_store, find_run, runs_table
+from pipelines.reporting.runs import Run, find_run, runs_table
 from pipelines.reporting.training_curve import curve_png
 from pipelines.store.artifacts import MissingArtifact, Store
+from pipelines.store.locations import at_store
 from profiles import Profile
 from profiles.command_words import command_words
 from qdbev.reporting.tables.table import Table, render_all
@@ -153,15 +154,15 @@ def _of_numbers(profile: Profile, timed: list[Table], *, paper: bool, format: st
     from pipelines.costs import counts
 
     names = command_words(profile)
+    command = f"qdbev compress {names}{at_store(store.root)}"
     if format == "html":
         raise ValueError(
-            f"a page shows what was measured, and nothing was: run `qdbev compress {names}{at_store(store)}` first, "
-            "or choose --format md"
+            f"a page shows what was measured, and nothing was: run `{command}` first, or choose --format md"
         )
     if paper:
         return _numbers([counts.paper_table(), *timed])
     cost = counts.count(profile)
-    remark = f"{store.root} holds nothing measured of {names}; `qdbev compress {names}{at_store(store)}` makes it"
+    remark = f"{store.root} holds nothing measured of {names}; `{command}` makes it"
     tables = counts.cost_tables(cost, taken=counts.footprint(profile)) + timed
     return _numbers(tables, macs=counts.macs_png(cost), remarks=[remark])
 

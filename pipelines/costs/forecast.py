@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pipelines.assembly.detector import build_detector
+from pipelines.costs.epochs import epochs_of, is_absent, sample_count
 from pipelines.costs.memory import memory
 from pipelines.store.integrity import reading_data
-from pipelines.store.locations import SYNTHETIC
 from pipelines.training.teacher import keeps
 from profiles import Profile
-from profiles.home import expanded
 from profiles.sections.data import DataProfile
 from profiles.sections.schedule import Optimisation
-from qdbev.data.nuscenes.tables import sample_counts, split_scenes
 
 _GIGABYTE = 2**30
-_NUSCENES = {  # key frames of whole splits, as nuscenes-devkit counts them
-    "v1.0-trainval": {"train": 28_130, "val": 6_019},
-    "v1.0-mini": {"train": 323, "val": 81},
-}
 
 
 def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
@@ -70,24 +64,10 @@ def _memory(profile: Profile) -> Iterator[str]:
     yield f"memory of one process in float32, about: {', '.join(gigabytes)}"
 
 
-def sample_count(data: DataProfile, *, split: str) -> int:
-    """Key frames of a split: by the profile for scenes that would be made, else by the tables, or as published."""
-    limit = data.train_scenes if split == "train" else data.val_scenes
-    if data.source == SYNTHETIC:
-        return len(split_scenes(data.version)[split][:limit]) * data.key_frames
-    if _absence(data) and limit is None and data.version in _NUSCENES:
-        return _NUSCENES[data.version][split]
-    root = expanded(data.source)
-    counts = sample_counts(root, version=data.version)
-    listed = [counts[name] for name in split_scenes(data.version, root=root).get(split, ()) if name in counts]
-    return sum(listed[:limit])
-
-
 def _absence(data: DataProfile) -> str:
     """What is said of a data set that is not there yet, where its size is published; empty where it is there."""
-    there = data.source == SYNTHETIC or (expanded(data.source) / data.version).is_dir()
-    return "" if there else f" ({data.version} is not there yet; counted as published)"
+    return f" ({data.version} is not there yet; counted as published)" if is_absent(data) else ""
 
 
 def _epochs(steps: int, *, schedule: Optimisation, samples: int) -> str:
-    return f"{steps * schedule.batch_size * schedule.accumulation / samples:.2g}" if samples else "unknown"
+    return f"{epochs_of(steps, schedule=schedule, samples=samples):.2g}" if samples else "unknown"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from pipelines.lineage.keys import compression_key
 from pipelines.lineage.kinds import CALIBRATION, COMPRESSION, QAT, VGD
 from pipelines.lineage.stated import stated_data, stated_weights
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
-from pipelines.store.locations import USUAL_STORE
+from pipelines.store.locations import at_store
 from profiles import Profile
 from profiles.command_words import command_words
 from profiles.detectors.detector import FEATURES
@@ -55,7 +54,7 @@ def find_run(profile: Profile, *, store: Store) -> Run | None:
         return _whole(sealed, store=store, remark="")
     if end := _unfinished(profile, store=store):
         links = chain_of(end, store=store, controls=controls_of(end, store=store))
-        goes_on = f"`qdbev compress {command_words(profile)}{at_store(store)}` goes on"
+        goes_on = f"`qdbev compress {command_words(profile)}{at_store(store.root)}` goes on"
         return Run(links, {}, f"this run is not finished: {_missing(end, profile=profile)}; {goes_on}")
     if any(not word.startswith("model=") for word in profile.overrides):
         return None
@@ -66,11 +65,6 @@ def find_run(profile: Profile, *, store: Store) -> Run | None:
             remark=f"shown is the newest run of {newest.manifest.name}: {_in_short(_words(newest)) or 'no options'}",
         )
     return None
-
-
-def at_store(store: Store) -> str:
-    """The word that names a store, where it is not the usual one."""
-    return "" if store.root == USUAL_STORE else f" --store {shlex.quote(str(store.root))}"
 
 
 def nds_bounds(interval: Mapping[str, float] | None) -> dict[str, float]:

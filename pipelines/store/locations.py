@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import qdbev
@@ -15,6 +16,15 @@ USUAL_STORE = Path("runs")
 ZOO = Path(qdbev.__file__).parent / "zoo"
 _USUAL_KEY_FRAMES = 8
 _USUAL_VERSION = "v1.0-trainval"
+
+
+def at_store(root: Path) -> str:
+    """The option that names a store in a command, where it is not the usual one.
+
+    >>> at_store(Path("runs")), at_store(Path("my runs"))
+    ('', " --store 'my runs'")
+    """
+    return "" if root == USUAL_STORE else f" --store {shlex.quote(str(root))}"
 
 
 def cache_folder(data: DataProfile) -> Path:

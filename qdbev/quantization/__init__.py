@@ -1,10 +1,11 @@
 """Quantization of any ``nn.Module``: plan, quantize, calibrate, switch, pack, and what it costs.
 
-In pure PyTorch. ``quantize_model(model, batches)`` does it in one call. The order of its steps, and of others: ``fold_batchnorm`` -> ``make_plan`` -> ``quantize`` -> ``with observing(model): ...``
--> ``set_parts(model, {...})`` -> train or evaluate -> ``pack_model``. Data-free quantization comes in between: after
-folding ``find_connections`` -> ``equalise`` -> ``absorb_biases``, after observing ``correct_analytically``. So do
-``smooth``, before folding, and ``compensate_rounding``, ``adaptive_rounding`` or ``reconstruct``, after observing.
-``choose_bits`` gives each layer its own bits, ``with_bits`` puts them into a plan.
+In pure PyTorch. ``quantize_model(model, batches)`` does it in one call. Step by step: ``fold_batchnorm`` ->
+``make_plan`` -> ``quantize`` -> ``with observing(model): ...`` -> ``set_parts(model, {...})`` -> train or evaluate ->
+``pack_model``. Data-free quantization comes in between: after folding ``find_connections`` -> ``equalise`` ->
+``absorb_biases``, after observing ``correct_analytically``. So do ``smooth``, before folding, and
+``compensate_rounding``, ``adaptive_rounding`` or ``reconstruct``, after observing. ``choose_bits`` gives each layer its
+own bits, ``with_bits`` puts them into a plan.
 """
 
 from __future__ import annotations

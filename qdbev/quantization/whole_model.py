@@ -46,7 +46,7 @@ def quantize_model(
         activation_bits: Width of the inputs of layers, 2..16.
         call: Runs the model on a batch, where it does not take batches as they come:
             ``lambda model, batch: model(batch["image"])``.
-        parts: Part name -> prefixes of module paths, to switch parts by ``set_parts`` later; None makes one part of all.
+        parts: Part name -> prefixes of module paths, to switch parts by ``set_parts`` later; None: one part of all.
         float_layers: Patterns of layers that stay in float, such as ``"head.*"``.
         observer: What chooses ranges: ``mse`` (least squared error), ``minmax``, ``percentile``, ``entropy``.
 

@@ -10,7 +10,7 @@ import typer
 from pipelines.reporting.outcome import Outcome
 from qdbev_cli import completion
 from qdbev_cli.commands.qat_progressive import Stages
-from qdbev_cli.options import RunOptions, command
+from qdbev_cli.options import Epochs, RunOptions, command
 
 Plan = Annotated[
     str | None,
@@ -29,6 +29,7 @@ def compress(
     options: RunOptions,
     *,
     stages: Stages = None,
+    epochs: Epochs = None,
     plan: Plan = None,
     own_bits: OwnBits = False,
     controls: Controls = False,
@@ -42,10 +43,12 @@ def compress(
     """
     if own_bits and plan is not None:
         raise ValueError("--own-bits makes a plan, and --plan names one: give one of them")
-    job = options.job(
+    words = options.trained_for(
+        epochs,
         None if stages is None else f"qat.stages={stages}",
         None if plan is None else f"quantization.plan={json.dumps(plan)}",
     )
+    job = options.job(*words)
     from pipelines.commands import compress
 
     return compress.run(job, controls=controls, own_bits=own_bits, dry_run=options.dry_run)

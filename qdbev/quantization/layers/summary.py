@@ -1,4 +1,4 @@
-"""What a quantized model is, to read: bits, layers, what stays in float and why, bytes, and whether quantizers are on."""
+"""A quantized model in some lines of text: bits, layers, what stays in float and why, bytes, whether it is on."""
 
 from __future__ import annotations
 
@@ -48,17 +48,14 @@ class Summary:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
         widths = " and ".join(self.bits)
         state = "all on" if self.on == self.quantizers else f"{self.on} of them on" if self.on else "NONE OF THEM ON"
-        return [
-            f"{widths or 'nothing'} in {sum(self.kinds.values())} layers ({kinds}); {self.quantizers} quantizers, {state}"
-        ]
+        layers = f"{sum(self.kinds.values())} layers ({kinds})"
+        return [f"{widths or 'nothing'} in {layers}; {self.quantizers} quantizers, {state}"]
 
     def _sizes(self) -> list[str]:
         lines = []
         if self.packed_bytes:
-            ratio = self.float_bytes / self.packed_bytes
-            lines.append(
-                f"{_megabytes(self.float_bytes)} in float32, {_megabytes(self.packed_bytes)} packed ({ratio:.1f}x smaller)"
-            )
+            sizes = f"{_megabytes(self.float_bytes)} in float32, {_megabytes(self.packed_bytes)} packed"
+            lines.append(f"{sizes} ({self.float_bytes / self.packed_bytes:.1f}x smaller)")
         if self.folded is not None:
             lines.append(f"batch norms folded: {self.folded}")
         if self.change is not None:

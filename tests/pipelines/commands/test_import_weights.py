@@ -106,7 +106,8 @@ def test_a_published_file_is_sealed_and_found_by_the_model_alone(state: State, t
     assert rows[-1] == ["all", len(state), sum(one.numel() for one in state.values())]
     assert made["messages"] == [
         "imported from bevformer_nano.pth",
-        "--model nano means these weights from now on; next: qdbev evaluate --model nano",
+        "--model nano means these weights from now on; next: qdbev evaluate --profile float --model nano "
+        f"--set data.source=FOLDER --store {runs}",
     ]
     file.unlink()
     profile = profiles.load("w4a6", overrides=["model.weights=null"])
