@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from qdbev.quantization.equalisation.faithful import CheckedRun
 from qdbev.quantization.equalisation.folding import fold_batchnorm
+from qdbev.quantization.grid.integers import MAX_BITS
 from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.summary import Summary, summary
 from qdbev.quantization.layers.swap import observing, quantize, quantized_layers, set_parts
@@ -60,8 +61,7 @@ def quantize_model(
     taken = list(batches)
     if not taken:
         raise ValueError("no batch to calibrate with: give a few typical inputs, such as 4 to 32 batches")
-    if quantized_layers(model):
-        raise ValueError("the model is quantized already; start from the float model")
+    _refuse_unchangeable(model)
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -70,7 +70,7 @@ def quantize_model(
                 model,
                 taken,
                 run=run,
-                grids=_grids(observer),
+                grids=_grids(observer, activation_bits=activation_bits),
                 plan_of=lambda unrun: make_plan(
                     model,
                     parts=parts or {"all": [""]},
@@ -81,8 +81,25 @@ def quantize_model(
                 ),
             )
     finally:
-        for module, training in modes.items():
-            module.training = training
+        _restore(model, modes=modes)
+
+
+def _restore(model: nn.Module, *, modes: Mapping[nn.Module, bool]) -> None:
+    """Give every module its mode of training again; new ones, such as quantizers, that of what holds them."""
+    training: dict[str, bool] = {}
+    for path, module in model.named_modules():
+        holder = path.rpartition(".")[0]
+        module.training = training[path] = modes.get(module, training.get(holder, False))
+
+
+def _refuse_unchangeable(model: nn.Module) -> None:
+    """Raise ValueError for a model whose layers cannot be given quantizers."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError("a scripted model has no layers to change; quantize the model that it was made of")
+    if hasattr(model, "_orig_mod"):
+        raise ValueError("a compiled model is traced already; quantize the model that it was made of, then compile")
+    if quantized_layers(model):
+        raise ValueError("the model is quantized already; start from the float model")
 
 
 def _quantized(
@@ -113,8 +130,9 @@ def _quantized(
     return summary(model, plan=plan, folded=len(folding.pairs), change=change)
 
 
-def _grids(observer: str) -> tuple[WeightGrid, InputGrid]:
-    return WeightGrid(observer=observer), InputGrid(observer=observer, may_be_unsigned=True)
+def _grids(observer: str, *, activation_bits: int) -> tuple[WeightGrid, InputGrid]:
+    """Grids of weights and inputs; an unsigned grid takes integers of one bit more, of which 16 are the most."""
+    return WeightGrid(observer=observer), InputGrid(observer=observer, may_be_unsigned=activation_bits < MAX_BITS)
 
 
 def _as_it_comes(model: nn.Module, batch: Any) -> object:

@@ -46,15 +46,16 @@ class Summary:
 
     def _head(self) -> list[str]:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
-        widths = " and ".join(self.bits)
+        widths = " and ".join(sorted(self.bits, key=lambda width: -self.bits[width]))
         state = "all on" if self.on == self.quantizers else f"{self.on} of them on" if self.on else "NONE OF THEM ON"
-        layers = f"{sum(self.kinds.values())} layers ({kinds})"
+        count = sum(self.kinds.values())
+        layers = f"{count} layer{'s' * (count != 1)} ({kinds})"
         return [f"{widths or 'nothing'} in {layers}; {self.quantizers} quantizers, {state}"]
 
     def _sizes(self) -> list[str]:
         lines = []
         if self.packed_bytes:
-            sizes = f"{_megabytes(self.float_bytes)} in float32, {_megabytes(self.packed_bytes)} packed"
+            sizes = f"{_size(self.float_bytes)} in float32, {_size(self.packed_bytes)} packed"
             lines.append(f"{sizes} ({self.float_bytes / self.packed_bytes:.1f}x smaller)")
         if self.folded is not None:
             lines.append(f"batch norms folded: {self.folded}")
@@ -124,10 +125,13 @@ def _float_bytes(model: nn.Module) -> int:
     return sum(tensor.numel() * 4 for identity, tensor in tensors.items() if identity not in own)
 
 
-def _megabytes(count: int) -> str:
-    """Bytes in MB of 2^20.
+def _size(count: int) -> str:
+    """Bytes in a unit that leaves digits, of powers of 1024.
 
-    >>> _megabytes(3 * 2**20 // 2)
-    '1.50 MB'
+    >>> _size(3 * 2**20 // 2), _size(5300), _size(900)
+    ('1.50 MB', '5.18 kB', '900 bytes')
     """
-    return f"{count / 2**20:.2f} MB"
+    for unit, size in (("MB", 2**20), ("kB", 2**10)):
+        if count >= size:
+            return f"{count / size:.2f} {unit}"
+    return f"{count} bytes"
