@@ -27,14 +27,10 @@ def epoch_words(profile: Profile, *, epochs: float) -> list[str]:
         epochs: Passes over the training samples, of all processes together.
 
     Raises:
-        ValueError: There is no training sample, or the data set is damaged.
+        ValueError: The data set is damaged.
     """
     with reading_data():
         samples = sample_count(profile.data, split="train")
-    if not samples:
-        raise ValueError(
-            f"{profile.data.source} has no training samples, so an epoch has no steps; see data.train_scenes"
-        )
     words = [f"qat.steps_per_stage={_steps(epochs, schedule=profile.qat, samples=samples)}"]
     schedule = profile.distillation.schedule
     if schedule.steps:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pipelines.assembly.job import Job
 from pipelines.assembly.samples import present_scenes
 from pipelines.assembly.weights import refuse_missing_weights
-from pipelines.costs.forecast import sample_count
+from pipelines.costs.epochs import sample_count
 from pipelines.store.integrity import UnusableInput, reading_data
 from pipelines.store.locations import SYNTHETIC, synthetic_root
 from profiles import Profile
