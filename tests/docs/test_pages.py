@@ -107,7 +107,7 @@ def test_profile_fields_in_the_pages_exist():
     checked = 0
     for page, text in TEXTS.items():
         for path in pattern.findall(re.sub(r"```python.*?```", "", text, flags=re.DOTALL)):
-            if path.endswith((".md", ".safetensors", ".json")):
+            if path.endswith((".md", ".safetensors", ".json", ".onnx")):
                 continue
             checked += 1
             assert has_field(Profile, path), f"{page}: {path}"
