@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import logging
 import math
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -26,28 +25,34 @@ from pipelines.reporting.outcome import Outcome
 from profiles.wording import sentence as in_short
 from qdbev_cli import leaving, machine, stopping
 from qdbev_cli.encoding import takes_all
+from qdbev_cli.telling import PLAINLY, Telling, told
 
 BUG, USAGE, INPUT, STOPPED = 1, 2, 3, 130
 _OF_FILES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG)
 
 
-def guarded(action: Callable[[], Outcome], *, as_json: bool) -> None:
+def guarded(action: Callable[[], Outcome], *, as_json: bool, telling: Telling = PLAINLY) -> None:
     """Run a command and print its outcome, or the sentence for what went wrong.
 
     With ``as_json`` stdout carries exactly one JSON document, also for an error; an error's ``details`` are in it.
+
+    Args:
+        action: The command.
+        as_json: Whether stdout is for a program.
+        telling: How much is told on the way.
 
     Raises:
         typer.Exit: With the exit code, unless all went well.
     """
     try:
-        with stopping.heard(), contextlib.redirect_stdout(sys.stderr), _warnings_told():
+        with stopping.heard(), told(telling), contextlib.redirect_stdout(sys.stderr):
             outcome = action()
         code = _code(outcome)
     except (typer.Exit, SystemExit):
         raise
     except (Exception, KeyboardInterrupt) as error:
         code = stopping.code() or exit_code(error)
-        sentence = _explain(error, code=code)
+        sentence = _explain(error, code=code, verbose=telling.verbose)
         details = getattr(error, "details", None)
         code = refuse(sentence, code=code, as_json=as_json, details=details if isinstance(details, Mapping) else {})
     else:
@@ -61,27 +66,6 @@ def refuse(sentence: str, *, code: int, as_json: bool, details: Mapping[str, Any
     leaving.say(sentence)
     answer = {"error": sentence, "exit_code": code, **details}
     return _printed(lambda: typer.echo(_json(answer)) if as_json else None, code=code)
-
-
-class _Teller(logging.Handler):
-    """Prints what is logged as the sentences of errors are printed."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Print one."""
-        leaving.say(in_short(record.getMessage()))
-
-
-@contextlib.contextmanager
-def _warnings_told() -> Iterator[None]:
-    """Around the work of a command: warnings of ours go to stderr as they come, before hours of work."""
-    teller, loggers = _Teller(logging.WARNING), [logging.getLogger(name) for name in ("pipelines", "qdbev")]
-    for logger in loggers:
-        logger.addHandler(teller)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeHandler(teller)
 
 
 def _printed(write: Callable[[], None], *, code: int) -> int:
@@ -180,8 +164,8 @@ def _documents(outcome: Outcome) -> list[dict[str, Any]]:
     return [table_document(table) for table in outcome.tables]
 
 
-def _explain(error: BaseException, *, code: int) -> str:
-    if code == BUG or os.environ.get("QDBEV_DEBUG"):
+def _explain(error: BaseException, *, code: int, verbose: bool) -> str:
+    if code == BUG or verbose or os.environ.get("QDBEV_DEBUG"):
         traceback.print_exception(error, file=sys.stderr)
     if code == STOPPED or stopping.code():
         return stopping.sentence()

@@ -19,6 +19,7 @@ from pipelines.reporting.outcome import Outcome
 from profiles.wording import sentence
 from qdbev_cli import completion
 from qdbev_cli.console import guarded
+from qdbev_cli.telling import PLAINLY, Telling
 
 if TYPE_CHECKING:
     from pipelines.assembly.job import Job
@@ -35,6 +36,11 @@ class OutputOptions:
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document; all else goes to stderr.", rich_help_panel=_HOW)
     ] = False
+
+    @property
+    def telling(self) -> Telling:
+        """How much is told while the command works."""
+        return PLAINLY
 
 
 @dataclass(frozen=True)
@@ -142,6 +148,28 @@ class WorkOptions(ProfileOptions):
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, do nothing.", rich_help_panel=_HOW)
     ] = False
+    quiet: Annotated[bool, typer.Option("--quiet", help="No bars and no lines of progress.", rich_help_panel=_HOW)] = (
+        False
+    )
+    verbose: Annotated[
+        bool,
+        typer.Option("--verbose", help="Also what is found sealed, and tracebacks of errors.", rich_help_panel=_HOW),
+    ] = False
+    log_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--log-file", help="Lines of progress and errors go there too, with their time.", rich_help_panel=_HOW
+        ),
+    ] = None
+
+    @property
+    def telling(self) -> Telling:
+        """How much is told while the command works; of several processes the first one tells."""
+        from pipelines.store import processes
+
+        if not processes.is_first():
+            return Telling(quiet=True)
+        return Telling(quiet=self.quiet or self.as_json, verbose=self.verbose, log_file=self.log_file)
 
     def load_profile(self, *words: str | None) -> Profile:
         """The profile wanted, with all overrides; where a launcher started several processes, they meet here."""
@@ -167,7 +195,7 @@ class WorkOptions(ProfileOptions):
         """Whether bars are shown: of several processes the first one shows them."""
         from pipelines.store import processes
 
-        return not self.as_json and processes.is_first()
+        return not (self.as_json or self.quiet) and processes.is_first()
 
 
 @dataclass(frozen=True)
@@ -241,7 +269,7 @@ def command(**defaults: Any) -> Callable[[Callable[..., Outcome]], Callable[...,
         @functools.wraps(function)
         def run(**given: Any) -> None:
             options = kind(**{name: given.pop(name) for name in shared})
-            guarded(lambda: function(options, **given), as_json=options.as_json)
+            guarded(lambda: function(options, **given), as_json=options.as_json, telling=options.telling)
 
         run.__signature__ = _unfolded(function, kind=kind, defaults=defaults)  # type: ignore[attr-defined]
         parameters = inspect.signature(run).parameters

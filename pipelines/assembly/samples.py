@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from profiles.home import expanded
 from profiles.sections.data import DataProfile
 from profiles.sections.model import ModelProfile
 from profiles.sections.schedule import Optimisation
+from profiles.wording import counted
 from qdbev.data.nuscenes.findings import notes_of, quoted, refuse_errors
 from qdbev.data.nuscenes.inspection import Source, inspected
 from qdbev.data.nuscenes.motion import without_messages
@@ -23,7 +25,9 @@ from qdbev.data.nuscenes.sample_cache import scene_digest
 from qdbev.data.nuscenes.tables import SPLITS, available_scenes, split_scenes
 from qdbev.data.queues.batches import Frames
 from qdbev.data.synthetic import generate
+from qdbev.data.synthetic.settings import KEY_FRAME_BYTES, KEY_FRAME_BYTES_PER_PIXEL
 
+_LOG = logging.getLogger(__name__)
 _ALL_SCENES = {"train": 700, "val": 150}
 _SHOWN_NAMES = 5
 
@@ -147,7 +151,12 @@ def _generated(data: DataProfile, *, name: str, progress: bool) -> Path:
     wanted = data.train_scenes if name == "train" else data.val_scenes
     count = {"train": 0, "val": 0} | {name: _ALL_SCENES[name] if wanted is None else wanted}
 
+    missing = scenes_to_make(data, splits=[name])
+
     def make() -> None:
+        if missing:
+            size = f"{missing * scene_bytes(data) / 1e6:.0f} MB"
+            _LOG.info("making %s in %s, about %s, kept for other runs", counted(missing, "synthetic scene"), root, size)
         generate(
             root,
             version=data.version,
@@ -163,6 +172,20 @@ def _generated(data: DataProfile, *, name: str, progress: bool) -> Path:
 
     processes.agreed(make)
     return root
+
+
+def scenes_to_make(data: DataProfile, *, splits: Sequence[str]) -> int:
+    """How many synthetic scenes of some splits are not there yet."""
+    folder, names = synthetic_root(data) / "scenes", split_scenes(data.version)
+    limits = {"train": data.train_scenes, "val": data.val_scenes}
+    wanted = [scene for split in splits for scene in names[split][: limits[split]]]
+    return sum(not (folder / f"{scene}.json").exists() for scene in wanted)
+
+
+def scene_bytes(data: DataProfile) -> float:
+    """What a synthetic scene takes on the disk, about."""
+    width, height = data.image_size_px
+    return data.key_frames * (KEY_FRAME_BYTES + KEY_FRAME_BYTES_PER_PIXEL * width * height)
 
 
 def _scene_names(root: Path, *, data: DataProfile, name: str) -> list[str]:

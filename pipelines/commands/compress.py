@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,20 +11,23 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.assembly.job import Job
-from pipelines.lineage.chain import Link, chain_of, sealed_chain
+from pipelines.lineage.chain import Link, chain_of, link_name, sealed_chain
 from pipelines.lineage.keys import compression_key
 from pipelines.lineage.kinds import COMPRESSION, CURVE_PICTURE, DETECTIONS_PICTURE
 from pipelines.lineage.standing import verify_standing
 from pipelines.lineage.stated import stated_data, stated_weights
 from pipelines.reporting.chain_tables import against, chain_metrics, chain_tables, is_drawn
 from pipelines.reporting.outcome import Outcome
+from pipelines.reporting.steps import Steps
 from pipelines.reporting.training_curve import curve_png
 from pipelines.store.artifacts import Artifact, MissingArtifact
 from pipelines.store.making import Content, made
 from profiles import Profile
 from profiles.detectors.detector import FEATURES
-from profiles.sections.schedule import PARTS
+from profiles.sections.schedule import PARTS, Optimisation
 
+_LOG = logging.getLogger(__name__)
+_OF_A_STEP = 5.0  # frames of inference that a sample costs when it trains: history, forward, backward
 _NOTHING_TRAINED = "no controls: no step is trained, so the float detector itself is the float control"
 
 
@@ -140,9 +144,12 @@ def _compress(job: Job, *, controls: bool) -> Content:
     if job.profile.distillation.schedule.steps:
         refuse_unkeepable(job.profile)
     evaluations: list[Artifact] = []
+    steps = Steps(_work(job, controls=controls))
 
     def score(model: Artifact) -> None:
+        name = link_name(model, control=bool(evaluations))
         evaluations.append(evaluate_artifact(job, model=model))
+        _LOG.info("%s", steps.done(name, nds=float(str(evaluations[-1].manifest.metrics["NDS"]))))
 
     score(float_artifact(job))
     last, held = _trained_chain(job, controls=controls, score=score)
@@ -164,6 +171,26 @@ def _compress(job: Job, *, controls: bool) -> Content:
         packages=dict(evaluations[0].manifest.packages),
         message="compressed",
     )
+
+
+def _work(job: Job, *, controls: bool) -> list[float]:
+    """Frames that each model of the chain costs, made and scored; one that is trained on counts as several."""
+    from pipelines.training.stages import stage_parts
+
+    profile, scored = job.profile, len(job.evaluation_split().samples)
+    qat, distillation = profile.qat, profile.distillation.schedule
+    groups = stage_parts(qat.stages, without=profile.model.empty_parts)
+    stages = [_frames(qat, steps=qat.steps(group)) for group in groups]
+    distilled = _frames(distillation, steps=distillation.steps)
+    made = [0.0, profile.calibration.samples, *(stages if qat.evaluate_each_stage else [sum(stages)])]
+    made += [distilled] if distilled else []
+    if controls:
+        made += [sum(stages) + distilled, *([distilled] if distilled else [])]
+    return [frames + scored for frames in made]
+
+
+def _frames(schedule: Optimisation, *, steps: int) -> float:
+    return float(steps * schedule.batch_size * schedule.accumulation * _OF_A_STEP)
 
 
 def _trained_chain(job: Job, *, controls: bool, score: Callable[[Artifact], None]) -> tuple[Artifact, list[Artifact]]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipelines.assembly.job import Job
-from pipelines.assembly.samples import present_scenes
+from pipelines.assembly.samples import present_scenes, scene_bytes, scenes_to_make
 from pipelines.assembly.weights import refuse_missing_weights
 from pipelines.costs.epochs import sample_count
 from pipelines.store.integrity import UnusableInput, reading_data
@@ -15,8 +15,7 @@ from pipelines.store.locations import SYNTHETIC, synthetic_root
 from profiles import Profile
 from profiles.home import expanded
 from profiles.sections.data import DataProfile
-from qdbev.data.nuscenes.tables import split_scenes
-from qdbev.data.synthetic.settings import KEY_FRAME_BYTES, KEY_FRAME_BYTES_PER_PIXEL
+from profiles.wording import counted
 
 _BOX_BYTES = 90
 """Of a detection in a sealed result, compressed."""
@@ -97,14 +96,9 @@ def _disk(job: Job, evaluations: int) -> list[str]:
 def _needs(job: Job, evaluations: int) -> Iterator[tuple[Path, int, str]]:
     """Folder, bytes, and what for."""
     profile = job.stated
-    if profile.data.source == SYNTHETIC and (scenes := _scenes_to_make(profile.data)):
-        width, height = profile.data.image_size_px
-        frame = KEY_FRAME_BYTES + KEY_FRAME_BYTES_PER_PIXEL * width * height
-        yield (
-            synthetic_root(profile.data),
-            round(scenes * profile.data.key_frames * frame),
-            f"{scenes} synthetic scenes",
-        )
+    data = profile.data
+    if data.source == SYNTHETIC and (scenes := scenes_to_make(data, splits=["train", "val"])):
+        yield synthetic_root(data), round(scenes * scene_bytes(data)), counted(scenes, "synthetic scene")
     if evaluations:
         boxes = sample_count(profile.data, split="val") * profile.evaluation.max_boxes
         yield (
@@ -112,14 +106,6 @@ def _needs(job: Job, evaluations: int) -> Iterator[tuple[Path, int, str]]:
             evaluations * boxes * _BOX_BYTES,
             "the result of an evaluation" if evaluations == 1 else f"results of {evaluations} evaluations",
         )
-
-
-def _scenes_to_make(data: DataProfile) -> int:
-    """Synthetic scenes that are not there yet."""
-    folder = synthetic_root(data) / "scenes"
-    splits = split_scenes(data.version)
-    names = [*splits["train"][: data.train_scenes], *splits["val"][: data.val_scenes]]
-    return sum(not (folder / f"{name}.json").exists() for name in names)
 
 
 def _existing(folder: Path) -> Path:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from pipelines.store.artifacts import Artifact, DamagedArtifact, Store
 from pipelines.store.sealing import explained_writing
 from profiles.profile import Profile
 
+_LOG = logging.getLogger(__name__)
 _LOCKS = ".locks"
 _BY_ANOTHER = "made by another process, which this one waited for"
 
@@ -81,13 +83,16 @@ def made(asking: Asking, kind: str, *, key: str, make: Callable[[], Content], kn
         known: The sentence where it was there.
     """
     if not asking.force and (artifact := asking.store.find(kind, key=key)):
+        _LOG.debug("found %s", artifact.path.name)
         return Made(artifact, known)
     asked = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
     with _alone(asking, kind, key=key) as waited:
         if (waited or not asking.force) and (artifact := _made_meanwhile(asking, kind, key=key, asked=asked)):
             return Made(artifact, _BY_ANOTHER if waited else known)
         content = make()
-        return Made(_sealed(asking, kind, key=key, content=content), content.message)
+        sealed = _sealed(asking, kind, key=key, content=content)
+        _LOG.debug("sealed %s", sealed.path.name)
+        return Made(sealed, content.message)
 
 
 @contextlib.contextmanager

@@ -130,7 +130,8 @@ class Training:
         if result.finite:
             self.curve.add(result.values)
             self.bad = []
-            self.bar.set_postfix(loss=f"{result.values['loss']:.4g}", skipped=len(self.skipped), refresh=False)
+            lost = {"not_finite": len(self.skipped)} if self.skipped else {}
+            self.bar.set_postfix({"loss": f"{result.values['loss']:.4g}", **lost}, refresh=False)
         else:
             self.skipped.append(self.step - 1)
             self.bad.append(f"step {self.step - 1}: {_described(result.values)}")

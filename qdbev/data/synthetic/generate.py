@@ -109,7 +109,7 @@ def generate(
             with_sweeps: set[str] = {"none": set[str](), "val": set(val), "all": {*train, *val}}[sweeps]
             jobs = [(name, name in with_sweeps) for name in (*train, *val) if not fragment_path(root, name).exists()]
             done = _rendered(root, settings, jobs, workers)
-            for _ in tqdm(done, total=len(jobs), unit="scene", disable=not progress):
+            for _ in tqdm(done, total=len(jobs), desc="making synthetic scenes", unit="scene", disable=not progress):
                 pass
             _assemble(root, settings, train, val)
         return verify(root)
