@@ -16,7 +16,9 @@ from pipelines.store.artifacts import Artifact
 from qdbev.reporting.tables.table import Table, plain_table
 
 
-def run(job: Job, *, artifact: str | None = None, official: bool = False, dry_run: bool = False) -> Outcome:
+def run(
+    job: Job, *, artifact: str | None = None, official: bool = False, runtime: str | None = None, dry_run: bool = False
+) -> Outcome:
     """Evaluate one artifact.
 
     Args:
@@ -24,6 +26,7 @@ def run(job: Job, *, artifact: str | None = None, official: bool = False, dry_ru
         artifact: What to evaluate, as the store names it; None takes the furthest stage of the profile, or the
             float detector where there is none.
         official: Have nuscenes-devkit score the sealed submission, too, and say whether the numbers are the same.
+        runtime: What runs an exported graph; None takes the one that it was exported for.
         dry_run: Say what would be done.
     """
     model = job.store.open(artifact) if artifact else furthest(job.stated, store=job.store)
@@ -33,7 +36,7 @@ def run(job: Job, *, artifact: str | None = None, official: bool = False, dry_ru
         name = model.path.name if model else f"the float {job.stated.model.name}"
         return Outcome(would_do=[f"evaluate {name} on the {section.split} split"], messages=said_before)
     model = model or float_artifact(job)
-    sealed, said = evaluation_of(job, model=model, scored=False)
+    sealed, said = evaluation_of(job, model=model, scored=False, runtime=runtime)
     if said == SCORED_BEFORE:
         said = f"{SCORED_BEFORE}, at {sealed.manifest.record.created[:19]} UTC; --force scores again"
     more = [sentence for sentence in (said, *sealed.manifest.notes, against_published(sealed)) if sentence]

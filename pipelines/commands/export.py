@@ -90,7 +90,7 @@ def onnx(
     """
     model = _model(job, artifact=artifact)
     job = job.of(_profile_of(model, job=job))
-    refuse_unexportable(model, profile=job.profile)
+    refuse_unexportable(model, profile=job.profile, target=target)
     refuse_occupied(out, replace=job.force)
     if dry_run:
         steps = [f"write {model.path.name} as a graph for {target}", f"run {GATE_FRAMES} frames and compare every tap"]

@@ -24,18 +24,18 @@ from pipelines.store.sealing import explained_writing
 from profiles import Profile
 from qdbev.data.queues.batches import streaming_batches
 from qdbev.detectors.frame_graph import FrameGraph, Tensors
-from qdbev.export.onnx.execution import RuntimeSession
+from qdbev.export.onnx.execution import SESSIONS
 from qdbev.export.onnx.gate.check import GateReport, check
-from qdbev.export.onnx.gate.node_table import foreign_quantizers, layer_fates
 from qdbev.export.onnx.lowering import Lowered, runtime_graph
 from qdbev.export.onnx.metadata import describe_ports, write_metadata
 from qdbev.export.onnx.neutral import neutral_graph
-from qdbev.export.onnx.packages import onnx_package, runtime_package
+from qdbev.export.onnx.packages import onnx_package, openvino_package, runtime_package
 from qdbev.export.onnx.stream import StreamedGraph
 
 FORMAT_VERSION = 1
 GATE_FRAMES = 3
 _FAILED = "_gates"
+_PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
 
 
 class GateFailed(UnusableInput):
@@ -55,7 +55,7 @@ def onnx_export(job: Job, *, model: Artifact, target: str, strip_metadata: bool 
         ValueError: The artifact holds no quantized detector, or one that cannot be a graph; a package is missing.
         GateFailed: The graph does not compute what the detector does.
     """
-    refuse_unexportable(model, profile=job.profile)
+    refuse_unexportable(model, profile=job.profile, target=target)
     scored = _evaluation_of(model, store=job.store)
     stated = None if scored is None or strip_metadata else scored.digest
     settings = {"format_version": FORMAT_VERSION, "target": target, "stripped": strip_metadata, "score": stated}
@@ -66,7 +66,7 @@ def onnx_export(job: Job, *, model: Artifact, target: str, strip_metadata: bool 
     return made(job, ONNX, key=key, make=make, known="exported before; --force does it again")
 
 
-def refuse_unexportable(model: Artifact, *, profile: Profile) -> None:
+def refuse_unexportable(model: Artifact, *, profile: Profile, target: str) -> None:
     """Refuse what cannot be exported, before anything is loaded.
 
     Raises:
@@ -79,29 +79,35 @@ def refuse_unexportable(model: Artifact, *, profile: Profile) -> None:
         )
     refuse_unable(build_detector(profile.model), ability="export")
     onnx_package()
-    runtime_package()
+    (openvino_package if target == "openvino" else runtime_package)()
 
 
-def executed(model: Artifact, *, profile: Profile, threads: int) -> StreamedGraph:
-    """An export as a detector that its runtime runs."""
+def executed(model: Artifact, *, profile: Profile, runtime: str, threads: int) -> StreamedGraph:
+    """An export as a detector that a runtime runs."""
     package = onnx_package()
-    session = RuntimeSession(package.load(model.file(GRAPH)), threads=threads)
-    return StreamedGraph(_frame(build_detector(profile.model), profile=profile), session=session)
+    session = SESSIONS[runtime](package.load(model.file(GRAPH)), threads=threads)
+    return StreamedGraph(frame_of(build_detector(profile.model), profile=profile), session=session)
 
 
-def _frame(detector: Detector, *, profile: Profile) -> FrameGraph:
+def runtime_of(model: Artifact) -> str:
+    """The runtime that an export was made for, and passed the gate with."""
+    return str(model.manifest.data["target"])
+
+
+def frame_of(detector: Detector, *, profile: Profile) -> FrameGraph:
+    """A detector as a graph, for images of the profile's size."""
     return detector.frame_graph(scene_of(profile))
 
 
 def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, settings: Mapping[str, Any]) -> Content:
     profile = job.profile
-    frame = _frame(load_quantized(model, profile=profile).detector, profile=profile)
-    lowered = runtime_graph(neutral_graph(frame))
+    frame = frame_of(load_quantized(model, profile=profile).detector, profile=profile)
+    lowered = runtime_graph(neutral_graph(frame), target=target)
     describe_ports(lowered.model, meanings=frame.meanings)
     if not settings["stripped"]:
         write_metadata(lowered.model, _metadata(frame, profile=profile, model=model, scored=scored, target=target))
     onnx_package().checker.check_model(lowered.model, full_check=True)
-    report = _gate(frame, lowered, split=job.split("train"), profile=profile)
+    report = _gate(frame, lowered, target=target, split=job.split("train"), profile=profile)
     if failure := report.failure():
         left = _leave(report, store=job.store, name=f"{model.path.name}-{target}")
         raise GateFailed(f"{model.path.name} is not exported: {failure}; the gate's report is {left}")
@@ -115,22 +121,21 @@ def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, 
         parents={"model": model.digest},
         data=settings,
         metrics={"gate": _summary(report)},
-        packages=package_versions() | {name: version(name) for name in ("onnx", "onnxruntime")},
+        packages=package_versions() | {name: version(name) for name in ("onnx", _PACKAGES[target])},
         message=f"run for {report.frames} frames: {len(report.taps)} taps agree with the detector",
     )
 
 
-def _gate(frame: FrameGraph, lowered: Lowered, *, split: Split, profile: Profile) -> GateReport:
-    session = RuntimeSession(lowered.model)
-    tapped = RuntimeSession(lowered.model, taps=lowered.taps)
-    sequence = _first_frames(frame, split=split, profile=profile)
+def _gate(frame: FrameGraph, lowered: Lowered, *, target: str, split: Split, profile: Profile) -> GateReport:
+    session = SESSIONS[target](lowered.model)
+    tapped = SESSIONS[target](lowered.model, taps=lowered.taps)
+    sequence = first_frames(frame, split=split, profile=profile)
     report = check(frame, session=session, tapped=tapped, sequence=sequence, biases=lowered.biases)
-    report.layers = layer_fates(session.optimised, weights=lowered.weights)
-    report.foreign = foreign_quantizers(session.optimised, weights=lowered.weights)
+    report.layers, report.foreign = session.layers(lowered.weights), session.foreign(lowered.weights)
     return report
 
 
-def _first_frames(frame: FrameGraph, *, split: Split, profile: Profile) -> list[Tensors]:
+def first_frames(frame: FrameGraph, *, split: Split, profile: Profile) -> list[Tensors]:
     """The first frames of the first scene, as the graph takes them."""
     first = split.first_scenes(1)
     few = Split(first.root, first.version, first.samples[:GATE_FRAMES], "")

@@ -17,7 +17,7 @@ from pipelines.assembly.quantized import float_cost, load_quantized
 from pipelines.assembly.quantized_files import check_quantized
 from pipelines.assembly.samples import Split, notes_on, sensors
 from pipelines.assembly.weights import float_detector, package_versions
-from pipelines.exporting.onnx import executed
+from pipelines.exporting.onnx import executed, runtime_of
 from pipelines.exporting.packed import load_packed
 from pipelines.lineage.chain import lineage
 from pipelines.lineage.keys import evaluation_key
@@ -39,16 +39,17 @@ def evaluate_artifact(job: Job, *, model: Artifact, scored: bool = True) -> Arti
     return evaluation_of(job, model=model, scored=scored).artifact
 
 
-def evaluation_of(job: Job, *, model: Artifact, scored: bool = True) -> Made:
+def evaluation_of(job: Job, *, model: Artifact, scored: bool = True, runtime: str | None = None) -> Made:
     """The sealed evaluation of a model artifact, found where it was done before, and what is to be said of it.
 
     Args:
         job: Its data, evaluation and device sections.
         model: What is evaluated.
         scored: Insist on scores; without, the test split gives its submission alone.
+        runtime: What runs an exported graph; None takes the one that it was exported for.
 
     Raises:
-        ValueError: The artifact holds no model, or the split cannot be scored.
+        ValueError: The artifact holds no model, or no graph for a runtime, or the split cannot be scored.
         DamagedArtifact: Its files contradict each other.
     """
     kind = model.manifest.kind
@@ -59,11 +60,21 @@ def evaluation_of(job: Job, *, model: Artifact, scored: bool = True) -> Made:
     split = job.evaluation_split(scored=scored)
     section = job.profile.evaluation
     settings = {"split": section.split, "max_boxes": section.max_boxes, "data": split.digest}
+    settings |= _runtime(model, stated=runtime)
     refuse_calibrated(model, split=split, store=job.store)
     key = evaluation_key(job.profile, model=model.digest, settings=settings)
     scratch = job.store.scratch_path(EVALUATION, key=key)
     make = partial(_evaluate, job, model=model, settings=settings, scratch=scratch)
     return made(job, EVALUATION, key=key, make=make, known=SCORED_BEFORE)
+
+
+def _runtime(model: Artifact, *, stated: str | None) -> dict[str, str]:
+    """What runs a graph, as a setting of its evaluation; nothing for what torch runs."""
+    if model.manifest.kind == ONNX:
+        return {"runtime": stated or runtime_of(model)}
+    if stated is not None:
+        raise ValueError(f"--runtime {stated} runs exported graphs, and {model.path.name} is none: `qdbev export onnx`")
+    return {}
 
 
 def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any], scratch: Path) -> Content:
@@ -72,7 +83,7 @@ def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any], scratch
     if settings["split"] != "test":
         refuse_nothing_to_find(split)
     unscored = settings["split"] == "test" or not processes.is_first()  # the first process writes, so it scores
-    detector, cost = _detector_of(model, job=job, split=split)
+    detector, cost = _detector_of(model, job=job, split=split, runtime=settings.get("runtime", ""))
     results = predict(detector, split=split, job=job, label=f"evaluate {kind}", scratch=scratch)
     scores = None if unscored else score_results(results, split=split)
 
@@ -116,11 +127,11 @@ def compared_with_devkit(evaluation: Artifact, *, split: Split) -> str:
     return f"nuscenes-devkit's DetectionEval gives NDS {official.nds!r}, not {sealed['nds']!r}: please report this"
 
 
-def _detector_of(model: Artifact, *, job: Job, split: Split) -> tuple[Detector, dict[str, Any]]:
+def _detector_of(model: Artifact, *, job: Job, split: Split, runtime: str) -> tuple[Detector, dict[str, Any]]:
     """The detector of an artifact, and of a float one what it costs, which no manifest before says."""
     profile = job.profile
     if model.manifest.kind == ONNX:
-        return cast(Detector, executed(model, profile=profile, threads=torch.get_num_threads())), {}
+        return cast(Detector, executed(model, profile=profile, runtime=runtime, threads=torch.get_num_threads())), {}
     if model.manifest.kind == PACKED:
         return load_packed(model.path, profile=profile).detector, {}
     if model.manifest.kind != FLOAT:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -21,9 +21,14 @@ def evaluate(
             autocompletion=completion.artifacts,
         ),
     ] = None,
+    *,
     official: Annotated[
         bool, typer.Option("--official", help="Score by nuscenes-devkit itself, too, and compare (slow).")
     ] = False,
+    runtime: Annotated[
+        Literal["ort", "openvino"] | None,
+        typer.Option(help="What runs an exported graph.", show_default="the one that it was exported for"),
+    ] = None,
 ) -> Outcome:
     """Score a detector: NDS, mAP, errors, classes.
 
@@ -34,4 +39,4 @@ def evaluate(
     job = options.job()
     from pipelines.commands import evaluate
 
-    return evaluate.run(job, artifact=artifact, official=official, dry_run=options.dry_run)
+    return evaluate.run(job, artifact=artifact, official=official, runtime=runtime, dry_run=options.dry_run)

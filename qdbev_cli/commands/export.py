@@ -11,7 +11,7 @@ from pipelines.reporting.outcome import Outcome
 from qdbev_cli import completion
 from qdbev_cli.options import MakeOptions, command
 
-Target = Literal["ort"]
+Target = Literal["ort", "openvino"]
 
 app = typer.Typer(no_args_is_help=True, help="Write a quantized detector as files that other programs read.")
 

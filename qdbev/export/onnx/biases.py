@@ -23,7 +23,7 @@ _LARGEST = 2**31 - 1
 
 
 def write_biases(graph: Graph, *, grids: dict[str, Grid], stored: dict[str, Stored]) -> dict[str, Array]:
-    """Write the biases of all layers of integers; the weights of some get larger integers in ``stored``.
+    """Write the biases of all layers of integers for ONNX Runtime; some weights get larger integers in ``stored``.
 
     Returns:
         Name of each bias that is in integers -> the values that these stand for.

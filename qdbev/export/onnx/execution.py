@@ -1,16 +1,23 @@
-"""An exported graph run by ONNX Runtime on the CPU."""
+"""Exported graphs run on the CPU: by ONNX Runtime, and by OpenVINO; both say what they made of each layer."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from qdbev.export.onnx.packages import onnx_package, runtime_package
+from qdbev.export.onnx.gate.node_table import (
+    LayerFate,
+    foreign_quantizers,
+    foreign_quantizers_of_openvino,
+    layer_fates,
+    layer_fates_of_openvino,
+)
+from qdbev.export.onnx.packages import onnx_package, openvino_package, runtime_package
 
 if TYPE_CHECKING:
     import onnx
@@ -18,31 +25,40 @@ if TYPE_CHECKING:
 _ONLY_ERRORS = 3
 
 
-class RuntimeSession:
-    """A graph that is loaded.
+class Session(Protocol):
+    """A graph that is loaded by some runtime."""
 
-    Attributes:
-        optimised: The graph as ONNX Runtime rewrote it.
-    """
-
-    def __init__(
-        self, model: onnx.ModelProto, *, threads: int = 1, taps: Sequence[str] = (), optimise: bool = True
-    ) -> None:
+    def __init__(self, model: onnx.ModelProto, *, threads: int = 1, taps: Sequence[str] = ()) -> None:
         """Loads a model.
 
         Args:
             model: As exported.
             threads: Of one operator.
             taps: Tensors of bytes that come out besides the outputs.
-            optimise: Let ONNX Runtime rewrite the graph, as it does if nothing is said.
         """
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The outputs, and the taps, by name."""
+
+    def layers(self, weights: Iterable[str]) -> list[LayerFate]:
+        """What the runtime made of each weight of integers."""
+
+    def foreign(self, weights: Iterable[str]) -> list[str]:
+        """What it multiplies in integers though no weight of these is in it."""
+
+
+class OrtSession:
+    """ONNX Runtime.
+
+    Attributes:
+        optimised: The graph as it was rewritten.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, *, threads: int = 1, taps: Sequence[str] = (), optimise: bool = True
+    ) -> None:
+        """See ``Session``; ``optimise`` lets it rewrite the graph, as it does if nothing is said."""
         runtime, package = runtime_package(), onnx_package()
-        if taps:
-            tapped = package.ModelProto()
-            tapped.CopyFrom(model)
-            kind = package.TensorProto.UINT8
-            tapped.graph.output.extend(package.helper.make_tensor_value_info(name, kind, None) for name in taps)
-            model = tapped
         options = runtime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, _ONLY_ERRORS
         if not optimise:
@@ -50,13 +66,63 @@ class RuntimeSession:
         with tempfile.TemporaryDirectory() as folder:
             rewritten = Path(folder, "optimised.onnx")
             options.optimized_model_filepath = str(rewritten)
-            self._session = runtime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            content = with_taps(model, taps).SerializeToString()
+            self._session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
             self.optimised: Any = package.load(rewritten)
         self._outputs = [output.name for output in self._session.get_outputs()]
 
     def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The outputs, and the taps, by name."""
+        """See ``Session``."""
         values = self._session.run(None, {name: tensor.numpy() for name, tensor in feeds.items()})
         return {name: torch.from_numpy(value) for name, value in zip(self._outputs, values, strict=True)}
+
+    def layers(self, weights: Iterable[str]) -> list[LayerFate]:
+        """See ``Session``."""
+        return layer_fates(self.optimised, weights=weights)
+
+    def foreign(self, weights: Iterable[str]) -> list[str]:
+        """See ``Session``."""
+        return foreign_quantizers(self.optimised, weights=weights)
+
+
+class OpenVinoSession:
+    """OpenVINO's CPU plugin, floats in 32 bits."""
+
+    def __init__(self, model: onnx.ModelProto, *, threads: int = 1, taps: Sequence[str] = ()) -> None:
+        """See ``Session``."""
+        package = openvino_package()
+        self._model = with_taps(model, taps)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.onnx")
+            path.write_bytes(self._model.SerializeToString())
+            core = package.Core()
+            settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+            self._compiled: Any = core.compile_model(core.read_model(path), "CPU", settings)
+        self._outputs = [output.name for output in self._model.graph.output]
+
+    def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See ``Session``."""
+        values = self._compiled({name: tensor.numpy() for name, tensor in feeds.items()})
+        return {name: torch.from_numpy(values[name].copy()) for name in self._outputs}
+
+    def layers(self, weights: Iterable[str]) -> list[LayerFate]:
+        """See ``Session``."""
+        return layer_fates_of_openvino(self._compiled.get_runtime_model(), exported=self._model, weights=weights)
+
+    def foreign(self, weights: Iterable[str]) -> list[str]:
+        """See ``Session``."""
+        return foreign_quantizers_of_openvino(self._compiled.get_runtime_model(), exported=self._model, weights=weights)
+
+
+SESSIONS: dict[str, type[Session]] = {"ort": OrtSession, "openvino": OpenVinoSession}
+"""Runtimes that are here to run a graph, by the name of the target."""
+
+
+def with_taps(model: onnx.ModelProto, taps: Sequence[str]) -> onnx.ModelProto:
+    """The model, which gives some tensors of bytes besides its outputs."""
+    package = onnx_package()
+    tapped: onnx.ModelProto = package.ModelProto()
+    tapped.CopyFrom(model)
+    kind = package.TensorProto.UINT8
+    tapped.graph.output.extend(package.helper.make_tensor_value_info(name, kind, None) for name in taps)
+    return tapped

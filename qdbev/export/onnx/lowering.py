@@ -36,16 +36,18 @@ class Lowered:
         return [f"{name}{STEPS}" for name in self.grids]
 
 
-def runtime_graph(neutral: onnx.ModelProto) -> Lowered:
-    """Return the graph that ONNX Runtime and OpenVINO run.
+def runtime_graph(neutral: onnx.ModelProto, *, target: str = "ort") -> Lowered:
+    """Return the graph that a runtime runs.
 
     Args:
         neutral: With its constants folded; it is changed.
+        target: ``ort``; or ``openvino``, which takes layers into integers whatever their bias and what follows.
     """
     graph = Graph(neutral)
     stored = stored_weights(graph)
     grids = write_grids(graph)
-    biases = write_biases(graph, grids=grids, stored=stored)
+    biases = write_biases(graph, grids=grids, stored=stored) if target == "ort" else {}
+    read = graph.readers()
     write_integers(graph, stored)
     model = graph.finish()
     del model.opset_import[:]
@@ -54,6 +56,6 @@ def runtime_graph(neutral: onnx.ModelProto) -> Lowered:
     return Lowered(
         model,
         biases=biases,
-        weights={weight.name: weight for weight in stored.values()},
+        weights={weight.name: weight for tensor, weight in stored.items() if tensor in read},
         grids={grid.name: grid for grid in grids.values()},
     )

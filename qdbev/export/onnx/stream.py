@@ -9,7 +9,7 @@ from torch import nn
 
 from qdbev.detectors.detector import Detections
 from qdbev.detectors.frame_graph import FrameGraph, Tensors
-from qdbev.export.onnx.gate.check import Session
+from qdbev.export.onnx.gate.check import Runs
 
 
 class Carried:
@@ -36,7 +36,7 @@ class Carried:
 class StreamedGraph(nn.Module):
     """Predicts as the detector does that was exported; the graph does all of it."""
 
-    def __init__(self, frame: FrameGraph, *, session: Session) -> None:
+    def __init__(self, frame: FrameGraph, *, session: Runs) -> None:
         """Takes a frame that says what goes in and out, and the session that runs it."""
         super().__init__()
         self.frame, self.session = frame, session

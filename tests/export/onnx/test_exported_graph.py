@@ -12,7 +12,7 @@ import torch
 from qdbev.detectors.bevformer.frames.history import History
 from qdbev.detectors.frame_graph import FrameGraph
 from qdbev.detectors.images.frame_batch import FrameBatch
-from qdbev.export.onnx.execution import RuntimeSession
+from qdbev.export.onnx.execution import OpenVinoSession, OrtSession
 from qdbev.export.onnx.gate.check import GateReport, check, with_biases
 from qdbev.export.onnx.gate.node_table import foreign_quantizers, layer_fates
 from qdbev.export.onnx.lowering import Lowered, runtime_graph
@@ -34,7 +34,7 @@ def lowered(frame: FrameGraph) -> Lowered:
 
 def gate(frame: FrameGraph, lowered: Lowered, *, model: Any = None) -> GateReport:
     model = lowered.model if model is None else model
-    session, tapped = RuntimeSession(model), RuntimeSession(model, taps=lowered.taps)
+    session, tapped = OrtSession(model), OrtSession(model, taps=lowered.taps)
     sequence = [random_feeds(frame, seed=seed) for seed in (2, 3, 4)]
     return check(frame, session=session, tapped=tapped, sequence=sequence, biases=lowered.biases)
 
@@ -81,13 +81,29 @@ def test_every_tap_agrees_with_bytes_that_are_full(frame_of_bytes: FrameGraph) -
     assert finer == {1}  # nor is there room for finer weights
 
 
+def test_openvino_runs_all_of_it_in_integers(frame: FrameGraph) -> None:
+    pytest.importorskip("openvino")
+    lowered = runtime_graph(neutral_graph(frame), target="openvino")
+    assert lowered.biases == {}  # it keeps them in float
+    session, tapped = OpenVinoSession(lowered.model), OpenVinoSession(lowered.model, taps=lowered.taps)
+    sequence = [random_feeds(frame, seed=seed) for seed in (2, 3)]
+    report = check(frame, session=session, tapped=tapped, sequence=sequence, biases={})
+    assert report.failure() == "" and not report.taps_change
+    fates = session.layers(lowered.weights)
+    # all but the two layers of one row, which its graph does not name
+    one_row = {f"pts_bbox_head.transformer.can_bus_mlp.{place}.weight" for place in (0, 2)}
+    assert {each.weight for each in fates if each.operator == "unnamed"} == one_row
+    assert {each.fate for each in fates if each.weight not in one_row} == {"integers"} and len(fates) == 56
+    assert session.foreign(lowered.weights) == []
+
+
 def test_three_bits_narrow_and_a_layer_in_float() -> None:
     name = "img_backbone.layer1.0.conv1"
     frame = make_frame(3, 5, narrow_range=True, float_layers=(name,))
     lowered = runtime_graph(neutral_graph(frame))
     report = agrees(frame, lowered)
     assert f"{name}.weight" not in lowered.weights and f"{name}.input_quantizer" not in report.taps
-    session = RuntimeSession(lowered.model)
+    session = OrtSession(lowered.model)
     assert foreign_quantizers(session.optimised, weights=lowered.weights) == []
 
 
@@ -96,7 +112,7 @@ def test_the_gate_sees_a_runtime_that_quantizes_inputs_anew() -> None:
     frame = make_frame(4, 8, has_offset=True)
     lowered = runtime_graph(neutral_graph(frame))
     assert gate(frame, lowered).failure().startswith("at pts_bbox_head.transformer.can_bus_mlp.2.input_quantizer")
-    fates = layer_fates(RuntimeSession(lowered.model).optimised, weights=lowered.weights)
+    fates = layer_fates(OrtSession(lowered.model).optimised, weights=lowered.weights)
     assert "MatMulNBits" in {each.operator for each in fates if each.fate == "changed"}
 
 
@@ -125,9 +141,7 @@ def test_names_of_inputs_outputs_and_taps_are_the_detectors(frame: FrameGraph, l
 
 
 def test_a_linear_layer_and_a_convolution_between_grids_run_in_integers(lowered: Lowered) -> None:
-    fates = {
-        each.weight: each for each in layer_fates(RuntimeSession(lowered.model).optimised, weights=lowered.weights)
-    }
+    fates = {each.weight: each for each in layer_fates(OrtSession(lowered.model).optimised, weights=lowered.weights)}
     assert fates["img_backbone.layer1.0.conv1.weight"].operator == "QLinearConv"
     assert fates["img_backbone.layer1.0.conv2.weight"].fate == "float"  # a sum follows, no grid
     projection = "pts_bbox_head.transformer.encoder.layers.0.attentions.0.output_proj.weight"

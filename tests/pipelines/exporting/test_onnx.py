@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+import profiles
+from pipelines.assembly.detector import build_detector
+from pipelines.assembly.samples import load_split
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from pipelines.exporting import onnx as exporting  # noqa: E402
+from qdbev.data.nuscenes.records import CLASSES  # noqa: E402
+from qdbev.export.onnx.execution import OrtSession  # noqa: E402
 from qdbev.export.onnx.metadata import read_metadata  # noqa: E402
 
+EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "run_onnx.py"
 Call = Callable[..., dict[str, Any]]
 
 
@@ -62,6 +72,34 @@ def test_the_gate_report_is_sealed_with_it(exported: dict[str, Any]) -> None:
     assert (fates.count("integers"), fates.count("float"), fates.count("changed")) == (70, 13, 0)
 
 
+def test_sixty_lines_of_numpy_find_the_same_boxes(
+    exported: dict[str, Any], settings: list[str], tmp_path: Path
+) -> None:
+    profile = profiles.load("w4a6", overrides=settings)
+    frame = exporting.frame_of(build_detector(profile.model), profile=profile)
+    split = load_split(profile.data, name="train")
+    sequence = exporting.first_frames(frame, split=split, profile=profile)
+    frames = tmp_path / "frames.npz"
+    np.savez(frames, **{name: np.concatenate([feeds[name] for feeds in sequence]) for name in sequence[0]})
+    graph = Path(exported["artifact"]["path"]) / "model.onnx"
+    command = [sys.executable, str(EXAMPLE), str(graph), str(frames)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    session, carried, expected = OrtSession(onnx.load(graph)), frame.start(), []
+    for index, feeds in enumerate(sequence):
+        outputs = session.run({**feeds, **carried})
+        ((_, found),) = frame.detections(outputs, token="")
+        carried = frame.carry(outputs)
+        expected.append(f"frame {index}")
+        for place in range(10):
+            x, y, bottom, length, width, height, yaw = found.bboxes_3d.tensor[place, :7].tolist()
+            size = f"{length:.2f} x {width:.2f} x {height:.2f} m"
+            where = f"({x:6.2f}, {y:6.2f}, {bottom + height / 2:5.2f}) m"
+            label = CLASSES[found.labels_3d[place]]
+            expected.append(f"  {found.scores_3d[place]:.3f} {label:20} {where}  {size}  {yaw:5.2f}")
+    assert printed == expected
+    assert len(EXAMPLE.read_text().splitlines()) <= 65
+
+
 def test_evaluate_runs_the_graph(call: Call, exported: dict[str, Any], model: dict[str, Any]) -> None:
     of_graph, of_model = call("evaluate", exported["artifact"]["path"]), call("evaluate", model["path"])
     assert abs(of_graph["metrics"]["NDS"] - of_model["metrics"]["NDS"]) < 0.05  # 4 frames
@@ -78,7 +116,7 @@ def test_what_fails_leaves_the_report_alone(
         return lowered
 
     honest = exporting.runtime_graph
-    monkeypatch.setattr(exporting, "runtime_graph", lambda graph: cut(honest(graph)))
+    monkeypatch.setattr(exporting, "runtime_graph", lambda graph, target: cut(honest(graph, target=target)))
     before = {path.name for path in store.iterdir()}
     failed = call("export onnx", model["path"], "--strip-metadata", code=3)
     assert "at img_backbone.layer1.0.conv1.input_quantizer the graph differs by up to" in failed["error"]

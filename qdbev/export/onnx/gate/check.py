@@ -25,7 +25,7 @@ LARGEST_OUTPUT = 1e-3
 """Of logits, and of box codes in metres."""
 
 
-class Session(Protocol):
+class Runs(Protocol):
     """A graph that is loaded by some runtime."""
 
     def run(self, feeds: Mapping[str, Tensor]) -> Tensors:
@@ -81,8 +81,8 @@ class GateReport:
 def check(
     frame: FrameGraph,
     *,
-    session: Session,
-    tapped: Session,
+    session: Runs,
+    tapped: Runs,
     sequence: Sequence[Tensors],
     biases: Mapping[str, Array],
 ) -> GateReport:
@@ -129,7 +129,7 @@ def _set(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -
         parameter.copy_(values[name])
 
 
-def _equal_boxes(frame: FrameGraph, *, session: Session, sequence: Sequence[Tensors]) -> float:
+def _equal_boxes(frame: FrameGraph, *, session: Runs, sequence: Sequence[Tensors]) -> float:
     """Share of box codes, of all frames, that a free run of detector and graph both have."""
     ours, theirs, equal, count = frame.start(), frame.start(), 0, 0
     for feeds in sequence:

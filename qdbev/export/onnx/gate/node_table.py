@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
+
+from qdbev.export.onnx.stored_weights import VALUES
 
 if TYPE_CHECKING:
     import onnx
@@ -26,7 +28,7 @@ class LayerFate:
     fate: Fate
 
 
-def layer_fates(optimised: onnx.ModelProto, *, weights: Mapping[str, Any]) -> list[LayerFate]:
+def layer_fates(optimised: onnx.ModelProto, *, weights: Iterable[str]) -> list[LayerFate]:
     """The fate of each weight of integers, in the order given; tables that are only looked up are left out.
 
     Args:
@@ -46,7 +48,7 @@ def layer_fates(optimised: onnx.ModelProto, *, weights: Mapping[str, Any]) -> li
     return fates
 
 
-def foreign_quantizers(optimised: onnx.ModelProto, *, weights: Mapping[str, Any]) -> list[str]:
+def foreign_quantizers(optimised: onnx.ModelProto, *, weights: Iterable[str]) -> list[str]:
     """Names of nodes that multiply integers of a weight that is none of ours: the runtime quantized a float layer."""
     known = tuple(weights)
     return [
@@ -66,3 +68,60 @@ def _multiplied_by(name: str, readers: Mapping[str, list[onnx.NodeProto]]) -> It
 
 def _fate(operator: str) -> Fate:
     return "integers" if operator in _INTEGER else "changed" if operator in _CHANGED else "float"
+
+
+def layer_fates_of_openvino(
+    runtime_model: Any, *, exported: onnx.ModelProto, weights: Iterable[str]
+) -> list[LayerFate]:
+    """The same of OpenVINO, whose nodes name those of the exported graph that they were made of.
+
+    Args:
+        runtime_model: What a compiled model says that it runs.
+        exported: The graph as exported.
+        weights: Path of each weight.
+    """
+    made = {name: node for node in _products(runtime_model) for name in node.originals}
+    multiplied_by = _readers_of_weights(exported, weights)
+    fates = []
+    for weight, names in multiplied_by.items():
+        node = next((made[name] for name in names if name in made), _Product("unnamed", False, []))
+        fates.append(LayerFate(weight, node.kind, "integers" if node.integers else "float"))
+    return fates
+
+
+def foreign_quantizers_of_openvino(
+    runtime_model: Any, *, exported: onnx.ModelProto, weights: Iterable[str]
+) -> list[str]:
+    """The same as ``foreign_quantizers`` of OpenVINO."""
+    known = {name for names in _readers_of_weights(exported, weights).values() for name in names}
+    return [
+        node.originals[0]
+        for node in _products(runtime_model)
+        if node.integers and not known.intersection(node.originals)
+    ]
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A convolution or product that OpenVINO runs."""
+
+    kind: str
+    integers: bool
+    originals: list[str]
+
+
+def _products(runtime_model: Any) -> Iterator[_Product]:
+    for operation in runtime_model.get_ops():
+        said = {name: str(value.value) for name, value in operation.get_rt_info().items() if hasattr(value, "value")}
+        if said.get("layerType") in ("Convolution", "FullyConnected", "MatMul", "DeformableConvolution"):
+            originals = [name.removesuffix("/WithoutBiases") for name in said["originalLayersNames"].split(",")]
+            yield _Product(said["layerType"], said["runtimePrecision"] in ("u8", "i8"), originals)
+
+
+def _readers_of_weights(exported: onnx.ModelProto, weights: Iterable[str]) -> dict[str, list[str]]:
+    """Path of each weight -> names of the nodes that multiply by its values; tables are only looked up."""
+    readers: dict[str, list[str]] = {}
+    for node in exported.graph.node:
+        for name in node.input if node.op_type != "Gather" else ():
+            readers.setdefault(name, []).append(node.name)
+    return {weight: readers[f"{weight}{VALUES}"] for weight in weights if f"{weight}{VALUES}" in readers}
