@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
 from pipelines.costs.preflight import preflight
-from pipelines.lineage.kinds import DETAILS, SCORES, SUBMISSION
+from pipelines.lineage.kinds import DETAILS, SCORES, SUBMISSION, TO_TRAINED
 from pipelines.lineage.models import as_made, furthest
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import SCORED_BEFORE, compared_with_devkit, evaluation_of
 from pipelines.scoring.published import against_published
 from pipelines.store.artifacts import Artifact
+from qdbev.reporting.tables.results import comparison_table
 from qdbev.reporting.tables.table import Table, plain_table
 
 
@@ -48,7 +50,7 @@ def run(
         more.append(compared_with_devkit(sealed, split=job.of(as_made(model, profile=job.profile)).evaluation_split()))
     return Outcome(
         sealed,
-        tables=[overall_table(sealed), class_table(sealed)],
+        tables=[overall_table(sealed), *executed_table(sealed), class_table(sealed)],
         metrics=dict(sealed.manifest.metrics),
         messages=[f"scored {model.path.name} by the rules of nuscenes-devkit", *more],
     )
@@ -65,6 +67,17 @@ def overall_table(evaluation: Artifact) -> Table:
         rows=[[metrics[name] for name in SCORES]],
         notes=[f"{samples} samples of {scenes} scenes, detection_cvpr_2019"],
     )
+
+
+def executed_table(evaluation: Artifact) -> list[Table]:
+    """What ran against what was exported, of an evaluated graph with a paired interval; nothing else has one."""
+    found: Any = evaluation.manifest.metrics.get(TO_TRAINED)
+    if not found:
+        return []
+    name = f"executed by {evaluation.manifest.data['runtime']}"
+    bounds = {"NDS_low": found["low"], "NDS_high": found["high"]}
+    row = {"name": name, "than": "what was exported", "NDS_change": found["value"], **bounds}
+    return [comparison_table([row], title="Executed")]
 
 
 def class_table(evaluation: Artifact) -> Table:

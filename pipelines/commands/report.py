@@ -16,6 +16,7 @@ from pipelines.reporting.chain_tables import (
     accuracy_tables,
     chain_metrics,
     cost_tables,
+    executed_tables,
     find_sensitivity,
     is_drawn,
     sensitivity_tables,
@@ -142,7 +143,8 @@ def _of_run(
     sensitivity = find_sensitivity(profile, end=links[-1], store=store)
     verify_standing([sensitivity] if sensitivity else [], store=store)
     accuracy = accuracy_tables(links, intervals=intervals) + runs_table(profile, shown=described, store=store)
-    tables = [*accuracy, *cost_tables(links), *sensitivity_tables(sensitivity, chain=links), *timed]
+    executed = executed_tables(links[-1], store=store)
+    tables = [*accuracy, *executed, *cost_tables(links), *sensitivity_tables(sensitivity, chain=links), *timed]
     curve = curve_png(links, intervals=intervals) if places.curve and is_drawn(links) else None
     page = html_page(described, tables=tables, sensitivity=sensitivity) if places.page or format == "html" else ""
     remarks = [described.remark] if described.remark else []

@@ -54,3 +54,5 @@ SENSITIVITY_PICTURE = "sensitivity.png"
 
 SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 """Of nuScenes-devkit's DetectionEval, in the order of the paper's tables."""
+TO_TRAINED = "to_trained"
+"""Among the metrics of an executed graph: the paired interval of its NDS minus that of what was exported."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.lineage.bit_plan import bits_label
 from pipelines.lineage.chain import Link
-from pipelines.lineage.kinds import QAT, SENSITIVITY, VGD
+from pipelines.lineage.kinds import EVALUATION, ONNX, QAT, SCORES, SENSITIVITY, TO_TRAINED, VGD
 from pipelines.reporting.runs import Intervals, nds_bounds
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.locations import SYNTHETIC
@@ -38,6 +38,31 @@ def accuracy_tables(links: Sequence[Link], *, intervals: Intervals) -> list[Tabl
     accuracy = accuracy_table(rows, reference=links[0].name)
     told = replace(accuracy, notes=(*accuracy.notes, *_scored_on(scored)))
     return [told, *_comparisons(scored, intervals=intervals)]
+
+
+def executed_tables(end: Link, *, store: Store) -> list[Table]:
+    """The end of a chain against its exported graphs, each as a runtime scored it; nothing where none was scored."""
+    if end.evaluation is None:
+        return []
+    artifacts = store.list()
+    graphs = {
+        artifact.digest
+        for artifact in artifacts
+        if artifact.manifest.kind == ONNX and artifact.manifest.parents["model"] == end.model.digest
+    }
+    data = end.evaluation.manifest.data["data"]
+    ran = {
+        f"executed by {artifact.manifest.data['runtime']}": artifact.manifest.metrics
+        for artifact in artifacts
+        if artifact.manifest.kind == EVALUATION
+        and artifact.manifest.parents["model"] in graphs
+        and artifact.manifest.data["data"] == data
+    }
+    rows: list[dict[str, Any]] = [{"name": end.name, "bits": end.bits, **end.scores}]
+    for name, metrics in ran.items():
+        bounds: Any = metrics.get(TO_TRAINED)
+        rows.append({"name": name, "bits": end.bits, **{key: metrics[key] for key in SCORES}, **nds_bounds(bounds)})
+    return [accuracy_table(rows, reference=end.name, title="Executed", name="executed")] if ran else []
 
 
 def cost_tables(links: Sequence[Link]) -> list[Table]:

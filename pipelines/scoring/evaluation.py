@@ -21,9 +21,11 @@ from pipelines.exporting.onnx import executed, runtime_of
 from pipelines.exporting.packed import load_packed
 from pipelines.lineage.chain import lineage
 from pipelines.lineage.keys import evaluation_key
-from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, ONNX, PACKED, SUBMISSION
+from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, ONNX, PACKED, SUBMISSION, TO_TRAINED
 from pipelines.lineage.models import as_made
+from pipelines.scoring.comparison import interval, match_results, matches_of, resampled
 from pipelines.scoring.prediction import predict, refuse_nothing_to_find, score_results
+from pipelines.scoring.results import Results
 from pipelines.scoring.results_file import read_results, write_results
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
@@ -61,10 +63,11 @@ def evaluation_of(job: Job, *, model: Artifact, scored: bool = True, runtime: st
     section = job.profile.evaluation
     settings = {"split": section.split, "max_boxes": section.max_boxes, "data": split.digest}
     settings |= _runtime(model, stated=runtime)
+    trained = _exported_model(model, job=job, scored=section.split != "test")
     refuse_calibrated(model, split=split, store=job.store)
     key = evaluation_key(job.profile, model=model.digest, settings=settings)
     scratch = job.store.scratch_path(EVALUATION, key=key)
-    make = partial(_evaluate, job, model=model, settings=settings, scratch=scratch)
+    make = partial(_evaluate, job, model=model, settings=settings, scratch=scratch, trained=trained)
     return made(job, EVALUATION, key=key, make=make, known=SCORED_BEFORE)
 
 
@@ -77,7 +80,16 @@ def _runtime(model: Artifact, *, stated: str | None) -> dict[str, str]:
     return {}
 
 
-def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any], scratch: Path) -> Content:
+def _exported_model(model: Artifact, *, job: Job, scored: bool) -> Artifact | None:
+    """The evaluation of the model that a graph was exported from, on the same samples: what ran is held against it."""
+    if model.manifest.kind != ONNX or not scored:
+        return None
+    return evaluate_artifact(job, model=job.store.open(model.manifest.parents["model"]))
+
+
+def _evaluate(
+    job: Job, *, model: Artifact, settings: Mapping[str, Any], scratch: Path, trained: Artifact | None
+) -> Content:
     """Predict the split and score it; ``settings`` are those of the key."""
     kind, split = model.manifest.kind, job.evaluation_split(scored=False)
     if settings["split"] != "test":
@@ -86,6 +98,7 @@ def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any], scratch
     detector, cost = _detector_of(model, job=job, split=split, runtime=settings.get("runtime", ""))
     results = predict(detector, split=split, job=job, label=f"evaluate {kind}", scratch=scratch)
     scores = None if unscored else score_results(results, split=split)
+    against = {} if unscored or trained is None else _difference(results, trained, split=split, job=job)
 
     def write(folder: Path) -> None:
         content = submission(results, **sensors(job.profile.model))
@@ -98,7 +111,7 @@ def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any], scratch
 
     return Content(
         write,
-        parents={"model": model.digest},
+        parents={"model": model.digest, **({} if trained is None else {"trained": trained.digest})},
         data={
             **settings,
             "model_kind": kind,
@@ -107,11 +120,19 @@ def _evaluate(job: Job, *, model: Artifact, settings: Mapping[str, Any], scratch
             "boxes": results.boxes,
             "left_out": dict(results.left_out),
         },
-        metrics=cost | (scores.flat() if scores is not None else {}),
+        metrics=cost | (scores.flat() if scores is not None else {}) | against,
         packages=package_versions(),
         notes=notes_on(split),
         message=results.says_left_out(),
     )
+
+
+def _difference(results: Results, trained: Artifact, *, split: Split, job: Job) -> dict[str, Any]:
+    """The paired interval of NDS, what ran minus what was trained; nothing of scenes that are too few."""
+    if not resampled(len(split.scenes), profile=job.profile):
+        return {}
+    base, other = matches_of(trained, split=split), match_results(results, split=split)
+    return {TO_TRAINED: interval(base, other, profile=job.profile)}
 
 
 def compared_with_devkit(evaluation: Artifact, *, split: Split) -> str:

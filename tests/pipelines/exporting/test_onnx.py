@@ -104,6 +104,15 @@ def test_evaluate_runs_the_graph(call: Call, exported: dict[str, Any], model: di
     of_graph, of_model = call("evaluate", exported["artifact"]["path"]), call("evaluate", model["path"])
     assert abs(of_graph["metrics"]["NDS"] - of_model["metrics"]["NDS"]) < 0.05  # 4 frames
     assert of_graph["artifact"]["digest"] != of_model["artifact"]["digest"]
+    # one scene gives no interval; what was exported was scored first, and is a parent
+    sealed = json.loads((Path(of_graph["artifact"]["path"]) / "manifest.json").read_text())
+    assert sealed["parents"]["trained"] == of_model["artifact"]["digest"]
+    assert sealed["data"]["runtime"] == "ort" and "to_trained" not in sealed["metrics"]
+
+
+def test_a_runtime_runs_graphs_alone(call: Call, model: dict[str, Any]) -> None:
+    refused = call("evaluate", model["path"], "--runtime", "openvino", code=2)
+    assert "--runtime openvino runs exported graphs" in refused["error"]
 
 
 def test_what_fails_leaves_the_report_alone(
