@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from pipelines.assembly.job import Job
+from pipelines.assembly.quantized import load_quantized
+from pipelines.exporting.explained import explained
 from pipelines.exporting.onnx import GATE_FRAMES, onnx_export, refuse_unexportable
 from pipelines.exporting.packed import packed_export, refuse_unpackable, same_as
 from pipelines.exporting.sizes import bytes_table
@@ -70,6 +72,7 @@ def onnx(
     artifact: str | None = None,
     target: str = "ort",
     strip_metadata: bool = False,
+    explain: bool = False,
     out: Path | None = None,
     dry_run: bool = False,
 ) -> Outcome:
@@ -80,6 +83,7 @@ def onnx(
         artifact: What to export, as the store names it; None takes the furthest stage of the profile.
         target: Who runs it.
         strip_metadata: Say nothing of the detector in the file.
+        explain: Write nothing; say what the target makes of each layer.
         out: A folder for a copy; None leaves the export in the store alone.
         dry_run: Say what would be done.
 
@@ -90,6 +94,9 @@ def onnx(
     """
     model = _model(job, artifact=artifact)
     job = job.of(_profile_of(model, job=job))
+    if explain:
+        refuse_unpackable(model)
+        return Outcome(tables=[explained(load_quantized(model, profile=job.profile), target=target)])
     refuse_unexportable(model, profile=job.profile, target=target)
     refuse_occupied(out, replace=job.force)
     if dry_run:

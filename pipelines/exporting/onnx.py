@@ -77,6 +77,11 @@ def refuse_unexportable(model: Artifact, *, profile: Profile, target: str) -> No
             f"{model.path.name} is a {model.manifest.kind} artifact; only a quantized detector can be exported: "
             f"{', '.join(QUANTIZED)}"
         )
+    if target not in SESSIONS:
+        raise ValueError(
+            f"a graph for {target} cannot be run here, so none is written; --explain says what {target} makes of each "
+            f"layer, and graphs are written for {' and '.join(SESSIONS)}"
+        )
     refuse_unable(build_detector(profile.model), ability="export")
     onnx_package()
     (openvino_package if target == "openvino" else runtime_package)()

@@ -11,7 +11,7 @@ from pipelines.reporting.outcome import Outcome
 from qdbev_cli import completion
 from qdbev_cli.options import MakeOptions, command
 
-Target = Literal["ort", "openvino"]
+Target = Literal["ort", "openvino", "tensorrt", "qnn", "qonnx"]
 
 app = typer.Typer(no_args_is_help=True, help="Write a quantized detector as files that other programs read.")
 
@@ -64,6 +64,9 @@ def onnx(
     ] = None,
     *,
     target: Annotated[Target, typer.Option(help="Who runs the graph.")] = "ort",
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Write nothing; say what the target makes of each layer, by its rules.")
+    ] = False,
     strip_metadata: Annotated[bool, typer.Option("--strip-metadata", help="Write no metadata_props.")] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for a copy of the files.", show_default=False)] = None,
 ) -> Outcome:
@@ -82,6 +85,7 @@ def onnx(
         artifact=artifact,
         target=target,
         strip_metadata=strip_metadata,
+        explain=explain,
         out=out,
         dry_run=options.dry_run,
     )

@@ -110,6 +110,20 @@ def test_evaluate_runs_the_graph(call: Call, exported: dict[str, Any], model: di
     assert sealed["data"]["runtime"] == "ort" and "to_trained" not in sealed["metrics"]
 
 
+def test_what_a_target_makes_of_each_layer_is_told_and_nothing_written(
+    call: Call, model: dict[str, Any], store: Path
+) -> None:
+    before = sorted(path.name for path in store.iterdir())
+    (table,) = call("export onnx", model["path"], "--target", "qnn", "--explain")["tables"]
+    rows = {row[0]: row[1:4] for row in table["rows"]}
+    assert rows["img_neck.lateral_convs.0.conv"] == ["W4A6", "same range at 8 bits", "W4A8"]  # 1x1, 64 outputs
+    assert rows["img_backbone.conv1"] == ["W4A6", "same range at 8 bits", "W8A8"]
+    assert rows["pts_bbox_head.bev_embedding"][0] == "W4"
+    refused = call("export onnx", model["path"], "--target", "qnn", code=2)
+    assert "a graph for qnn cannot be run here" in refused["error"]
+    assert sorted(path.name for path in store.iterdir()) == before
+
+
 def test_a_runtime_runs_graphs_alone(call: Call, model: dict[str, Any]) -> None:
     refused = call("evaluate", model["path"], "--runtime", "openvino", code=2)
     assert "--runtime openvino runs exported graphs" in refused["error"]
