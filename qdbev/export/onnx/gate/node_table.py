@@ -114,7 +114,8 @@ def _products(runtime_model: Any) -> Iterator[_Product]:
     for operation in runtime_model.get_ops():
         said = {name: str(value.value) for name, value in operation.get_rt_info().items() if hasattr(value, "value")}
         if said.get("layerType") in ("Convolution", "FullyConnected", "MatMul", "DeformableConvolution"):
-            originals = [name.removesuffix("/WithoutBiases") for name in said["originalLayersNames"].split(",")]
+            names = (name.partition("/Dequantization")[0] for name in said["originalLayersNames"].split(","))
+            originals = [name.removesuffix("/WithoutBiases") for name in names]
             yield _Product(said["layerType"], said["runtimePrecision"] in ("u8", "i8"), originals)
 
 
