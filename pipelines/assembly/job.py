@@ -101,13 +101,21 @@ class Job:
         Raises:
             ValueError: Scores of the test split, which has no public ground truth.
         """
-        name = self.stated.evaluation.split
-        if scored and name == "test":
+        if scored:
+            self.refuse_no_ground_truth()
+        return self.split(self.stated.evaluation.split)
+
+    def refuse_no_ground_truth(self) -> None:
+        """Refuse to score on a split without public ground truth, before any data is read.
+
+        Raises:
+            ValueError: The test split.
+        """
+        if self.stated.evaluation.split == "test":
             raise ValueError(
                 "evaluation.split is test, which has no public ground truth to score against; `qdbev evaluate` alone "
                 "takes it, and writes the submission"
             )
-        return self.split(name)
 
     def calibration_samples(self) -> list[Sample]:
         """The samples of the train split that set ranges, drawn by the calibration section."""

@@ -31,6 +31,7 @@ def run(job: Job, *, level: str = "part", dry_run: bool = False) -> Outcome:
     if level not in LEVELS:
         raise ValueError(f"level is {level!r}, expected part or module")
     refuse_immeasurable(job.stated)
+    job.refuse_no_ground_truth()
     said = preflight(job, dry_run=dry_run)
     if dry_run:
         name, bits = job.stated.model.name, job.stated.quantization.label

@@ -74,7 +74,9 @@ def _refuse_empty(data: DataProfile, *, splits: Sequence[str]) -> None:
 
 def _refuse_too_few(profile: Profile) -> None:
     """Refuse calibration that wants more samples than training has."""
-    there, wanted = sample_count(profile.data, split="train"), profile.calibration.samples
+    wanted = profile.calibration.samples
+    with reading_data():
+        there = sample_count(profile.data, split="train")
     if there and wanted > there:
         raise ValueError(f"calibration.samples is {wanted}, but {there} training samples are there; ask for fewer")
 
