@@ -74,11 +74,14 @@ def _refuse_empty(data: DataProfile, *, splits: Sequence[str]) -> None:
 
 def _refuse_too_few(profile: Profile) -> None:
     """Refuse calibration that wants more samples than training has."""
-    wanted = profile.calibration.samples
-    with reading_data():
-        there = sample_count(profile.data, split="train")
+    there, wanted = _samples(profile.data, split="train"), profile.calibration.samples
     if there and wanted > there:
         raise ValueError(f"calibration.samples is {wanted}, but {there} training samples are there; ask for fewer")
+
+
+def _samples(data: DataProfile, *, split: str) -> int:
+    with reading_data():
+        return sample_count(data, split=split)
 
 
 def _refuse_full(job: Job, evaluations: int) -> None:
@@ -102,7 +105,7 @@ def _needs(job: Job, evaluations: int) -> Iterator[tuple[Path, int, str]]:
     if data.source == SYNTHETIC and (scenes := scenes_to_make(data, splits=["train", "val"])):
         yield synthetic_root(data), round(scenes * scene_bytes(data)), counted(scenes, "synthetic scene")
     if evaluations:
-        boxes = sample_count(profile.data, split="val") * profile.evaluation.max_boxes
+        boxes = _samples(profile.data, split="val") * profile.evaluation.max_boxes
         yield (
             job.store.root,
             evaluations * boxes * _BOX_BYTES,

@@ -222,8 +222,11 @@ def test_an_option_that_would_mean_nothing_is_refused(calls: Calls, name: str, o
         (["train-float"], {"further": False}),
         (["train-float", "--continue", "--profile", "w4a4"], {"further": True}),
         (["import-weights", "w.pth"], {"file": Path("w.pth")}),
-        (["evaluate"], {"artifact": None}),
-        (["evaluate", "qat:w4a6-nano"], {"artifact": "qat:w4a6-nano"}),
+        (["evaluate"], {"artifact": None, "official": False, "runtime": None}),
+        (
+            ["evaluate", "qat:w4a6-nano", "--official", "--runtime", "ort"],
+            {"artifact": "qat:w4a6-nano", "official": True, "runtime": "ort"},
+        ),
         (["report"], {"format": "table", "out": None, "paper": False, "measure": False}),
         (
             ["report", "--format", "html", "--out", "r.html"],
@@ -396,7 +399,7 @@ def test_artifacts_list_show_verify(store: Store) -> None:
     assert digest in artifacts(store, "show", "qat:w4a6-nano").stdout
     assert json.loads(artifacts(store, "show", digest[:6], "--json").stdout)["manifest"]["digest"] == digest
     sound = artifacts(store, "verify")
-    assert (sound.exit_code, sound.stdout.splitlines()[-1]) == (0, "1 of 1 artifacts are sound")
+    assert (sound.exit_code, sound.stdout.splitlines()[-1]) == (0, "1 of 1 artifact is sound")
 
 
 def test_a_damaged_artifact_exits_3_by_name(store: Store) -> None:

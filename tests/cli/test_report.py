@@ -214,7 +214,10 @@ def test_an_unfinished_run_says_what_is_missing_and_a_stage_that_leaves_parts_in
     assert ("partly W4A6" in text) is (stage < 4)
 
 
-def test_the_page_says_data_day_command_and_what_is_kept_of_float(store: Store, tmp_path: Path) -> None:
+def test_the_page_says_data_day_command_and_what_is_kept_of_float(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["qdbev", "compress", "--seed", "1"])
     compress(store, "seed=1", nds=0.31, key=3)
     compress(store, "seed=2", nds=0.398, key=4)
     path = tmp_path / "report.html"
@@ -224,7 +227,7 @@ def test_the_page_says_data_day_command_and_what_is_kept_of_float(store: Store, 
     assert "4 samples of 2 scenes, split val of synthetic scenes, scored on 20" in top
     assert "<span>NDS of float</span><b>77.5 %</b>" in top  # 0.31 / 0.4
     assert "<span>best run</span><b>99.5 %</b><span>QAT 4/4, W4A6, seed=2</span>" in top
-    assert "<dt>command</dt><dd>qdbev " in page
+    assert "<dt>command</dt><dd>qdbev compress --seed 1" in page
 
 
 # -- what the terminal and a pipe get ------------------------------------------------------------------------------
