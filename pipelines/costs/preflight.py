@@ -44,8 +44,6 @@ def preflight(
     """
     _ = job.device
     _refuse_empty(job.stated.data, splits=_splits(job.stated, calibrates=calibrates, evaluations=evaluations))
-    if calibrates:
-        _refuse_too_few(job.stated)
     checks = [*([lambda: refuse_missing_weights(job)] if weights else []), lambda: _refuse_full(job, evaluations)]
     missing = []
     for check in checks:
@@ -55,6 +53,8 @@ def preflight(
             if not dry_run:
                 raise
             missing.append(f"not ready: {error}")
+    if calibrates:
+        _refuse_too_few(job.stated)
     return [*missing, *_disk(job, evaluations)] if dry_run else []
 
 
