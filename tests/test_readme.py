@@ -18,7 +18,13 @@ LINES = [
     line.split("#")[0].strip() for block in re.findall(r"```sh\n(.*?)```", README, re.S) for line in block.splitlines()
 ]
 COMMANDS = [line for line in LINES if line.startswith("qdbev ")]
-NO_DRY_RUN = {"doctor": "--help", "import-weights": "--help", "artifacts": "--json", "profiles": "--json"}
+NO_DRY_RUN = {
+    "doctor": "--help",
+    "import-weights": "--help",
+    "export": "--help",
+    "artifacts": "--json",
+    "profiles": "--json",
+}
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -100,7 +100,7 @@ def test_built_in_models_are_told_apart_by_shapes() -> None:
         ),
         (["model.mmdet3d.output_layers=[a]"], "model.mmdet3d describes another detector: state detector: mmdet3d too"),
         (["model.nam=1"], "did you mean model.name?"),
-        (["model.backbon.depth=18"], "did you mean model.backbone? (fields of model: backbone, bev, channels"),
+        (["model.backbon.depth=18"], "model.backbon is not a field of a profile; did you mean model.backbone?"),
         (["model.detector=mmdet3d"], "describe BEVFormer; those of detector mmdet3d stand in its config"),
         (["model.bev=1"], "model.bev is a section; set one of its fields: rows, columns"),
         (["model=nano"], "model is a section; set one of its fields: name, detector, weights, image"),
@@ -117,7 +117,7 @@ def test_fields_of_a_configured_detector_are_its_own() -> None:
     path = str(EXAMPLES / "fcos3d.yaml")
     for word, sentence in (
         ("model.mmdet3d.taps.imag=neck", "did you mean model.mmdet3d.taps.image?"),
-        ("model.colour=1", "(fields of model: detector, mmdet3d, name, weights)"),
+        ("model.colour=1", "model.colour is not a field of a profile"),
         ("model.bev.rows=18", "model.bev describes another detector: state detector: bevformer too"),
     ):
         with pytest.raises(ProfileError) as caught:

@@ -77,6 +77,7 @@ def test_force_does_not_look_at_what_is_sealed(tmp_path: Path, monkeypatch: pyte
     scored = SimpleNamespace(samples=[{"token": "b", "scene": "two"}], digest="val")
     monkeypatch.setattr(scoring, "float_artifact", lambda *_: SimpleNamespace(digest="float"))
     monkeypatch.setattr(scoring, "float_detector", reached)
+    monkeypatch.setattr(scoring, "refuse_nothing_to_find", lambda *_, **__: None)
     monkeypatch.setattr(Job, "split", lambda _, name: {"train": train, "val": scored}[name])
     profile, store = profiles.load("w4a6", overrides=["calibration.samples=1"]), Store(tmp_path)
 
