@@ -160,7 +160,7 @@ def test_opened_by_any_name(store: Store, form: str) -> None:
 def test_a_name_nobody_has(store: Store, name: str) -> None:
     seal(store)
     with pytest.raises(
-        MissingArtifact, match="there is no artifact .*(did you mean qat:w4a6-nano|`qdbev artifacts list` shows the 1)"
+        MissingArtifact, match=r"there is no artifact .*(did you mean qat:w4a6-nano|`qdbev artifacts list` shows the 1)"
     ):
         store.open(name)
 
