@@ -41,7 +41,7 @@ def draw(house: Room) -> str:
     """Return the SVG: the door above, the pipelines below it, the library and the profiles at the bottom."""
     packages = {package.title: package for package in house.children}
     page, full = Page(), WIDTH_PX - 2 * MARGIN_PX
-    door = Box(MARGIN_PX, 58, full, HEAD_PX + 6)
+    door = _framed(packages["qdbev_cli"], at=(MARGIN_PX, 58), width=full)
     tower = _framed(packages["pipelines"], at=(MARGIN_PX, door.bottom + GAP_PX), width=full)
     ground, split = tower.bottom + GAP_PX, full - PROFILES_PX - BETWEEN_FRAMES_PX
     library = _framed(packages["qdbev"], at=(MARGIN_PX, ground), width=split)
@@ -62,9 +62,8 @@ def draw(house: Room) -> str:
     for above, below in sorted(house.arrows):
         x = frames[below].middle
         page.arrow([(x, frames[above].bottom), (x, frames[below].y)], colour=INK, width=2)
-    _draw_door(page, packages["qdbev_cli"], frame=door)
-    for name in ("pipelines", "qdbev", "profiles"):
-        _draw_floors_of(page, packages[name], frame=frames[name])
+    for name, frame in frames.items():
+        _draw_floors_of(page, packages[name], frame=frame)
     return page.svg(width=WIDTH_PX, height=page_height, title=TITLE)
 
 
@@ -94,19 +93,6 @@ def _draw_floors_of(page: Page, package: Room, *, frame: Box) -> None:
     placing = placed(package, inside=inside, card=card, row_gap=gap)
     gap += (inside.bottom - placing.bottom) / max(max(placing.rows.values()), 1)
     draw_floors(page, package, inside=inside, card=card, row_gap=gap)
-
-
-def _draw_door(page: Page, package: Room, *, frame: Box) -> None:
-    """Draw the door as one row: each module imports the next."""
-    chip, x = Chip(EDGE[package.title]), frame.x + 230
-    boxes: dict[str, Box] = {}
-    for room in package.children:
-        boxes[room.name] = Box(x, frame.y + 10, chip.width(room) + 26, 20)
-        x = boxes[room.name].right + 46
-        chip.draw(page, room, box=boxes[room.name])
-    for above, below in sorted(package.arrows):
-        y = frame.y + 20
-        page.arrow([(boxes[above].right, y), (boxes[below].x, y)])
 
 
 def _heading(page: Page, name: str, *, frame: Box) -> None:

@@ -144,6 +144,13 @@ def excerpts() -> list[tuple[str, str]]:
     return [(name, code) for name, block in blocks for code in re.split(r"^\.\.\.\n", block, flags=re.MULTILINE)]
 
 
+def test_nothing_is_drawn_beside_the_page() -> None:
+    picture = (ROOT / "docs" / "images" / "house.svg").read_text(encoding="utf-8")
+    width = float(re.findall(r'viewBox="0 0 (\d+)', picture)[0])
+    boxes = re.findall(r'<rect x="([\d.]+)" y="[\d.]+" width="([\d.]+)"', picture)
+    assert len(boxes) > 50 and all(float(x) + float(wide) <= width for x, wide in boxes)
+
+
 def test_the_examples_stand_in_the_tree() -> None:
     assert len(excerpts()) >= 10
     assert [(name, code) for name, code in excerpts() if code not in (ROOT / name).read_text(encoding="utf-8")] == []
