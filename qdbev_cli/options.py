@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 
 _WHAT, _HOW = "What", "Where and how"
 
+NewestArtifact = Annotated[
+    str | None,
+    typer.Argument(
+        help="Path, folder name, start of a digest, or kind:name; the newest where not given.",
+        autocompletion=completion.artifacts,
+    ),
+]
+"""An artifact in the shell's words."""
+
 
 @dataclass(frozen=True)
 class OutputOptions:

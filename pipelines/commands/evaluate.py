@@ -30,9 +30,14 @@ def run(
         official: Have nuscenes-devkit score the sealed submission, too, and say whether the numbers are the same.
         runtime: What runs an exported graph; None takes the one that it was exported for.
         dry_run: Say what would be done.
+
+    Raises:
+        ValueError: ``official`` where there is no public ground truth.
     """
     model = job.store.open(artifact) if artifact else furthest(job.stated, store=job.store)
     section = job.stated.evaluation
+    if official:
+        job.refuse_no_ground_truth()
     said_before = preflight(job, dry_run=dry_run, weights=model is None, calibrates=False, evaluations=1)
     if dry_run:
         name = model.path.name if model else f"the float {job.stated.model.name}"

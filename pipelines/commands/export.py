@@ -95,6 +95,8 @@ def onnx(
     model = _model(job, artifact=artifact)
     job = job.of(_profile_of(model, job=job))
     if explain:
+        if out is not None or strip_metadata:
+            raise ValueError("--explain writes nothing; leave out --out and --strip-metadata")
         refuse_unpackable(model)
         return Outcome(tables=[explained(load_quantized(model, profile=job.profile), target=target)])
     refuse_unexportable(model, profile=job.profile, target=target)

@@ -7,20 +7,13 @@ from typing import Annotated, Literal
 import typer
 
 from pipelines.reporting.outcome import Outcome
-from qdbev_cli import completion
-from qdbev_cli.options import RunOptions, command
+from qdbev_cli.options import NewestArtifact, RunOptions, command
 
 
 @command()
 def evaluate(
     options: RunOptions,
-    artifact: Annotated[
-        str | None,
-        typer.Argument(
-            help="Path, folder name, start of a digest, or kind:name; the newest where not given.",
-            autocompletion=completion.artifacts,
-        ),
-    ] = None,
+    artifact: NewestArtifact = None,
     *,
     official: Annotated[
         bool, typer.Option("--official", help="Score by nuscenes-devkit itself, too, and compare (slow).")

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from pipelines.reporting.outcome import Outcome
-from qdbev_cli import completion
-from qdbev_cli.options import MakeOptions, command
+from qdbev_cli.options import MakeOptions, NewestArtifact, command
 
 Target = Literal["ort", "openvino", "tensorrt", "qnn", "qonnx"]
 
@@ -20,13 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="Write a quantized detector as file
 @command()
 def packed(
     options: MakeOptions,
-    artifact: Annotated[
-        str | None,
-        typer.Argument(
-            help="Path, folder name, start of a digest, or kind:name; the newest where not given.",
-            autocompletion=completion.artifacts,
-        ),
-    ] = None,
+    artifact: NewestArtifact = None,
     *,
     out: Annotated[Path | None, typer.Option(help="Folder for a copy of the files.", show_default=False)] = None,
     check: Annotated[
@@ -55,13 +48,7 @@ def packed(
 @command()
 def onnx(
     options: MakeOptions,
-    artifact: Annotated[
-        str | None,
-        typer.Argument(
-            help="Path, folder name, start of a digest, or kind:name; the newest where not given.",
-            autocompletion=completion.artifacts,
-        ),
-    ] = None,
+    artifact: NewestArtifact = None,
     *,
     target: Annotated[Target, typer.Option(help="Who runs the graph.")] = "ort",
     explain: Annotated[

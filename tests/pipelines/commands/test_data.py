@@ -110,5 +110,7 @@ def test_the_test_split_gives_a_submission_without_scores(tiny_synthetic: Path, 
     results = json.loads((folder / "results_nusc.json").read_text())["results"]
     assert len(results) == 8 and all(len(boxes) == 20 for boxes in results.values())
     assert not (folder / "scores.json").exists()
+    refused = invoke("evaluate", "--official", "--profile", "float", *options, *store, code=2)
+    assert "no public ground truth" in " ".join(refused.split())
     refused = invoke("sensitivity", "--profile", "w4a6", *options, *store, code=2)
     assert "no public ground truth" in " ".join(refused.split())

@@ -121,6 +121,8 @@ def test_what_a_target_makes_of_each_layer_is_told_and_nothing_written(
     assert rows["pts_bbox_head.bev_embedding"][0] == "W4"
     refused = call("export onnx", model["path"], "--target", "qnn", code=2)
     assert "a graph for qnn cannot be run here" in refused["error"]
+    refused = call("export onnx", model["path"], "--explain", "--strip-metadata", code=2)
+    assert "--explain writes nothing" in refused["error"]
     assert sorted(path.name for path in store.iterdir()) == before
 
 
