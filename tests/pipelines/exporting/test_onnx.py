@@ -41,12 +41,6 @@ def settings(tiny_synthetic: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def model(call: Call) -> dict[str, Any]:
-    artifact: dict[str, Any] = call("calibrate")["artifact"]
-    return artifact
-
-
-@pytest.fixture(scope="module")
 def exported(call: Call, model: dict[str, Any]) -> dict[str, Any]:
     made = call("export onnx", model["path"])
     assert made["artifact"]["kind"] == "onnx"

@@ -50,12 +50,6 @@ def settings(tiny_synthetic: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def model(call: Call) -> dict[str, Any]:
-    artifact: dict[str, Any] = call("calibrate")["artifact"]
-    return artifact
-
-
-@pytest.fixture(scope="module")
 def folder(call: Call, model: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exports") / "nano"
     made = call("export packed", "--out", str(out))
