@@ -52,9 +52,11 @@ def packed(
     if check is not None:
         return Outcome(messages=[f"{check}: {same_as(check, job=job, model=model)}"])
     sealed, said = packed_export(job, model=model, base_model=base_model)
-    copied = [] if out is None else [f"copied to {copy_out(sealed, to=out, replace=job.force)}"]
     return Outcome(
-        sealed, tables=[bytes_table(sealed)], metrics=dict(sealed.manifest.metrics), messages=[said, *copied]
+        sealed,
+        tables=[bytes_table(sealed)],
+        metrics=dict(sealed.manifest.metrics),
+        messages=[said, *_copied(sealed, job=job, to=out)],
     )
 
 
@@ -105,8 +107,12 @@ def onnx(
         steps = [f"write {model.path.name} as a graph for {target}", f"run {GATE_FRAMES} frames and compare every tap"]
         return Outcome(would_do=[*steps, *([f"copy it to {out}"] if out else [])])
     sealed, said = onnx_export(job, model=model, target=target, strip_metadata=strip_metadata)
-    copied = [] if out is None else [f"copied to {copy_out(sealed, to=out, replace=job.force)}"]
-    return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[said, *copied])
+    return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[said, *_copied(sealed, job=job, to=out)])
+
+
+def _copied(sealed: Artifact, *, job: Job, to: Path | None) -> list[str]:
+    """Copy an export out of the store, where a folder is named, and say so."""
+    return [] if to is None else [f"copied to {copy_out(sealed, to=to, replace=job.force)}"]
 
 
 def _model(job: Job, *, artifact: str | None) -> Artifact:
