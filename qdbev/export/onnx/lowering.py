@@ -48,7 +48,7 @@ def runtime_graph(neutral: onnx.ModelProto, *, target: str = "ort") -> Lowered:
     grids = write_grids(graph)
     biases = write_biases(graph, grids=grids, stored=stored) if target == "ort" else {}
     read = graph.readers()
-    write_integers(graph, stored)
+    write_integers(graph, stored, unsigned_bytes=target == "ort")
     model = graph.finish()
     del model.opset_import[:]
     model.opset_import.append(onnx_package().helper.make_opsetid("", OPSET))

@@ -79,6 +79,13 @@ def test_every_tap_agrees_with_bytes_that_are_full(frame_of_bytes: FrameGraph) -
     assert "limit.255" not in initialisers(lowered.model)  # a byte needs no Clip
     finer = {weight.finer for weight in lowered.weights.values()}
     assert finer == {1}  # nor is there room for finer weights
+    # 16 bits do not hold two products of full bytes: they stand around 128, for kernels that add in 32 bits
+    tensors = initialisers(lowered.model)
+    assert {tensors[name].data_type for name in lowered.weights} == {onnx.TensorProto.UINT8}
+    name, weight = next(iter(lowered.weights.items()))
+    assert np.array_equal(onnx.numpy_helper.to_array(tensors[name]).astype(int) - 128, weight.integers)
+    fates = layer_fates(OrtSession(lowered.model).optimised, weights=lowered.weights)
+    assert sum(each.fate == "integers" for each in fates) == 46  # as many as at four bits
 
 
 def test_openvino_runs_all_of_it_in_integers(frame: FrameGraph) -> None:
@@ -90,9 +97,9 @@ def test_openvino_runs_all_of_it_in_integers(frame: FrameGraph) -> None:
     report = check(frame, session=session, tapped=tapped, sequence=sequence, biases={})
     assert report.failure() == "" and not report.taps_change
     fates = session.layers(lowered.weights)
-    # all but the two layers of one row, which its graph does not name
+    # on some processors its graph does not name two layers, those of one row
     one_row = {f"pts_bbox_head.transformer.can_bus_mlp.{place}.weight" for place in (0, 2)}
-    assert {each.weight for each in fates if each.operator == "unnamed"} == one_row
+    assert {each.weight for each in fates if each.operator == "unnamed"} in (one_row, set())
     assert {each.fate for each in fates if each.weight not in one_row} == {"integers"} and len(fates) == 56
     assert session.foreign(lowered.weights) == []
 
