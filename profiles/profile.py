@@ -18,6 +18,7 @@ from profiles.sections.model import ModelProfile
 from profiles.sections.quantization import QuantizationProfile
 from profiles.sections.schedule import FloatSchedule, ProgressiveSchedule
 
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
 Section = Literal[
     "model",
     "data",
@@ -34,7 +35,7 @@ Section = Literal[
 class Profile(Document):
     """What one run wants."""
 
-    outside_digest: ClassVar[frozenset[str]] = frozenset({"device", "overrides"})
+    outside_digest: ClassVar[frozenset[str]] = frozenset({"device", "log_with", "overrides"})
 
     name: str = Field(default="unnamed", pattern=NAME, max_length=LONGEST_NAME)
     """Name in artifact folders and tables; a file's own name where it states none."""
@@ -60,6 +61,8 @@ class Profile(Document):
     """Seed of training: order of samples, augmentation, dropout."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda or cuda:N."""
+    log_with: tuple[Tracker, ...] = ("tensorboard",)
+    """Who else gets the curve of a training as it grows: tensorboard, wandb, mlflow, several, or none ([])."""
     overrides: tuple[str, ...] = ()
     """What --set, --seed, --model and --device changed, as typed; filled in by loading."""
 
@@ -68,6 +71,17 @@ class Profile(Document):
     def _bevformer_unless_stated(cls, content: Any) -> Any:
         """BEVFormer is meant where no kind of detector is stated."""
         return {"detector": "bevformer", **content} if isinstance(content, dict) else content
+
+    @field_validator("log_with", mode="before")
+    @classmethod
+    def _alone_or_several(cls, value: Any) -> Any:
+        """A plain word is a list of one."""
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("log_with")
+    @classmethod
+    def _each_once(cls, value: tuple[Tracker, ...]) -> tuple[Tracker, ...]:
+        return tuple(dict.fromkeys(value))
 
     @field_validator("device")
     @classmethod

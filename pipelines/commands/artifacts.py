@@ -13,6 +13,7 @@ from pipelines.lineage.inventory import Entry, inventory, orphans, scored_model,
 from pipelines.lineage.kinds import PACKED, QUANTIZED, WEIGHTS
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact, DamagedArtifact, MissingArtifact, Store
+from pipelines.store.events import EVENTS, event_folders, events_of, lost_events
 from pipelines.store.naming import moment
 from pipelines.store.removing import bytes_below, old_scratch, remove_folder
 from profiles.manifest import Manifest
@@ -159,33 +160,36 @@ def remove(store: Store, *, refs: tuple[str, ...], with_children: bool = False, 
 
 
 def clear(store: Store, *, days: float, dry_run: bool = False) -> Outcome:
-    """Remove what nothing can use: artifacts whose parents are gone, and resume state that lies since some days."""
+    """Remove what nothing can use: artifacts whose parents are gone, and old remains of trainings."""
     refuse_no_store(store)
-    folders = [*(artifact.path for artifact in orphans(store)), *old_scratch(store.root, days=days)]
+    lost = lost_events(store.root, artifacts=store.folders(), days=days)
+    folders = [*(artifact.path for artifact in orphans(store)), *old_scratch(store.root, days=days), *lost]
     return _removed(folders, dry_run=dry_run)
 
 
 def measure(store: Store) -> Outcome:
-    """Bytes by kind, and of resume state."""
+    """Bytes by kind, of resume state, and of what TensorBoard reads."""
     refuse_no_store(store)
     entries = inventory(store)
     sizes: dict[str, list[int]] = {}
     for entry in entries:
         sizes.setdefault(entry.artifact.manifest.kind, []).append(entry.bytes)
     rows: list[list[Any]] = [[kind, len(listed), round(sum(listed) / 1e6, 2)] for kind, listed in sorted(sizes.items())]
-    scratch = old_scratch(store.root, days=0.0)
-    rows.append(["resume state", len(scratch), round(sum(map(bytes_below, scratch)) / 1e6, 2)])
+    beside = {"resume state": old_scratch(store.root, days=0.0), "TensorBoard": event_folders(store.root)}
+    rows += [[name, len(listed), round(sum(map(bytes_below, listed)) / 1e6, 2)] for name, listed in beside.items()]
     rows.append(["all", sum(row[1] for row in rows), round(sum(row[2] for row in rows), 2)])
     return Outcome(tables=[plain_table("sizes", title="Sizes", headers=["kind", "count", "MB"], rows=rows)])
 
 
-def _removed(folders: Sequence[Path], *, dry_run: bool) -> Outcome:
+def _removed(named: Sequence[Path], *, dry_run: bool) -> Outcome:
+    """Remove folders; the events of an artifact go with it."""
+    folders = [path for folder in named for path in (folder, events_of(folder)) if path is folder or path.is_dir()]
     size = sum(map(bytes_below, folders)) / 1e6
     if dry_run:
         return Outcome(would_do=[f"remove {folder}" for folder in folders] or ["nothing"], details={"mb": size})
     for folder in folders:
         remove_folder(folder)
-    names = [folder.name for folder in folders]
+    names = [f"{EVENTS}/{folder.name}" if folder.parent.name == EVENTS else folder.name for folder in folders]
     message = f"removed {counted(len(names), 'folder')}, {size:.1f} MB" if names else "there is nothing to remove"
     return Outcome(messages=[*(f"removed {name}" for name in names), message], details={"removed": names})
 

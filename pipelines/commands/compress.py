@@ -21,6 +21,7 @@ from pipelines.reporting.outcome import Outcome
 from pipelines.reporting.steps import Steps
 from pipelines.reporting.training_curve import curve_png
 from pipelines.store.artifacts import Artifact, MissingArtifact
+from pipelines.store.events import where_to_look
 from pipelines.store.making import Content, made
 from profiles import Profile
 from profiles.detectors.detector import FEATURES
@@ -58,7 +59,7 @@ def run(job: Job, *, controls: bool = False, own_bits: bool = False, dry_run: bo
         sealed,
         tables=chain_tables(links, intervals=intervals),
         metrics=chain_metrics(links, intervals=intervals),
-        messages=[*remarks, message],
+        messages=[*remarks, *where_to_look(link.model.path for link in links), message],
     )
 
 
@@ -83,7 +84,7 @@ def _preflight(job: Job, *, controls: bool, dry_run: bool) -> list[str]:
     distils = bool(profile.distillation.schedule.steps)
     stages = profile.qat.stages if profile.qat.evaluate_each_stage else 1
     evaluations = 2 + stages + distils + (1 + distils) * controls
-    return preflight(job, dry_run=dry_run, evaluations=evaluations)
+    return preflight(job, dry_run=dry_run, trains=bool(_steps(profile)), evaluations=evaluations)
 
 
 def _compressed(job: Job, *, controls: bool) -> tuple[list[Link], Artifact, str]:

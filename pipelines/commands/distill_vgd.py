@@ -8,6 +8,7 @@ from pipelines.assembly.job import Job
 from pipelines.costs.forecast import distillation_forecast
 from pipelines.costs.preflight import preflight
 from pipelines.reporting.outcome import Outcome
+from pipelines.store.events import where_to_look
 from pipelines.training.distillation import distil
 from pipelines.training.objectives import refuse_untapped
 from pipelines.training.stages import trained_stages
@@ -30,12 +31,13 @@ def run(job: Job, *, control: bool = False, dry_run: bool = False) -> Outcome:
     if not control:
         refuse_untapped(job.stated)
         refuse_unkeepable(job.stated)
-    said = preflight(job, dry_run=dry_run)
+    said = preflight(job, dry_run=dry_run, trains=True)
     if dry_run:
         return Outcome(would_do=_steps(job.stated, control=control), messages=said)
     parent, messages = trained_stages(replace(job, force=False))
     artifact, message = distil(job, parent=parent, distilled=not control)
-    return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=[*messages, message])
+    said = [*messages, message, *where_to_look([artifact.path])]
+    return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=said)
 
 
 def _steps(profile: Profile, *, control: bool) -> list[str]:

@@ -10,6 +10,7 @@ from pipelines.assembly.weights import float_artifact
 from pipelines.costs.preflight import preflight
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import evaluate_artifact
+from pipelines.store.events import where_to_look
 from pipelines.training.stages import stage_parts, trained_stages
 from profiles import Profile
 
@@ -22,7 +23,7 @@ def run(job: Job, *, dry_run: bool = False) -> Outcome:
         dry_run: Say what would be done.
     """
     evaluations = job.stated.qat.stages + 2 if job.stated.qat.evaluate_each_stage else 0
-    said = preflight(job, dry_run=dry_run, evaluations=evaluations)
+    said = preflight(job, dry_run=dry_run, trains=True, evaluations=evaluations)
     if dry_run:
         groups = stage_parts(job.stated.qat.stages, without=job.stated.model.empty_parts)
         return Outcome(
@@ -34,7 +35,9 @@ def run(job: Job, *, dry_run: bool = False) -> Outcome:
         score(model=float_artifact(job))
     on_stage = None if score is None else lambda model: score(model=model)
     artifact, messages = trained_stages(job, on_stage=on_stage)
-    return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=messages)
+    return Outcome(
+        artifact, metrics=dict(artifact.manifest.metrics), messages=[*messages, *where_to_look([artifact.path])]
+    )
 
 
 def _sentence(profile: Profile, *, number: int, groups: Sequence[tuple[str, ...]]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pipelines.assembly.job import Job
 from pipelines.costs.preflight import preflight
 from pipelines.reporting.outcome import Outcome
+from pipelines.store.events import where_to_look
 from pipelines.training.float_training import controls_of, float_trained, trained_on
 from profiles import Profile
 
@@ -24,7 +25,7 @@ def run(job: Job, *, further: bool = False, dry_run: bool = False) -> Outcome:
         The command's outcome (``pipelines.reporting.outcome``).
     """
     trainings = controls_of(job.stated) if further else [job.stated]
-    said = preflight(job, dry_run=dry_run, weights=further, calibrates=False)
+    said = preflight(job, dry_run=dry_run, weights=further, calibrates=False, trains=True)
     if dry_run:
         origins = _origins(trainings, further=further)
         return Outcome(
@@ -32,7 +33,9 @@ def run(job: Job, *, further: bool = False, dry_run: bool = False) -> Outcome:
             messages=said,
         )
     artifact, message = trained_on(job) if further else float_trained(job)
-    return Outcome(artifact, metrics=dict(artifact.manifest.metrics), messages=[message])
+    return Outcome(
+        artifact, metrics=dict(artifact.manifest.metrics), messages=[message, *where_to_look([artifact.path])]
+    )
 
 
 def _origins(trainings: Sequence[Profile], *, further: bool) -> list[str]:

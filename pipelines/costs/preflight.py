@@ -16,13 +16,20 @@ from profiles import Profile
 from profiles.home import expanded
 from profiles.sections.data import DataProfile
 from profiles.wording import counted
+from qdbev.engine.accelerating import refuse_absent
 
 _BOX_BYTES = 90
 """Of a detection in a sealed result, compressed."""
 
 
 def preflight(
-    job: Job, *, dry_run: bool, weights: bool = True, calibrates: bool = True, evaluations: int = 0
+    job: Job,
+    *,
+    dry_run: bool,
+    weights: bool = True,
+    calibrates: bool = True,
+    trains: bool = False,
+    evaluations: int = 0,
 ) -> list[str]:
     """Refuse what cannot work.
 
@@ -31,6 +38,7 @@ def preflight(
         dry_run: Nothing is done; what somebody can still bring (weights, room on the disk) is said instead of refused.
         weights: Whether the float weights of the profile are needed.
         calibrates: Whether training samples set ranges.
+        trains: Whether trackers get the curve of a training.
         evaluations: How many results will be sealed at most.
 
     Returns:
@@ -40,9 +48,11 @@ def preflight(
         ProfileError: The device is not here.
         MissingArtifact: There are no float weights.
         UnusableInput: The data hold no scene of a split, or the disk has too little room.
-        ValueError: Calibration wants more samples than training has.
+        ValueError: Calibration wants more samples than training has, or a tracker is not installed.
     """
     _ = job.device
+    if trains:
+        refuse_absent(job.stated.log_with)
     _refuse_empty(job.stated.data, splits=_splits(job.stated, calibrates=calibrates, evaluations=evaluations))
     checks = [*([lambda: refuse_missing_weights(job)] if weights else []), lambda: _refuse_full(job, evaluations)]
     missing = []

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from pipelines.lineage.kinds import BITS, CURVE, DETAILS, STRUCTURE
+from pipelines.lineage.kinds import BITS, CURVE, DETAILS, LOSSES, STRUCTURE
 from pipelines.store.artifacts import Artifact, DamagedArtifact
 from profiles.manifest import Manifest
 from profiles.sections.calibration import CalibrationMethod
@@ -27,11 +29,18 @@ def check_agreement(artifact: Artifact) -> None:
     for name, check in CHECKS.items():
         if name in artifact.manifest.files:
             try:
-                document = json.loads(artifact.file(name).read_bytes(), parse_constant=_refuse_constant)
-                check(document, artifact.manifest)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                check(_read(artifact.file(name)), artifact.manifest)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError, csv.Error) as error:
                 text = str(error) if isinstance(error, ValueError) else f"it is not as it must be ({error})"
                 raise DamagedArtifact(f"artifact {artifact.path.name} is refused: {name}: {text}") from None
+
+
+def _read(path: Path) -> Any:
+    """JSON, or the rows of a table, their steps numbers."""
+    if path.suffix == ".csv":
+        rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines(), strict=True)
+        return [{**row, "step": int(row["step"])} for row in rows]
+    return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
 
 
 def _scores(document: Any, manifest: Manifest) -> None:
@@ -97,6 +106,7 @@ CHECKS: Mapping[str, Check] = {
     BITS: _bits,
     STRUCTURE: _structure,
     CURVE: _curve,
+    LOSSES: _curve,
     "smoothing.json": _smoothing,
     **{f"{method}.json": partial(_record, method=method) for method in get_args(CalibrationMethod)},
 }

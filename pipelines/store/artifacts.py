@@ -255,7 +255,7 @@ class Store:
         if self.read_only:
             raise StoreUnwritable(f"{self.root} is read-only")
         fields = {"parents": parents, "data": data, "metrics": metrics, "packages": packages, "notes": notes}
-        target = self.root / f"{kind}-{profile.name}-{profile.model.name}-{key[:12]}"
+        target = self.place(kind, profile=profile, key=key)
 
         def sealed() -> Artifact:
             with unfinished_folder(self.root) as folder:
@@ -289,6 +289,10 @@ class Store:
             return self.verify(target)
 
         return processes.agreed(adopted)
+
+    def place(self, kind: str, *, profile: Profile, key: str) -> Path:
+        """The folder that an artifact has or will have."""
+        return self.root / f"{kind}-{profile.name}-{profile.model.name}-{key[:12]}"
 
     def scratch(self, kind: str, *, key: str) -> Path:
         """The folder for resume state of an unfinished stage, made if need be; ``seal`` of the same key removes it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from pipelines.store.sealing import explained_writing
@@ -27,8 +28,12 @@ def remove_folder(folder: Path) -> None:
 
 def old_scratch(root: Path, *, days: float) -> list[Path]:
     """Folders of resume state in which nothing was written for so many days."""
+    return unwritten_for((path for path in (root / SCRATCH).glob("*") if path.is_dir()), days=days)
+
+
+def unwritten_for(folders: Iterable[Path], *, days: float) -> list[Path]:
+    """Those of some folders in which nothing was written for so many days."""
     newest = time.time() - days * _DAY_S
-    folders = (path for path in (root / SCRATCH).glob("*") if path.is_dir())
     return sorted(folder for folder in folders if _last_written(folder) < newest)
 
 

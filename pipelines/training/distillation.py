@@ -60,7 +60,7 @@ def _distil(job: Job, *, parent: Artifact, key: str) -> Content:
     weights = Weights({objective.name: objective.weight for objective in wanted})
     loss = distillation_loss(student.detector, teacher=teacher, wanted=wanted, job=job)
     result = _train(student, job=job, kind=VGD, key=key, loss=loss, extra_state=weights)
-    content = trained_content(student, job=job, parent=parent, result=result)
+    content = trained_content(student, job=job, parent=parent, result=result, training=VGD)
     weighted = "".join(f", weight of {name} {value:.4g}" for name, value in weights.values.items())
     message = f"{VGD}: {job.profile.distillation.schedule.steps} steps in {result.seconds:.0f} s{weighted}"
     return replace(
@@ -76,7 +76,7 @@ def _train_on(job: Job, *, parent: Artifact, key: str) -> Content:
     student = _student(job, parent=parent)
     loss = detection_loss(student.detector, job=job)
     result = _train(student, job=job, kind=QAT_LONGER, key=key, loss=loss)
-    content = trained_content(student, job=job, parent=parent, result=result)
+    content = trained_content(student, job=job, parent=parent, result=result, training=QAT_LONGER)
     return replace(
         content, message=f"{QAT_LONGER}: {job.profile.distillation.schedule.steps} steps in {result.seconds:.0f} s"
     )
@@ -97,8 +97,8 @@ def _train(
     training = Training(
         schedule=schedule,
         steps=schedule.steps,
+        kind=kind,
         key=key,
-        scratch=job.store.scratch(kind, key=key),
         label=kind,
         range_multiplier=schedule.range_multiplier,
     )

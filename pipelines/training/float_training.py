@@ -23,7 +23,8 @@ from pipelines.lineage.kinds import FLOAT, WEIGHTS
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact
 from pipelines.store.making import Content, Made, made
-from pipelines.training.run import Training, detection_loss, run_training, write_curve
+from pipelines.training.records import write_records
+from pipelines.training.run import Training, detection_loss, run_training
 from pipelines.training.stages import stage_parts
 from profiles import Profile
 from profiles.sections.schedule import PARTS
@@ -94,8 +95,8 @@ def _train(job: Job, *, split: Split, start: Artifact | None, key: str, label: s
     training = Training(
         schedule=schedule,
         steps=schedule.steps,
+        kind=FLOAT,
         key=key,
-        scratch=job.store.scratch(FLOAT, key=key),
         label=label,
         part_multipliers=dict.fromkeys(beside, schedule.other_multiplier),
         freeze_batchnorm=schedule.freeze_batchnorm,
@@ -111,7 +112,7 @@ def _content(state: Mapping[str, Tensor], *, split: Split, start: Artifact | Non
 
     def write(folder: Path) -> None:
         write_tensors(folder / WEIGHTS, weights)
-        write_curve(folder, result=result)
+        write_records(folder, result=result, training=FLOAT)
 
     splits = (split, *split.further)
     return Content(

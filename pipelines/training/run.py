@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from pipelines.assembly.detector import inputs_on
 from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split, training_dataset
-from pipelines.lineage.kinds import CURVE
+from pipelines.store.events import events_of
 from pipelines.store.integrity import UnusableInput, fetched
 from profiles.sections.schedule import Optimisation
 from qdbev.data.queues.batches import Frames, Slot, TrainingOrder, load_slots
@@ -44,10 +42,10 @@ class Training:
     """Its schedule."""
     steps: int
     """Optimiser steps."""
+    kind: str
+    """Kind of the artifact in the making."""
     key: str
-    """Key of the artifact in the making; resume state of another key is not taken up."""
-    scratch: Path
-    """Folder of the resume state."""
+    """Its key; resume state of another key is not taken up."""
     label: str
     """Text of the progress bar."""
     part_multipliers: Mapping[str, float] = field(default_factory=dict)
@@ -71,8 +69,8 @@ def run_training(
 
     Args:
         model: What trains.
-        job: Its profile's model, data, seed and device are read.
-        training: Schedule, steps, key and scratch folder.
+        job: Its profile's model, data, seed, device and trackers are read; its store has the resume state and events.
+        training: Schedule, steps, kind and key.
         loss: ``loss(batch, step)`` as the engine takes it.
         split: Training samples.
         extra_state: State beside the model, resumed with it.
@@ -100,7 +98,7 @@ def run_training(
                 shape=schedule.curve,
                 minimum_ratio=schedule.final_ratio,
             ),
-            scratch=training.scratch,
+            scratch=job.store.scratch(training.kind, key=training.key),
             key=training.key,
             precision=_PRECISIONS[schedule.precision],
             accumulation=schedule.accumulation,
@@ -111,7 +109,8 @@ def run_training(
             save_every=schedule.save_every,
             log_every=schedule.log_every,
             extra_state=extra_state,
-            tensorboard=True,
+            trackers=profile.log_with,
+            records=events_of(job.store.place(training.kind, profile=profile, key=training.key)),
             progress=job.progress,
             label=training.label,
         )
@@ -203,8 +202,3 @@ def on_device(batch: Any, *, device: torch.device, last_frames: int | None = Non
         for sample in samples:
             sample.set_metainfo({"frames": sample.metainfo["frames"][-last_frames:]})
     return {"inputs": inputs_on({"inputs": inputs}, device=device), "data_samples": samples}
-
-
-def write_curve(folder: Path, *, result: TrainResult) -> None:
-    """Write the training curve: a list of rows without times, so equal runs give equal bytes."""
-    (folder / CURVE).write_text(json.dumps(result.curve, indent=0, sort_keys=True) + "\n", encoding="utf-8")

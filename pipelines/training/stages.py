@@ -25,7 +25,8 @@ from pipelines.lineage.keys import training_key
 from pipelines.lineage.kinds import QAT
 from pipelines.store.artifacts import Artifact
 from pipelines.store.making import Content, Made, made
-from pipelines.training.run import Loss, Training, detection_loss, run_training, write_curve
+from pipelines.training.records import write_records
+from pipelines.training.run import Loss, Training, detection_loss, run_training
 from pipelines.training.starting import live_norms, started
 from profiles import Profile
 from profiles.sections.schedule import PARTS, ProgressiveSchedule
@@ -161,8 +162,8 @@ def _train(job: Job, *, stage: Stage, parent: Artifact, key: str) -> Content:
     training = Training(
         schedule=schedule,
         steps=stage.steps(profile),
+        kind=QAT,
         key=key,
-        scratch=job.store.scratch(QAT, key=key),
         label=f"qat {stage.label}",
         part_multipliers=dict.fromkeys(_paths_beside(detector, stage.added), schedule.other_multiplier),
         range_multiplier=schedule.range_multiplier,
@@ -173,7 +174,7 @@ def _train(job: Job, *, stage: Stage, parent: Artifact, key: str) -> Content:
     settle_trained(quantized, result=result)
     if norms is not None:
         norms.fold()
-    content = trained_content(quantized, job=job, parent=parent, result=result)
+    content = trained_content(quantized, job=job, parent=parent, result=result, training=training.label)
     return replace(
         content,
         data={**content.data, **stage.place, "parts": list(stage.parts)},
@@ -181,7 +182,7 @@ def _train(job: Job, *, stage: Stage, parent: Artifact, key: str) -> Content:
     )
 
 
-def trained_content(quantized: Quantized, *, job: Job, parent: Artifact, result: TrainResult) -> Content:
+def trained_content(quantized: Quantized, *, job: Job, parent: Artifact, result: TrainResult, training: str) -> Content:
     """What the artifact of any training of a quantized detector holds.
 
     Args:
@@ -189,6 +190,7 @@ def trained_content(quantized: Quantized, *, job: Job, parent: Artifact, result:
         job: What was wanted.
         parent: What it was trained from.
         result: Of the engine.
+        training: Which training it was, in words.
     """
     profile, split = job.profile, job.split("train")
     trainable = int(str(parent.manifest.metrics["trainable"]))
@@ -196,7 +198,7 @@ def trained_content(quantized: Quantized, *, job: Job, parent: Artifact, result:
 
     def write(folder: Path) -> None:
         write_quantized(folder, quantized=quantized, profile=profile)
-        write_curve(folder, result=result)
+        write_records(folder, result=result, training=training)
 
     return Content(
         write,

@@ -1,16 +1,23 @@
-"""Devices, precision, processes: one Hugging Face Accelerator per training, on the CPU or on CUDA devices."""
+"""One accelerate Accelerator per training: device, precision, processes, trackers that get the curve as it grows."""
 
 from __future__ import annotations
 
+import importlib.util
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.tracking import GeneralTracker, MLflowTracker, TensorBoardTracker, WandBTracker
+from accelerate.utils import DistributedDataParallelKwargs
 
 Precision = Literal["no", "bf16", "fp16"]
+Tracker = Literal["tensorboard", "wandb", "mlflow"]
+"""Names as accelerate and their packages have them: TensorBoard, Weights & Biases, MLflow."""
+_PROJECT = "qdbev"
 
 
 def open_accelerator(
@@ -18,8 +25,6 @@ def open_accelerator(
     device: str,
     precision: Precision,
     accumulation: int,
-    scratch: Path,
-    tensorboard: bool,
     find_unused_parameters: bool,
 ) -> Accelerator:
     """Make an Accelerator; under ``torchrun`` or ``accelerate launch`` it joins the other processes.
@@ -31,8 +36,6 @@ def open_accelerator(
         device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1".
         precision: Autocast precision; "fp16" scales the loss and needs CUDA.
         accumulation: Batches per optimiser step and process.
-        scratch: TensorBoard files go to ``scratch/tensorboard``.
-        tensorboard: Write TensorBoard files.
         find_unused_parameters: DDP looks for parameters the loss does not reach.
 
     Returns:
@@ -51,8 +54,6 @@ def open_accelerator(
         cpu=cpu,
         mixed_precision=precision,
         gradient_accumulation_steps=accumulation,
-        log_with="tensorboard" if tensorboard else None,
-        project_config=ProjectConfiguration(project_dir=str(scratch), logging_dir=str(scratch)),
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
     )
 
@@ -72,3 +73,63 @@ def _clear_former_settings() -> None:
     alone = not PartialState._shared_state or PartialState().num_processes == 1
     AcceleratorState._reset_state(reset_partial_state=alone)
     GradientState._reset_state()
+
+
+def refuse_absent(trackers: Sequence[Tracker]) -> None:
+    """Refuse trackers whose package is not installed; of itself accelerate would leave them out without a word.
+
+    Args:
+        trackers: Each has the name of its package.
+
+    Raises:
+        ValueError: Naming the packages that are missing.
+    """
+    absent = [tracker for tracker in trackers if not _is_installed(tracker)]
+    if absent:
+        names = " and ".join(absent)
+        verb = "is" if len(absent) == 1 else "are"
+        raise ValueError(f"log_with names {names}, which {verb} not installed: `pip install {' '.join(absent)}`")
+
+
+def _is_installed(package: str) -> bool:
+    """A folder ``wandb`` with no code in it, which Weights & Biases writes, is no package."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
+
+
+def open_trackers(accelerator: Accelerator, *, trackers: Sequence[Tracker], folder: Path, step: int) -> None:
+    """Open the trackers of a training, which accelerate writes the curve to from then on.
+
+    Args:
+        accelerator: Of the training.
+        trackers: Which.
+        folder: TensorBoard's files; its name is the run's name everywhere. A training that begins empties it.
+        step: Steps done. What a killed run wrote of later ones is hidden.
+
+    Raises:
+        ValueError: See ``refuse_absent``.
+    """
+    refuse_absent(trackers)
+    if step == 0 and accelerator.is_main_process:
+        shutil.rmtree(folder, ignore_errors=True)
+    accelerator.log_with = [_OPENING[tracker](folder, step) for tracker in trackers]
+    accelerator.init_trackers(_PROJECT)
+
+
+def _tensorboard(folder: Path, step: int) -> GeneralTracker:
+    return TensorBoardTracker(folder.name, folder.parent, purge_step=step + 1)
+
+
+def _wandb(folder: Path, _step: int) -> GeneralTracker:
+    return WandBTracker(_PROJECT, name=folder.name)
+
+
+def _mlflow(folder: Path, _step: int) -> GeneralTracker:
+    return MLflowTracker(_PROJECT, run_name=folder.name)
+
+
+_OPENING: Mapping[Tracker, Callable[[Path, int], GeneralTracker]] = {
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
+from qdbev.engine.accelerating import Tracker, open_trackers
 from qdbev.engine.batches import Batches
 from qdbev.engine.curve import Curve
 from qdbev.engine.interruption import StopSignals
@@ -100,11 +101,10 @@ class Training:
         )
 
     @contextmanager
-    def tracked(self, tensorboard: bool, *, progress: bool, label: str) -> Iterator[None]:
-        """Keep the progress bar, and the TensorBoard writer where wanted, open for a while."""
-        if tensorboard:
-            purge = {"tensorboard": {"purge_step": self.step + 1}}  # steps a killed run wrote but did not save
-            self.accelerator.init_trackers("tensorboard", init_kwargs=purge)
+    def tracked(self, trackers: Sequence[Tracker], *, records: Path, progress: bool, label: str) -> Iterator[None]:
+        """Keep the progress bar, and trackers where steps are left to write, open for a while."""
+        if self._left():
+            open_trackers(self.accelerator, trackers=trackers, folder=records, step=self.step)
         hidden = not (progress and self.accelerator.is_main_process)
         self.bar = tqdm(total=self.schedule.steps, initial=self.step, desc=label, unit="step", disable=hidden)
         try:

@@ -8,11 +8,12 @@ its kernels are deterministic).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
 
-from qdbev.engine.accelerating import Precision, open_accelerator
+from qdbev.engine.accelerating import Precision, Tracker, open_accelerator
 from qdbev.engine.batches import Batches
 from qdbev.engine.loss import Loss, frozen_batchnorm
 from qdbev.engine.moment import ExtraState, OnSave, OnStep, TrainResult
@@ -45,7 +46,8 @@ def train(
     extra_state: ExtraState | None = None,
     nonfinite_limit: int = 3,
     find_unused_parameters: bool = True,
-    tensorboard: bool = False,
+    trackers: Sequence[Tracker] = (),
+    records: Path | None = None,
     progress: bool = False,
     label: str = "train",
 ) -> TrainResult:
@@ -61,7 +63,7 @@ def train(
         batches: Batches by number; with W processes and accumulation A, step t takes W*A batches from t*W*A on.
         optimiser: Optimiser settings.
         schedule: Steps and learning-rate schedule.
-        scratch: Folder for resume state and TensorBoard; all processes must see it.
+        scratch: Folder for resume state; all processes must see it.
         key: Names all settings of this run; a state left by another key is not resumed but replaced.
         precision: "no" (float32), "bf16" or "fp16" autocast.
         accumulation: Batches per optimiser step and process.
@@ -77,7 +79,8 @@ def train(
         nonfinite_limit: So many steps in a row with a loss or gradient that is not finite are an error; fewer are
             skipped and counted, leaving weights and buffers as they were.
         find_unused_parameters: DDP looks for parameters the loss does not reach.
-        tensorboard: Write the curve as TensorBoard scalars to ``scratch/tensorboard``.
+        trackers: Also write the curve, as it grows, with these.
+        records: Folder of TensorBoard's files, whose name is the run's name; None: ``scratch/tensorboard``.
         progress: Show a progress bar with loss and learning rate.
         label: Text of the progress bar.
 
@@ -95,8 +98,6 @@ def train(
         device=device,
         precision=precision,
         accumulation=accumulation,
-        scratch=scratch,
-        tensorboard=tensorboard,
         find_unused_parameters=find_unused_parameters,
     )
     stepper = Stepper(model, loss=loss, accelerator=accelerator, settings=optimiser, ema_decay=ema_decay, seed=seed)
@@ -119,7 +120,7 @@ def train(
     try:
         with (
             frozen_batchnorm(model, freeze=freeze_batchnorm),
-            training.tracked(tensorboard, progress=progress, label=label),
+            training.tracked(trackers, records=records or scratch / "tensorboard", progress=progress, label=label),
         ):
             training.go(batches)
     finally:

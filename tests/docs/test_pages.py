@@ -37,7 +37,7 @@ OTHER_TOOLS |= {
 }  # of reproduce_nuscenes.sh
 OTHER_TOOLS |= {"--batch", "--image", "--ours"}  # of scripts/bench_distillation.py and bench_training_step.py
 OTHER_TOOLS |= {"--photographs"}  # of scripts/draw_keyframe.py
-OTHER_TOOLS |= {"--rm"}  # of docker
+OTHER_TOOLS |= {"--rm", "--logdir"}  # of docker and tensorboard
 OTHER_TOOLS |= {"--count", "--jobs", "--paths", "--suite", "--again", "--list"}  # of scripts/mutation_sample.py
 
 

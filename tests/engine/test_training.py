@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from qdbev.engine import DamagedState, OptimiserSettings, ScheduleSettings, numbered, seed_everything, train
+from qdbev.engine.accelerating import refuse_absent
 from qdbev.engine.randomness import seed_for
 from qdbev.engine.schedule import learning_rate_factor
 
@@ -185,14 +187,69 @@ def test_on_save_sees_each_saved_state(tmp_path):
 def test_tensorboard_holds_the_curve_once_also_after_a_resume(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    events = tmp_path / "events" / "qat-w4a6-nano"
+    settings = {"log_every": 1, "trackers": ("tensorboard",), "records": events}
+    (events / "of a training before").mkdir(parents=True)
     with pytest.raises(RuntimeError, match="power cut"):
-        _train(tmp_path, log_every=1, tensorboard=True, on_step=_power_cut(6))
-    _, result = _train(tmp_path, log_every=1, tensorboard=True)
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
-    events.Reload()
-    scalars = events.Scalars("loss")
+        _train(tmp_path / "state", **settings, on_step=_power_cut(6))
+    _, result = _train(tmp_path / "state", **settings)
+    read = EventAccumulator(str(events))
+    read.Reload()
+    scalars = read.Scalars("loss")
     assert [scalar.step for scalar in scalars] == list(range(1, 13))
     assert [scalar.value for scalar in scalars] == pytest.approx([row["loss"] for row in result.curve])
+    assert len(list(events.iterdir())) == 2  # of the run that was cut and of the one that went on
+    _train(tmp_path / "state", **settings)  # nothing is left to write
+    assert len(list(events.iterdir())) == 2
+
+
+class _Recorder:
+    """A tracker's package as accelerate calls it: what a run is called, and what it is given."""
+
+    def __init__(self):
+        self.named, self.rows, self.ended = None, [], 0
+
+    def init(self, *, project, name):
+        self.named = (project, name)
+        return self
+
+    def search_experiments(self, *, filter_string):
+        return []
+
+    def create_experiment(self, *, name, **_):
+        return name
+
+    def start_run(self, *, experiment_id, run_name, **_):
+        self.named = (experiment_id, run_name)
+
+    def log(self, values, *, step):
+        self.rows.append((step, values["loss"]))
+
+    log_metrics = log
+
+    def finish(self):
+        self.ended += 1
+
+    end_run = finish
+
+
+def test_other_trackers_get_the_curve_and_the_name_of_the_run(tmp_path, monkeypatch):
+    packages = {name: _Recorder() for name in ("wandb", "mlflow")}
+    for name, package in packages.items():
+        package.__spec__ = importlib.machinery.ModuleSpec(name, None, origin="here")
+        monkeypatch.setitem(sys.modules, name, package)
+    _, result = _train(tmp_path, trackers=("wandb", "mlflow"), records=tmp_path / "vgd-w4a6-nano")
+    for package in packages.values():
+        assert package.named == ("qdbev", "vgd-w4a6-nano") and package.ended == 1
+        assert package.rows == [(row["step"], row["loss"]) for row in result.curve]
+    assert not (tmp_path / "vgd-w4a6-nano").exists()  # no tracker that writes files
+
+
+def test_a_tracker_that_is_not_installed_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "wandb").mkdir()  # where Weights & Biases wrote; no package
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ValueError, match=r"^log_with names wandb, which is not installed: `pip install wandb`$"):
+        refuse_absent(("tensorboard", "wandb"))
 
 
 def test_progress_shows_loss_and_steps_only_when_asked(tmp_path, capfd):

@@ -82,7 +82,7 @@ def test_every_field_enters_the_digest_unless_it_changes_no_result(path: str) ->
 
 def test_fields_outside_the_digest_are_these() -> None:
     outside = {path.rpartition(".")[2] for path, _, _, is_outside in leaves(PROFILE) if is_outside}
-    assert outside == {"cache", "workers", "save_every", "streams", "device", "overrides", "latency_table"}
+    assert outside == {"cache", "workers", "save_every", "streams", "device", "log_with", "overrides", "latency_table"}
 
 
 def test_a_document_is_frozen() -> None:

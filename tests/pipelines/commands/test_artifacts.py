@@ -167,14 +167,32 @@ def test_gc_removes_what_lost_its_parents_and_old_resume_state_alone(store: Stor
 
 def test_du_adds_up(store: Store, chain: dict[str, Artifact]) -> None:
     (store.scratch("qat", key="ab" * 32) / "state").write_bytes(b"x" * 10**6)
+    events = store.root / "_tensorboard" / chain["stage"].path.name
+    events.mkdir(parents=True)
+    (events / "events.out.tfevents.1").write_bytes(b"x" * 2 * 10**6)
     rows = [tuple(row.values()) for row in artifacts.measure(store).tables[0].rows]
     assert rows == [
         ("calibration", 1, 0.0),
         ("evaluation", 2, 0.0),
         ("qat", 1, 0.0),
         ("resume state", 1, 1.0),
-        ("all", 5, 1.0),
+        ("TensorBoard", 1, 2.0),
+        ("all", 6, 3.0),
     ]
+
+
+def test_events_go_with_their_artifact_or_when_nobody_goes_on_with_them(
+    store: Store, chain: dict[str, Artifact]
+) -> None:
+    of_it, lost, new = (store.root / "_tensorboard" / name for name in (chain["second"].path.name, "lost", "new"))
+    for folder in (of_it, lost, new):
+        folder.mkdir(parents=True)
+    for folder in (of_it, lost):
+        os.utime(folder, (0, 0))
+    assert artifacts.clear(store, days=30).details["removed"] == ["_tensorboard/lost"]
+    removed = artifacts.remove(store, refs=(chain["second"].digest[:8],)).details["removed"]
+    assert removed == [of_it.name, f"_tensorboard/{of_it.name}"]
+    assert [path.name for path in (store.root / "_tensorboard").iterdir()] == ["new"]
 
 
 def test_a_mistyped_store_is_said_and_so_is_a_mistyped_name(store: Store, chain: dict[str, Artifact]) -> None:

@@ -46,6 +46,9 @@ def test_killed_in_every_stage_and_in_distillation_it_ends_the_same(command: lis
         _run_and_kill([*command, "--store", str(broken)], store=broken, sealed_before=sealed)
     assert CliRunner().invoke(app, [*command, "--store", str(broken)]).exit_code == 0
     assert _digests(broken) == _digests(whole)
+    for name in _sealed(broken):
+        assert "losses.csv" in Store(broken).open(name).manifest.files
+        assert list((broken / "_tensorboard" / name).glob("events.out.tfevents.*"))
 
 
 def _run_and_kill(words: list[str], *, store: Path, sealed_before: int) -> None:

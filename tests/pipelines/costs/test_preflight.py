@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 import profiles
 from pipelines.assembly.job import Job
-from pipelines.commands import calibrate
+from pipelines.commands import calibrate, compress, distill_vgd, qat_progressive, train_float
 from pipelines.costs.preflight import preflight
 from pipelines.store.artifacts import MissingArtifact, Store, UnusableInput
 from profiles import ProfileError
@@ -40,6 +42,19 @@ def test_a_device_that_is_not_here_is_refused_before_a_scene_is_made(tmp_path: P
     with pytest.raises(ProfileError, match=r"device is cuda:99, but torch sees"):
         calibrate.run(job(tmp_path, "device=cuda:99"), dry_run=dry_run)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("dry_run", [True, False])
+@pytest.mark.parametrize("command", [compress, distill_vgd, qat_progressive, train_float])
+def test_a_tracker_that_is_not_installed_is_refused_before_a_scene_is_made(
+    tmp_path: Path, command: Any, dry_run: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    asked = job(tmp_path, "log_with=[tensorboard,wandb]")
+    with pytest.raises(ValueError, match=r"^log_with names wandb, which is not installed: `pip install wandb`$"):
+        command.run(asked, dry_run=dry_run)
+    assert list(tmp_path.iterdir()) == []
+    assert preflight(asked, dry_run=False) == []  # a command that trains nothing asks for no tracker
 
 
 @pytest.mark.parametrize("dry_run", [True, False])

@@ -22,6 +22,7 @@ SOUND: dict[str, tuple[Any, dict[str, Any], dict[str, Any], tuple[str, ...]]] = 
     "bit-plan.json": (PLAN, PLAN, {}, ()),
     "structure.json": ({"parts": ["backbone"]}, {}, {"parts": ["backbone"]}, ()),
     "curve.json": ([{"step": 1, "loss": 2.0}, {"step": 4, "loss": 1.0}], {"steps": 4}, {}, ()),
+    "losses.csv": ("step,loss\n1,2.0\n4,1.0\n", {"steps": 4}, {}, ()),
     "smoothing.json": ({"smoothed": [{"least": 0.5, "most": 2.0}]}, {}, {}, ("calibration.smoothing=0.5",)),
     **{
         f"{method}.json": ({"rounded": []}, {}, {}, (f"calibration.method={method}",))
@@ -47,7 +48,7 @@ LIES: list[tuple[str, Callable[[Any], object]]] = [
 def sealed(at: Path, name: str, *, document: Any, words: tuple[str, ...] | None = None) -> Artifact:
     _, metrics, data, usual = SOUND[name]
     profile = profiles.load("w4a6", overrides=[*(usual if words is None else words)])
-    text = json.dumps(document)
+    text = document if name.endswith(".csv") else json.dumps(document)
     return Store(at).seal(
         "qat",
         profile=profile,
@@ -69,6 +70,13 @@ def test_what_contradicts_the_manifest_is_refused(tmp_path: Path, name: str, lie
     lie(document)
     with pytest.raises(DamagedArtifact, match=f"is refused: {name}: "):
         check_agreement(sealed(tmp_path, name, document=document))
+
+
+@pytest.mark.parametrize("rows", ["5,1.0\n", "3,1.0\n", "7\n", "a,1.0\n", 'b,"1'])
+def test_losses_of_other_steps_are_refused(tmp_path: Path, rows: str) -> None:
+    text = SOUND["losses.csv"][0] + rows
+    with pytest.raises(DamagedArtifact, match=r"is refused: losses\.csv: "):
+        check_agreement(sealed(tmp_path, "losses.csv", document=text))
 
 
 @pytest.mark.parametrize("name", [name for name, row in SOUND.items() if row[3]])

@@ -296,7 +296,7 @@ def train_two_steps(split: Split, *, scratch: Path, fails: bool = False, overrid
             raise ValueError("the model is at fault")
         return sum((value.square().sum() for value in model.parameters()), torch.zeros(())), {}
 
-    training = Training(profile.qat, steps=2, key="k", scratch=scratch, label="test", freeze_batchnorm=False)
+    training = Training(profile.qat, steps=2, kind="test", key="k", label="test", freeze_batchnorm=False)
     run_training(model, job=Job(profile, Store(scratch)), training=training, loss=loss, split=split)
 
 
@@ -344,9 +344,11 @@ def test_errors_of_the_model_are_not_renamed(split: Split, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "digests.json"])
 def test_a_damaged_resume_state_is_unusable_input(split: Split, tmp_path: Path, name: str) -> None:
     train_two_steps(split, scratch=tmp_path / "scratch")
-    path = next((tmp_path / "scratch").glob(f"state-*/{name}"))
+    path = next((tmp_path / "scratch").glob(f".scratch/test-k/state-*/{name}"))
     path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(UnusableInput, match=r"^resume state .*scratch/state-.* is damaged .* delete that folder"):
+    with pytest.raises(
+        UnusableInput, match=r"^resume state .*scratch/.scratch/test-k/state-.* is damaged .* delete that folder"
+    ):
         train_two_steps(split, scratch=tmp_path / "scratch")
 
 
