@@ -10,7 +10,7 @@ from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split
 from pipelines.lineage.chain import Link
 from pipelines.scoring.results import Results
-from pipelines.scoring.results_file import read_results
+from pipelines.scoring.results_file import results_path
 from pipelines.store.artifacts import Artifact
 from profiles import Profile
 from profiles.sections.evaluation import FEWEST_SCENES
@@ -61,7 +61,7 @@ def _matches(link: Link, *, job: Job) -> Matches:
 def matches_of(evaluation: Artifact, *, split: Split) -> Matches:
     """The submission of an evaluation matched with the ground truth of its split, scene by scene."""
     truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
-    return matched(read_results(evaluation), truth=truth)
+    return matched(results_path(evaluation), truth=truth)
 
 
 def match_results(results: Results, *, split: Split) -> Matches:

@@ -25,16 +25,24 @@ def write_results(content: Mapping[str, Any], *, folder: Path) -> None:
     (folder / RESULTS).write_bytes(gzip.compress(text, compresslevel=_LEVEL, mtime=0))
 
 
+def results_path(evaluation: Artifact) -> Path:
+    """The file of a sealed evaluation's submission.
+
+    Raises:
+        DamagedArtifact: It holds none.
+    """
+    return evaluation.file(RESULTS if RESULTS in evaluation.manifest.files else SUBMISSION)
+
+
 def read_results(evaluation: Artifact) -> dict[str, Any]:
-    """The submission of a sealed evaluation.
+    """The submission of a sealed evaluation, as objects.
 
     Raises:
         DamagedArtifact: It holds none, or one that is no JSON object.
     """
-    packed = RESULTS in evaluation.manifest.files
-    path = evaluation.file(RESULTS if packed else SUBMISSION)
+    path = results_path(evaluation)
     try:
-        content = json.loads(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+        content = json.loads(gzip.decompress(path.read_bytes()) if path.name == RESULTS else path.read_bytes())
     except (OSError, EOFError, ValueError) as error:
         raise DamagedArtifact(f"{path} is not the submission that was sealed: {error}") from error
     if not isinstance(content, dict):

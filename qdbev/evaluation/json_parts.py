@@ -2,14 +2,16 @@
 
 A file is cut at separators that lie where they lie in files of this shape; each part is closed into a document and
 parsed. Where a cut was wrong (a string that looks like a separator, deeper nesting), the part is no JSON, and the
-whole file is parsed instead.
+whole file is parsed instead. Files may be compressed by gzip, whatever their names.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import gzip
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +26,7 @@ class NotJson(ValueError):
 
 
 PART_BYTES = 2 << 20
+_GZIP = b"\x1f\x8b"
 _ROWS = re.compile(rb"\}\s*(,)\s*(?=\{)"), b"[", b"]"
 _LONGEST_REASON = 200
 _SAMPLES = re.compile(rb'\}\s*\]\s*(,)\s*(?=")'), b'{"results":{', b"}}"
@@ -36,12 +39,12 @@ def from_rows(path: Path, *, make: Callable[[Any], Made]) -> list[Made]:
         NotJson: The file is no JSON.
         OSError: It cannot be read.
     """
-    return _made(path.read_bytes(), *_ROWS, make=make)
+    return _made(_read(path), *_ROWS, make=make)
 
 
 def from_submission(path: Path, *, make: Callable[[Any], Made]) -> list[Made]:
     """The same of ``{"meta": ..., "results": {token: [objects], ...}}``: each part is such a dict."""
-    return _made(path.read_bytes(), *_SAMPLES, make=make)
+    return _made(_read(path), *_SAMPLES, make=make)
 
 
 def _made(
@@ -65,7 +68,17 @@ def _parts(data: bytes, separator: re.Pattern[bytes], opening: bytes, closing: b
 def whole(path: Path) -> Any:
     """The content of a file, parsed at once; raises as ``from_rows``."""
     with _no_collection():
-        return _parsed(path.read_bytes())
+        return _parsed(_read(path))
+
+
+def _read(path: Path) -> bytes:
+    data = path.read_bytes()
+    if not data.startswith(_GZIP):
+        return data
+    try:
+        return gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise NotJson(f"gzip: {error}") from error
 
 
 def _parsed(data: bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from pathlib import Path
@@ -115,6 +116,10 @@ def test_parts_are_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pa
     monkeypatch.setattr(json_parts, "PART_BYTES", part_bytes)
     ground_truth.__globals__["_ground_truth"].cache_clear()
     assert score(tmp_path, version=VERSION, submission=path).serialize() == expected
+    packed = tmp_path / "packed"
+    packed.write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+    assert score(tmp_path, version=VERSION, submission=packed).serialize() == expected
+    assert score(tmp_path, version=VERSION, submission=json.loads(path.read_text())).serialize() == expected
     for indent in (None, 1):
         content = json.loads(path.read_text())
         path.write_text(
