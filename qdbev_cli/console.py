@@ -93,14 +93,16 @@ def exit_code(error: BaseException) -> int:
     return USAGE if isinstance(error, ValueError | NotImplementedError) else BUG
 
 
-def as_text(outcome: Outcome) -> str:
+def as_text(outcome: Outcome, *, width: int | None = None) -> str:
     """Tables, what a dry run would do, messages, and last what was made and where.
 
-    A document holds the tables already.
+    Args:
+        outcome: Whose document, where it has one, holds the tables already.
+        width: Characters in a line, which tables are folded to; None folds nothing.
     """
     from qdbev.reporting.tables.table import render
 
-    blocks = [render(table).rstrip() for table in outcome.tables if outcome.document is None]
+    blocks = [render(table, width=width).rstrip() for table in outcome.tables if outcome.document is None]
     if outcome.would_do:
         blocks.append("\n".join(["Would do:", *(f"  {step}" for step in outcome.would_do)]))
     lines = list(outcome.messages)
@@ -151,8 +153,16 @@ def _show(outcome: Outcome, *, as_json: bool) -> None:
         return
     if outcome.document is not None:
         typer.echo(outcome.document, nl=False)
-    if text := as_text(outcome):
+    if text := as_text(outcome, width=line_width()):
         typer.echo(text, err=outcome.document is not None)
+
+
+def line_width() -> int | None:
+    """Characters in a line of the terminal that stdout is; None where it is none, or does not say."""
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).columns or None if sys.stdout.isatty() else None
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def _documents(outcome: Outcome) -> list[dict[str, Any]]:

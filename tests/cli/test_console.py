@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
+import os
+import pty
+import struct
+import termios
 from pathlib import Path
 
 import pytest
@@ -16,7 +21,7 @@ from pipelines.store.artifacts import Artifact, DamagedArtifact, MissingArtifact
 from profiles import ProfileError
 from qdbev.reporting.tables.rounding import megabytes_text
 from qdbev.reporting.tables.table import Table, number_column, plain_table
-from qdbev_cli.console import as_document, as_text, exit_code, guarded
+from qdbev_cli.console import as_document, as_text, exit_code, guarded, line_width
 
 TABLE = plain_table(
     "accuracy",
@@ -78,6 +83,23 @@ def test_text_is_tables_messages_and_last_what_was_made(artifact: Artifact) -> N
     ]
     made = f"qat w4a6-nano ({artifact.digest[:12]}): {artifact.path}"
     assert text.splitlines() == [*table, *table, "done", made]
+
+
+@pytest.mark.parametrize(("columns", "width"), [(24, 24), (80, 80), (0, None)])
+def test_tables_are_folded_to_the_terminal_that_stdout_is(
+    monkeypatch: pytest.MonkeyPatch, columns: int, width: int | None
+) -> None:
+    assert line_width() is None  # no terminal
+    master, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    with os.fdopen(terminal, "w") as stdout, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", stdout)
+        assert line_width() == width
+        guarded(lambda: Outcome(tables=[TABLE]), as_json=False)
+    shown = os.read(master, 4096).decode().replace("\r\n", "\n")
+    os.close(master)
+    assert shown == f"{as_text(Outcome(tables=[TABLE]), width=width)}\n"
+    assert (shown != f"{as_text(Outcome(tables=[TABLE]))}\n") == (width == 24)
 
 
 def test_text_of_a_dry_run() -> None:

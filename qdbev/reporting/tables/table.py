@@ -15,6 +15,7 @@ from typing import Any
 
 from tabulate import tabulate
 
+from qdbev.reporting.tables.folding import broken, groups
 from qdbev.reporting.tables.rounding import value_text
 
 Row = Mapping[str, Any]
@@ -117,12 +118,13 @@ def _value_column(key: str, *, head: str, rows: Sequence[Row]) -> Column:
     return Column(key=key, head=head, text=lambda row: value_text(row[key]), right=numeric)
 
 
-def render(table: Table, *, form: str = "text") -> str:
+def render(table: Table, *, form: str = "text", width: int | None = None) -> str:
     """Write a table in one of the four forms.
 
     Args:
         table: What to write.
         form: ``text`` for a terminal, ``md`` for a README, ``csv`` or ``json`` for programs.
+        width: Characters in a line of a terminal, which text is folded to; None folds nothing.
 
     Returns:
         The text, ended by one line break.
@@ -134,7 +136,7 @@ def render(table: Table, *, form: str = "text") -> str:
         return render_all([table], form=form)
     if form not in TABULATE_FORMATS:
         raise ValueError(f"a table cannot be written as {form!r}; choose one of {', '.join(FORMATS)}")
-    return _readable(table, form=form)
+    return _readable(table, form=form, width=width if form == "text" else None)
 
 
 def render_all(tables: Sequence[Table], *, form: str = "text") -> str:
@@ -188,25 +190,34 @@ def _csv(tables: Sequence[Table]) -> str:
     return out.getvalue()
 
 
-def _readable(table: Table, *, form: str) -> str:
-    cells = table.cells
-    heads = [column.head for column in table.columns]
+def _readable(table: Table, *, form: str, width: int | None) -> str:
+    lines: Sequence[Sequence[str]] = [[column.head for column in table.columns], *table.cells]
     if form == "md":
-        cells = [[_escape(cell) for cell in line] for line in cells]
-        heads = [_escape(head) for head in heads]
-    body = tabulate(
-        cells,
-        headers=heads,
-        tablefmt=TABULATE_FORMATS[form],
-        colalign=["right" if column.right else "left" for column in table.columns] if cells else None,
-        disable_numparse=True,
-    )
+        lines = [[_escape(cell) for cell in line] for line in lines]
+    sides = ["right" if column.right else "left" for column in table.columns]
+    places = [list(range(len(sides)))]
+    if width is not None:
+        lines = broken(lines, texts=[not column.right for column in table.columns], width=width)
+        places = groups(lines, width=width)
+    body = "\n\n".join(_body(lines, sides=sides, places=group, form=form) for group in places)
     if form == "md":
         notes = "".join(f"\n{note}\n" for note in table.remarks)
         return f"### {table.title}\n\n{body}\n{notes}"
     title = f"{table.title}\n\n" if table.title else ""
     notes = "".join(f"{note}\n" for note in table.remarks)
     return f"{title}{body}\n" + (f"\n{notes}" if notes else "")
+
+
+def _body(lines: Sequence[Sequence[str]], *, sides: Sequence[str], places: Sequence[int], form: str) -> str:
+    """Some columns of a table, the first line as heads."""
+    heads, *cells = [[line[place] for place in places] for line in lines]
+    return tabulate(
+        cells,
+        headers=heads,
+        tablefmt=TABULATE_FORMATS[form],
+        colalign=[sides[place] for place in places] if cells else None,
+        disable_numparse=True,
+    )
 
 
 def _escape(cell: str) -> str:
