@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 """Names that become names of folders: nothing in them leads out of the folder they lie in."""
@@ -32,6 +33,18 @@ class Document(BaseModel):
     """Fields that came after artifacts had been made. Their default, which stays for good, is what was done before; at
     it they stay out of the digest, so that those artifacts are still found."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, content: Any) -> Any:
+        """Refuse true and false for a number, where they would be 1 and 0: YAML reads yes, no, on and off so."""
+        for name, value in content.items() if isinstance(content, dict) else ():
+            items = value if isinstance(value, list | tuple) else [value]
+            if name in cls.model_fields and any(isinstance(item, bool) for item in items):
+                kinds = set(_parts(cls.model_fields[name].annotation))
+                if kinds & {int, float} and bool not in kinds:
+                    raise ValueError(f"{name} is {str(value).lower()}, and takes numbers")
+        return content
+
     def content(self) -> dict[str, Any]:
         """The fields that decide a result, as plain JSON values (nested sections included)."""
         names = [name for name in type(self).model_fields if name not in self.outside_digest]
@@ -52,6 +65,13 @@ class Document(BaseModel):
     def _as_before(self, name: str) -> bool:
         value, default = getattr(self, name), type(self).model_fields[name].default
         return bool(value.content() == default.content() if isinstance(value, Document) else value == default)
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type and all that it is made of."""
+    yield annotation
+    for inner in get_args(annotation):
+        yield from _parts(inner)
 
 
 def fingerprint(content: Any) -> str:

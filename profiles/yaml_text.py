@@ -24,7 +24,10 @@ class ProfileReader(yaml.SafeLoader):
     """YAML in which ``1e-4`` is a number, and a key that stands twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Read a mapping, refusing repeated keys."""
+        """Read a mapping, refusing repeated keys and those that merge another mapping."""
+        if any(key.tag == _MERGE for key, _ in node.value):
+            line = node.start_mark.line + 1
+            raise ProfileError(f"<< merges a mapping, which is not taken; repeat its fields (line {line})")
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]  # type: ignore[no-untyped-call]
         counts = Counter(key for key in keys if isinstance(key, Hashable))
         twice = sorted(str(key) for key, count in counts.items() if count > 1)
@@ -34,14 +37,35 @@ class ProfileReader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
-        """Read a whole number, refusing one that no machine counts to: writing it out would take for ever."""
+        """Read a whole number, refusing one that no machine counts to, and one that means another in YAML.
+
+        Writing out the first would take for ever. The others are ``010``, which is 8, and ``1:30``, which is 90.
+        """
         value: int = super().construct_yaml_int(node)
+        self._refuse_other_bases(node, value=value)
         if value.bit_length() > 63:
             raise ProfileError(f"a whole number beyond 2^63 (line {node.start_mark.line + 1})")
         return value
 
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Read a number, refusing minutes and seconds: ``1:30.5`` is 90.5."""
+        value: float = super().construct_yaml_float(node)
+        self._refuse_other_bases(node, value=value)
+        return value
 
+    @staticmethod
+    def _refuse_other_bases(node: yaml.ScalarNode, *, value: float) -> None:
+        digits = node.value.lstrip("+-").replace("_", "")
+        if ":" in digits or (digits.isdecimal() and int(digits) != abs(value)):
+            line = node.start_mark.line + 1
+            raise ProfileError(
+                f"YAML reads {quoted(node.value)} as {quoted(value)}; write the number meant (line {line})"
+            )
+
+
+_MERGE = "tag:yaml.org,2002:merge"
 ProfileReader.add_constructor("tag:yaml.org,2002:int", ProfileReader.construct_yaml_int)
+ProfileReader.add_constructor("tag:yaml.org,2002:float", ProfileReader.construct_yaml_float)
 ProfileReader.add_implicit_resolver(  # YAML 1.1 wants a dot and a signed exponent in a float; people write 1e-4
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
 )

@@ -14,7 +14,7 @@ from qdbev.quantization.equalisation.folding import fold_batchnorm
 from qdbev.quantization.grid.integers import MAX_BITS
 from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.summary import Summary, summary
-from qdbev.quantization.layers.swap import observing, quantize, quantized_layers, set_parts
+from qdbev.quantization.layers.swap import forbid_fast_paths, observing, quantize, quantized_layers, set_parts
 from qdbev.quantization.planning.calls import WatchedCalls
 from qdbev.quantization.planning.plan import Plan
 from qdbev.quantization.planning.policy import make_plan
@@ -96,6 +96,9 @@ def _refuse_unchangeable(model: nn.Module) -> None:
     """Raise ValueError for a model whose layers cannot be given quantizers."""
     if isinstance(model, torch.jit.ScriptModule):
         raise ValueError("a scripted model has no layers to change; quantize the model that it was made of")
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(f"{path} is scripted and has no layers to change; quantize first, with the module it was")
     if hasattr(model, "_orig_mod"):
         raise ValueError("a compiled model is traced already; quantize the model that it was made of, then compile")
     if quantized_layers(model):
@@ -111,6 +114,7 @@ def _quantized(
     plan_of: Callable[[Mapping[str, str]], Plan],
 ) -> Summary:
     """Do it, in the order that each step needs of the one before."""
+    forbid_fast_paths(model)
     before = _outputs(run(model, batches[0]))
     example = CheckedRun(model, lambda: run(model, batches[0]))
     calls = WatchedCalls(model, example)

@@ -33,6 +33,11 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("!!timestamp abc", "holds a value that cannot be read: it is not what its tag says"),
         ("!!float x", "holds a value that cannot be read"),
         ("{[1]: 2}", "found unhashable key"),
+        ("a: 010", "YAML reads '010' as 8; write the number meant (line 1)"),
+        ("a:\n- -0_17", "YAML reads '-0_17' as -15; write the number meant (line 2)"),
+        ("1:30", "YAML reads '1:30' as 90"),
+        ("-1:30.5", "YAML reads '-1:30.5' as -90.5"),
+        ("b: {<<: {x: 1}}", "<< merges a mapping, which is not taken; repeat its fields (line 1)"),
         ("x" * (LONGEST + 1), f"has {LONGEST + 1} characters; a profile has at most {LONGEST}"),
     ],
 )
@@ -47,6 +52,11 @@ def test_what_is_no_profile_is_refused_at_once(text: str, sentence: str) -> None
 def test_aliases_as_people_use_them_are_read() -> None:
     text = "a: &few [20, 20, 30]\nb: *few\nc: {d: *few}\n"
     assert read_yaml(text, origin="x") == {"a": [20, 20, 30], "b": [20, 20, 30], "c": {"d": [20, 20, 30]}}
+
+
+def test_numbers_that_mean_what_they_look_like_are_read() -> None:
+    text = "[0, -0, 04, 1_000, 0x10, 0b11, 010.5, 1e-4, +5]"
+    assert read_yaml(text, origin="x") == [0, 0, 4, 1000, 16, 3, 10.5, 1e-4, 5]
 
 
 def test_many_keys_are_read_in_no_time() -> None:

@@ -104,6 +104,23 @@ def transformer() -> nn.Module:
     return nn.Transformer(16, 2, 1, 1, 32, batch_first=True)
 
 
+class Padded(nn.Module):
+    """A padded sequence, which torch's encoder packs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        padding = torch.arange(x.shape[1]).expand(x.shape[:2]) > 2
+        out: Tensor = self.encoder(x, src_key_padding_mask=padding)[:, :3]
+        return out
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3))
+
+
 def of(*shape: int) -> Callable[[], Tensor]:
     return lambda: torch.randn(shape)
 
@@ -118,6 +135,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], int, str]]
     "volume": (volume, of(2, 1, 4, 4, 4), 1, "Conv3d"),
     "encoder": (encoder, of(2, 5, 16), 6, "LayerNorm"),
     "transformer": (transformer, lambda: (torch.randn(2, 5, 16), torch.randn(2, 4, 16)), 7, "LayerNorm"),
+    "padded": (Padded, of(2, 5, 8), 3, "LayerNorm"),
+    "half with a norm": (lambda: normed().bfloat16(), lambda: torch.randn(2, 3, 8, 8).bfloat16(), 2, ""),
     "half": (lambda: perceptron().bfloat16(), lambda: torch.randn(4, 8).bfloat16(), 2, ""),
 }
 
@@ -215,6 +234,11 @@ def test_layers_stay_in_float_by_choice() -> None:
         (perceptron, [], "no batch to calibrate with"),
         (nn.ReLU, [torch.randn(4, 8)], "nothing to quantize"),
         (lambda: torch.jit.script(nn.Linear(8, 8)), [torch.randn(4, 8)], "a scripted model"),
+        (
+            lambda: nn.Sequential(torch.jit.script(nn.Linear(8, 8)), nn.Linear(8, 2)),
+            [torch.randn(4, 8)],
+            "0 is scripted and has no layers to change",
+        ),
     ],
 )
 def test_what_cannot_be_quantized_is_refused(make: Callable[[], nn.Module], batches: list[Tensor], why: str) -> None:

@@ -87,8 +87,8 @@ def find_connections(
         else:
             pairs.append(Pair(path, tuple(watch.readers[path])))
     for path in watch.attention:
-        if path in watch.unfit:
-            refused[path] = watch.unfit[path]
+        if reason := watch.reason_against_attention(path):
+            refused[path] = reason
         else:
             pairs.append(Pair(path, (f"{path}.out_proj",)))
     pairs += [Pair(first, (second,)) for first, second in vouched]

@@ -8,7 +8,7 @@ design, such as those of a convolution that takes a norm's place; all others hav
 
 Rounding makes shares of one in a million or so. Above one in a thousand the example is run again with a noise of one
 in a million on the outputs of all layers, which shows what rounding does to this network; the first module that
-differs by more than ten times that is where a rewrite went wrong.
+differs by more than ten times that is where a rewrite went wrong. In half precision the noise is its rounding.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class CheckedRun:
         Raises:
             ValueError: a rewrite changed what the network computes.
         """
-        returned, outputs = _watched(self._model, self._run)
+        returned, outputs = self._watched_run()
         if self._before is not None and self._rewrites:
             self._compare(self._before, outputs)
         self._before, self._rewrites, self._changed = outputs, [], set()
@@ -101,14 +101,28 @@ class CheckedRun:
         shares = [f"{rewrites} {share:.1g}" for rewrites, share in self.differences.items()]
         return f"outputs differ by a share of their spread: {', '.join(shares)}"
 
+    def _watched_run(self) -> tuple[object, Outputs]:
+        try:
+            return _watched(self._model, self._run)
+        except (AttributeError, LookupError, TypeError, AssertionError) as error:  # of code that knew what is gone
+            if not self._rewrites:
+                raise
+            reason = f"{type(error).__name__}: {error}"
+            message = f"{self._names()} left a network that does not run ({reason}); nothing was made"
+            raise ValueError(message) from error
+
+    def _names(self) -> str:
+        return " and ".join(self._rewrites)
+
     def _compare(self, before: Outputs, after: Outputs) -> None:
         shares = difference(before, after, without=self._changed)
-        rewrites = " and ".join(self._rewrites)
+        rewrites = self._names()
         broken = next((place.path for place, share in shares.items() if not math.isfinite(share)), None)
         if broken is not None and not self._exact:
             raise ValueError(f"{rewrites} made the output of {broken} infinite or no number; nothing was made")
         if self._exact and any(not share <= TOLERANCE for share in shares.values()):
-            rounding = difference(after, _watched(self._model, self._run, noise=_NOISE)[1], without=self._changed)
+            noisy = _watched(self._model, self._run, noise=_noise_of(self._model))[1]
+            rounding = difference(after, noisy, without=self._changed)
             for place, share in shares.items():
                 if not share <= max(TOLERANCE, _MARGIN * rounding.get(place, math.inf)):
                     raise ValueError(
@@ -130,6 +144,11 @@ def difference(before: Outputs, after: Outputs, *, without: Iterable[str] = ()) 
     both = [place for place, shape in before.shapes.items() if after.shapes.get(place) == shape]
     wanted = [place for place in both if place.path not in skipped]
     return {place: _share(before.samples[place], after.samples[place]) for place in wanted}
+
+
+def _noise_of(model: nn.Module) -> float:
+    """The noise on outputs of layers that rounding makes: more where numbers have fewer digits than float32."""
+    return max([_NOISE, *(torch.finfo(value.dtype).eps for value in model.parameters() if value.is_floating_point())])
 
 
 def _share(before: Tensor, after: Tensor) -> float:
@@ -177,7 +196,8 @@ def _tensors(output: object) -> Iterator[Tensor]:
 
 
 def _is_comparable(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.layout == torch.strided and tensor.numel() > 0 and not tensor.is_meta
+    is_plain = tensor.layout == torch.strided and not tensor.is_nested and not tensor.is_meta
+    return is_plain and tensor.is_floating_point() and tensor.numel() > 0
 
 
 def _sample(tensor: Tensor) -> Tensor:

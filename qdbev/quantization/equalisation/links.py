@@ -160,6 +160,11 @@ class LinkWatch:
                 return f"{second} has its channels on another axis"
         return ""
 
+    def reason_against_attention(self, path: str) -> str:
+        """Return why the projections inside an attention module are no pair, or an empty string."""
+        last = f"{path}.out_proj"
+        return self.unfit.get(path) or (f"{last} is also called by itself" if last in self.produced else "")
+
 
 class _FollowTensors(TorchDispatchMode):
     """Carries the origin of tensors through homogeneous functions and notes whatever else reads them."""
@@ -219,6 +224,12 @@ def _unfit(model: nn.Module) -> dict[str, str]:
     """Path of a module -> why it may not be rescaled, whatever reads its output."""
     hooked = [path for path, module in model.named_modules() if has_hooks(module)]
     reasons = {path: f"hooks see what {path} gives" for path in hooked}
+    projections: dict[int, str] = {}
+    for path, module in model.named_modules():
+        if isinstance(module, nn.MultiheadAttention):
+            first = projections.setdefault(id(module.out_proj), path)
+            if first != path:
+                reasons[path] = reasons[first] = f"{first} and {path} have one out_proj"
     for path in co_holders(model):
         reasons[path] = f"{path} shares its weight with another layer"
         owner = path.rpartition(".")[0]

@@ -46,13 +46,13 @@ class NormTrace:
     Attributes:
         axes: path of a convolution -> how many axes its output has where the second one is that of its channels.
         unfit: path of a convolution or norm -> why the one takes no norm, or the other is not folded.
-        parameters: id of a parameter of a convolution -> path of the convolution.
+        parameters: id of a parameter of a convolution, or of one or a statistic of a norm -> its path.
         produced: id of a tensor that a convolution returned -> path of the convolution.
         reads: id of such a tensor -> number of operations that read it.
         received: calls of norms.
         calls: path of a convolution -> number of calls.
         returned: path of another module -> convolutions whose output it returned as it was.
-        running: paths of the convolutions that run now.
+        running: paths of the convolutions and norms that run now.
         alive: keeps the tensors, so that ids are not reused.
     """
 
@@ -68,7 +68,7 @@ class NormTrace:
     alive: list[Tensor] = field(default_factory=list)
 
     def start(self, path: str) -> None:
-        """A convolution starts."""
+        """A convolution or a norm starts."""
         self.running.append(path)
 
     def leave(self, path: str, output: Any) -> None:
@@ -85,7 +85,7 @@ class NormTrace:
         self.received.append(Reception(path, key if key in self.produced else None, value.ndim))
 
     def pass_on(self, path: str, output: Any) -> None:
-        """Another module ends."""
+        """Another module ends, or a norm."""
         if conv := self.produced.get(id(output)):
             self.returned.setdefault(path, set()).add(conv)
 
@@ -96,6 +96,13 @@ class NormTrace:
         owner = self.parameters.get(id(value))
         if owner is not None and owner not in self.running:
             self.unfit.setdefault(owner, f"something else reads a parameter of {owner}")
+
+    def show(self, outputs: object) -> None:
+        """The example ends: what it returns is read by the outside."""
+        for leaf in tree_leaves(outputs):
+            for value in (leaf, *getattr(leaf, "__dict__", {}).values()):
+                if isinstance(value, Tensor):
+                    self.read(value)
 
     @property
     def matches(self) -> list[tuple[str, str]]:
@@ -139,8 +146,9 @@ def trace_norms(model: nn.Module, example_call: Callable[[], object]) -> NormTra
     norms = {path: module for path, module in modules.items() if isinstance(module, _BatchNorm)}
     trace = NormTrace(axes={path: 2 if isinstance(conv, nn.Linear) else 4 for path, conv in convs.items()})
     trace.unfit = _unfit(model, convs=convs, norms=norms)
-    for path, conv in convs.items():
-        trace.parameters |= {id(value): path for value in conv._parameters.values() if value is not None}
+    for path, module in (convs | norms).items():
+        tensors = [*module._parameters.values(), *module._buffers.values()]
+        trace.parameters |= {id(value): path for value in tensors if value is not None}
     handles: list[RemovableHandle] = []
     for path, module in modules.items():
         if path in convs:
@@ -149,9 +157,12 @@ def trace_norms(model: nn.Module, example_call: Callable[[], object]) -> NormTra
         else:
             handles.append(module.register_forward_hook(partial(_passes_on, trace, path)))
         if path in norms:
-            handles.append(module.register_forward_pre_hook(partial(_enters, trace, path)))
-    with watching(model, handles), _CountReads(trace):
-        example_call()
+            handles.append(module.register_forward_pre_hook(partial(_enters, trace, path), with_kwargs=True))
+            handles.append(module.register_forward_hook(partial(_exits, trace)))
+    with watching(model, handles):
+        with _CountReads(trace):
+            outputs = example_call()
+        trace.show(outputs)
     return trace
 
 
@@ -207,8 +218,13 @@ def _leaves(trace: NormTrace, path: str, module: nn.Module, args: Any, output: A
     trace.leave(path, output)
 
 
-def _enters(trace: NormTrace, path: str, module: nn.Module, args: Any) -> None:
-    trace.enter(path, args[0])
+def _enters(trace: NormTrace, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+    trace.start(path)
+    trace.enter(path, tree_leaves((args, kwargs))[0])
+
+
+def _exits(trace: NormTrace, module: nn.Module, args: Any, output: Any) -> None:
+    trace.running.pop()
 
 
 def _passes_on(trace: NormTrace, path: str, module: nn.Module, args: Any, output: Any) -> None:

@@ -21,6 +21,7 @@ from qdbev.quantization.layers.attention import QuantMultiheadAttention
 from qdbev.quantization.layers.quantized import QuantizedLayer, through
 from qdbev.quantization.layers.swap import quantized_layers
 
+_PROJECTED = ("query", "key", "value")
 Place = tuple[str, str]  # path of the layer, name of the weight in it
 
 
@@ -61,22 +62,23 @@ def _watch(layer: QuantizedLayer, place: Place, means: dict[Place, _Mean]) -> Re
         mean.total += total
         mean.count += count
 
-    def projected(module: Any, args: tuple[Tensor, ...]) -> None:
-        add(*_in_projection(module, args[:3]))
+    def projected(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        named = dict(zip(_PROJECTED, args, strict=False)) | kwargs
+        add(*_in_projection(module, tuple(named[name] for name in _PROJECTED)))
 
     def returned(module: nn.Module, args: Any, output: Any) -> None:
         tensor = output[0] if isinstance(output, tuple) else output
-        channels_last = tensor if tensor.ndim != 4 or isinstance(module, nn.Linear) else tensor.movedim(1, -1)
-        add(*_sums(channels_last))
+        is_last = isinstance(module, nn.Linear | nn.MultiheadAttention)
+        add(*_sums(tensor if is_last else tensor.movedim(-3, -1)))
 
     if place[1] == "in_proj_weight":
-        return layer.register_forward_pre_hook(projected)
+        return layer.register_forward_pre_hook(projected, with_kwargs=True)
     return layer.register_forward_hook(returned)
 
 
 def _sums(tensor: Tensor) -> tuple[Tensor, Tensor]:
     """Sum over all but the last axis, float64, (C,), and the number of summands, (C,)."""
-    flat = tensor.flatten(0, -2)
+    flat = tensor.reshape(-1, tensor.shape[-1])
     total = flat.sum(0, dtype=torch.float64)
     return total, torch.full_like(total, len(flat))
 

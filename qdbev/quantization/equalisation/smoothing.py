@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from qdbev.quantization.equalisation.connections import Pair, find_connections
 from qdbev.quantization.equalisation.cross_layer import incoming_range, rescale
@@ -88,13 +89,14 @@ def _largest_inputs(model: nn.Module, paths: Iterable[str], *, run: Callable[[],
     largest: dict[str, Tensor] = {}
 
     def watch(path: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
-            of_call = largest_magnitude(args[0], axis=args[0].ndim - 1)
+        def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
+            x = tree_leaves((args, kwargs))[0]
+            of_call = largest_magnitude(x, axis=x.ndim - 1)
             largest[path] = torch.maximum(largest[path], of_call) if path in largest else of_call
 
         return hook
 
-    handles = [model.get_submodule(path).register_forward_pre_hook(watch(path)) for path in paths]
+    handles = [model.get_submodule(path).register_forward_pre_hook(watch(path), with_kwargs=True) for path in paths]
     try:
         run()
     finally:

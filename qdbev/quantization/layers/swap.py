@@ -74,7 +74,7 @@ def quantize(
         _add_weight_quantizers(layer, grid=weights or WeightGrid(), by_memory=by_memory)
         _add_input_quantizers(layer, grid=inputs or InputGrid())
         layer.train(layer.training)
-    _forbid_fast_paths(model)
+    forbid_fast_paths(model)
     for module in model.modules():
         if type(module) is nn.ReLU:
             module.__class__ = QuantReLU
@@ -233,9 +233,14 @@ def _add_input_quantizers(layer: QuantizedLayer, *, grid: InputGrid) -> None:
         layer.add_quantizer(path, quantizer)
 
 
-def _forbid_fast_paths(model: nn.Module) -> None:
-    """Keep ``nn.TransformerEncoderLayer`` from its fused path, which reads weights without calling their layers."""
+def forbid_fast_paths(model: nn.Module) -> None:
+    """Keep torch's encoder from its fused path, which reads weights without calling their layers, in place.
+
+    Nor does it pack padded sequences, which no quantizer takes; what it gives at padded places is then other.
+    """
     for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0
 

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
+from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._pytree import tree_leaves
 
 from qdbev.quantization.planning.policy import is_deformable_conv, is_sparse_conv
 from qdbev.quantization.planning.products import WatchProducts
@@ -130,20 +131,30 @@ def _macs_of_call(module: nn.Module, *, args: Any, kwargs: Any, output: Any) -> 
     """Yield the MACs of one call of a layer."""
     kind = _kind(module)
     assert kind is not None
-    if isinstance(module, nn.MultiheadAttention):
+    tensors = [value for value in tree_leaves((args, kwargs, output)) if isinstance(value, Tensor)]
+    if any(value.is_nested for value in tensors):
+        yield "not_counted", 0  # rows of lengths of their own
+    elif isinstance(module, nn.MultiheadAttention):
         yield from _macs_of_attention(module, args=args, kwargs=kwargs)
     elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        weights = sum(value.numel() for name, value in module.named_parameters() if name.startswith("weight_"))
-        steps = args[0].data if isinstance(args[0], PackedSequence) else args[0]
-        yield kind, steps.numel() // module.input_size * weights
+        names = getattr(module, "_flat_weights_names", ("weight_ih", "weight_hh"))
+        weights = sum(_shape_of(module, name).numel() for name in names if name.startswith("weight_"))
+        yield kind, tensors[0].numel() // module.input_size * weights  # of a packed sequence: the steps that it has
     elif kind == "sparse_conv":
         pairs = _sparse_pairs(module, output)
         yield ("not_counted", 0) if pairs is None else (kind, pairs * _channels(module))
     else:
-        values = args[0] if kind == "transposed_conv" else output
-        weight = module._parameters["weight"]  # the attribute of a quantized layer may be a property
-        assert weight is not None
-        yield kind, values.numel() * weight[0].numel()  # inputs of an output times the kernel
+        values = tensors[0] if kind == "transposed_conv" else output
+        yield kind, values.numel() * _shape_of(module, "weight")[1:].numel()  # inputs of an output times the kernel
+
+
+def _shape_of(module: nn.Module, weight: str) -> torch.Size:
+    """Shape of a weight: of the parameter, or of what a parametrization or a hook computes in its place."""
+    parameter = module._parameters.get(weight)  # the attribute of a quantized layer may be a property
+    if parameter is not None:
+        return parameter.shape
+    with _disable_current_modes():
+        return torch.Size(getattr(module, weight).shape)
 
 
 def _channels(module: nn.Module) -> int:

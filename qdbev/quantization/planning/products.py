@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -64,14 +65,16 @@ class WatchProducts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func.is_view:  # what reads the view counts
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        if func.is_view or any(value.is_nested for value in tensors):  # what reads the view counts; rows have no shape
             return result
-        read = [self._owner(value) for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        read = [self._owner(value) for value in tensors]
         macs = _macs(func._schema.name.removeprefix("aten::"), args, result)
         if macs and not any(path in self._counted for path in self._running):
             owner = next((path for path in read if path is not None), None)
             here = self._running[-1] if self._running else ""
-            self._on_product(here if owner is None else owner, owner is not None, macs)
+            has_weight = owner is not None or func is torch.ops.aten.convolution.default  # its kernel was computed
+            self._on_product(here if owner is None else owner, has_weight, macs)
         return result
 
     def _owner(self, value: Tensor) -> str | None:

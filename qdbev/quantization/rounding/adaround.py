@@ -166,8 +166,8 @@ def _order(
 def _rows(x: Tensor, layer: QuantizedLayer) -> Tensor:
     """What the weights are multiplied with in one call, (N, I)."""
     if isinstance(layer, nn.Conv2d):
-        return torch.cat([patches(image[None], layer) for image in x])
-    rows = x.flatten(0, -2)
+        return torch.cat([patches(image[None], layer) for image in x.reshape(-1, *x.shape[-3:])])
+    rows = x.reshape(-1, x.shape[-1])
     return rows[:: max(1, len(rows) // ROWS)]
 
 

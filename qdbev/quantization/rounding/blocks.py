@@ -235,7 +235,10 @@ def _gathered(
 
     def gather(block: Block, x: Tensor) -> None:
         layer, sums = layers[block.layer], gathered.setdefault(block, kind())
-        calls = [patches(image[None], layer) for image in x] if isinstance(layer, nn.Conv2d) else [x.flatten(0, -2)]
+        if isinstance(layer, nn.Conv2d):
+            calls = [patches(image[None], layer) for image in x.reshape(-1, *x.shape[-3:])]  # one image may come alone
+        else:
+            calls = [x.reshape(-1, x.shape[-1])]  # and one vector
         for x_NI in calls:
             sums.add(x_NI)
 

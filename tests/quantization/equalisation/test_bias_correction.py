@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -192,3 +193,24 @@ def test_empirical_correction_removes_the_mean_error_of_every_layer() -> None:
         "conv.weight", "linear.weight", "attn.in_proj_weight", "attn.out_proj.weight",
     ]  # fmt: skip
     assert correction.refused == {"bare.weight": "it has no bias", "idle.weight": "it did not run"}
+
+
+def test_calls_by_keyword_and_single_images_are_corrected_alike() -> None:
+    class Keywords(Mixed):
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = torch.stack([self.conv(input=image).relu().flatten(1).T for image in x])
+            tokens = self.bare(input=self.linear(input=tokens).relu())
+            out: Tensor = self.attn(query=tokens + 1, key=tokens, value=tokens, need_weights=False)[0]
+            return out
+
+    torch.manual_seed(0)
+    model, x = Mixed().eval(), torch.rand(2, 3, 8, 8)
+    other = Keywords().eval()
+    other.load_state_dict(model.state_dict())
+    shifts = []
+    for network_of in (model, other):
+        quantized(network_of)
+        shifts.append(correct_empirically(network_of, partial(network_of, x)).shifts)
+    assert list(shifts[0]) == list(shifts[1]) and len(shifts[0]) == 4
+    for name, shift in shifts[0].items():
+        torch.testing.assert_close(shifts[1][name], shift, rtol=1e-4, atol=1e-6)

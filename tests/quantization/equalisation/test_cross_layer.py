@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -161,6 +162,29 @@ def test_a_shared_weight_is_refused() -> None:
     model[4].weight = model[2].weight
     found = find_connections(model, lambda: model(torch.randn(2, 3)))
     assert found.pairs == () and found.refused["0"] == "2 shares its weight with another layer"
+
+
+def test_an_attention_whose_last_projection_is_used_elsewhere_is_refused() -> None:
+    class Elsewhere(nn.Module):
+        def __init__(self, *, shared: bool) -> None:
+            super().__init__()
+            self.attn, self.other = (nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+            if shared:
+                self.other.out_proj = self.attn.out_proj
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.attn(x, x, x)[0]
+            out: Tensor = self.attn.out_proj(self.other(x, x, x)[0])
+            return out
+
+    for shared, other in ((True, "attn and other have one out_proj"), (False, "")):
+        model, x = Elsewhere(shared=shared).eval(), torch.randn(2, 3, 8)
+        found = find_connections(model, partial(model, x))
+        assert found.refused["attn"] == (other or "attn.out_proj is also called by itself")
+        assert found.refused.get("other", "") == other
+        expected = model(x)
+        equalise(model, found.pairs)
+        torch.testing.assert_close(model(x), expected)
 
 
 def test_stated_pairs_are_taken_in_place_of_what_was_seen() -> None:

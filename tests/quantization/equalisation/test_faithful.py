@@ -77,6 +77,19 @@ def test_a_wrong_rewrite_is_an_error_that_names_the_layer(wrong: Callable[[nn.Mo
         example()
 
 
+def test_a_network_that_does_not_run_any_more_is_an_error_that_says_why() -> None:
+    class Asks(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = super().forward(x)
+            return result.view(-1, self[1].num_features)
+
+    model = Asks(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    example = checked(model)
+    example.rewritten("folding", changed=fold_batchnorm(model, example).changed)
+    with pytest.raises(ValueError, match=r"folding left a network that does not run \(AttributeError: .*num_features"):
+        example()
+
+
 class Chaos(nn.Module):
     """Doubles what is wrong thirty times: what rounding allows is everything."""
 

@@ -28,7 +28,7 @@ class Network(nn.Module):
 
     def forward(self, x):
         y = self.first(x)
-        x = self.query(y) * self.key(y)
+        x = self.query(input=y) * self.key(y)
         y = self.residual(x)
         x = self.branch(y + self.hidden(y))
         y = self.attended(x)

@@ -11,6 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.nn.utils.prune import l1_unstructured
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from qdbev.quantization import bops, count_macs, macs_by_part, make_plan, observing, quantize, set_parts
@@ -146,6 +148,24 @@ def test_each_is_planned_with_a_reason_and_counted_by_hand_in_float_and_quantize
     assert [line for line in count_macs(model, run) if line.is_layer] == [line for line in lines if line.is_layer]
 
 
+COMPUTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
+    "weight norm": (lambda: parametrizations.weight_norm(nn.Conv2d(4, 6, 3)), IMAGE, 2 * 6 * 16 * 36),
+    "spectral norm": (lambda: parametrizations.spectral_norm(nn.Conv1d(4, 6, 3)), (2, 4, 7), 2 * 6 * 5 * 12),
+    "orthogonal": (lambda: parametrizations.orthogonal(nn.Linear(4, 4)), (2, 4), 2 * 16),
+    "pruned": (lambda: l1_unstructured(nn.ConvTranspose2d(4, 6, 2), "weight", 0.5), IMAGE, 2 * 4 * 36 * 24),
+    "recurrent": (lambda: parametrizations.weight_norm(nn.GRU(4, 3), "weight_hh_l0"), (5, 2, 4), 10 * 63),
+    "cell": (lambda: l1_unstructured(nn.LSTMCell(4, 3), "weight_ih", 0.5), (2, 4), 2 * 84),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_layers_whose_weight_is_computed_count_as_others(name: str) -> None:
+    make, shape, macs = COMPUTED[name]
+    model = nn.ModuleDict({"layer": make()}).eval()
+    lines = count_macs(model, lambda: model["layer"](torch.randn(shape)))
+    assert sum(line.macs for line in lines if line.is_layer) == macs
+
+
 class ByFunction(nn.Module):
     """Products without a layer: of weights, of views of weights, and of activations."""
 
@@ -165,6 +185,8 @@ class ByFunction(nn.Module):
             return torch.einsum("bnc,cd->bnd", tokens, self.matrix)
         if how == "convolution":
             return F.conv2d(x.reshape(1, 4, 5, 2), self.kernel, padding=1)
+        if how == "computed":
+            return F.conv2d(x.reshape(1, 4, 5, 2), self.kernel.tanh(), padding=1)
         if how == "transposed":
             return F.conv_transpose2d(torch.ones(1, 2, 3, 3), self.kernel)
         if how == "scores":
@@ -181,6 +203,7 @@ class ByFunction(nn.Module):
         ("matmul", "function", "layer", 2 * 5 * 12),
         ("einsum", "function", "layer", 2 * 5 * 12),
         ("convolution", "function", "layer", 2 * 10 * 36),
+        ("computed", "function", "layer", 2 * 10 * 36),
         ("transposed", "function", "layer", 18 * 36),
         ("scores", "function", "layer.table", 2 * 5 * 24),
         ("bmm", "product", "layer", 2 * 25 * 4),
@@ -247,6 +270,13 @@ def test_sparse_convolutions_count_the_pairs_of_their_rule_book(layer: nn.Module
         "layer",
         *(("not_counted", 0) if macs is None else ("sparse_conv", macs)),
     )
+
+
+def test_rows_of_lengths_of_their_own_are_not_counted() -> None:
+    model = nn.ModuleDict({"layer": nn.Linear(4, 3)})
+    rows = torch.nested.nested_tensor([torch.randn(2, 4), torch.randn(3, 4)])
+    (line,) = count_macs(model, lambda: model["layer"](rows))
+    assert (line.path, line.kind, line.macs) == ("layer", "not_counted", 0)
 
 
 def test_packed_sequences_count_the_steps_they_have() -> None:

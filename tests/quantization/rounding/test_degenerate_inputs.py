@@ -202,3 +202,30 @@ def test_a_layer_that_runs_on_nothing_did_not_run():
     done = compensate_rounding(model, lambda: model(torch.zeros(0, 5)), ["all"])
     assert set(done.refused.values()) == {"it did not run"} and not done.errors
     assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+class Single(nn.Module):
+    """A convolution and a linear layer, which take a batch as well as a single image."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4, 3)
+
+    def forward(self, image):
+        return self.last(self.conv(image).relu().amax((-1, -2)))
+
+
+@pytest.mark.parametrize("method", ["gptq", "adaround"])
+def test_single_images_and_vectors_round_as_a_batch_of_them(method):
+    images, weights = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)), []
+    for batches in (list(images), [images]):
+        torch.manual_seed(0)
+        model = Single().eval()
+        plan = make_plan(model, parts={"all": [""]}, weight_bits=3, activation_bits=8)
+        quantize(model, plan, weights=WeightGrid(follow=False))
+        with torch.no_grad(), observing(model):
+            model(images)
+        done = METHODS[method](model, lambda network, batches=batches: [network(batch) for batch in batches])
+        assert len(done.errors) == 2
+        weights.append(torch.cat([model.conv.weight.flatten(), model.last.weight.flatten()]))
+    torch.testing.assert_close(*weights)
