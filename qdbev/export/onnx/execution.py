@@ -17,7 +17,7 @@ from qdbev.export.onnx.gate.node_table import (
     layer_fates,
     layer_fates_of_openvino,
 )
-from qdbev.export.onnx.packages import onnx_package, openvino_package, runtime_package
+from qdbev.export.onnx.packages import onnx_package, openvino_core, runtime_package
 
 if TYPE_CHECKING:
     import onnx
@@ -90,12 +90,11 @@ class OpenVinoSession:
 
     def __init__(self, model: onnx.ModelProto, *, threads: int = 1, taps: Sequence[str] = ()) -> None:
         """See ``Session``."""
-        package = openvino_package()
+        core = openvino_core()
         self._model = with_taps(model, taps)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "model.onnx")
             path.write_bytes(self._model.SerializeToString())
-            core = package.Core()
             settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
             self._compiled: Any = core.compile_model(core.read_model(path), "CPU", settings)
         self._outputs = [output.name for output in self._model.graph.output]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from functools import cache
 from typing import Any
 
 _INSTALL = "pip install -e .[export]"
@@ -23,6 +24,16 @@ def runtime_package() -> Any:
 def openvino_package() -> Any:
     """``openvino``."""
     return _imported("openvino")
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO, once a process and to its end.
+
+    Its CPU plugin gives signal handlers another stack. Where two cores end in the order they were made, the second puts
+    back the stack that the first has unmapped, and the next signal is a segmentation fault.
+    """
+    return openvino_package().Core()
 
 
 def _imported(name: str) -> Any:

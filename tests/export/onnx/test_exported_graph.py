@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -102,6 +105,21 @@ def test_openvino_runs_all_of_it_in_integers(frame: FrameGraph) -> None:
     assert {each.weight for each in fates if each.operator == "unnamed"} in (one_row, set())
     assert {each.fate for each in fates if each.weight not in one_row} == {"integers"} and len(fates) == 56
     assert session.foreign(lowered.weights) == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="no list of mapped memory is here")
+def test_signal_handlers_have_a_stack_after_openvino(frame: FrameGraph) -> None:
+    pytest.importorskip("openvino")
+    lowered = runtime_graph(neutral_graph(frame), target="openvino")
+    first, second = OpenVinoSession(lowered.model), OpenVinoSession(lowered.model, taps=lowered.taps)
+    del first
+    gc.collect()
+    del second
+    gc.collect()
+    stack = (ctypes.c_size_t * 3)()  # its address, flags and a size
+    assert ctypes.CDLL(None).sigaltstack(None, stack) == 0
+    ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
+    assert stack[1] or any(int(start, 16) <= stack[0] < int(end, 16) for start, end in ranges)
 
 
 def test_three_bits_narrow_and_a_layer_in_float() -> None:
