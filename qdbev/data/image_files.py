@@ -6,6 +6,8 @@ in the file (EXIF) is left alone: calibration, tables and the devkit mean the pi
 
 from __future__ import annotations
 
+import re
+import zlib
 from typing import Any
 
 import cv2
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 NOT_WHOLE = "is truncated or not an image"
 HOLE = "has a hole: a run of zeros that no encoder writes"
+OTHER_BYTES = "has bytes in its picture that no encoder writes"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
@@ -22,6 +25,8 @@ _JPEG_END = b"\xff\xd9"
 _SCAN, _HUFFMAN = 0xDA, 0xC4
 _BASELINE = (0xC0, 0xC1)
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_FOREIGN_MARKER = re.compile(rb"\xff[\x01-\xc3\xc5-\xcf\xd8\xde\xdf\xf0-\xfd]|\xff{4}")
+"""No zero (a byte of 0xFF), restart, or start of what may stand between scans; nor more filling than between those."""
 _HOLE_BYTES = 24  # zeros in a row; nuScenes' images have at most 2
 _FLAT_HOLE_BYTES = 4096  # where the tables of a file let zeros mean an even surface
 
@@ -37,7 +42,7 @@ def flaw(raw: bytes) -> str:
     'is truncated or not an image'
     """
     if raw.startswith(_PNG):
-        return "" if _PNG_END in raw else NOT_WHOLE
+        return _flaw_of_png(raw)
     if not raw.startswith(_JPEG):
         return "" if raw and decoded(raw) is not None else NOT_WHOLE
     segments = _segments(raw)
@@ -48,7 +53,28 @@ def flaw(raw: bytes) -> str:
     if end < 0:
         return NOT_WHOLE
     hole = _FLAT_HOLE_BYTES if _zeros_may_be_even(raw, segments) else _HOLE_BYTES
-    return HOLE if bytes(hole) in raw[start:end] else ""
+    if bytes(hole) in raw[start:end]:
+        return HOLE
+    return OTHER_BYTES if _has_foreign_marker(raw[start:end]) else ""
+
+
+def _flaw_of_png(raw: bytes) -> str:
+    """Whether its chunks follow each other up to the last, each with the sum that it states."""
+    place, name = len(_PNG), b""
+    while name != b"IEND":
+        length, name = int.from_bytes(raw[place : place + 4]), raw[place + 4 : place + 8]
+        stop = place + 8 + length
+        if stop + 4 > len(raw):
+            return NOT_WHOLE
+        if zlib.crc32(raw[place + 4 : stop]) != int.from_bytes(raw[stop : stop + 4]):
+            return OTHER_BYTES
+        place = stop + 4
+    return ""
+
+
+def _has_foreign_marker(picture: bytes) -> bool:
+    """Whether 0xFF stands before what no encoder puts behind it in the picture of a JPEG."""
+    return _FOREIGN_MARKER.search(picture) is not None
 
 
 def stated_size(raw: bytes) -> tuple[int, int] | None:

@@ -18,12 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from qdbev.data.image_files import NOT_WHOLE, decoded, flaw, stated_size
-from qdbev.data.nuscenes.findings import Finding
+from qdbev.data.nuscenes.findings import Finding, warning
 
-_FORMAT = 1
+_FORMAT = 2
 _THREADS = 8
 _SETTLED_NS = 2_000_000_000  # the clock of a file system is coarse: what changed later than this is read again
 
@@ -62,6 +63,7 @@ def look_into_files(
             findings += [
                 _finding(file, root=root, fault=memory[file.name][-1]) for file in files if memory[file.name][-1]
             ]
+            findings += _twins(files, memory=memory)
             _note(own, memory=memory, lidar=lidar)
     return findings
 
@@ -112,9 +114,15 @@ def _read(file: File, state: list[int], *, root: Path) -> list[Any]:
         raw = (root / file.name).read_bytes()
     except OSError as error:
         return [*state, now, _listed(file.size_px), "", f"cannot be read ({error.strerror})"]
-    fault = "" if file.size_px is None else _fault(raw, size_px=file.size_px)
+    fault = _fault_of_points(raw) if file.size_px is None else _fault(raw, size_px=file.size_px)
     fault = fault or ("" if raw else "is empty")
     return [*state, now, _listed(file.size_px), hashlib.sha256(raw).hexdigest(), fault]
+
+
+def _fault_of_points(raw: bytes) -> str:
+    if len(raw) % 4:
+        return "is cut in the middle of a number"
+    return "" if np.isfinite(np.frombuffer(raw, dtype="<f4")).all() else "holds numbers that are not finite"
 
 
 def _fault(raw: bytes, *, size_px: tuple[int, int]) -> str:
@@ -133,6 +141,19 @@ def _finding(file: File, *, root: Path, fault: str) -> Finding:
     kind, table = ("LiDAR file", "lidar") if file.size_px is None else ("camera image", "image")
     sentence = f"{kind} {root / file.name} {fault}; unpack or generate it again"
     return Finding(table, "sample_data", file.name, sentence)
+
+
+def _twins(files: Sequence[File], *, memory: Memory) -> list[Finding]:
+    """Files of one scene with the same bytes: a camera that stood still, or one that was copied to another's place."""
+    first: dict[str, str] = {}
+    twins = [
+        file.name for file in files if first.setdefault(memory[file.name][-2] or file.name, file.name) != file.name
+    ]
+    if not twins:
+        return []
+    other = first[memory[twins[0]][-2]]
+    sentence = f"{len(twins)} files have the bytes of another one, such as {twins[0]} those of {other}"
+    return [warning("file", "sample_data", twins[0], sentence)]
 
 
 def _state(path: Path) -> list[int]:

@@ -16,7 +16,7 @@ from nuscenes import NuScenes
 from qdbev.data.nuscenes.checks.boxes import box_findings
 from qdbev.data.nuscenes.checks.can_bus import can_bus_findings
 from qdbev.data.nuscenes.checks.scenes import chain_of, scene_findings
-from qdbev.data.nuscenes.checks.sensors import sensor_findings
+from qdbev.data.nuscenes.checks.sensors import places_of, sensor_findings
 from qdbev.data.nuscenes.checks.structure import structure_findings
 from qdbev.data.nuscenes.contents import look_into_files
 from qdbev.data.nuscenes.findings import Finding, errors_of
@@ -24,7 +24,7 @@ from qdbev.data.nuscenes.records import Sample, read_samples
 from qdbev.data.nuscenes.sample_cache import cache_key
 from qdbev.data.nuscenes.tables import available_scenes, choose_scenes, open_tables, read_tables
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,10 @@ def _findings(source: Source, *, scenes: Sequence[str]) -> list[Finding]:
     found += sensor_findings(tables, chains=chains)
     if any(chains):
         found += box_findings(tables, samples=[sample for chain in chains for sample in chain])
-    for row, chain in zip(rows, chains, strict=True):
-        times = [sample["timestamp"] for sample in chain]
-        found += can_bus_findings(source.root, scene=row["name"], times_us=times)
+    if not errors_of(found):
+        for row, chain in zip(rows, chains, strict=True):
+            times, places = [sample["timestamp"] for sample in chain], places_of(tables, chain=chain)
+            found += can_bus_findings(source.root, scene=row["name"], times_us=times, places=places)
     return found
 
 

@@ -110,6 +110,14 @@ def _plain(row: dict[str, Any]) -> None:
     row["name"] = category_to_detection_name(row["name"]) or row["name"]
 
 
+def _scaled(field: str, factor: float) -> Callable[[dict[str, Any]], object]:
+    return lambda row: row.update({field: row[field] * factor})
+
+
+def _shouted(row: dict[str, Any]) -> None:
+    row["name"] = row["name"].title()
+
+
 def _of_another_camera(row: dict[str, Any]) -> None:
     row["filename"] = row["filename"].replace("CAM_FRONT", "CAM_BACK")
 
@@ -156,7 +164,18 @@ TABLE_FAULTS: list[tuple[str, Callable[[Tree], object], str]] = [
     ("chain", lambda t: t.change("scene", _set(nbr_samples=3), token=t.scene["token"]), "its row says 3"),
     ("chain", lambda t: t.change("sample", _set(next=t.chain[1])), "go in a circle"),
     ("time", lambda t: t.change("sample", _set(timestamp=t.rows("sample")[0]["timestamp"])), "time does not grow"),
+    ("time", lambda t: t.change("sample", _scaled("timestamp", 1e-6), every=True), "are 0.5 microseconds apart"),
+    ("time", lambda t: t.change("sample", _scaled("timestamp", 1e-3), every=True), "are 500 microseconds apart"),
+    ("time", lambda t: t.change("sample", _scaled("timestamp", 1000), every=True), "are 5e+08 microseconds apart"),
     # sensors
+    ("quaternion", lambda t: t.change("ego_pose", _set(rotation=[0.6, 0.8, 0, 0])), "leans by 106 degrees"),
+    (
+        "intrinsic",
+        lambda t: t.change("calibrated_sensor", _set(camera_intrinsic=[[0.8, 0, 0.5], [0, 1.4, 0.5], [0, 0, 1]])),
+        "has focal lengths of 0.8 and 1.4 px on an image of 176x96",
+    ),
+    ("field", lambda t: t.change("sample_data", _set(filename="a\nb.jpg")), "'a\\nb.jpg', not a path inside"),
+    ("field", lambda t: t.change("sample_data", _set(filename="\ud800.jpg")), "a path inside the data set"),
     ("finite", lambda t: t.change("ego_pose", _set(translation=[NAN, 0, 0])), "translation of ego_pose"),
     ("quaternion", lambda t: t.change("ego_pose", _set(rotation=[0.0] * 4)), "has length 0, not 1"),
     ("quaternion", lambda t: t.change("calibrated_sensor", _set(rotation=[0.0] * 4)), "rotation of calibrated_sensor"),
@@ -179,6 +198,10 @@ TABLE_FAULTS: list[tuple[str, Callable[[Tree], object], str]] = [
         "translation of sample_annotation",
     ),
     ("size", lambda t: t.change("sample_annotation", _set(size=[0, 1, 1])), "size of sample_annotation"),
+    ("size", lambda t: t.change("sample_annotation", _set(size=[1930, 4800, 1659])), "which are metres"),
+    ("quaternion", lambda t: t.change("sample_annotation", _set(rotation=[0, 0, 0.6, 0.8])), "leans by 74 degrees"),
+    ("category", lambda t: t.change("category", _shouted, every=True), "nuScenes writes vehicle.car"),
+    ("category", lambda t: t.change("category", lambda row: row.update(name=row["name"] + " "), every=True), "writes"),
     ("size", lambda t: t.change("sample_annotation", _set(size=[1, NAN, 1])), "size of sample_annotation"),
     (
         "attribute",
@@ -249,6 +272,57 @@ def test_what_is_odd_is_said_and_works(tree: Tree) -> None:
     assert any("files of" in f.sentence or "its file of" in f.sentence for f in errors_of(tree.seen().findings))
 
 
+def _longways(row: dict[str, Any]) -> None:
+    row["size"] = [row["size"][1], row["size"][0], row["size"][2]]
+
+
+def _alone(row: dict[str, Any]) -> None:
+    row.update(prev="", next="")
+
+
+def _turned_round(row: dict[str, Any]) -> None:
+    w, x, y, z = row["rotation"]
+    row["rotation"] = [-z, y, -x, w]
+
+
+def _in_kmh(rows: Rows) -> None:
+    for row in rows:
+        row["vel"] = [3.6 * value for value in row["vel"]]
+
+
+def _thrown(tree: Tree) -> None:
+    token = tree.row("sample_annotation", tree.rows("sample_annotation"))["token"]
+    tree.change("sample_annotation", lambda row: row.update(translation=[9e3, 9e3, 0]), token=token)
+
+
+def _twice(tree: Tree) -> None:
+    rows = tree.rows("sample_annotation")
+    copies = [row | {"token": f"{row['token']}x", "prev": "", "next": ""} for row in rows]
+    tree.write("sample_annotation", rows + copies)
+
+
+@pytest.mark.parametrize(
+    ("code", "damage", "phrase"),
+    [
+        ("size", lambda t: t.change("sample_annotation", _longways, every=True), "are wider than long"),
+        ("attribute", lambda t: t.change("sample_annotation", _set(attribute_tokens=[]), every=True), "mAAE is 1"),
+        ("link", lambda t: t.change("sample_annotation", _alone, every=True), "mAVE is 1"),
+        ("link", _thrown, "m/s to its next box"),
+        ("box", _twice, "boxes stand twice in their sample"),
+        ("box", _twice, "objects have two boxes in a sample"),
+        ("pose", lambda t: t.change("ego_pose", _turned_round, every=True), "does ego_pose point where it looks"),
+        ("can-bus", lambda t: t.messages(_in_kmh), "its poses make"),
+    ],
+)
+def test_what_is_likely_in_another_unit_or_order_is_said(
+    tree: Tree, code: str, damage: Callable[[Tree], object], phrase: str
+) -> None:
+    damage(tree)
+    seen = tree.seen()
+    assert len(seen.samples) == 4 and not errors_of(seen.findings)
+    assert any(finding.code == code and phrase in finding.sentence for finding in seen.findings), seen.findings
+
+
 def _category(tree: Tree) -> str:
     """The category of one object of the val scene that is no class of its own."""
     instance = tree.row("sample_annotation", tree.rows("sample_annotation"))["instance_token"]
@@ -296,6 +370,14 @@ IMAGE_FAULTS: list[tuple[str, Callable[[bytes], bytes], str]] = [
     ("empty", lambda raw: b"", "truncated or not an image"),
     ("text", lambda raw: b"<html>404</html>", "not an image"),
     ("another size", lambda raw: _encoded(_decoded(raw)[:50], ".jpg"), "its table says 176x96"),
+    (
+        "a third of 0xFF",
+        lambda raw: raw[: len(raw) // 2] + b"\xff" * 99 + raw[len(raw) // 2 + 99 :],
+        "no encoder writes",
+    ),
+    ("two in one", lambda raw: raw[: len(raw) // 2] + raw, "no encoder writes"),
+    ("a changed PNG", lambda raw: _flipped(_encoded(_decoded(raw), ".png")), "no encoder writes"),
+    ("a PNG without its middle", lambda raw: _middle_out(_encoded(_decoded(raw), ".png")), "truncated"),
     ("a cut PNG", lambda raw: _encoded(_decoded(raw), ".png")[:-200], "truncated"),
 ]
 
@@ -306,6 +388,15 @@ def _decoded(raw: bytes) -> Any:
 
 def _encoded(image: Any, ending: str) -> bytes:
     return bytes(cv2.imencode(ending, image)[1].tobytes())
+
+
+def _flipped(raw: bytes) -> bytes:
+    half = len(raw) // 2
+    return raw[:half] + bytes([raw[half] ^ 1]) + raw[half + 1 :]
+
+
+def _middle_out(raw: bytes) -> bytes:
+    return raw[: len(raw) // 2] + raw[-12:]
 
 
 @pytest.mark.parametrize(("damage", "phrase"), [row[1:] for row in IMAGE_FAULTS], ids=[row[0] for row in IMAGE_FAULTS])
@@ -343,6 +434,13 @@ def test_digests_follow_contents_and_files_are_read_once(tree: Tree, monkeypatch
     assert [file for file in reads if file.suffix == ".jpg"] == [path]
 
 
+def test_a_camera_with_the_picture_of_another_is_said(tree: Tree) -> None:
+    front, right, *_ = tree.own_images()
+    right.write_bytes(front.read_bytes())
+    (finding,) = tree.seen().findings
+    assert not finding.error and finding.code == "file" and "1 files have the bytes of another one" in finding.sentence
+
+
 def test_lidar_is_looked_into_where_it_is_read(tree: Tree) -> None:
     tree.own_images()
     rows = tree.rows("sample_data")
@@ -353,6 +451,10 @@ def test_lidar_is_looked_into_where_it_is_read(tree: Tree) -> None:
     assert scene_digest(tree.seen().samples) != before
     path.write_bytes(path.read_bytes()[::-1])
     assert scene_digest(tree.seen(lidar=True).samples) != before
+    raw = path.read_bytes()
+    for damaged, phrase in ((raw[:-1], "is cut"), (b"\xff" * len(raw), "not finite")):
+        path.write_bytes(damaged)
+        assert phrase in errors_of(tree.seen(lidar=True).findings)[0].sentence and tree.seen().findings == ()
     path.unlink()
     assert tree.seen().findings == ()
     (finding,) = tree.seen(lidar=True).findings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 from nuscenes import NuScenes
@@ -11,6 +12,8 @@ from nuscenes import NuScenes
 from qdbev.data.nuscenes.findings import Finding, warning
 
 _LONGEST_GAP_US = 10_000_000
+_KEY_FRAMES_APART_US = (10_000, 100_000_000)
+"""Nearer or farther ones are told in seconds, milliseconds or nanoseconds."""
 
 
 def chain_of(tables: NuScenes, *, scene: dict[str, Any]) -> list[dict[str, Any]]:
@@ -74,6 +77,7 @@ def _times(name: str, *, chain: list[dict[str, Any]]) -> Iterator[Finding]:
         yield warning("chain", "scene", name, f"{name} has no key frame")
     elif chain[0]["timestamp"] < 0:
         yield Finding("time", "sample", chain[0]["token"], f"the time of sample {chain[0]['token']} is below zero")
+    yield from _unit(name, chain=chain)
     for before, after in pairwise(chain):
         token, passed_us = after["token"], after["timestamp"] - before["timestamp"]
         if passed_us <= 0:
@@ -83,3 +87,15 @@ def _times(name: str, *, chain: list[dict[str, Any]]) -> Iterator[Finding]:
                 f"{passed_us / 1e6:.1f} s pass before sample {token} of {name}; key frames are half a second apart"
             )
             yield warning("time", "sample", token, sentence)
+
+
+def _unit(name: str, *, chain: list[dict[str, Any]]) -> Iterator[Finding]:
+    """Times in another unit than microseconds: all velocities would be wrong."""
+    gaps_us = [after["timestamp"] - before["timestamp"] for before, after in pairwise(chain)]
+    nearest, farthest = _KEY_FRAMES_APART_US
+    if gaps_us and min(gaps_us) > 0 and not nearest <= median(gaps_us) <= farthest:
+        sentence = (
+            f"key frames of {name} are {median(gaps_us):g} microseconds apart, where nuScenes' are 500000; timestamps "
+            "are whole microseconds"
+        )
+        yield Finding("time", "scene", name, sentence)

@@ -18,6 +18,9 @@ LIDAR = "LIDAR_TOP"
 UNIT_TOLERANCE = 1e-3
 _RIG_DEGREES = 60.0
 _FASTEST_MPS = 100.0
+_UPRIGHT_DEGREES = 60.0
+_LONG_WAY_M = 10.0
+_SHORTEST_FOCAL = 0.05  # of the side of an image: 168 degrees are seen, more than a pinhole shows
 _LATEST_US = 500_000
 
 Row = dict[str, Any]
@@ -94,11 +97,17 @@ def _clocks(tables: NuScenes, *, rows: Sequence[Row]) -> Iterator[Finding]:
 
 def _poses(tables: NuScenes, *, rows: Sequence[Row]) -> Iterator[Finding]:
     tokens = dict.fromkeys(row["ego_pose_token"] for row in rows)
-    yield from placed("ego_pose", [tables.get("ego_pose", token) for token in tokens])
+    yield from placed("ego_pose", [tables.get("ego_pose", token) for token in tokens], upright=True)
 
 
-def placed(name: str, rows: Sequence[Row]) -> Iterator[Finding]:
-    """Rows whose ``translation`` is not finite, or whose ``rotation`` is no quaternion of length 1."""
+def placed(name: str, rows: Sequence[Row], *, upright: bool = False) -> Iterator[Finding]:
+    """Rows whose ``translation`` is not finite, or whose ``rotation`` is no quaternion of length 1.
+
+    Args:
+        name: Of the table.
+        rows: Of it.
+        upright: Whether what they place stands on the ground, as vehicles and boxes do.
+    """
     if not rows:
         return
     places = np.array([row["translation"] for row in rows], dtype=np.float64)
@@ -111,6 +120,17 @@ def placed(name: str, rows: Sequence[Row]) -> Iterator[Finding]:
     for at in np.flatnonzero(~(np.abs(length - 1) <= UNIT_TOLERANCE)):
         token = rows[at]["token"]
         yield Finding("quaternion", name, token, f"rotation of {name} {token} has length {length[at]:.4g}, not 1")
+    if upright and (np.abs(length - 1) <= UNIT_TOLERANCE).all():
+        yield from _tilted(name, rows=rows, turns=turns)
+
+
+def _tilted(name: str, *, rows: Sequence[Row], turns: Array) -> Iterator[Finding]:
+    """What lies on its side or head: quaternions in another order give that."""
+    degrees = np.degrees(np.arccos(np.clip(rotation_matrices(turns)[:, 2, 2], -1, 1)))
+    for at in np.flatnonzero(degrees > _UPRIGHT_DEGREES):
+        token = rows[at]["token"]
+        says = f"leans by {degrees[at]:.0f} degrees; quaternions are w, x, y, z"
+        yield Finding("quaternion", name, token, f"rotation of {name} {token} {says}")
 
 
 def _calibrations(tables: NuScenes, *, rows: Sequence[Row]) -> Iterator[Finding]:
@@ -135,6 +155,10 @@ def _intrinsic(sensor: Row, *, image: Row) -> Iterator[Finding]:
     elif min(matrix[0, 0], matrix[1, 1]) <= 0 or not np.allclose(matrix[2], [0, 0, 1], atol=1e-6):
         says = "has no positive focal lengths over a last row 0 0 1"
         yield Finding("intrinsic", "calibrated_sensor", token, f"camera_intrinsic of {token} ({channel}) {says}")
+    elif min(matrix[0, 0] / max(image["width"], 1), matrix[1, 1] / max(image["height"], 1)) < _SHORTEST_FOCAL:
+        lengths = f"{matrix[0, 0]:g} and {matrix[1, 1]:g} px on an image of {image['width']}x{image['height']}"
+        says = f"has focal lengths of {lengths}; they are in pixels of this image"
+        yield Finding("intrinsic", "calibrated_sensor", token, f"camera_intrinsic of {token} ({channel}) {says}")
     elif not (0 < matrix[0, 2] < image["width"] and 0 < matrix[1, 2] < image["height"]):
         says = f"has its centre outside the image of {image['width']}x{image['height']}"
         yield warning("intrinsic", "calibrated_sensor", token, f"camera_intrinsic of {token} ({channel}) {says}")
@@ -150,13 +174,39 @@ def _direction(sensor: Row, *, channel: str) -> Iterator[Finding]:
         yield warning("rig", "calibrated_sensor", sensor["token"], sentence)
 
 
+def _ego_poses(tables: NuScenes, *, chain: Sequence[Row]) -> list[Row]:
+    tokens = [tables.get("sample_data", sample["data"][LIDAR])["ego_pose_token"] for sample in chain]
+    return [tables.get("ego_pose", token) for token in tokens]
+
+
+def places_of(tables: NuScenes, *, chain: Sequence[Row]) -> Array:
+    """(S, 3) where the vehicle is at some samples that have a LiDAR frame, in the global frame."""
+    places = [pose["translation"] for pose in _ego_poses(tables, chain=chain)]
+    return np.array(places, dtype=np.float64).reshape(-1, 3)
+
+
 def _jumps(tables: NuScenes, *, chains: Sequence[Sequence[Row]]) -> Iterator[Finding]:
     for chain in chains:
-        lidar = [tables.get("sample_data", sample["data"][LIDAR]) for sample in chain]
-        places = [np.array(tables.get("ego_pose", row["ego_pose_token"])["translation"]) for row in lidar]
-        for before, after, start, sample in zip(places, places[1:], chain, chain[1:], strict=False):
+        poses, places = _ego_poses(tables, chain=chain), places_of(tables, chain=chain)
+        if not np.isfinite(places).all():
+            continue
+        steps = np.diff(places, axis=0)
+        for step, start, sample in zip(steps, chain, chain[1:], strict=False):
             seconds = (sample["timestamp"] - start["timestamp"]) * 1e-6
-            speed = float(np.linalg.norm(after - before)) / seconds if seconds > 0 else 0.0
+            speed = float(np.linalg.norm(step)) / seconds if seconds > 0 else 0.0
             if speed > _FASTEST_MPS:
                 token = sample["token"]
                 yield warning("pose", "ego_pose", token, f"the vehicle makes {speed:.0f} m/s before sample {token}")
+        yield from _backwards(chain, steps=steps, poses=poses)
+
+
+def _backwards(chain: Sequence[Row], *, steps: Array, poses: Sequence[Row]) -> Iterator[Finding]:
+    """A vehicle that drives where its back looks, over a distance: its heading is in another order or frame."""
+    way = float(np.linalg.norm(steps, axis=1).sum())
+    turns = np.array([pose["rotation"] for pose in poses], dtype=np.float64)
+    if way < _LONG_WAY_M or not (np.abs(np.linalg.norm(turns, axis=1) - 1) <= UNIT_TOLERANCE).all():
+        return
+    ahead = float((steps * rotation_matrices(turns)[:-1, :, 0]).sum())
+    if ahead < way / 2:
+        says = f"drives {way:.0f} m and {ahead:.0f} m of them ahead, from sample {chain[0]['token']}"
+        yield warning("pose", "ego_pose", chain[0]["token"], f"the vehicle {says}: does ego_pose point where it looks?")

@@ -6,6 +6,7 @@ sense (finite, of length one, positive) the other checks ask, of the scenes in u
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,7 @@ from qdbev.data.nuscenes.findings import Finding, quoted
 Row = dict[str, Any]
 Tables = dict[str, list[Row]]
 _MISSING = object()
+_UNNAMEABLE = re.compile(r"[\\\x00-\x1f\x7f\ud800-\udfff]")
 _SHOWN_ROWS = 20  # findings of one field
 
 
@@ -93,7 +95,7 @@ def _paths(column: Sequence[Any]) -> bool:
 
 
 def _leaves(path: str) -> bool:
-    return path.startswith("/") or "\\" in path or "\0" in path or ".." in PurePosixPath(path).parts
+    return bool(path.startswith("/") or _UNNAMEABLE.search(path) or ".." in PurePosixPath(path).parts)
 
 
 def _vectors(length: int) -> Accepts:
