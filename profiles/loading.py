@@ -18,7 +18,7 @@ from profiles.document import ProfileError
 from profiles.home import expanded, is_file
 from profiles.overrides import apply_overrides, overlay, parse_override
 from profiles.profile import Profile
-from profiles.wording import did_you_mean, quoted
+from profiles.wording import counted, did_you_mean, quoted
 from profiles.yaml_text import LONGEST, read_yaml
 
 BUILTIN = Path(__file__).parent / "builtin"
@@ -96,7 +96,8 @@ def _validated(content: dict[str, Any], *, title: str, culprits: list[str]) -> P
         f"{text} (from {quoted(typed[text.split()[0]])[1:-1]})" if text.split()[0] in typed else text
         for text in sentences[:_TOLD]
     ]
-    more = [f"{len(sentences) - _TOLD} more fields are wrong"] if len(sentences) > _TOLD else []
+    beyond = len(sentences) - _TOLD
+    more = [f"{counted(beyond, 'more field')} {'is' if beyond == 1 else 'are'} wrong"] if beyond > 0 else []
     raise ProfileError(f"{title}: " + "; and ".join([*marked, *more]))
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from pipelines.assembly.containers import Unclear, reading_of
 from pipelines.assembly.foreign_arrays import STANDINS, with_tensors
 from pipelines.store.integrity import UnusableInput
+from profiles.wording import counted
 
 _GROWTH = 2  # torch.save does not compress, and sparse storage is refused: a file holds what it announces
 _SLACK_BYTES = 2**20
@@ -61,8 +62,8 @@ def read_checkpoint(path: Path, *, wanted: Collection[str] = ()) -> Checkpoint:
     wrong = [name for name, one in tensors.items() if one.is_floating_point() and not one.isfinite().all()]
     if wrong:
         raise UnusableInput(
-            f"{path} holds numbers that are not finite in {len(wrong)} tensors (first {wrong[0]}): its training "
-            "diverged, or half precision overflowed; save it again from sound weights in float32"
+            f"{path} holds numbers that are not finite in {counted(len(wrong), 'tensor')} (first {wrong[0]}): its "
+            "training diverged, or half precision overflowed; save it again from sound weights in float32"
         )
     return Checkpoint(tensors, (*remarks, *converted), _classes(content), _marks(content))
 
@@ -146,7 +147,7 @@ def _in_float32(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str,
     others = [one.dtype for one in state.values() if one.is_floating_point() and one.dtype != torch.float32]
     kinds = " and ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others}))
     converted = {name: one.float() if one.is_floating_point() else one for name, one in state.items()}
-    return converted, (f"{len(others)} tensors of {kinds} became float32",) if others else ()
+    return converted, (f"{counted(len(others), 'tensor')} of {kinds} became float32",) if others else ()
 
 
 def _classes(content: Any) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from profiles.wording import counted
+
 Tensors = dict[str, Tensor]
 
 _ELSE = re.compile(r"optim|sched|message_hub|^meta$|scaler|callbacks|loops|rng|hyper_parameters|config|^args$", re.I)
@@ -128,11 +130,11 @@ def _plain_names(tensors: Tensors, *, wanted: Collection[str]) -> tuple[Tensors,
         if prefix is None:
             return tensors, tuple(remarks)
         inner = {name.removeprefix(prefix): one for name, one in tensors.items() if name.startswith(prefix)}
-        remarks.append(f"{prefix} taken off {len(inner)} names: {_WRAPPERS[prefix[:-1]]}")
+        remarks.append(f"{prefix} taken off {counted(len(inner), 'name')}: {_WRAPPERS[prefix[:-1]]}")
         if len(inner) < len(tensors):
             beside = sorted({name.partition(".")[0] for name in tensors if not name.startswith(prefix)})
             names = ", ".join(beside[:_LISTED])
-            remarks.append(f"{len(tensors) - len(inner)} tensors beside {prefix}* left out: {names}")
+            remarks.append(f"{counted(len(tensors) - len(inner), 'tensor')} beside {prefix}* left out: {names}")
         tensors = inner
 
 
@@ -151,7 +153,7 @@ def _without_copies(tensors: Tensors, *, wanted: Collection[str]) -> tuple[Tenso
         return tensors, []
     starts = sorted({"ema_" if first.startswith("ema_") else f"{first}." for first in copies.values()})
     kinds = " and ".join(f"{start}*" for start in starts[:_LISTED])
-    remark = f"{len(copies)} tensors {kinds} left out: a training hook's second copy"
+    remark = f"{counted(len(copies), 'tensor')} {kinds} left out: a training hook's second copy"
     return {name: one for name, one in tensors.items() if name not in copies}, [remark]
 
 
@@ -166,7 +168,7 @@ def _wrapper(tensors: Tensors, *, wanted: Collection[str]) -> str | None:
 
 
 def _listed(places: Mapping[str, Tensors]) -> str:
-    said = [f"{name or 'beside them'} ({len(tensors)} tensors)" for name, tensors in places.items()]
+    said = [f"{name or 'beside them'} ({counted(len(tensors), 'tensor')})" for name, tensors in places.items()]
     return ", ".join(said[:_LISTED]) + (f" and {len(said) - _LISTED} more" if len(said) > _LISTED else "")
 
 

@@ -107,8 +107,8 @@ def _read_split(data: DataProfile, name: str, *, lidar: bool, progress: bool) ->
         samples, notes = seen.samples, notes_of(seen.findings)
     if not samples:
         raise ValueError(
-            f"the {len(names)} scenes of split {name} in {root} hold no key frame; unpack the tables again, or name "
-            "another folder as data.source."
+            f"none of {counted(len(names), 'scene')} of split {name} in {root} holds a key frame; unpack "
+            "the tables again, or name another folder as data.source."
         )
     return Split(root, data.version, samples, scene_digest(samples), notes=tuple(notes))
 
@@ -128,7 +128,7 @@ def notes_on(split: Split) -> tuple[str, ...]:
         return split.notes
     return (
         *split.notes,
-        f"no CAN bus for {lacking} of {len(split.scenes)} scenes: their motion is from ego poses",
+        f"no CAN bus for {lacking} of {counted(len(split.scenes), 'scene')}: their motion is from ego poses",
     )
 
 

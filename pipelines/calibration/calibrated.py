@@ -19,6 +19,7 @@ from pipelines.lineage.keys import calibration_key
 from pipelines.lineage.kinds import CALIBRATION
 from pipelines.store.making import Content, Made, made
 from profiles.sections.schedule import PARTS
+from profiles.wording import counted
 from qdbev.quantization import CheckedRun, Keeper, trainable_parameters
 
 
@@ -65,7 +66,7 @@ def _calibrate(job: Job, *, source: str, tokens: list[str], key: str) -> Content
         message="; ".join(
             [
                 *filter(None, [*(record.sentence() for record in records), checked]),
-                f"calibrated on {len(tokens)} samples of the train split",
+                f"calibrated on {counted(len(tokens), 'sample')} of the train split",
             ]
         ),
     )

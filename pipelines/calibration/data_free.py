@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pipelines.assembly.detector import Detector
 from pipelines.assembly.quantized import Bits, Quantized, with_quantizers
 from profiles import Profile
+from profiles.wording import counted
 from qdbev.quantization import (
     Absorption,
     CheckedRun,
@@ -56,7 +57,7 @@ class Equalised:
         """How many of each."""
         absorbed = sum(bool((constant > 0).any()) for constant in self.absorption.constants.values())
         return (
-            f"equalised {len(self.connections.pairs)} pairs of layers, absorbed biases of {absorbed}, "
+            f"equalised {counted(len(self.connections.pairs), 'pair')} of layers, absorbed biases of {absorbed}, "
             f"corrected those of {len(self.correction.shifts)}"
         )
 

@@ -21,6 +21,7 @@ from pipelines.calibration.rounding import compare_rounded, compensate, learn_ro
 from profiles import Profile
 from profiles.sections.calibration import CalibrationMethod, CalibrationProfile
 from profiles.sections.schedule import PARTS
+from profiles.wording import counted
 from qdbev.quantization import CheckedRun, Keeper
 
 
@@ -57,10 +58,8 @@ class CalibrationRow:
         """What would be done, a sentence a step."""
         section = profile.calibration
         before = [self.before.format(model=profile.model.name)] if self.before else []
-        ranges = (
-            f"calibrate {profile.model.name} to {profile.quantization.label} on {section.samples} samples of the train "
-            "split"
-        )
+        samples = counted(section.samples, "sample")
+        ranges = f"calibrate {profile.model.name} to {profile.quantization.label} on {samples} of the train split"
         return [*before, ranges, *([self.after(section)] if self.after else [])]
 
 
@@ -110,7 +109,7 @@ def _corrects_biases(section: CalibrationProfile) -> str:
     return {
         "none": "leave the biases as they are",
         "analytic": "correct the biases of the layers whose mean input a batch norm tells, without data",
-        "empirical": f"correct the biases of all layers, running the {section.samples} samples once for each",
+        "empirical": f"correct the biases of all layers, running {counted(section.samples, 'sample')} once for each",
     }[section.bias_correction]
 
 
@@ -120,15 +119,15 @@ def _compensates(_section: CalibrationProfile) -> str:
 
 def _learns_layers(section: CalibrationProfile) -> str:
     return (
-        f"learn the rounding of the weights, {section.iterations} steps for each layer, so that its output on these "
-        "samples changes least"
+        f"learn the rounding of the weights, {counted(section.iterations, 'step')} for each layer, so that its output "
+        "on these samples changes least"
     )
 
 
 def _learns_blocks(section: CalibrationProfile) -> str:
     return (
-        f"learn the rounding of the weights, {section.iterations} steps for each block, and its activation ranges, so "
-        "that its output on these samples changes least"
+        f"learn the rounding of the weights, {counted(section.iterations, 'step')} for each block, and its activation "
+        "ranges, so that its output on these samples changes least"
     )
 
 

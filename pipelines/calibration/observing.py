@@ -16,6 +16,7 @@ from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import Split, ordered_dataset
 from pipelines.store.integrity import fetched
+from profiles.wording import counted
 from qdbev.data.nuscenes.records import Sample
 from qdbev.data.queues.batches import streaming_batches
 from qdbev.quantization import observing, quantized_layers, ranges_missing
@@ -85,7 +86,7 @@ def _noting_calls(detector: Detector) -> Iterator[set[str]]:
 
 def _reason_missing(missing: Sequence[str], *, ran: Collection[str]) -> str:
     """Why quantizers saw nothing, and what helps."""
-    first = f"{len(missing)} quantizers saw nothing in calibration, first {missing[0]}"
+    first = f"{counted(len(missing), 'quantizer')} saw nothing in calibration, first {missing[0]}"
     if any(missing[0].startswith(f"{path}.") for path in ran):
         return f"{first}: its layer ran on empty inputs alone; use more calibration.samples"
     return (

@@ -15,6 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from profiles.sections.calibration import CalibrationProfile
+from profiles.wording import counted
 from qdbev.quantization import CheckedRun, Compensation, Keeper, adaptive_rounding, compensate_rounding
 
 _NOW = {"gptq": "compensated", "adaround": "learned"}
@@ -38,8 +39,8 @@ class Rounded:
             return f"rounded no weights ({self.method}.json says why)"
         nearest, now = (sorted(errors)[len(errors) // 2] for errors in zip(*self._errors(), strict=True))
         return (
-            f"rounded {len(self._errors())} weights so that outputs change least: a median of {now:.2%} of an output's "
-            f"variance, {nearest:.2%} by nearest rounding"
+            f"rounded {counted(len(self._errors()), 'weight')} so that outputs change least: a median of {now:.2%} of "
+            f"an output's variance, {nearest:.2%} by nearest rounding"
         )
 
     def write(self, folder: Path) -> None:

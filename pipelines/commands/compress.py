@@ -26,6 +26,7 @@ from pipelines.store.making import Content, made
 from profiles import Profile
 from profiles.detectors.detector import FEATURES
 from profiles.sections.schedule import PARTS, Optimisation
+from profiles.wording import counted
 
 _LOG = logging.getLogger(__name__)
 _OF_A_STEP = 5.0  # frames of inference that a sample costs when it trains: history, forward, backward
@@ -70,7 +71,7 @@ def _own_bits_dry(job: Job, *, controls: bool) -> Outcome:
     stated = job.stated
     first = [
         f"evaluate the float {stated.model.name} and calibrate it to {stated.quantization.label}: what may be spent",
-        f"choose bits for every layer within that, from {stated.bit_plan.samples} training samples",
+        f"choose bits for every layer within that, from {counted(stated.bit_plan.samples, 'training sample')}",
     ]
     then = run(job.of(untrained(stated, plan="PLAN")), controls=controls, dry_run=True)
     return Outcome(would_do=[*first, *then.would_do], messages=then.messages)
@@ -243,20 +244,26 @@ def _would_do(profile: Profile, *, controls: bool) -> list[str]:
     from pipelines.training.stages import stage_parts
 
     groups = stage_parts(profile.qat.stages, without=profile.model.empty_parts)
-    quantization, distillation = profile.quantization, profile.distillation.schedule
+    bits, distillation = profile.quantization.label, profile.distillation.schedule
+    calibrating = counted(profile.calibration.samples, "sample")
     return [
         f"evaluate the float {profile.model.name}",
-        f"calibrate to {quantization.label} on {profile.calibration.samples} samples of the train split, evaluate",
+        f"calibrate to {bits} on {calibrating} of the train split, evaluate",
         *(
-            f"stage {number}: quantize {' and '.join(group)} too, train {profile.qat.steps(group)} steps, evaluate"
+            f"stage {number}: quantize {' and '.join(group)} too, "
+            f"train {counted(profile.qat.steps(group), 'step')}, evaluate"
             for number, group in enumerate(groups, start=1)
         ),
-        *([f"distil from the float detector: {distillation.steps} steps, evaluate"] if distillation.steps else []),
+        *(
+            [f"distil from the float detector: {counted(distillation.steps, 'step')}, evaluate"]
+            if distillation.steps
+            else []
+        ),
         *(
             ["train float for all these steps, and QAT for those of distillation without a teacher, evaluate both"]
             if controls
             else []
         ),
-        f"{profile.evaluation.bootstrap_resamples} paired resamples of scenes for each difference to float",
+        f"{counted(profile.evaluation.bootstrap_resamples, 'paired resample')} of scenes for each difference to float",
         *forecast(profile, stages=groups),
     ]

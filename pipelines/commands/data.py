@@ -103,7 +103,7 @@ def prepare(
     shown = [findings_table(findings)] if findings else []
     if errors := errors_of(findings):
         kinds = ", ".join(f"{code} {count}" for code, count in counted(errors).items())
-        messages = [f"not ready: {len(errors)} errors ({kinds}); --json lists all"]
+        messages = [f"not ready: {len(errors)} error{'' if len(errors) == 1 else 's'} ({kinds}); --json lists all"]
         return Outcome(tables=shown, messages=messages, details=details, ok=False)
     rows = [_counts(name, inspection.samples, root=root) for name, inspection in seen.items()]
     words = f"--set data.source={shlex.quote(str(root))} --set data.version={data.version}"

@@ -14,6 +14,7 @@ from pipelines.training.objectives import refuse_untapped
 from pipelines.training.stages import trained_stages
 from pipelines.training.teacher import refuse_unkeepable
 from profiles import Profile
+from profiles.wording import counted
 
 
 def run(job: Job, *, control: bool = False, dry_run: bool = False) -> Outcome:
@@ -42,9 +43,9 @@ def run(job: Job, *, control: bool = False, dry_run: bool = False) -> Outcome:
 
 def _steps(profile: Profile, *, control: bool) -> list[str]:
     """What would be done, a sentence a step."""
-    steps, name = profile.distillation.schedule.steps, profile.model.name
+    steps, name = counted(profile.distillation.schedule.steps, "step"), profile.model.name
     if control:
-        return [f"train the quantized {name} on without a teacher: {steps} steps"]
+        return [f"train the quantized {name} on without a teacher: {steps}"]
     by = ", ".join(profile.distillation.objectives)
-    sentence = f"distil the quantized {name} from its float self: {steps} steps, by {by}"
+    sentence = f"distil the quantized {name} from its float self: {steps}, by {by}"
     return [sentence, *distillation_forecast(profile)]

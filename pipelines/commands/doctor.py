@@ -59,7 +59,8 @@ def run() -> Outcome:
     rows = [[check["name"], "ok" if check["ok"] else "MEND", check["found"], check["do"]] for check in checks]
     headers, keys = ["what", "", "found", "what to do"], ["what", "state", "found", "what to do"]
     answers = plain_table("doctor", title="doctor", headers=headers, rows=rows, keys=keys)
-    message = "everything is in place" if bad == 0 else f"{bad} of {len(checks)} checks ask for something to be done"
+    ask = "asks" if bad == 1 else "ask"
+    message = "everything is in place" if bad == 0 else f"{bad} of {len(checks)} checks {ask} for something to be done"
     return Outcome(tables=[answers], messages=[message], details={"checks": checks}, ok=bad == 0)
 
 

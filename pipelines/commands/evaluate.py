@@ -14,6 +14,7 @@ from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import SCORED_BEFORE, compared_with_devkit, evaluation_of
 from pipelines.scoring.published import against_published
 from pipelines.store.artifacts import Artifact
+from profiles.wording import counted
 from qdbev.reporting.tables.results import comparison_table
 from qdbev.reporting.tables.table import Table, plain_table
 
@@ -48,8 +49,8 @@ def run(
         said = f"{SCORED_BEFORE}, at {sealed.manifest.record.created[:19]} UTC; --force scores again"
     more = [sentence for sentence in (said, *sealed.manifest.notes, against_published(sealed)) if sentence]
     if section.split == "test":
-        count = sealed.manifest.data["samples"]
-        submitted = f"submission of {count} samples, without scores, for the nuScenes server: {sealed.file(SUBMISSION)}"
+        samples = counted(int(str(sealed.manifest.data["samples"])), "sample")
+        submitted = f"submission of {samples}, without scores, for the nuScenes server: {sealed.file(SUBMISSION)}"
         return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted, *more])
     if official:
         more.append(compared_with_devkit(sealed, split=job.of(as_made(model, profile=job.profile)).evaluation_split()))
@@ -64,13 +65,13 @@ def run(
 def overall_table(evaluation: Artifact) -> Table:
     """NDS, mAP and the five errors in one row."""
     metrics = evaluation.manifest.metrics
-    scenes, samples = evaluation.manifest.data["scenes"], evaluation.manifest.data["samples"]
+    scenes, samples = (counted(int(str(evaluation.manifest.data[f"{noun}s"])), noun) for noun in ("scene", "sample"))
     return plain_table(
         "scores",
         title="Scores",
         headers=list(SCORES),
         rows=[[metrics[name] for name in SCORES]],
-        notes=[f"{samples} samples of {scenes} scenes, detection_cvpr_2019"],
+        notes=[f"{samples} of {scenes}, detection_cvpr_2019"],
     )
 
 

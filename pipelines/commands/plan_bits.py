@@ -15,6 +15,7 @@ from pipelines.lineage.kinds import PARETO_PICTURE
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.artifacts import Artifact
 from profiles import Profile
+from profiles.wording import counted
 from qdbev.quantization.planning.bit_plan import RESOURCES
 from qdbev.reporting.tables.costs import not_counted_notes
 from qdbev.reporting.tables.table import plain_table
@@ -49,14 +50,16 @@ def _steps(profile: Profile) -> list[str]:
     bits = ", ".join(map(str, section.candidates))
     what = "weights and inputs" if len(measured_tensors(profile)) == 2 else "weights"
     alone = f"with each layer's {what} alone at {bits} bits"
-    steps = [f"compare the outputs on {section.samples} training samples {alone}"]
+    steps = [f"compare the outputs on {counted(section.samples, 'training sample')} {alone}"]
     if section.criterion == "hessian":
         steps = [
-            f"estimate the traces of the Hessian with {section.probes} probes on {section.samples} training "
-            f"samples, and the error of each layer's weights at {bits} bits"
+            f"estimate the traces of the Hessian with {counted(section.probes, 'probe')} on "
+            f"{counted(section.samples, 'training sample')}, and the error of each layer's weights at {bits} bits"
         ]
     if section.criterion == "nds":
-        count = f"{evaluations(profile)} evaluations on {section.scenes} scenes of the train split"
+        count = (
+            f"{counted(evaluations(profile), 'evaluation')} on {counted(section.scenes, 'scene')} of the train split"
+        )
         steps.append(f"score {alone}: {count}, less those that an interrupted run has kept")
     limits = [f"{name} at most {value:g}" for name, value in section.budgets.items() if name in ("size", "bops")]
     limits = [f"{' and '.join(limits)} of the float one"] if limits else []

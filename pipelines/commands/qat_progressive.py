@@ -13,6 +13,7 @@ from pipelines.scoring.evaluation import evaluate_artifact
 from pipelines.store.events import where_to_look
 from pipelines.training.stages import stage_parts, trained_stages
 from profiles import Profile
+from profiles.wording import counted
 
 
 def run(job: Job, *, dry_run: bool = False) -> Outcome:
@@ -42,4 +43,4 @@ def run(job: Job, *, dry_run: bool = False) -> Outcome:
 
 def _sentence(profile: Profile, *, number: int, groups: Sequence[tuple[str, ...]]) -> str:
     parts, steps = groups[number - 1], profile.qat.steps(groups[number - 1])
-    return f"stage {number}: quantize {' and '.join(parts)} too, train {steps} steps"
+    return f"stage {number}: quantize {' and '.join(parts)} too, train {counted(steps, 'step')}"

@@ -10,6 +10,7 @@ from pipelines.reporting.outcome import Outcome
 from pipelines.store.events import where_to_look
 from pipelines.training.float_training import controls_of, float_trained, trained_on
 from profiles import Profile
+from profiles.wording import counted
 
 
 def run(job: Job, *, further: bool = False, dry_run: bool = False) -> Outcome:
@@ -48,5 +49,5 @@ def _origins(trainings: Sequence[Profile], *, further: bool) -> list[str]:
 def _step(profile: Profile, *, origin: str) -> str:
     schedule = profile.float_training
     parts = "" if schedule.parts is None else f" ({', '.join(schedule.parts)})"
-    size = schedule.batch_size
-    return f"train {profile.model.name}{parts} from {origin}: {schedule.steps} steps of {size} samples"
+    steps, size = counted(schedule.steps, "step"), counted(schedule.batch_size, "sample")
+    return f"train {profile.model.name}{parts} from {origin}: {steps} of {size}"

@@ -22,6 +22,7 @@ from pipelines.store.integrity import UnusableInput, fetched
 from pipelines.store.making import Content, Made, made
 from pipelines.store.sealing import explained_writing
 from profiles import Profile
+from profiles.wording import counted
 from qdbev.data.queues.batches import streaming_batches
 from qdbev.detectors.frame_graph import FrameGraph, Tensors
 from qdbev.export.onnx.execution import SESSIONS
@@ -127,7 +128,8 @@ def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, 
         data=settings,
         metrics={"gate": _summary(report)},
         packages=package_versions() | {name: version(name) for name in ("onnx", _PACKAGES[target])},
-        message=f"run for {report.frames} frames: {len(report.taps)} taps agree with the detector",
+        message=f"run for {counted(report.frames, 'frame')}: "
+        f"{counted(len(report.taps), 'tap')} agree with the detector",
     )
 
 

@@ -28,6 +28,7 @@ from pipelines.store.making import Content, Made, made
 from profiles import Profile
 from profiles.sections.model import sealed_model
 from profiles.sections.quantization import QuantizationProfile
+from profiles.wording import counted
 from qdbev.export.packed import (
     CARD,
     CONFIG,
@@ -166,7 +167,7 @@ def _card(folder: Path, *, job: Job, model: Artifact, links: Sequence[Link], bas
 def _says_equal(quantized: Quantized, *, name: str) -> str:
     """The words about an export that is equal."""
     count = len(quantized.detector.state_dict())
-    return f"{count} tensors, equal to those of {name} bit for bit"
+    return f"{counted(count, 'tensor')}, equal to those of {name} bit for bit"
 
 
 def same_as(folder: Path, *, job: Job, model: Artifact) -> str:
@@ -195,7 +196,9 @@ def check_packed(folder: Path, *, quantized: Quantized, profile: Profile) -> Non
     """
     back = load_packed(folder, profile=profile).detector.state_dict()
     if wrong := differing(back, quantized.detector.state_dict()):
-        raise DamagedArtifact(f"{folder} holds {len(wrong)} tensors that are not those of the model, first {wrong[0]}")
+        raise DamagedArtifact(
+            f"{folder} holds {counted(len(wrong), 'tensor')} that are not those of the model, first {wrong[0]}"
+        )
 
 
 def _structure(profile: Profile) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pipelines.reporting.chain_tables import counted_scenes, data_of, is_drawn
 from pipelines.reporting.runs import Run
 from pipelines.reporting.training_curve import curve_svg
 from pipelines.store.artifacts import Artifact
+from profiles.wording import counted
 from qdbev.reporting.charts.sensitivity_chart import sensitivity_picture
 from qdbev.reporting.html import Card, Facts, Picture, Section, html_report
 from qdbev.reporting.tables.rounding import percent_text, score_text, times_text
@@ -52,7 +53,9 @@ def _subtitle(run: Run) -> str:
     if evaluation is not None:
         data, day = evaluation.manifest.data, evaluation.manifest.record.created[:10]
         scenes = counted_scenes(int(str(data["scenes"])))
-        sentences.append(f"{data['samples']} samples of {scenes}, {data_of(evaluation)}, scored on {day}.")
+        sentences.append(
+            f"{counted(int(str(data['samples'])), 'sample')} of {scenes}, {data_of(evaluation)}, scored on {day}."
+        )
     if run.remark:
         sentences.append(f"{run.remark[0].upper()}{run.remark[1:]}.")
     return " ".join(sentences)

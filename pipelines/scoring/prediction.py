@@ -15,6 +15,7 @@ from pipelines.scoring.kept_scenes import KeptScenes
 from pipelines.scoring.results import ResultCollector, Results, together
 from pipelines.store import processes
 from pipelines.store.integrity import UnusableInput, fetched, reading_data
+from profiles.wording import counted
 from qdbev.data.queues.batches import Batch, frames_in, streaming_batches
 from qdbev.evaluation.ground_truth import ground_truth
 from qdbev.evaluation.scores import Scores, score
@@ -91,8 +92,8 @@ def refuse_nothing_to_find(split: Split) -> None:
 
     if not processes.agreed(counting):
         raise UnusableInput(
-            f"no box counts in the {len(split.scenes)} scenes to score: all are without points, or beyond the range of "
-            "their class; evaluate more scenes"
+            f"no box counts in the {counted(len(split.scenes), 'scene')} to score: all are without points, or "
+            "beyond the range of their class; evaluate more scenes"
         )
 
 

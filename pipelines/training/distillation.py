@@ -21,6 +21,7 @@ from pipelines.training.objectives import Objective, given_by, objectives, refus
 from pipelines.training.run import Loss, Training, detection_loss, on_device, run_training
 from pipelines.training.stages import settle_trained, trained_content
 from pipelines.training.teacher import Teacher, teacher_of
+from profiles.wording import counted
 from qdbev.distillation.weight import Weights
 from qdbev.engine import ExtraState, TrainResult, sum_losses
 
@@ -62,7 +63,7 @@ def _distil(job: Job, *, parent: Artifact, key: str) -> Content:
     result = _train(student, job=job, kind=VGD, key=key, loss=loss, extra_state=weights)
     content = trained_content(student, job=job, parent=parent, result=result, training=VGD)
     weighted = "".join(f", weight of {name} {value:.4g}" for name, value in weights.values.items())
-    message = f"{VGD}: {job.profile.distillation.schedule.steps} steps in {result.seconds:.0f} s{weighted}"
+    message = f"{VGD}: {counted(job.profile.distillation.schedule.steps, 'step')} in {result.seconds:.0f} s{weighted}"
     return replace(
         content,
         parents={**content.parents, "teacher": source.digest},
@@ -78,7 +79,8 @@ def _train_on(job: Job, *, parent: Artifact, key: str) -> Content:
     result = _train(student, job=job, kind=QAT_LONGER, key=key, loss=loss)
     content = trained_content(student, job=job, parent=parent, result=result, training=QAT_LONGER)
     return replace(
-        content, message=f"{QAT_LONGER}: {job.profile.distillation.schedule.steps} steps in {result.seconds:.0f} s"
+        content,
+        message=f"{QAT_LONGER}: {counted(job.profile.distillation.schedule.steps, 'step')} in {result.seconds:.0f} s",
     )
 
 

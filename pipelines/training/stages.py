@@ -30,6 +30,7 @@ from pipelines.training.run import Loss, Training, detection_loss, run_training
 from pipelines.training.starting import live_norms, started
 from profiles import Profile
 from profiles.sections.schedule import PARTS, ProgressiveSchedule
+from profiles.wording import counted
 from qdbev.engine import TrainResult
 from qdbev.quantization import hold_ranges, settle_ranges
 
@@ -178,7 +179,9 @@ def _train(job: Job, *, stage: Stage, parent: Artifact, key: str) -> Content:
     return replace(
         content,
         data={**content.data, **stage.place, "parts": list(stage.parts)},
-        message="; ".join(filter(None, [f"{stage.label}: {training.steps} steps in {result.seconds:.0f} s", rounding])),
+        message="; ".join(
+            filter(None, [f"{stage.label}: {counted(training.steps, 'step')} in {result.seconds:.0f} s", rounding])
+        ),
     )
 
 
@@ -244,9 +247,10 @@ def by_step(loss: Loss, *, quantized: Quantized, added: Sequence[str], schedule:
 
 def _refuse_delay_without_end(schedule: ProgressiveSchedule, *, groups: Sequence[Sequence[str]]) -> None:
     shortest = min(schedule.steps(group) for group in groups)
+    steps = counted(shortest, "step")
     if schedule.quantizer_delay and schedule.quantizer_delay >= shortest:
         raise ValueError(
-            f"qat.quantizer_delay is {schedule.quantizer_delay} and the shortest stage has {shortest} steps: what it "
+            f"qat.quantizer_delay is {schedule.quantizer_delay} and the shortest stage has {steps}: what it "
             "adds would never train quantized; choose fewer"
         )
 

@@ -24,6 +24,7 @@ from pipelines.store.integrity import UnusableInput
 from pipelines.store.locations import cache_folder
 from pipelines.training.objectives import CODE, IMAGE, LOGITS, OUTPUTS, taught
 from profiles import Profile, fingerprint
+from profiles.wording import counted
 from qdbev.detectors.features import Features
 from qdbev.distillation.feature_cache import FeatureCache
 
@@ -161,9 +162,10 @@ def keeps(profile: Profile, *, samples: int) -> tuple[bool, str]:
     size_gb = count * sample_bytes(profile) / _GIGABYTE
     if size_gb <= section.cache_limit_gb:
         where = cache_folder(profile.data) / "teacher"
-        return True, f"teacher features of {count:,} samples are kept in {where}, about {size_gb:.2g} GB in float32"
+        features = f"teacher features of {counted(count, 'sample')}"
+        return True, f"{features} are kept in {where}, about {size_gb:.2g} GB in float32"
     reason = (
-        f"features of {count:,} samples would take about {size_gb:,.4g} GB and distillation.cache_limit_gb is "
+        f"features of {counted(count, 'sample')} would take about {size_gb:,.4g} GB and distillation.cache_limit_gb is "
         f"{section.cache_limit_gb:g}"
     )
     if section.cache_teacher == "always":

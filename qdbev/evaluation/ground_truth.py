@@ -64,7 +64,7 @@ def _ground_truth(folder: Path, scenes: tuple[str, ...] | None, _signature: Sign
         first = read_scenes(folder)
     missing = [] if scenes is None else sorted(set(scenes) - set(first))
     if missing:
-        raise ValueError(f"{len(missing)} scene(s) to score are not in {folder}, first {missing[0]}.")
+        raise ValueError(f"{folder} lacks {len(missing)} of the scenes to score, first {missing[0]}.")
     with _reading(folder):
         samples = read_samples(folder, first={name: first[name] for name in (first if scenes is None else scenes)})
         annotations = read_annotations(folder, samples=samples)

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from profiles.wording import counted
 from qdbev_cli import completion
 from qdbev_cli.options import OutputOptions, ProfileOptions, command
 
@@ -94,7 +95,9 @@ def check(
         rows.append([profile.name, profile.model.name, profile.quantization.label, "right"])
     headers, keys = ["profile", "model", "bits", ""], ["profile", "model", "bits", "state"]
     table = plain_table("profiles", title="", headers=headers, rows=rows, keys=keys)
-    return Outcome(tables=[table], messages=[f"{len(rows)} profiles are right"])
+    return Outcome(
+        tables=[table], messages=[f"{counted(len(rows), 'profile')} {'is' if len(rows) == 1 else 'are'} right"]
+    )
 
 
 @app.command("schema")

@@ -39,7 +39,7 @@ def check_tables(root: Path, *, version: str) -> Path:
     missing = [name for name in TABLES if not (folder / f"{name}.json").is_file()]
     if missing:
         raise ValueError(
-            f"{folder} lacks the table(s) {', '.join(f'{name}.json' for name in missing)}; "
+            f"{folder} lacks the table {', '.join(f'{name}.json' for name in missing)}; "
             "unpack the nuScenes metadata again, or generate the synthetic data set again."
         )
     return folder
@@ -147,7 +147,9 @@ def choose_scenes(available: Sequence[str], *, wanted: Sequence[str] | None) -> 
     missing = sorted(set(wanted) - set(available))
     if missing:
         shown = ", ".join(missing[:5]) + (" ..." if len(missing) > 5 else "")
-        raise ValueError(f"{len(missing)} scene(s) asked for are not in the tables: {shown}; generate or unpack them.")
+        raise ValueError(
+            f"the tables lack {len(missing)} of {len(wanted)} scenes asked for: {shown}; generate or unpack them."
+        )
     return list(dict.fromkeys(wanted))
 
 

@@ -135,11 +135,11 @@ TABLE_FAULTS: list[tuple[str, Callable[[Tree], object], str]] = [
     # structure
     ("table", lambda t: t.write("ego_pose", None), "ego_pose.json holds a NoneType, not a list of rows"),
     ("table", lambda t: t.write("sample", {"a": 1}), "sample.json holds a dict"),
-    ("table", lambda t: t.write("sensor", [1, 2]), "sensor.json holds 2 rows that are no objects"),
+    ("table", lambda t: t.write("sensor", [1, 2]), "sensor.json: 2 of 2 rows are no objects"),
     ("map", lambda t: t.write("map", []), "map.json is empty"),
     ("field", lambda t: t.change("sample_annotation", _set(num_lidar_pts=None)), "num_lidar_pts of sample_annotation"),
     ("field", lambda t: t.change("sample_annotation", _lack("num_radar_pts"), every=True), "write 0 where nothing"),
-    ("field", lambda t: t.change("sample_annotation", _lack("size")), "lack size"),
+    ("field", lambda t: t.change("sample_annotation", _lack("size")), "size is missing in 1 of"),
     ("field", lambda t: t.change("sample_annotation", _set(num_lidar_pts=-1)), "a whole number from 0 on"),
     ("field", lambda t: t.change("ego_pose", _set(rotation=[1, 0, 0])), "not 4 numbers"),
     ("field", lambda t: t.change("ego_pose", _set(translation=["1", 0, 0])), "not 3 numbers"),

@@ -59,11 +59,11 @@ TAKEN: dict[str, tuple[Any, tuple[str, ...]]] = {
     "only the averaged ones": ({"state_dict_ema": STATE}, ("the weights are taken from state_dict_ema",)),
     "a loss beside": (
         {"state_dict": STATE, "criterion": PART},
-        ("left out, not the weights: criterion (1 tensors)",),
+        ("left out, not the weights: criterion (1 tensor)",),
     ),
     "a tensor beside": (
         {"state_dict": STATE, "best": torch.ones(1)},
-        ("left out, not the weights: beside them (1 tensors)",),
+        ("left out, not the weights: beside them (1 tensor)",),
     ),
     "teacher of other names": (
         {"student": STATE, "teacher": before("big.", OTHER)},
@@ -78,7 +78,7 @@ TAKEN: dict[str, tuple[Any, tuple[str, ...]]] = {
         {"state_dict": {**before("model.", STATE), "loss.weight": torch.ones(2)}},
         (
             "model. taken off 4 names: saved from a model that holds the detector",
-            "1 tensors beside model.* left out: loss",
+            "1 tensor beside model.* left out: loss",
         ),
     ),
     "Lightning with a second copy": (
@@ -104,7 +104,7 @@ TAKEN: dict[str, tuple[Any, tuple[str, ...]]] = {
     "averaged by torch": (
         {"n_averaged": torch.tensor(3), **before("module.", STATE)},
         (
-            "1 tensors n_averaged.* left out: a training hook's second copy",
+            "1 tensor n_averaged.* left out: a training hook's second copy",
             "module. taken off 4 names: saved from a parallel wrapper",
         ),
     ),
@@ -144,7 +144,7 @@ def test_a_prefix_that_is_the_models_own_stays(tmp_path: Path) -> None:
     [
         ({"model": STATE, "teacher": OTHER}, "which are meant is not clear: model (4 tensors), teacher (4 tensors)"),
         ({"state_dict": STATE, "net": OTHER}, "state_dict (4 tensors), net (4 tensors)"),
-        ({"backbone": before("a.", PART), "head": before("b.", PART)}, "backbone (1 tensors), head (1 tensors)"),
+        ({"backbone": before("a.", PART), "head": before("b.", PART)}, "backbone (1 tensor), head (1 tensor)"),
         ({**STATE, "module.neck.weight": PART, "_orig_mod.neck.weight": STATE["neck.weight"]}, "neck.weight twice"),
         ({"epoch": 3, "model": "resnet"}, "holds a dict of 2 entries (epoch, model), not tensors by name"),
         ({}, "holds an empty dict"),

@@ -287,7 +287,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(
 def test_numbers_that_are_not_finite_are_refused(state: State, tmp_path: Path, value: float) -> None:
     file = saved({**state, A_WEIGHT: torch.full_like(state[A_WEIGHT], value)}, tmp_path / "a.pth")
     said = call(file, tmp_path / "runs", code=3)["error"]
-    assert f"{file} holds numbers that are not finite in 1 tensors (first {A_WEIGHT})" in said
+    assert f"{file} holds numbers that are not finite in 1 tensor (first {A_WEIGHT})" in said
     assert not list((tmp_path / "runs").glob("float-*"))
 
 

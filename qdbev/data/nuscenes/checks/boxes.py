@@ -135,13 +135,13 @@ def _categories(rows: Sequence[Row]) -> Iterator[Finding]:
     counts = Counter(row["category_name"] for row in rows)
     for name, count in sorted(counts.items()):
         if name in DETECTION_NAMES:
-            sentence = f"category {name} is the name of a class ({count} boxes); nuScenes calls it {_spelled(name)}"
+            sentence = f"category {name} is the name of a class (boxes: {count}); nuScenes calls it {_spelled(name)}"
             yield Finding("category", "category", name, sentence)
         elif (meant := name.strip().casefold()) in _known_categories() and meant != name:
             sentence = f"category {quoted(name)} ({count} boxes) counts nowhere; nuScenes writes {meant}"
             yield Finding("category", "category", name, sentence)
         elif name not in _known_categories():
-            sentence = f"category {quoted(name)} is not nuScenes': its {count} boxes count nowhere"
+            sentence = f"category {quoted(name)} is not nuScenes': its boxes ({count}) count nowhere"
             yield warning("category", "category", name, sentence)
 
 

@@ -63,7 +63,7 @@ def _chain(scene: dict[str, Any], *, chain: list[dict[str, Any]], members: set[s
         last = scene["last_sample_token"] or "none"
         yield _broken(previous, f"the chain of {name} ends with sample {previous or 'none'}, its last should be {last}")
     elif lost := sorted(members - {sample["token"] for sample in chain}):
-        yield _broken(lost[0], f"{len(lost)} samples of {name} are not in its chain, first {lost[0]}")
+        yield _broken(lost[0], f"{len(lost)} of {len(members)} samples of {name} are not in its chain, first {lost[0]}")
     elif len(chain) != scene["nbr_samples"]:
         yield _broken(name, f"{name} has {len(chain)} samples, its row says {scene['nbr_samples']}")
 

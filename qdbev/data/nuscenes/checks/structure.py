@@ -37,7 +37,7 @@ def _table(name: str, rows: Any) -> Iterator[Finding]:
         return
     strange = [row for row in rows if not isinstance(row, dict)]
     if strange:
-        yield Finding("table", name, "", f"{name}.json holds {len(strange)} rows that are no objects")
+        yield Finding("table", name, "", f"{name}.json: {len(strange)} of {len(rows)} rows are no objects")
         return
     for field, (expected, accepts) in {"token": _TOKEN, **FIELDS[name]}.items():
         yield from _field(name, rows, field=field, expected=expected, accepts=accepts)
@@ -52,7 +52,11 @@ def _field(name: str, rows: list[Row], *, field: str, expected: str, accepts: Ac
         advice = "; write 0 where nothing counted radar points" if field == "num_radar_pts" else ""
         token = quoted(rows[missing[0]].get("token", missing[0]))
         yield Finding(
-            "field", name, token, f"{len(missing)} rows of {name} lack {field}, first {token}; it is {expected}{advice}"
+            "field",
+            name,
+            token,
+            f"{field} is missing in {len(missing)} of {len(rows)} rows of {name}, first {token}; "
+            f"it is {expected}{advice}",
         )
     for place in [place for place in wrong if column[place] is not _MISSING][:_SHOWN_ROWS]:
         token = quoted(rows[place].get("token", place))
@@ -210,7 +214,12 @@ def _maps(tables: Tables, *, root: Path) -> Iterator[Finding]:
     if not tables["map"]:
         yield Finding("map", "map", "", "map.json is empty; the devkit needs the map of each log, if only a stub")
     elif lacking := [row["token"] for row in tables["log"] if row["token"] not in drawn]:
-        yield Finding("map", "log", lacking[0], f"{len(lacking)} logs have no map in map.json, first {lacking[0]}")
+        yield Finding(
+            "map",
+            "log",
+            lacking[0],
+            f"map.json has no map of {len(lacking)} of {len(tables['log'])} logs, first {lacking[0]}",
+        )
     for row in tables["map"]:
         if not (root / row["filename"]).is_file():
             yield Finding("map", "map", row["token"], f"map {root / row['filename']} is missing; unpack the maps")
