@@ -21,6 +21,7 @@ from qdbev_cli.commands import (
     evaluate,
     export,
     import_weights,
+    lint,
     profiles,
     qat_progressive,
     report,
@@ -71,6 +72,7 @@ app.command("doctor")(doctor.check)
 app.add_typer(data.app, name="data")
 app.command("train-float")(train_float.train)
 app.command("import-weights")(import_weights.import_weights)
+app.command("lint")(lint.lint)
 app.command("calibrate")(calibrate.calibrate)
 app.command("sensitivity")(sensitivity.measure)
 app.command("qat-progressive")(qat_progressive.train)

@@ -88,6 +88,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "data prepare": ("--root", "--version"),
     "train-float": ("--continue",),
     "import-weights": ("REF", "--store"),
+    "lint": ("NAME",),
     "calibrate": ("--method",),
     "sensitivity": ("--bits", "--level", "--plan", "--budget", "--candidates", "--criterion"),
     "qat-progressive": ("--stages",),

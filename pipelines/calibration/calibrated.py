@@ -6,11 +6,11 @@ from functools import partial
 from pathlib import Path
 
 from pipelines.assembly.detector import Detector
-from pipelines.assembly.example import Example
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, quantized_cost, write_quantized
 from pipelines.assembly.samples import notes_on
 from pipelines.assembly.weights import float_artifact, float_detector, package_versions
+from pipelines.calibration.hazards import linted_example
 from pipelines.calibration.kept_rounds import KeptRounds
 from pipelines.calibration.methods import WorkRecord, calibration_row
 from pipelines.calibration.observing import refuse_evaluation_samples, run_samples
@@ -75,7 +75,7 @@ def _calibrate(job: Job, *, source: str, tokens: list[str], key: str) -> Content
 def _with_ranges(detector: Detector, *, job: Job, keeper: Keeper) -> tuple[Quantized, list[WorkRecord], str]:
     """Quantize a float detector and set its ranges; with records of what did more, and by how much rewrites differ."""
     section = job.profile.calibration
-    example = CheckedRun(detector, Example(detector, profile=job.profile, split=job.split("train")))
+    example = CheckedRun(detector, linted_example(detector, job=job))
     smoothing: list[WorkRecord] = []
     if section.smoothing is not None:
         run = partial(run_samples, detector, job=job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from qdbev.ops.deformable_attention import Rows, deformable_attention, has_cpu_kernel, has_cuda_kernel, has_triton
 from qdbev.ops.integer_products import Bytes, integer_weight_bits
+from qdbev.ops.listening import listening
 
 __all__ = [
     "Bytes",
@@ -13,4 +14,5 @@ __all__ = [
     "has_cuda_kernel",
     "has_triton",
     "integer_weight_bits",
+    "listening",
 ]

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qdbev.ops.listening import tell_listeners
 from qdbev.ops.shape_only import shape_only
 
 LevelShapes = Sequence[tuple[int, int]]
@@ -101,6 +102,7 @@ def deformable_attention(
     if value_ESMC.device.type == "meta":  # shapes alone
         shape = (len(offsets_JMLP2), value_ESMC[0, 0].numel())
         return shape_only(value_ESMC, references_RLP2, offsets_JMLP2, weights_JMLP, shape=shape)
+    tell_listeners(references_RLP2, offsets_JMLP2, level_shapes)
     # half-precision coordinates would move the samples by pixels, so all of it runs in float32 at least
     precise = torch.promote_types(value_ESMC.dtype, torch.float32)
     floats = (value_ESMC, references_RLP2, offsets_JMLP2, weights_JMLP)

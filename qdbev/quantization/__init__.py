@@ -66,6 +66,8 @@ from qdbev.quantization.planning.cost import (
     trainable_parameters,
     weights_by_site,
 )
+from qdbev.quantization.planning.hazards.hazard import REMEDIES, Hazard, hazard_counts
+from qdbev.quantization.planning.hazards.watch import WatchedHazards
 from qdbev.quantization.planning.hessian import hutchinson_traces, perturbation_loss
 from qdbev.quantization.planning.macs import MacLine, count_macs, not_counted
 from qdbev.quantization.planning.plan import FLOAT_BITS, FLOAT_OPERATIONS, Plan, Site
@@ -85,6 +87,7 @@ __all__ = [
     "FLOAT_BITS",
     "FLOAT_OPERATIONS",
     "RANGE_PARAMETERS",
+    "REMEDIES",
     "Absorption",
     "ActivationMemory",
     "BitOperations",
@@ -93,6 +96,7 @@ __all__ = [
     "Connections",
     "Correction",
     "Folding",
+    "Hazard",
     "InputGrid",
     "InputMoments",
     "Keeper",
@@ -108,6 +112,7 @@ __all__ = [
     "Smoothing",
     "Summary",
     "WatchedCalls",
+    "WatchedHazards",
     "WeightGrid",
     "absorb_biases",
     "activation_memory",
@@ -129,6 +134,7 @@ __all__ = [
     "fold_batchnorm",
     "freeze_weight_ranges",
     "front",
+    "hazard_counts",
     "hold_ranges",
     "hutchinson_traces",
     "learn_ranges",

@@ -28,12 +28,13 @@ from qdbev_cli.console import as_document, as_text
 ROOT = Path(__file__).parents[2]
 RUN = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
 COMMANDS = [
-    *("doctor", "train-float", "import-weights", "calibrate", "sensitivity", "qat-progressive", "distill-vgd"),
+    *("doctor", "train-float", "import-weights", "lint", "calibrate", "sensitivity", "qat-progressive", "distill-vgd"),
     *("evaluate", "compress", "report", "data", "export", "artifacts", "profiles"),
 ]
 WORK = {
     "train_float": ["train-float"],
     "import_weights": ["import-weights", "w.pth"],
+    "lint": ["lint"],
     "calibrate": ["calibrate"],
     "sensitivity": ["sensitivity"],
     "qat_progressive": ["qat-progressive"],
@@ -46,7 +47,7 @@ WORK = {
 }
 TABLE = plain_table("accuracy", title="Accuracy", headers=["detector", "NDS"], rows=[["float", 0.4]])
 OUTCOME = Outcome(tables=[TABLE], metrics={"nds": 0.4}, messages=["done"])
-NO_STORE, NO_FORCE = ("data",), ("data", "report")  # a data set is no artifact, and a report makes none
+NO_STORE, NO_FORCE = ("data",), ("data", "report", "lint")  # a data set is no artifact; the others make none
 
 Calls = list[tuple[str, Profile, dict[str, Any]]]
 """Command, profile, and its keywords; of a job also its ``store``, ``force`` and ``progress``."""
@@ -94,7 +95,7 @@ def test_help_lists_every_command_with_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [[one] for one in COMMANDS[:10]] + [["data", "synth"], ["export", "packed"], ["artifacts", "show"]]
+    "words", [[one] for one in COMMANDS[:11]] + [["data", "synth"], ["export", "packed"], ["artifacts", "show"]]
 )
 def test_every_command_explains_itself_with_an_example(words: list[str]) -> None:
     result = RUN.invoke(app, [*words, "--help"])
@@ -211,6 +212,7 @@ def test_an_option_that_would_mean_nothing_is_refused(calls: Calls, name: str, o
     ("words", "expected"),
     [
         (["calibrate", "--method", "dfq"], {}),
+        (["lint", "nano", "--profile", "w4a4"], {}),
         (["sensitivity"], {"level": "part"}),
         (["sensitivity", "--bits", "w4a4", "--level", "module"], {"level": "module"}),
         (["qat-progressive", "--stages", "1"], {}),
