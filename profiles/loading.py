@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from profiles.complaint import complaints
 from profiles.document import ProfileError
-from profiles.home import expanded, is_file
+from profiles.home import expanded, is_file, what_lies
 from profiles.overrides import apply_overrides, overlay, parse_override
 from profiles.profile import Profile
 from profiles.wording import counted, did_you_mean, quoted
@@ -173,7 +173,8 @@ def _find(name_or_path: str, *, known: dict[str, Path], noun: str) -> Path:
     if path.suffix in (".yaml", ".yml") or "/" in name_or_path:
         if is_file(path):
             return path.resolve()
-        raise ProfileError(f"there is no {noun} file {quoted(str(path))[1:-1]}")
+        name = quoted(str(path))[1:-1]
+        raise ProfileError(f"{name} {other}" if (other := what_lies(path)) else f"there is no {noun} file {name}")
     other = kind_of(name_or_path)
     hint = f"; it is a {other}: --{other} {name_or_path}" if other else did_you_mean(name_or_path, known)
     raise ProfileError(

@@ -24,6 +24,8 @@ from profiles.wording import counted
 
 _GROWTH = 2  # torch.save does not compress, and sparse storage is refused: a file holds what it announces
 _SLACK_BYTES = 2**20
+_BLOCK_BYTES = 2**22
+_NAMED = 5  # objects
 _ADVICE = "copy it again, or save model.state_dict() alone"
 
 
@@ -72,6 +74,7 @@ def _content(path: Path) -> Any:
     if not path.is_file():
         raise UnusableInput(f"{path} is no file that can be read")
     _refuse_bombs(path)
+    _refuse_changed_bytes(path)
     try:
         if _is_safetensors(path):
             return load_file(path)
@@ -79,7 +82,8 @@ def _content(path: Path) -> Any:
             return with_tensors(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # foreign bytes make the readers fail in any way
         named = _objects_in(path) if isinstance(error, pickle.UnpicklingError) else ()
-        reason = f"it holds {', '.join(named)}" if named else "it is damaged, or holds objects"
+        some = ", ".join(named[:_NAMED]) + (", ..." if len(named) > _NAMED else "")
+        reason = f"it holds {some}" if named else "it is damaged, or holds objects"
         raise UnusableInput(
             f"{path} cannot be read as plain tensors: {reason} that could run code and are never loaded; {_ADVICE}"
         ) from error
@@ -107,6 +111,37 @@ def _refuse_bombs(path: Path) -> None:
         raise UnusableInput(
             f"{path} is refused: it has {size} bytes and announces {announced}; torch.save never compresses; {_ADVICE}"
         )
+
+
+def _refuse_changed_bytes(path: Path) -> None:
+    """Refuse a zip in which some entries are not what their sums say: torch itself does not look.
+
+    ``torch.save`` can be told to leave the sums out; then all are wrong, which says nothing.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            wrong = [entry.filename for entry in entries if not _is_whole(archive, entry)]
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError, OSError):
+        return  # for torch to refuse
+    if 0 < len(wrong) < len(entries):
+        raise UnusableInput(
+            f"{path} is damaged: {len(wrong)} of its {len(entries)} parts are not what their checksums say (first "
+            f"{wrong[0]}); copy it again"
+        )
+
+
+def _is_whole(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    """Whether the bytes of an entry have the checksum that its directory states."""
+    try:
+        with archive.open(entry) as stream:
+            while stream.read(_BLOCK_BYTES):
+                pass
+    except zipfile.BadZipFile:
+        return False
+    return True
 
 
 def _refuse_what_is_not_there(tensors: Mapping[str, Tensor], *, path: Path) -> None:

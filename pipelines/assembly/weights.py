@@ -26,7 +26,7 @@ from pipelines.store.integrity import UnusableInput, reading_data
 from pipelines.store.locations import ZOO
 from pipelines.store.making import Content, made
 from profiles import Profile, builtin_models, load
-from profiles.home import expanded, is_file
+from profiles.home import expanded, is_file, what_lies
 from profiles.sections.model import ModelProfile
 from qdbev.detectors.boxes.convention import in_official_code
 
@@ -66,6 +66,7 @@ def float_artifact(job: Job) -> Artifact:
     if source == "random":
         return _random(replace(job, force=False))
     path = expanded(source)
+    _refuse_other_than_file(source)
     if is_file(path) or path.suffix in (".pth", ".safetensors"):
         return imported(replace(job, force=False), path=path)
     return store.adopt(store.open(source))
@@ -84,9 +85,16 @@ def refuse_missing_weights(job: Job) -> None:
     elif source == "zoo":
         _shipped(model)
     elif source != "random" and not is_file(path := expanded(source)):
+        _refuse_other_than_file(source)
         if path.suffix in (".pth", ".safetensors"):
             raise UnusableInput(f"model.weights is {source}, and there is no such file")
         store.open(source)
+
+
+def _refuse_other_than_file(source: str) -> None:
+    """Refuse a pipe, a device or a link that leads nowhere; a folder may be an artifact."""
+    if source and (what := what_lies(path := expanded(source))) and not path.is_dir():
+        raise UnusableInput(f"model.weights is {source}, which {what}; name a file of weights or an artifact")
 
 
 def imported(job: Job, *, path: Path) -> Artifact:

@@ -265,3 +265,11 @@ def test_a_wrong_recipe_is_refused(recipe: str, sentence: str, tmp_path: Path) -
         recipe = str(path)
     with pytest.raises(ProfileError, match=re.escape(sentence)):
         profiles.load("w4a6", recipes=[recipe])
+
+
+def test_a_path_that_leads_to_no_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "circle.yaml").symlink_to(tmp_path / "circle.yaml")
+    with pytest.raises(ProfileError, match=r"circle\.yaml is a link that leads nowhere"):
+        profiles.load(str(tmp_path / "circle.yaml"))
+    with pytest.raises(ProfileError, match="is a folder"):
+        profiles.load(f"{tmp_path}/")

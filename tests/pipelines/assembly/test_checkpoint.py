@@ -211,3 +211,22 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
     (tmp_path / "zero.pth").symlink_to("/dev/zero")
     with pytest.raises(UnusableInput, match="is no file that can be read"):
         read_checkpoint(tmp_path / "zero.pth")
+
+
+def test_bytes_that_are_not_what_their_checksum_says_are_refused(tmp_path: Path) -> None:
+    assert is_state(read(STATE, tmp_path))
+    path = tmp_path / "file.pth"
+    raw = path.read_bytes()
+    place = raw.index(np.arange(6, dtype=np.float32).tobytes())
+    path.write_bytes(raw[:place] + b"\1" + raw[place + 1 :])
+    with pytest.raises(UnusableInput, match=r"is damaged: 1 of its \d+ parts are not what their checksums say"):
+        read_checkpoint(path, wanted=NAMES)
+
+
+def test_files_without_checksums_are_read(tmp_path: Path) -> None:
+    usual = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        assert is_state(read(STATE, tmp_path))
+    finally:
+        torch.serialization.set_crc32_options(usual)

@@ -66,6 +66,8 @@ FOREIGN: dict[str, Callable[[Path], object]] = {
     "empty.pth": lambda path: path.write_bytes(b""),
     "words.pth": lambda path: path.write_text("hello"),
     "folder.pth": lambda path: path.mkdir(),
+    "pipe": os.mkfifo,
+    "circle": lambda path: path.symlink_to(path),
     "list.pth": lambda path: torch.save([torch.ones(9)], path),
     "nested.pth": lambda path: torch.save({"state_dict": [torch.ones(9)]}, path),
     "bomb.pth": lambda path: torch.save({"a": Bomb(path.parent / "exploded")}, path),
