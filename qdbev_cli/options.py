@@ -211,13 +211,20 @@ class WorkOptions(ProfileOptions):
 class ReadOptions(StoreOptions, WorkOptions):
     """Of commands that read artifacts."""
 
-    def job(self, *words: str | None) -> Job:
-        """What is wanted and where, the profile with all overrides and with ``words`` (None is skipped)."""
-        profile = self.load_profile(*words)  # what is mistyped there is said before anything large is imported
+    def job(self, *words: str | None, reading: str | None = None) -> Job:
+        """What is wanted and where; what is mistyped is said before anything large is imported.
+
+        Args:
+            words: Overrides besides those of the options; None is skipped.
+            reading: An artifact that the store must have; None asks for none.
+        """
+        profile, store = self.load_profile(*words), self.open_store()
+        if reading:
+            store.locate(reading)
 
         from pipelines.assembly.job import Job
 
-        return Job(profile, self.open_store(), progress=self.progress)
+        return Job(profile, store, progress=self.progress)
 
 
 @dataclass(frozen=True)
@@ -228,9 +235,9 @@ class MakeOptions(ReadOptions):
         bool, typer.Option("--force", help="Make it again, even if it is sealed already.", rich_help_panel=_HOW)
     ] = False
 
-    def job(self, *words: str | None) -> Job:
+    def job(self, *words: str | None, reading: str | None = None) -> Job:
         """The same, and whether what is sealed is made again."""
-        return dataclasses.replace(super().job(*words), force=self.force)
+        return dataclasses.replace(super().job(*words, reading=reading), force=self.force)
 
 
 @dataclass(frozen=True)

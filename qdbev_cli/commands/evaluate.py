@@ -29,7 +29,7 @@ def evaluate(
 
     Example: qdbev evaluate qat:w4a6-nano
     """
-    job = options.job()
+    job = options.job(reading=artifact)
     from pipelines.commands import evaluate
 
     return evaluate.run(job, artifact=artifact, official=official, runtime=runtime, dry_run=options.dry_run)

@@ -38,7 +38,7 @@ def packed(
 
     Example: qdbev export packed qat:w4a6-nano --out nano-w4a6
     """
-    job = options.job()
+    job = options.job(reading=artifact)
     from pipelines.commands import export
 
     return export.packed(job, artifact=artifact, out=out, check=check, base_model=base_model, dry_run=options.dry_run)
@@ -64,7 +64,7 @@ def onnx(
 
     Example: qdbev export onnx qat:w4a6-nano --target ort
     """
-    job = options.job()
+    job = options.job(reading=artifact)
     from pipelines.commands import export
 
     return export.onnx(

@@ -69,13 +69,14 @@ def test_a_group_without_a_command_shows_its_help() -> None:
 
 def test_mistyped_words_are_answered_before_anything_large_is_imported() -> None:
     words = [["calibrate", "--recipe", "foo"], ["compress", "--stages", "9"], ["evaluate", "--set", "x=1"]]
+    words += [["evaluate", "qat:typo"], ["export", "packed", "qat:typo"], ["export", "onnx", "qat:typo"]]
     code = (
         "import sys; sys.modules['torch'] = sys.modules['numpy'] = None\n"
         "from typer.testing import CliRunner; from qdbev_cli.app import app\n"
         f"print([CliRunner().invoke(app, words).exit_code for words in {words!r}])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout == "[2, 2, 2]\n"
+    assert done.stdout == "[2, 2, 2, 3, 3, 3]\n"
 
 
 def test_python_runs_the_package_as_the_command() -> None:
