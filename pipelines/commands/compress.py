@@ -25,11 +25,10 @@ from pipelines.store.events import where_to_look
 from pipelines.store.making import Content, made
 from profiles import Profile
 from profiles.detectors.detector import FEATURES
-from profiles.sections.schedule import PARTS, Optimisation
+from profiles.sections.schedule import PARTS
 from profiles.wording import counted
 
 _LOG = logging.getLogger(__name__)
-_OF_A_STEP = 5.0  # frames of inference that a sample costs when it trains: history, forward, backward
 _NOTHING_TRAINED = "no controls: no step is trained, so the float detector itself is the float control"
 
 
@@ -53,7 +52,8 @@ def run(job: Job, *, controls: bool = False, own_bits: bool = False, dry_run: bo
     if controls and not _steps(stated):
         controls, remarks = False, [*remarks, _NOTHING_TRAINED]
     if dry_run:
-        return Outcome(would_do=[*_would_do(stated, controls=controls), *remarks], messages=said)
+        messages = [*said, _hours(job.of(stated), controls=controls)]
+        return Outcome(would_do=[*_would_do(stated, controls=controls), *remarks], messages=messages)
     links, sealed, message = _compressed(job.of(stated), controls=controls)
     intervals: Any = sealed.manifest.metrics.get("intervals", {})
     return Outcome(
@@ -74,7 +74,7 @@ def _own_bits_dry(job: Job, *, controls: bool) -> Outcome:
         f"choose bits for every layer within that, from {counted(stated.bit_plan.samples, 'training sample')}",
     ]
     then = run(job.of(untrained(stated, plan="PLAN")), controls=controls, dry_run=True)
-    return Outcome(would_do=[*first, *then.would_do], messages=then.messages)
+    return Outcome(would_do=[*first, *then.would_do], messages=[*then.messages, "choosing the bits takes time besides"])
 
 
 def _preflight(job: Job, *, controls: bool, dry_run: bool) -> list[str]:
@@ -139,6 +139,7 @@ def _steps(profile: Profile) -> int:
 def _compress(job: Job, *, controls: bool) -> Content:
     """Make and score every model of the chain, and compare them."""
     from pipelines.assembly.weights import float_artifact  # torch and mmdet3d take seconds to import
+    from pipelines.costs.work import chain_work
     from pipelines.scoring.detections_picture import detections_jpg
     from pipelines.scoring.evaluation import evaluate_artifact
     from pipelines.training.teacher import refuse_unkeepable
@@ -146,7 +147,7 @@ def _compress(job: Job, *, controls: bool) -> Content:
     if job.profile.distillation.schedule.steps:
         refuse_unkeepable(job.profile)
     evaluations: list[Artifact] = []
-    steps = Steps(_work(job, controls=controls))
+    steps = Steps(chain_work(job.profile, scored=len(job.evaluation_split().samples), controls=controls))
 
     def score(model: Artifact) -> None:
         name = link_name(model, control=bool(evaluations))
@@ -175,24 +176,11 @@ def _compress(job: Job, *, controls: bool) -> Content:
     )
 
 
-def _work(job: Job, *, controls: bool) -> list[float]:
-    """Frames that each model of the chain costs, made and scored; one that is trained on counts as several."""
-    from pipelines.training.stages import stage_parts
+def _hours(job: Job, *, controls: bool) -> str:
+    from pipelines.costs.hours import hours, scored_samples
+    from pipelines.costs.work import chain_work
 
-    profile, scored = job.profile, len(job.evaluation_split().samples)
-    qat, distillation = profile.qat, profile.distillation.schedule
-    groups = stage_parts(qat.stages, without=profile.model.empty_parts)
-    stages = [_frames(qat, steps=qat.steps(group)) for group in groups]
-    distilled = _frames(distillation, steps=distillation.steps)
-    made = [0.0, profile.calibration.samples, *(stages if qat.evaluate_each_stage else [sum(stages)])]
-    made += [distilled] if distilled else []
-    if controls:
-        made += [sum(stages) + distilled, *([distilled] if distilled else [])]
-    return [frames + scored for frames in made]
-
-
-def _frames(schedule: Optimisation, *, steps: int) -> float:
-    return float(steps * schedule.batch_size * schedule.accumulation * _OF_A_STEP)
+    return hours(job, frames=sum(chain_work(job.stated, scored=scored_samples(job.stated), controls=controls)))
 
 
 def _trained_chain(job: Job, *, controls: bool, score: Callable[[Artifact], None]) -> tuple[Artifact, list[Artifact]]:

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 from pipelines.assembly.job import Job
 from pipelines.costs.forecast import distillation_forecast
+from pipelines.costs.hours import hours
 from pipelines.costs.preflight import preflight
+from pipelines.costs.work import distillation_work
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.events import where_to_look
 from pipelines.training.distillation import distil
@@ -34,7 +36,8 @@ def run(job: Job, *, control: bool = False, dry_run: bool = False) -> Outcome:
         refuse_unkeepable(job.stated)
     said = preflight(job, dry_run=dry_run, trains=True)
     if dry_run:
-        return Outcome(would_do=_steps(job.stated, control=control), messages=said)
+        took = hours(job, frames=distillation_work(job.stated, taught=not control), what="these steps")
+        return Outcome(would_do=_steps(job.stated, control=control), messages=[*said, took])
     parent, messages = trained_stages(replace(job, force=False))
     artifact, message = distil(job, parent=parent, distilled=not control)
     said = [*messages, message, *where_to_look([artifact.path])]

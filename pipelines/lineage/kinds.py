@@ -54,6 +54,9 @@ PARETO_PICTURE = "pareto.png"
 SENSITIVITY_PICTURE = "sensitivity.png"
 """The drop of each part, drawn."""
 
+FRAME_S = "frame"
+"""Among the durations of an evaluation: seconds that a frame took, images read and boxes written."""
+
 SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 """Of nuScenes-devkit's DetectionEval, in the order of the paper's tables."""
 TO_TRAINED = "to_trained"

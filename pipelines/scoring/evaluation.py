@@ -21,7 +21,7 @@ from pipelines.exporting.onnx import executed, runtime_of
 from pipelines.exporting.packed import load_packed
 from pipelines.lineage.chain import lineage
 from pipelines.lineage.keys import evaluation_key
-from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, MODELS, ONNX, PACKED, SUBMISSION, TO_TRAINED
+from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, FRAME_S, MODELS, ONNX, PACKED, SUBMISSION, TO_TRAINED
 from pipelines.lineage.models import as_made
 from pipelines.scoring.comparison import interval, match_results, matches_of, resampled
 from pipelines.scoring.prediction import predict, refuse_nothing_to_find, score_results
@@ -123,6 +123,7 @@ def _evaluate(
         metrics=cost | (scores.flat() if scores is not None else {}) | against,
         packages=package_versions(),
         notes=notes_on(split),
+        seconds={} if results.frame_s is None else {FRAME_S: results.frame_s},
         message=results.says_left_out(),
     )
 

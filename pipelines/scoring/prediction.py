@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,13 +68,16 @@ def predict(
     detector.history.reset()
     collect = ResultCollector(split, max_boxes=job.profile.evaluation.max_boxes)
     kept = KeptScenes(scratch, split=split, results={label: collect.results})
+    began = time.perf_counter()
     with torch.inference_mode():
         for batch in evaluation_batches(kept.left, job=job, label=label, done=kept.done):
             for token, boxes in detector.detections(inputs_on(batch, device=job.device), batch["data_samples"]):
                 collect(token, boxes)
             kept.keep()
+    took_s, frames = time.perf_counter() - began, len(kept.left.samples)
     detector.history.reset()
     results = together(collect.results, split=split)
+    results.frame_s = took_s / frames if frames else None
     if not results.boxes and results.left_out.total():
         raise UnusableInput(f"nothing can be scored: {results.says_left_out()}; look at the weights and the data")
     return results

@@ -21,6 +21,8 @@ class Results(dict[str, list[dict[str, Any]]]):
         super().__init__(entries)
         self.left_out = left_out
         """Number of predicted boxes that were left out, by reason."""
+        self.frame_s: float | None = None
+        """Seconds that this process took for a frame; None where it ran none."""
 
     @property
     def boxes(self) -> int:

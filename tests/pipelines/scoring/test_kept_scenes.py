@@ -62,6 +62,8 @@ def test_stopped_and_given_again(
     assert again["metrics"] == expected["metrics"]
     sealed = [{artifact.path.name: artifact.digest for artifact in Store(store).list()} for store in (whole, broken)]
     assert sealed[0] == sealed[1]
+    seconds = [one.manifest.record.seconds for one in Store(broken).list() if one.manifest.kind == "evaluation"]
+    assert all(0 < spent["frame"] < 60 for spent in seconds) and bool(seconds) == (module is prediction)
     assert not list(broken.glob(".scratch/*"))
 
 
