@@ -371,7 +371,7 @@ def test_dfq_says_what_it_would_do(call: Call) -> None:
     for step, words in zip(plan, ("equalise the ranges", "to W4A6 on 2 samples", "without data"), strict=True):
         assert words in step
     empirical = ["--set", "calibration.bias_correction=empirical"]
-    assert "running the 2 samples once for each" in str(call("calibrate", "--method", "dfq", "--dry-run", *empirical))
+    assert "running 2 samples once for each" in str(call("calibrate", "--method", "dfq", "--dry-run", *empirical))
     assert len(call("calibrate", "--profile", "w4a6", "--dry-run")["would_do"]) == 1
 
 
