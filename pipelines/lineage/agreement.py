@@ -93,7 +93,9 @@ def _smoothing(document: Any, manifest: Manifest) -> None:
 
 def _compare(stated: Mapping[str, Any], sealed: Mapping[str, Any]) -> None:
     for name, value in stated.items():
-        if name in sealed and value != sealed[name]:
+        if name not in sealed:
+            raise ValueError(f"{name} is not in the manifest")
+        if value != sealed[name]:
             raise ValueError(f"{name} is not what the manifest says")
 
 

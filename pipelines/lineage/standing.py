@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 
+from pipelines.lineage.agreement import check_agreement
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.integrity import FutureArtifact, read_manifest
 from pipelines.store.locations import ZOO
@@ -18,8 +19,8 @@ def verify_standing(artifacts: Iterable[Artifact], *, store: Store) -> None:
         store: Holds them, or the shipped store does.
 
     Raises:
-        DamagedArtifact: Naming the one that is damaged. One of their names whose manifest cannot be read could be an
-            ancestor, so it is damage too.
+        DamagedArtifact: Naming the one that is damaged, or whose files contradict its manifest. One of their names
+            whose manifest cannot be read could be an ancestor, so it is damage too.
     """
     zoo = Store.zoo(ZOO)
     known = {artifact.digest: (artifact, place) for place in (zoo, store) for artifact in place.list()}
@@ -30,7 +31,7 @@ def verify_standing(artifacts: Iterable[Artifact], *, store: Store) -> None:
         if artifact.digest in sound:
             continue
         _, place = known.get(artifact.digest, (artifact, store))
-        place.verify(artifact)
+        check_agreement(place.verify(artifact))
         sound.add(artifact.digest)
         parents = artifact.manifest.parents.values()
         waiting += [known[digest][0] for digest in parents if digest in known]

@@ -19,6 +19,7 @@ from pipelines.assembly.samples import Split, notes_on, sensors
 from pipelines.assembly.weights import float_detector, package_versions
 from pipelines.exporting.onnx import executed, runtime_of
 from pipelines.exporting.packed import load_packed
+from pipelines.lineage.agreement import check_agreement
 from pipelines.lineage.chain import lineage
 from pipelines.lineage.keys import evaluation_key
 from pipelines.lineage.kinds import DETAILS, EVALUATION, FLOAT, FRAME_S, MODELS, ONNX, PACKED, SUBMISSION, TO_TRAINED
@@ -68,7 +69,9 @@ def evaluation_of(job: Job, *, model: Artifact, scored: bool = True, runtime: st
     key = evaluation_key(job.profile, model=model.digest, settings=settings)
     scratch = job.store.scratch_path(EVALUATION, key=key)
     make = partial(_evaluate, job, model=model, settings=settings, scratch=scratch, trained=trained)
-    return made(job, EVALUATION, key=key, make=make, known=SCORED_BEFORE)
+    evaluated = made(job, EVALUATION, key=key, make=make, known=SCORED_BEFORE)
+    check_agreement(evaluated.artifact)
+    return evaluated
 
 
 def _runtime(model: Artifact, *, stated: str | None) -> dict[str, str]:

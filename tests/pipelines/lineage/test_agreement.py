@@ -85,5 +85,14 @@ def test_a_record_of_another_method_is_refused(tmp_path: Path, name: str) -> Non
         check_agreement(sealed(tmp_path, name, document=SOUND[name][0], words=()))
 
 
+@pytest.mark.parametrize("name", ["NDS", "mATE"])
+def test_a_manifest_that_lacks_a_score_is_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    document, metrics, data, words = SOUND["scores.json"]
+    metrics = {key: value for key, value in metrics.items() if key != name}
+    monkeypatch.setitem(SOUND, "scores.json", (document, metrics, data, words))
+    with pytest.raises(DamagedArtifact, match=rf"scores\.json: {name} is not in the manifest"):
+        check_agreement(sealed(tmp_path, "scores.json", document=document))
+
+
 def test_each_kind_of_small_file_is_tried() -> None:
     assert {*SOUND, "ptq.json"} == set(CHECKS)  # which leaves no record
