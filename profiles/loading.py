@@ -174,7 +174,7 @@ def _find(name_or_path: str, *, known: dict[str, Path], noun: str) -> Path:
         if is_file(path):
             return path.resolve()
         name = quoted(str(path))[1:-1]
-        raise ProfileError(f"{name} {other}" if (other := what_lies(path)) else f"there is no {noun} file {name}")
+        raise ProfileError(f"{name} {lies}" if (lies := what_lies(path)) else f"there is no {noun} file {name}")
     other = kind_of(name_or_path)
     hint = f"; it is a {other}: --{other} {name_or_path}" if other else did_you_mean(name_or_path, known)
     raise ProfileError(

@@ -1,4 +1,4 @@
-"""Compensated rounding keeps its rounds as training keeps its steps: in the scratch beside the artifact."""
+"""Rounding keeps what it has done as training keeps its steps: in the scratch beside the artifact."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def _gptq(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper) -> 
 def _adaround(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper) -> Calibrated:
     quantized, section = _observed(detector, job, example), job.profile.calibration
     run = partial(run_samples, job=job)
-    record = learn_rounding(detector, run=run, parts=PARTS, section=section, progress=job.progress)
+    record = learn_rounding(detector, run=run, parts=PARTS, section=section, keeper=keeper, progress=job.progress)
     compare_rounded(example)
     return quantized, [record]
 
@@ -100,7 +100,9 @@ def _adaround(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper)
 def _reconstructed(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper, *, drop: float) -> Calibrated:
     quantized, section = _observed(detector, job, example), job.profile.calibration
     run = partial(run_samples, job=job)
-    record = reconstruct_blocks(detector, run=run, parts=PARTS, section=section, drop=drop, progress=job.progress)
+    record = reconstruct_blocks(
+        detector, run=run, parts=PARTS, section=section, drop=drop, keeper=keeper, progress=job.progress
+    )
     compare_rounded(example)
     return quantized, [record]
 

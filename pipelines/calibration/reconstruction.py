@@ -12,7 +12,7 @@ from torch import nn
 from tqdm import tqdm
 
 from profiles.sections.calibration import CalibrationProfile
-from qdbev.quantization import Reconstruction, reconstruct
+from qdbev.quantization import Keeper, Reconstruction, reconstruct
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ def reconstruct_blocks(
     parts: Sequence[str],
     section: CalibrationProfile,
     drop: float,
+    keeper: Keeper | None = None,
     progress: bool = False,
 ) -> Reconstructed:
     """Reconstruct the blocks of some parts, in place.
@@ -68,6 +69,7 @@ def reconstruct_blocks(
         parts: Whose blocks.
         section: Names the method; says how many steps, how large, and what draws.
         drop: Share of the activations that stay in float at each step, drawn at random.
+        keeper: Is given what is done from time to time, and has what a call that was stopped has done.
         progress: Show a bar.
 
     Raises:
@@ -88,6 +90,7 @@ def reconstruct_blocks(
             learning_rate=section.learning_rate,
             drop=drop,
             seed=section.seed,
+            keeper=keeper or Keeper(),
             on_unit=on_unit,
         )
     return Reconstructed(done, section.method)

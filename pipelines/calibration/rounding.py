@@ -90,6 +90,7 @@ def learn_rounding(
     run: Callable[[nn.Module], object],
     parts: Sequence[str],
     section: CalibrationProfile,
+    keeper: Keeper | None = None,
     progress: bool = False,
 ) -> Rounded:
     """Put the weights of some parts on their grid by learned rounding, layer by layer; in place.
@@ -99,6 +100,7 @@ def learn_rounding(
         run: Runs the calibration samples through the detector it is given.
         parts: Round the weights of these.
         section: Says how many steps, and how large.
+        keeper: Is given what is done from time to time, and has what a call that was stopped has done.
         progress: Show a bar.
 
     Raises:
@@ -118,6 +120,7 @@ def learn_rounding(
             iterations=section.iterations,
             learning_rate=section.learning_rate,
             asymmetric=section.adaround_target == "float",
+            keeper=keeper or Keeper(),
             on_block=on_block,
         )
     return Rounded(done, method="adaround")

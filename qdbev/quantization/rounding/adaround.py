@@ -45,6 +45,7 @@ from qdbev.quantization.rounding.blocks import (
     tensors_of,
     watch_inputs,
 )
+from qdbev.quantization.rounding.kept_rounds import NOWHERE, Keeper, taken_up
 from qdbev.quantization.rounding.learned_rounding import Descent, LearnedRounding
 from qdbev.quantization.rounding.moments import power_of_two
 from qdbev.quantization.rounding.quadratic import Quadratic, ReconstructionMoments
@@ -65,6 +66,7 @@ def adaptive_rounding(
     learning_rate: float,
     asymmetric: bool = False,
     rounds: int = ROUNDS,
+    keeper: Keeper = NOWHERE,
     on_block: Callable[[int], object] | None = None,
 ) -> Compensation:
     """Put the weights of some parts on their grid, in place, by learned rounding.
@@ -81,6 +83,7 @@ def adaptive_rounding(
         learning_rate: Adam's, for the parameters behind the shares.
         asymmetric: Whether an output should be that of the float network, not that of the same inputs.
         rounds: As many groups of layers.
+        keeper: Is given what is done after each round; what it kept of a call that was stopped is not done again.
         on_block: Told how many blocks there are, as each is done.
 
     Returns:
@@ -92,23 +95,31 @@ def adaptive_rounding(
     parts = tuple(parts)
     layers, floats = layers_of(model, parts), layers_of(reference, parts)
     blocks, refused = roundable(layers)
-    order = _order(floats, blocks, run=partial(run, reference))
-    refused |= {block.path: "it did not run" for block in blocks if block not in order}
+    work = taken_up(keeper.kept(), blocks=blocks, layers=layers)
+    _run_in_float(floats)
+    if not work.means:
+        work.means = dict.fromkeys(_order(floats, blocks, run=partial(run, reference)), torch.empty(0))
+        keeper.keep(work.tensors(blocks=blocks, layers=layers))
+    order, descent = list(work.means), Descent(iterations, learning_rate)
+    refused |= {block.path: "it did not run" for block in blocks if block not in work.means}
     quantize_inputs(layers, rounded={block.layer for block in order})
-    errors: dict[Block, tuple[float, float]] = {}
-    descent = Descent(iterations, learning_rate)
-    for group in in_rounds(order, rounds):
+    groups = in_rounds(order, rounds)
+    refused |= _left_nearest(layers, {block for group in groups[: work.done] for block in group} - work.errors.keys())
+    tell = on_block or (lambda total: None)
+    for _ in work.errors:
+        tell(len(order))
+    for group in groups[work.done :]:
         targets = _targets(floats, group, run=partial(run, reference))
         moments, unlike = _moments(layers, targets, run=partial(run, model))
-        refused |= {block.path: "it runs on other shapes in float" for block in unlike}
-        quantize_inputs({block.layer: layers[block.layer] for block in unlike}, rounded=())  # nearest from now on
+        refused |= _left_nearest(layers, unlike)
         for block, gathered in moments.items():
             tensors = tensors_of(block, layer=layers[block.layer])
-            errors[block] = _round_block(tensors, gathered, asymmetric=asymmetric, descent=descent)
-            if on_block is not None:
-                on_block(len(order))
+            work.errors[block] = _round_block(tensors, gathered, asymmetric=asymmetric, descent=descent)
+            tell(len(order))
+        work.done += 1
+        keeper.keep(work.tensors(blocks=blocks, layers=layers))
     switch(layers, on=False)
-    return Compensation(errors=errors, refused=refused)
+    return Compensation(errors=work.errors, refused=refused)
 
 
 def learned(
@@ -150,17 +161,27 @@ def learned(
     return torch.where(better_O[:, None], candidate, nearest), before_O, torch.where(better_O, after_O, before_O)
 
 
-def _order(
-    floats: Mapping[str, QuantizedLayer], blocks: Iterable[Block], *, run: Callable[[], object]
-) -> dict[Block, None]:
-    """The blocks that run, in the order they do; from then on these layers run in float."""
+def _run_in_float(floats: Mapping[str, QuantizedLayer]) -> None:
+    """Let the layers of the copy run in float, their input quantizers called."""
     for layer in floats.values():
         for quantizer in layer.input_quantizers():
             quantizer.choose_by("minmax")  # the quickest: what the copy observes is not used
     pass_through(floats)
+
+
+def _order(
+    floats: Mapping[str, QuantizedLayer], blocks: Iterable[Block], *, run: Callable[[], object]
+) -> dict[Block, None]:
+    """The blocks that run, in the order they do."""
     order: dict[Block, None] = {}
     watch_inputs(floats, blocks, lambda block, x: order.update({block: None}), run=run)
     return order
+
+
+def _left_nearest(layers: Mapping[str, QuantizedLayer], unlike: Iterable[Block]) -> dict[str, str]:
+    """Round blocks whose calls are not those in float to nearest from now on; the reason for each."""
+    quantize_inputs({block.layer: layers[block.layer] for block in unlike}, rounded=())
+    return {block.path: "it runs on other shapes in float" for block in unlike}
 
 
 def _rows(x: Tensor, layer: QuantizedLayer) -> Tensor:

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from qdbev.quantization.layers.quantized import QuantizedLayer, QuantizedWeight
 from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.rounding.blocks import SHARED, layers_of, refuse_following, sharing, switch
+from qdbev.quantization.rounding.kept_rounds import NOWHERE, Keeper
+from qdbev.quantization.rounding.kept_units import taken_up
 from qdbev.quantization.rounding.learned_rounding import Descent, LearnedRounding
 from qdbev.quantization.rounding.moments import power_of_two
 from qdbev.quantization.rounding.units import Call, Unit, find_units, map_tensors, recorded, tensors_in
@@ -58,6 +60,7 @@ def reconstruct(
     learning_rate: float,
     drop: float = 0.0,
     seed: int = 0,
+    keeper: Keeper = NOWHERE,
     on_unit: Callable[[int], object] | None = None,
 ) -> Reconstruction:
     """Put the weights of some parts on their grid, in place, and set the ranges of their inputs, unit by unit.
@@ -74,6 +77,7 @@ def reconstruct(
         learning_rate: Adam's, for the parameters behind the shares; input ranges have a tenth of it.
         drop: Probability with which a number is left unquantized: 0 for BRECQ, QDrop has 0.5.
         seed: Of the order of calls and of what is dropped.
+        keeper: Is given what is done after each unit; what it kept of a call that was stopped is not done again.
         on_unit: Told how many units there are, as each is done.
 
     Returns:
@@ -88,23 +92,29 @@ def reconstruct(
     switch(layers_of(reference, parts), on=False)
     units, refused = _units(reference, layers, run=partial(run, reference))
     generator, descent = torch.Generator().manual_seed(seed), Descent(iterations, learning_rate)
-    errors: dict[Unit, tuple[float, float]] = {}
-    shared = sharing(layers)
-    for unit in units:
+    work = taken_up(keeper.kept(), units=units, layers=layers, generator=generator)
+    shared, tell = sharing(layers), on_unit or (lambda total: None)
+    for index, unit in enumerate(units):
         inside = {path: layers[path] for path in unit.layers}
+        if index < work.done:
+            switch(inside, on=True)
+            tell(len(units))
+            continue
         target = recorded(reference, unit.path, run=partial(run, reference))
         given = recorded(model, unit.path, run=partial(run, model))
         switch(inside, on=True)
         if reason := SHARED if shared.intersection(unit.layers) else _unlike(given, target):
-            refused |= _weights_of(inside, reason=reason)
+            work.refused[unit] = reason
         else:
             learner = _Learner(model.get_submodule(unit.path), list(inside.values()), given, target, drop, generator)
-            errors[unit] = learner.learn(descent)
-        if on_unit is not None:
-            on_unit(len(units))
+            work.errors[unit] = learner.learn(descent)
+        keeper.keep(work.tensors(units=units, layers=layers, generator=generator))
+        tell(len(units))
     switch(layers, on=False)
-    unchanged = tuple(unit.path for unit, (before, after) in errors.items() if not after < before)
-    return Reconstruction(errors=errors, unchanged=unchanged, refused=refused)
+    for unit, reason in work.refused.items():
+        refused |= _weights_of({path: layers[path] for path in unit.layers}, reason=reason)
+    unchanged = tuple(unit.path for unit, (before, after) in work.errors.items() if not after < before)
+    return Reconstruction(errors=work.errors, unchanged=unchanged, refused=refused)
 
 
 def _units(

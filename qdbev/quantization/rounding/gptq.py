@@ -32,13 +32,12 @@ from qdbev.quantization.rounding.blocks import (
     switch,
     tensors_of,
 )
-from qdbev.quantization.rounding.kept_rounds import Keeper, taken_up
+from qdbev.quantization.rounding.kept_rounds import NOWHERE, Keeper, taken_up
 from qdbev.quantization.rounding.moments import InputMoments
 
 DAMPING = 0.01  # of the mean variance, added to every variance: GPTQ's value
 RANGE_FACTORS = (1.0, 0.9, 0.8, 0.7)
 ROUNDS = 6
-NOWHERE = Keeper()
 STRONGER = 8  # times that damping grows tenfold where rounding has left moments indefinite
 
 

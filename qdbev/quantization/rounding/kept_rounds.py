@@ -1,7 +1,7 @@
-"""What compensated rounding has done so far, as tensors by name: one that was stopped goes on from there, bit for bit.
+"""What rounding layer by layer has done, as tensors by name: one that was stopped goes on from there, bit for bit.
 
 blocks, rounds    numbers of the blocks that ran, in their order; how many rounds are done
-N.mean            mean of the input of block N in float
+N.mean            mean of the input of block N in float; empty for a method that does not need it
 N.weight, N.scale, N.bias, N.errors    of a block that is rounded
 """
 
@@ -26,6 +26,9 @@ class Keeper:
 
     def keep(self, tensors: Mapping[str, Tensor]) -> None:
         """Keep these in the place of what was kept before."""
+
+
+NOWHERE = Keeper()
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Rounds of compensated rounding in the scratch of a store: a process that was stopped goes on, to the same digits."""
+"""Rounding keeps its rounds in the scratch of a store: a process that was stopped goes on, to the same digits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from torch import nn
 import profiles
 from pipelines.assembly.job import Job
 from pipelines.calibration.kept_rounds import KeptRounds
-from pipelines.calibration.rounding import compensate
+from pipelines.calibration.reconstruction import reconstruct_blocks
+from pipelines.calibration.rounding import compensate, learn_rounding
 from pipelines.lineage.kinds import QAT
 from pipelines.store.artifacts import Store
 from pipelines.store.integrity import UnusableInput
@@ -67,6 +68,37 @@ def test_what_was_stopped_goes_on_to_the_same_digits(job: Job, tmp_path: Path) -
     assert rounded(KeptRounds(job, QAT, key=KEY))[1] == 0  # until the artifact is sealed
     job.store.discard_scratch(QAT, key=KEY)
     assert rounded(KeptRounds(job, QAT, key=KEY))[1] == 4
+
+
+@pytest.mark.parametrize("method", ["adaround", "brecq", "qdrop"])
+def test_learned_rounding_that_was_stopped_goes_on_to_the_same_digits(job: Job, tmp_path: Path, method: str) -> None:
+    words = [f"calibration.method={method}", "calibration.iterations=4"]
+    section = profiles.load("w4a6", overrides=words).calibration
+
+    def learned(keeper: KeptRounds, *, stop_in_run: int = 0) -> tuple[nn.Sequential, int]:
+        model, runs = network(), 0
+
+        def run(detector: nn.Module) -> None:
+            nonlocal runs
+            runs += 1
+            if runs == stop_in_run:
+                raise KeyboardInterrupt
+            detector(IMAGE)
+
+        if method == "adaround":
+            learn_rounding(model, run=run, parts=["neck"], section=section, keeper=keeper)
+        else:
+            drop = 0.5 if method == "qdrop" else 0.0
+            reconstruct_blocks(model, run=run, parts=["neck"], section=section, drop=drop, keeper=keeper)
+        return model, runs
+
+    whole, runs = learned(KeptRounds(Job(job.profile, Store(tmp_path / "other")), QAT, key=KEY))
+    with pytest.raises(KeyboardInterrupt):
+        learned(KeptRounds(job, QAT, key=KEY), stop_in_run=runs)
+    again, fewer = learned(KeptRounds(job, QAT, key=KEY))
+    assert fewer < runs
+    for (name, value), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
 
 
 def test_rounds_that_were_damaged_are_refused_by_name(job: Job) -> None:

@@ -133,16 +133,22 @@ class RunWatch:
         """An operation runs; what gives a single number is no tensor to quantize, and loops over boxes give many."""
         name = getattr(getattr(func, "overloadpacket", func), "__name__", "")
         inside = self._inside > 0
-        mix = mix_of(name, args) if not inside and name.rstrip("_") in MIXES else None
+        mix = self._mix(name, args) if not inside and name.rstrip("_") in MIXES else None
         returned = func(*args, **kwargs)
         if isinstance(returned, Tensor) and returned.dim() == 0:
             return returned
-        for result in filter(measurable, returned if isinstance(returned, tuple | list) else [returned]):
-            if operation := fill_of(name, args, result):
-                self._note(operation)
-            if not inside:
-                self._follow(name, args, result, mix=mix)
+        with _disable_current_modes():  # other watchers of the same run would take measuring for reading
+            for result in filter(measurable, returned if isinstance(returned, tuple | list) else [returned]):
+                if operation := fill_of(name, args, result):
+                    self._note(operation)
+                if not inside:
+                    self._follow(name, args, result, mix=mix)
         return returned
+
+    @staticmethod
+    def _mix(name: str, args: tuple[Any, ...]) -> Mix | None:
+        with _disable_current_modes():
+            return mix_of(name, args)
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Tensor, *, mix: Mix | None) -> None:
         operands = [value for value in tree_leaves(args) if measurable(value)]
