@@ -132,10 +132,18 @@ def with_quantizers(
         profile: Its quantization section says how.
         bits: Those of a bit plan, in place of the profile's.
         unrun: Path of a layer that prediction does not run -> why it stays in float.
+
+    Raises:
+        ValueError: Every layer stays in float, so that the bits of the profile would be said of a float detector.
     """
     plan = detector_plan(detector, section=profile.quantization, unrun=unrun)
     if bits is not None:
         plan = with_bits(plan, bits)
+    if not plan.quantized:
+        raise ValueError(
+            f"no layer is quantized: all stay in float (the first: {plan.sites[0].reason}); look at "
+            "quantization.float_layers"
+        )
     _insert(detector, plan=plan, section=profile.quantization)
     return Quantized(detector, folding, plan)
 

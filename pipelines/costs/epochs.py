@@ -13,6 +13,7 @@ from profiles.sections.data import DataProfile
 from profiles.sections.schedule import Optimisation
 from qdbev.data.nuscenes.tables import sample_counts, split_scenes
 
+_MOST_STEPS = 10**9
 _NUSCENES = {  # key frames of whole splits, as nuscenes-devkit counts them
     "v1.0-trainval": {"train": 28_130, "val": 6_019},
     "v1.0-mini": {"train": 323, "val": 81},
@@ -63,4 +64,7 @@ def is_absent(data: DataProfile) -> bool:
 
 def _steps(epochs: float, *, schedule: Optimisation, samples: int) -> int:
     per_step = schedule.batch_size * schedule.accumulation * processes.count()
-    return math.ceil(round(epochs * samples / per_step, 6))
+    steps = epochs * samples / per_step
+    if not steps <= _MOST_STEPS:
+        raise ValueError(f"--epochs is {epochs:g}, which are {steps:g} steps; a training has at most {_MOST_STEPS:g}")
+    return math.ceil(round(steps, 6))

@@ -122,7 +122,9 @@ def _alone(root: Path) -> Iterator[None]:
     with ExitStack() as held:
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(FileLock(place.parent / f".{place.name}.lock"))
+            lock = place.parent / f".{place.name}.lock"
+            os.close(os.open(lock, os.O_RDWR | os.O_CREAT, 0o666))  # where no file can be, FileLock tries for ever
+            held.enter_context(FileLock(lock))
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise

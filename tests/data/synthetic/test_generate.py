@@ -242,6 +242,12 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.joinpath("new").iterdir() if path != root] == [".tree.lock"]
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that takes no files")
+def test_a_place_that_takes_no_files_is_an_error_at_once() -> None:
+    with pytest.raises(OSError, match="No such file or directory"):
+        generate("/proc/tree", version="v1.0-trainval", train_scenes=1, val_scenes=0)
+
+
 def test_a_whole_tree_that_cannot_be_locked_is_still_read(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(30, "Read-only file system")

@@ -15,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import profiles
+from pipelines.assembly.detector import build_detector
 from pipelines.assembly.job import Job
-from pipelines.assembly.quantized import load_quantized, quantized_from_float, write_quantized
+from pipelines.assembly.quantized import load_quantized, quantized_from_float, with_quantizers, write_quantized
 from pipelines.assembly.samples import load_split
 from pipelines.assembly.strict_loading import load_strictly
 from pipelines.assembly.weights import float_artifact, float_detector
@@ -24,6 +25,7 @@ from pipelines.lineage.kinds import WEIGHTS
 from pipelines.lineage.stated import shipped_weights
 from pipelines.store.artifacts import Store
 from pipelines.store.integrity import UnusableInput
+from qdbev.quantization import Folding
 
 CODE_WEIGHTS = [1, 1, 1, 1, 1, 1, 3, 3, 0.125, 0.125]
 SMALL = ["data.train_scenes=1", "data.val_scenes=1", "data.key_frames=2"]
@@ -144,3 +146,9 @@ def test_the_profile_weighs_the_box_code_of_the_float_and_the_quantized_detector
     made: Any = SimpleNamespace(path=tmp_path, file=lambda name: tmp_path / name)
     student = load_quantized(made, profile=profile, latent=True).detector
     assert student.pts_bbox_head.code_weights.tolist() == CODE_WEIGHTS
+
+
+def test_a_detector_of_which_nothing_would_be_quantized_is_refused() -> None:
+    profile = profiles.load("w4a6", overrides=["quantization.float_layers=['*']"])
+    with pytest.raises(ValueError, match=r"no layer is quantized: all stay in float .*float_layers"):
+        with_quantizers(build_detector(profile.model), Folding((), {}), profile=profile)

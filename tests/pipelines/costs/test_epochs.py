@@ -39,3 +39,9 @@ def test_the_door_takes_epochs_for_steps(command: str, tmp_path: object) -> None
     profile = profiles.load("w4a6")
     steps = -(-10 * profile.data.key_frames // (2 * profile.qat.batch_size))
     assert f"{steps} steps" in " ".join(done["would_do"])
+
+
+@pytest.mark.parametrize("epochs", [1e308, 1e6, float("inf"), float("nan")])
+def test_more_steps_than_a_training_has_are_refused(epochs: float) -> None:
+    with pytest.raises(ValueError, match="a training has at most"):
+        words(epochs=epochs)
