@@ -130,13 +130,13 @@ class RunWatch:
             self._see_places(references, "places of deformable sampling", px=px)
 
     def _runs(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """An operation runs; what gives a single number is no tensor to quantize, and loops over boxes give many."""
+        """An operation runs; views, of which kernels that loop over boxes take many, compute nothing."""
+        if getattr(func, "is_view", False):
+            return func(*args, **kwargs)
         name = getattr(getattr(func, "overloadpacket", func), "__name__", "")
         inside = self._inside > 0
         mix = self._mix(name, args) if not inside and name.rstrip("_") in MIXES else None
         returned = func(*args, **kwargs)
-        if isinstance(returned, Tensor) and returned.dim() == 0:
-            return returned
         with _disable_current_modes():  # other watchers of the same run would take measuring for reading
             for result in filter(measurable, returned if isinstance(returned, tuple | list) else [returned]):
                 if operation := fill_of(name, args, result):
