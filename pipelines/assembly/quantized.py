@@ -100,11 +100,23 @@ def checked_quantized(
     """The same, with the example that rewrites before this one were checked by."""
     calls = WatchedCalls(detector, example)
     folding = fold_batchnorm(detector, calls)
+    _refuse_changed_taps(detector, folding=folding)
     example.rewritten("folding", changed=folding.changed)
     quantized = with_quantizers(detector, folding, profile=profile, bits=bits, unrun=calls.reasons())
     example.rewritten("conversion")
     example()
     return quantized
+
+
+def _refuse_changed_taps(detector: Detector, *, folding: Folding) -> None:
+    """Refuse taps on what a layer gives before its batch norm: folded, it gives what comes out of the norm."""
+    taps: Mapping[str, str | None] = getattr(detector, "stated_taps", {})
+    for name, path in taps.items():
+        if path in folding.changed:
+            raise ValueError(
+                f"mmdet3d.taps.{name} is {path}, whose output changes as the batch norm behind it is folded into it; "
+                "name that norm, or a module behind it"
+            )
 
 
 def folded(detector: Detector, *, profile: Profile, split: Split) -> Folding:

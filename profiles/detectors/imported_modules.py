@@ -1,4 +1,4 @@
-"""The modules of one's own that a config imports: their files decide what the detector is, as the config does.
+"""The modules of one's own that a config imports, and those import: their files decide what the detector is.
 
 Nothing is imported to find them. What is installed as a package, or comes with Python, counts by its version elsewhere.
 """
@@ -6,6 +6,7 @@ Nothing is imported to find them. What is installed as a package, or comes with 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
 import importlib.machinery
 import sys
@@ -14,21 +15,50 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from profiles.yaml_text import read_yaml
+
 _MOST_FILES = 500  # of one package; beyond them it is no plugin
+_READ = frozenset((".py", ".so", ".pyd", ".json", ".yaml", ".yml", ".txt", ".csv", ".npy", ".npz"))
+_CALLS = ("import_module", "__import__")
 
 
 def module_digests(text: str, *, suffix: str) -> list[str]:
-    """The sha256 of each module of one's own that a config imports, by name.
+    """The sha256 of each module of one's own that a config imports, or that one of these imports, by name.
 
     Args:
         text: The config.
         suffix: Of its file; modules that a ``.py`` imports count, and in any those of ``custom_imports``.
 
     Raises:
-        ValueError: A package has more files than a plugin would.
+        ValueError: A package that the config names has more files than a plugin would.
     """
-    names = _imported(ast.parse(text)) if suffix == ".py" else []
-    return [f"{name} {_digest(name, files)}" for name in sorted(set(names)) if (files := _own_files(name))]
+    stated = set(_imported(ast.parse(text)) if suffix == ".py" else _listed(read_yaml(text, origin="config")))
+    files: dict[str, list[Path]] = {}
+    waiting = sorted(stated)
+    while waiting:
+        name = waiting.pop()
+        if name not in files:
+            files[name] = _own_files(name)
+            waiting += [] if len(files[name]) > _MOST_FILES else _imported_by(files[name])
+    return [f"{name} {_digest(name, files[name], stated=name in stated)}" for name in sorted(files) if files[name]]
+
+
+def _listed(document: Any) -> list[str]:
+    """Top-level names of the ``custom_imports`` of a config in YAML or JSON."""
+    section = document.get("custom_imports") if isinstance(document, dict) else None
+    names = section.get("imports") if isinstance(section, dict) else None
+    listed = names if isinstance(names, list) else [names]
+    return [name.partition(".")[0] for name in listed if isinstance(name, str)]
+
+
+def _imported_by(files: list[Path]) -> set[str]:
+    """Top-level names of what modules import; of one that cannot be read, nothing."""
+    names: set[str] = set()
+    for file in files:
+        if file.suffix == ".py":
+            with contextlib.suppress(SyntaxError, ValueError, OSError, RecursionError, MemoryError):
+                names.update(_imported(ast.parse(file.read_bytes())))
+    return names
 
 
 def _imported(tree: ast.Module) -> Iterator[str]:
@@ -38,6 +68,8 @@ def _imported(tree: ast.Module) -> Iterator[str]:
             yield from (alias.name.partition(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in _CALLS:
+            yield from _custom(node.args[0] if node.args else node)
         elif isinstance(node, ast.Assign) and "custom_imports" in [getattr(name, "id", "") for name in node.targets]:
             yield from _custom(node.value)
 
@@ -58,7 +90,7 @@ def _own_files(name: str) -> list[Path]:
     if spec is None:
         return []
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    files = [file for folder in folders for file in sorted(folder.rglob("*.py"))]
+    files = [file for folder in folders for file in sorted(folder.rglob("*")) if file.suffix in _READ]
     if not folders and spec.origin is not None:
         files = [Path(spec.origin)]
     return [file for file in files if not _is_installed(file)]
@@ -69,8 +101,13 @@ def _is_installed(file: Path) -> bool:
     return any(file.is_relative_to(place) for place in places)
 
 
-def _digest(name: str, files: list[Path]) -> str:
-    if len(files) > _MOST_FILES:
+def _digest(name: str, files: list[Path], *, stated: bool) -> str:
+    """The sha256 of files; of a large package that only others import, of their sizes and times."""
+    if len(files) <= _MOST_FILES:
+        parts = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
+    elif stated:
         raise ValueError(f"the module {name} that it imports has {len(files)} files; import the one that is meant")
-    parts = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files]
+    else:
+        states = [(file.name, file.stat()) for file in files]
+        parts = [f"{file} {state.st_size} {state.st_mtime_ns}" for file, state in states]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -152,3 +152,16 @@ def test_a_detector_of_which_nothing_would_be_quantized_is_refused() -> None:
     profile = profiles.load("w4a6", overrides=["quantization.float_layers=['*']"])
     with pytest.raises(ValueError, match=r"no layer is quantized: all stay in float .*float_layers"):
         with_quantizers(build_detector(profile.model), Folding((), {}), profile=profile)
+
+
+def test_taps_on_what_folding_changes_are_refused() -> None:
+    profile = profiles.load("w4a6", overrides=SMALL)
+    split = load_split(profile.data, name="train")
+    for path, refused in (("img_backbone.bn1", False), ("img_backbone.conv1", True)):
+        detector: Any = build_detector(profile.model).eval()
+        detector.stated_taps = {"image": path, "bev": None}
+        if not refused:
+            quantized_from_float(detector, profile=profile, split=split)
+            continue
+        with pytest.raises(ValueError, match=rf"taps\.image is {path}, whose output changes .* name that norm"):
+            quantized_from_float(detector, profile=profile, split=split)
