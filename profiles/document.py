@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -44,6 +44,10 @@ class Document(BaseModel):
                 if kinds & {int, float} and bool not in kinds:
                     raise ValueError(f"{name} is {str(value).lower()}, and takes numbers")
         return content
+
+    read_where: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {}
+    """Fields that are read only where another field of the section has one of some values: they are refused elsewhere,
+    unless they have their default."""
 
     def content(self) -> dict[str, Any]:
         """The fields that decide a result, as plain JSON values (nested sections included)."""

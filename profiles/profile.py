@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from profiles.detectors.bevformer import BEVFormerProfile
 from profiles.document import LONGEST_NAME, NAME, Document
+from profiles.relations import contradictions
 from profiles.sections.bit_plan import BitPlanProfile
 from profiles.sections.calibration import CalibrationProfile
 from profiles.sections.data import DataProfile
@@ -82,6 +83,12 @@ class Profile(Document):
     @classmethod
     def _each_once(cls, value: tuple[Tracker, ...]) -> tuple[Tracker, ...]:
         return tuple(dict.fromkeys(value))
+
+    @model_validator(mode="after")
+    def _fields_fit_each_other(self) -> Profile:
+        if sentence := next(contradictions(self), None):
+            raise ValueError(sentence)
+        return self
 
     @field_validator("device")
     @classmethod

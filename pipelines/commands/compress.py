@@ -25,7 +25,7 @@ from pipelines.store.events import where_to_look
 from pipelines.store.making import Content, made
 from profiles import Profile
 from profiles.detectors.detector import FEATURES
-from profiles.sections.schedule import PARTS
+from profiles.sections.schedule import PARTS, stage_parts
 from profiles.wording import counted
 
 _LOG = logging.getLogger(__name__)
@@ -229,7 +229,6 @@ def _evaluation(link: Link) -> str:
 def _would_do(profile: Profile, *, controls: bool) -> list[str]:
     """What would be done, a sentence a step."""
     from pipelines.costs.forecast import forecast
-    from pipelines.training.stages import stage_parts
 
     groups = stage_parts(profile.qat.stages, without=profile.model.empty_parts)
     bits, distillation = profile.quantization.label, profile.distillation.schedule

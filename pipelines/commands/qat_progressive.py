@@ -13,8 +13,9 @@ from pipelines.costs.work import qat_work
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import evaluate_artifact
 from pipelines.store.events import where_to_look
-from pipelines.training.stages import stage_parts, trained_stages
+from pipelines.training.stages import trained_stages
 from profiles import Profile
+from profiles.sections.schedule import stage_parts
 from profiles.wording import counted
 
 

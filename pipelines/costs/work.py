@@ -8,9 +8,8 @@ one of distillation with its teacher 0.34 to 0.37 s. A queue held two frames.
 from __future__ import annotations
 
 from pipelines.store import processes
-from pipelines.training.stages import stage_parts
 from profiles import Profile
-from profiles.sections.schedule import Optimisation
+from profiles.sections.schedule import Optimisation, stage_parts
 
 BACKWARD, BACKWARD_OF_A_PART = 1.5, 0.25
 """Frames that the way back through all parts is worth, or through those alone that a stage adds."""

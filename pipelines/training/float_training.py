@@ -25,9 +25,8 @@ from pipelines.store.artifacts import Artifact
 from pipelines.store.making import Content, Made, made
 from pipelines.training.records import write_records
 from pipelines.training.run import Training, detection_loss, run_training
-from pipelines.training.stages import stage_parts
 from profiles import Profile
-from profiles.sections.schedule import PARTS
+from profiles.sections.schedule import PARTS, stage_parts
 from qdbev.engine.moment import TrainResult
 
 

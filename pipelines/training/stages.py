@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from pipelines.training.records import write_records
 from pipelines.training.run import Loss, Training, detection_loss, run_training
 from pipelines.training.starting import live_norms, started
 from profiles import Profile
-from profiles.sections.schedule import PARTS, ProgressiveSchedule
+from profiles.sections.schedule import PARTS, ProgressiveSchedule, stage_parts
 from profiles.wording import counted
 from qdbev.engine import TrainResult
 from qdbev.quantization import hold_ranges, settle_ranges
@@ -73,27 +72,6 @@ class Stage:
         return profile.qat.of_stage(self.added)
 
 
-def stage_parts(stages: int, *, without: Sequence[str] = ()) -> list[tuple[str, ...]]:
-    """The parts each stage adds: four stages add one each, one stage adds all (standard QAT).
-
-    Args:
-        stages: 1 to 4.
-        without: Parts that the detector does not have; a stage of none but these falls away.
-
-    >>> stage_parts(4), stage_parts(1)
-    ([('backbone',), ('neck',), ('encoder',), ('decoder',)], [('backbone', 'neck', 'encoder', 'decoder')])
-    >>> stage_parts(2)
-    [('backbone', 'neck'), ('encoder', 'decoder')]
-    >>> stage_parts(4, without=["encoder"])
-    [('backbone',), ('neck',), ('decoder',)]
-    """
-    if not 1 <= stages <= len(PARTS):
-        raise ValueError(f"stages is {stages}, expected 1 to {len(PARTS)}")
-    edges = [round(stage * len(PARTS) / stages) for stage in range(stages + 1)]
-    groups = [tuple(part for part in PARTS[start:stop] if part not in without) for start, stop in pairwise(edges)]
-    return [group for group in groups if group]
-
-
 def trained_stages(
     job: Job, *, stages: int | None = None, on_stage: Callable[[Artifact], object] | None = None
 ) -> tuple[Artifact, list[str]]:
@@ -108,7 +86,6 @@ def trained_stages(
         The last stage, and a sentence about each.
     """
     groups = stage_parts(stages or job.profile.qat.stages, without=job.profile.model.empty_parts)
-    _refuse_delay_without_end(job.profile.qat, groups=groups)
     artifact, message = calibrated(replace(job, force=False))
     messages = [message, *left_behind(job.profile)]
     if on_stage is not None:
@@ -243,16 +220,6 @@ def by_step(loss: Loss, *, quantized: Quantized, added: Sequence[str], schedule:
         return loss(batch, step)
 
     return stepped
-
-
-def _refuse_delay_without_end(schedule: ProgressiveSchedule, *, groups: Sequence[Sequence[str]]) -> None:
-    shortest = min(schedule.steps(group) for group in groups)
-    steps = counted(shortest, "step")
-    if schedule.quantizer_delay and schedule.quantizer_delay >= shortest:
-        raise ValueError(
-            f"qat.quantizer_delay is {schedule.quantizer_delay} and the shortest stage has {steps}: what it "
-            "adds would never train quantized; choose fewer"
-        )
 
 
 def settle_trained(quantized: Quantized, *, result: TrainResult) -> None:

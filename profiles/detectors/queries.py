@@ -8,6 +8,9 @@ from pydantic import Field
 
 from profiles.document import Document
 
+MOST_BOXES = 300
+"""Boxes that a detector of object queries gives for a sample at most, as the official ones do."""
+
 
 class HeadProfile(Document):
     """Queries and boxes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -15,6 +16,12 @@ class CalibrationProfile(Document):
     """Post-training calibration on samples of the train split, in scene order."""
 
     later: ClassVar[frozenset[str]] = frozenset({"adaround_target", "iterations", "learning_rate", "smoothing"})
+    read_where: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        "iterations": ("method", ("adaround", "brecq", "qdrop")),
+        "learning_rate": ("method", ("adaround", "brecq", "qdrop")),
+        "adaround_target": ("method", ("adaround",)),
+        "bias_correction": ("method", ("dfq",)),
+    }
 
     method: CalibrationMethod = "ptq"
     """ptq observes ranges on calibration samples; dfq (Nagel et al., ICCV 2019) equalises weights before it does; gptq

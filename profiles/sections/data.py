@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -17,6 +18,8 @@ class DataProfile(Document):
     """Where samples come from."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"cache", "workers"})
+
+    read_where: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {"sweeps": ("source", ("synthetic",))}
 
     source: str = "synthetic"
     """synthetic (generated once into the cache) or the path of a nuScenes folder (the one that holds the version)."""

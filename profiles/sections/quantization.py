@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -19,6 +20,11 @@ class QuantizationProfile(Document):
     later: ClassVar[frozenset[str]] = frozenset(
         {"moving_momentum", "learned_scale", "activation_offset", "pact_penalty", "weight_granularity", "float_layers"}
     )
+
+    read_where: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+        "pact_penalty": ("activation_range", ("pact",)),
+        "moving_momentum": ("activation_range", ("moving",)),
+    }
 
     weight_bits: Bits = 4
     """Bits of weights; 32 leaves them in float."""

@@ -6,7 +6,8 @@ and x 0.5 in distillation), else those of the official BEVFormer training.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -138,3 +139,24 @@ class ProgressiveSchedule(Optimisation):
         """
         factor = self.stage_multipliers[max(PARTS.index(part) for part in parts)]
         return self.model_copy(update={"learning_rate": self.learning_rate * factor})
+
+
+def stage_parts(stages: int, *, without: Sequence[str] = ()) -> list[tuple[str, ...]]:
+    """The parts each stage adds: four stages add one each, one stage adds all (standard QAT).
+
+    Args:
+        stages: 1 to 4.
+        without: Parts that the detector does not have; a stage of none but these falls away.
+
+    >>> stage_parts(4), stage_parts(1)
+    ([('backbone',), ('neck',), ('encoder',), ('decoder',)], [('backbone', 'neck', 'encoder', 'decoder')])
+    >>> stage_parts(2)
+    [('backbone', 'neck'), ('encoder', 'decoder')]
+    >>> stage_parts(4, without=["encoder"])
+    [('backbone',), ('neck',), ('decoder',)]
+    """
+    if not 1 <= stages <= len(PARTS):
+        raise ValueError(f"stages is {stages}, expected 1 to {len(PARTS)}")
+    edges = [round(stage * len(PARTS) / stages) for stage in range(stages + 1)]
+    groups = [tuple(part for part in PARTS[start:stop] if part not in without) for start, stop in pairwise(edges)]
+    return [group for group in groups if group]

@@ -93,7 +93,9 @@ def test_adaround_stores_what_it_learned(made: Made, wanted: Callable[..., Profi
     better = sum(one["learned"] < 0.9 * one["nearest"] for one in record["rounded"])
     assert better > 0.5 * len(record["rounded"])
     assert all("embed" in name for name in record["not_rounded"])
-    assert all("embed" in name for name in _off_grid(artifact, profile=wanted(*ADAROUND)))
+    assert all(
+        "embed" in name for name in _off_grid(artifact, profile=wanted("calibration.method=adaround", *ADAROUND))
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +125,7 @@ def test_blocks_are_reconstructed_and_ranges_learned(made: Made, wanted: Callabl
     assert all("embed" in name for name in record["not_reconstructed"])
     learned = [layer for one in blocks.values() if not one["kept_as_calibrated"] for layer in one["layers"]]
     assert learned
-    left = _off_grid(artifact, profile=wanted(*words))
+    left = _off_grid(artifact, profile=wanted(f"calibration.method={method}", *words))
     assert not [name for name in left if any(name.startswith(f"{layer}.weight") for layer in learned)]
     plain = _latent(made("ptq", words[0])[0])
     moved = {name for name, value in _latent(artifact).items() if not torch.equal(value, plain[name])}

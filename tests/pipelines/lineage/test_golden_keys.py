@@ -16,8 +16,9 @@ from pipelines.lineage.kinds import CALIBRATION, QAT, VGD
 from pipelines.lineage.stated import stated_data, stated_weights
 from pipelines.store.artifacts import Store
 from pipelines.store.locations import ZOO
-from pipelines.training.stages import Stage, stage_parts
+from pipelines.training.stages import Stage
 from profiles import Manifest, Profile
+from profiles.sections.schedule import stage_parts
 
 # 2026-11-29, `qdbev compress --profile w4a6 --stages 4` on nano, before modules moved into rooms. All of it stands in
 # the manifests of that store: digests of the splits and tokens of the samples, then the digest of each model.

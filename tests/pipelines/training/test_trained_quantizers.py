@@ -30,6 +30,7 @@ QUICK = [
     "data.train_scenes=3",
     "data.val_scenes=2",
     "calibration.samples=2",
+    "qat.stages=1",
     "qat.steps_per_stage=[2,0,0,0]",
     "qat.batch_size=1",
     "qat.save_every=1",
@@ -233,7 +234,7 @@ def test_what_a_stage_adds_waits_and_ranges_stop(
     monkeypatch: pytest.MonkeyPatch, small: Callable[..., Profile], tmp_path: Path
 ) -> None:
     spy = Spy(monkeypatch)
-    words = ["qat.steps_per_stage=[4,0,4,0]", "qat.quantizer_delay=1", "qat.freeze_ranges_after=3"]
+    words = ["qat.stages=2", "qat.steps_per_stage=[4,0,4,0]", "qat.quantizer_delay=1", "qat.freeze_ranges_after=3"]
     profile = small(*PACT, *words)
     artifact, _ = stages.trained_stages(Job(profile, Store(tmp_path)), stages=2)
     early, late = ["backbone", "neck"], ["backbone", "decoder", "encoder", "neck"]
@@ -291,8 +292,3 @@ def test_two_processes_killed_between_delay_and_stop_end_the_same(tiny_synthetic
     assert [exit_code(one) for one in start_two([*command, str(broken)])] == [0, 0]
     first, second = ({one.path.name: one.digest for one in Store(store).list()} for store in (whole, broken))
     assert first == second and any(name.startswith("qat") for name in first)
-
-
-def test_a_delay_as_long_as_a_stage_is_refused(small: Callable[..., Profile], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"qat\.quantizer_delay is 2 and the shortest stage has 2 steps"):
-        stages.trained_stages(Job(small("qat.quantizer_delay=2", "qat.steps_per_stage=2"), Store(tmp_path)), stages=4)
