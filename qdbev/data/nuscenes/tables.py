@@ -181,4 +181,9 @@ def _stated_splits(path: Path) -> dict[str, list[str]]:
     lists = list(splits.values()) if isinstance(splits, dict) else [None]
     if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in lists):
         raise ValueError(f'{path} is not as the devkit reads it: {{"train": [scene names], "val": [scene names]}}')
+    if both := sorted(set(splits.get("train", ())) & set(splits.get("val", ()))):
+        raise ValueError(
+            f"{path} has {len(both)} scenes in train and in val, first {both[0]!r}: a detector would be scored on what "
+            "it was trained on"
+        )
     return {name: list(dict.fromkeys(names)) for name, names in splits.items()}

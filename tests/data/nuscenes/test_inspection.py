@@ -352,7 +352,7 @@ def test_own_scene_names_with_splits(tree: Tree) -> None:
     assert split_scenes(TINY_VERSION, root=tree.root) == names
     seen = tree.seen(scenes=("drive-1003",))
     assert len(seen.samples) == 4 and seen.findings == ()
-    for damaged in ("[]", '{"train": "drive"}', '{"val": [1]}', "{"):
+    for damaged in ("[]", '{"train": "drive"}', '{"val": [1]}', "{", '{"train": ["a", "b"], "val": ["b"]}'):
         (tree.folder / "splits.json").write_text(damaged)
         with pytest.raises(ValueError, match=r"splits\.json"):
             split_scenes(TINY_VERSION, root=tree.root)
