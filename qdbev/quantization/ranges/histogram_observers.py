@@ -13,6 +13,7 @@ from qdbev.quantization.ranges.histogram import GrowingHistogram
 from qdbev.quantization.ranges.observers import Observer, ObserverRow
 
 _TENSOR_BINS = 4096
+_VALUES_AT_ONCE = 1 << 18  # that candidates are tried on together: a call's overhead is shared, caches hold them
 _CANDIDATES = 100  # ranges tried by mse and entropy: 1 %, 2 % ... 100 % of the largest magnitude
 
 
@@ -97,19 +98,21 @@ class MseObserver(HistogramObserver):
         self.bits = bits
 
     def _row_ranges(self) -> Tensor:
-        histogram, counts = self.histogram, self.histogram.counts.to(torch.float32)
-        width, centres = histogram.bin_width[:, None], histogram.centres
+        largest = self.histogram.largest
+        shares = torch.arange(_CANDIDATES, 0, -1, dtype=torch.float64, device=largest.device) / _CANDIDATES
+        candidates_CR = largest * shares.to(largest.dtype)[:, None]  # the larger range is first, and wins a tie
+        at_once = max(1, _VALUES_AT_ONCE // self.histogram.counts.numel())
+        errors_CR = torch.cat([self._squared_error(part) for part in candidates_CR.split(at_once)])
+        errors_CR = errors_CR.nan_to_num(nan=torch.inf, posinf=torch.inf)
+        return candidates_CR.gather(0, errors_CR.argmin(0, keepdim=True)).squeeze(0)
+
+    def _squared_error(self, ranges_CR: Tensor) -> Tensor:
+        """The squared error of every row with every range, (C, R): on what the bins hold, in bins."""
+        width_R1, centres = self.histogram.bin_width[:, None], self.histogram.centres
         low, high = integer_limits(self.bits, narrow_range=self.narrow_range)
-        best = torch.full_like(histogram.largest, torch.inf)
-        ranges = histogram.largest.clone()
-        for share in range(_CANDIDATES, 0, -1):  # the larger range wins a tie
-            candidate = histogram.largest * (share / _CANDIDATES)
-            scale = scale_of_range(candidate, bits=self.bits, rule=self.scale_rule)[:, None] / width
-            error = centres - (centres / scale).round_().clamp_(low, high) * scale
-            total = (error.square_() * counts).sum(1)
-            better = total < best
-            best, ranges = torch.where(better, total, best), torch.where(better, candidate, ranges)
-        return ranges
+        scale_CR1 = scale_of_range(ranges_CR, bits=self.bits, rule=self.scale_rule)[..., None] / width_R1
+        error = centres - (centres / scale_CR1).round_().clamp_(low, high).mul_(scale_CR1)
+        return error.square_().mul_(self.histogram.counts.to(torch.float32)).sum(-1)
 
 
 class EntropyObserver(HistogramObserver):
