@@ -33,20 +33,22 @@ QUICK = (
 )
 
 
-def words(command: str, *, store: Path) -> list[str]:
+def words(command: str, *, store: Path, model: str) -> list[str]:
     """The command with settings that make it quick."""
     settings = [word for setting in QUICK for word in ("--set", setting)]
-    stages = ["--stages", "1"] if command == "compress" else []
-    return [sys.executable, "-m", "qdbev_cli", command, "--store", str(store), "--device", "cpu", *settings, *stages]
+    stages = ["--device", "cpu", *(["--stages", "1"] if command == "compress" else [])]
+    return [sys.executable, "-m", "qdbev_cli", command, "--model", model, "--store", str(store), *settings, *stages]
 
 
-def try_pair(command: str, *, store: Path, lag_s: float) -> tuple[bool, str]:
+def try_pair(command: str, *, store: Path, model: str, lag_s: float) -> tuple[bool, str]:
     """Run the command twice at once, the second a little later; whether all is well, and a line about it."""
     began = time.monotonic()
     pair = []
     for wait in (0.0, lag_s):
         time.sleep(wait)
-        pair.append(subprocess.Popen(words(command, store=store), stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        pair.append(
+            subprocess.Popen(words(command, store=store, model=model), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        )
     printed = [process.communicate() for process in pair]
     codes = [process.returncode for process in pair]
     last = [out.decode().strip().rpartition("\n")[2] for out, _ in printed]
@@ -67,6 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--command", default="compress")
+    parser.add_argument("--model", default="nano", help="a name, or a YAML of a smaller one, which is quicker")
     parser.add_argument("--lag", type=float, default=0.3, help="seconds by which the lag of the second grows each time")
     arguments = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -74,7 +77,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for number in range(arguments.pairs):
             store = Path(folder) / str(number)
-            well, line = try_pair(arguments.command, store=store, lag_s=number * arguments.lag)
+            well, line = try_pair(arguments.command, store=store, model=arguments.model, lag_s=number * arguments.lag)
             good += well
             print(f"pair {number + 1}: {'well' if well else 'NOT WELL'} {line}", flush=True)
     print(f"{good} of {arguments.pairs} pairs ended well")

@@ -38,6 +38,7 @@ def settings(tiny_synthetic: Path) -> list[str]:
         "data.val_scenes=1",
         "calibration.samples=2",
         "quantization.training_rounding=nearest",
+        "quantization.training_observer=minmax",
         "evaluation.max_boxes=30",
         "evaluation.bootstrap_resamples=0",
         "qat.evaluate_each_stage=false",

@@ -24,6 +24,7 @@ SETTINGS = (
     "data.val_scenes=2",
     "calibration.samples=2",
     "quantization.training_rounding=nearest",
+    "quantization.training_observer=minmax",
     "qat.steps_per_stage=2",
     "qat.log_every=1",
     "qat.evaluate_each_stage=false",
@@ -99,10 +100,10 @@ def test_two_processes_train_float_weights_like_one_with_twice_the_batch(tiny_sy
 
 
 @pytest.mark.slow
-def test_two_processes_compress_like_one_with_twice_the_batch(tiny_synthetic: Path, tmp_path: Path) -> None:
+def test_two_processes_compress_like_one_with_twice_the_batch(tiny_synthetic: Path, mite: str, tmp_path: Path) -> None:
     """Sums in another order: a weight at the edge of a step of its grid may fall on its other side, and stays there."""
-    one = _compress(tmp_path / "one", data=tiny_synthetic, batch=2, run=_run)
-    two = _compress(tmp_path / "two", data=tiny_synthetic, batch=1, run=_run_two)
+    one = _compress(tmp_path / "one", model=mite, data=tiny_synthetic, batch=2, run=_run)
+    two = _compress(tmp_path / "two", model=mite, data=tiny_synthetic, batch=1, run=_run_two)
     assert two.keys() == one.keys()
     first, first_of_two = ([row["loss"] for row in found["stage 1"][0]] for found in (one, two))
     assert first_of_two[0] == pytest.approx(first[0], rel=1e-5)
@@ -129,23 +130,23 @@ def _scores(document: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in document["metrics"].items() if name == "NDS" or name.startswith("mA")}
 
 
-def _words(command: str, *, store: Path, settings: list[str], device: str = "cpu") -> list[str]:
+def _words(command: str, *, store: Path, settings: list[str], model: str = "nano", device: str = "cpu") -> list[str]:
     options = [word for setting in settings for word in ("--set", setting)]
-    return [command, "--json", "--store", str(store), *options, "--device", device]
+    return [command, "--json", "--model", model, "--store", str(store), *options, "--device", device]
 
 
-def _run(command: str, *, store: Path, settings: list[str]) -> dict[str, Any]:
+def _run(command: str, *, store: Path, settings: list[str], model: str = "nano") -> dict[str, Any]:
     """What a command prints."""
-    result = CliRunner().invoke(app, _words(command, store=store, settings=settings))
+    result = CliRunner().invoke(app, _words(command, store=store, settings=settings, model=model))
     assert result.exit_code == 0, result.output[-3000:]
     document: dict[str, Any] = json.loads(result.stdout)
     return document
 
 
-def _run_two(command: str, *, store: Path, settings: list[str]) -> dict[str, Any]:
+def _run_two(command: str, *, store: Path, settings: list[str], model: str = "nano") -> dict[str, Any]:
     """What it prints in two processes, which is one document."""
     output = store.with_suffix(".json")
-    pair = start_two(_words(command, store=store, settings=settings), output=output)
+    pair = start_two(_words(command, store=store, settings=settings, model=model), output=output)
     assert [exit_code(one) for one in pair] == [0, 0], output.with_suffix(".errors").read_text()[-3000:]
     document: dict[str, Any] = json.loads(output.read_text())
     return document
@@ -163,12 +164,12 @@ def _run_under_torchrun(command: str, *, store: Path, settings: list[str]) -> di
 
 
 def _compress(
-    store: Path, *, data: Path, batch: int, run: Callable[..., dict[str, Any]]
+    store: Path, *, model: str, data: Path, batch: int, run: Callable[..., dict[str, Any]]
 ) -> dict[str, tuple[list[dict[str, Any]], dict[str, float]]]:
     """Training curve and scores by model, of a compression into an empty store."""
     settings = [*SETTINGS, f"data.source={data}"]
     settings += [f"qat.batch_size={batch}", f"distillation.schedule.batch_size={batch}"]
-    document = run("compress", store=store, settings=settings)
+    document = run("compress", store=store, settings=settings, model=model)
     names = {"vgd": "QAT+VGD"} | {f"stage {number}": f"QAT {number}/4" for number in range(1, 5)}
     trained = [one for one in Store(store).list() if one.manifest.kind in ("qat", "vgd")]
     assert len(trained) == len(names)

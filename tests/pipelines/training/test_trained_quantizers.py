@@ -38,6 +38,7 @@ QUICK = [
     "qat.warmup_steps=0",
     "qat.ema_decay=null",
     "quantization.training_rounding=nearest",
+    "quantization.training_observer=minmax",
 ]
 PACT = ["quantization.activation_range=pact"]
 LSQ = ["quantization.learned_scale=linear", "quantization.weight_range=learned", "qat.range_multiplier=1"]
@@ -117,9 +118,9 @@ def boxes(detector: nn.Module, *, profile: Profile, split: Split) -> Iterator[Te
     "method", [one if one in ("pact", "lsq+", "hawq-v3-live") else pytest.param(one, marks=SLOW) for one in METHODS]
 )
 def test_a_trained_model_detects_the_same_once_it_is_sealed_and_loaded(
-    method: str, load: Callable[..., Profile], sealed: list[Quantized], folder: Path
+    method: str, small: Callable[..., Profile], sealed: list[Quantized], folder: Path
 ) -> None:
-    profile, store = load(*METHODS[method]), Store(folder)
+    profile, store = small(*METHODS[method]), Store(folder)
     artifact, _ = stages.trained_stages(Job(profile, store), stages=1)
     split = load_split(profile.data, name="val")
     before = [*boxes(sealed[-1].detector, profile=profile, split=split)]
