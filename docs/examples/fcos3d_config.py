@@ -55,7 +55,7 @@ model = dict(
         center_sampling=True,
     ),
     train_cfg=dict(code_weight=[1.0, 1.0, 0.2, 1.0, 1.0, 1.0, 1.0, 0.05, 0.05]),
-    test_cfg=dict(use_rotate_nms=True, nms_pre=100, nms_thr=0.8, score_thr=0.001, max_per_img=50),
+    test_cfg=dict(use_rotate_nms=True, nms_pre=20, nms_thr=0.8, score_thr=0.001, max_per_img=50),
 )
 
 train_pipeline = [
