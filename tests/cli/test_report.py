@@ -99,7 +99,7 @@ def compress(store: Store, *words: str, nds: float, key: int, scored_on: str = "
     start = store.last("float")
     assert start is not None
     data = {"parts": ["backbone", "neck", "encoder", "decoder"], "stage": 4, "stages": 4, "train": "t"}
-    cost = COST | {"steps": int(str(profile.qat.steps_per_stage) != "0")}
+    cost = COST | {"steps": 2 * (str(profile.qat.steps_per_stage) != "0")}
 
     def write(folder: Path) -> None:
         save_file({"a": np.ones(key, np.float32)}, folder / "model.safetensors")
