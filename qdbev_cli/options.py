@@ -18,7 +18,7 @@ import typer
 from pipelines.reporting.outcome import Outcome
 from profiles.wording import sentence
 from qdbev_cli import completion
-from qdbev_cli.console import guarded
+from qdbev_cli.console import USAGE, guarded, refuse
 from qdbev_cli.telling import PLAINLY, Telling
 
 if TYPE_CHECKING:
@@ -284,7 +284,11 @@ def command(**defaults: Any) -> Callable[[Callable[..., Outcome]], Callable[...,
 
         @functools.wraps(function)
         def run(**given: Any) -> None:
+            from pipelines.store import processes
+
             options = kind(**{name: given.pop(name) for name in shared})
+            if fault := processes.misstated():
+                raise typer.Exit(refuse(sentence(fault), code=USAGE, as_json=options.as_json))
             guarded(lambda: function(options, **given), as_json=options.as_json, telling=options.telling)
 
         run.__signature__ = _unfolded(function, kind=kind, defaults=defaults)  # type: ignore[attr-defined]

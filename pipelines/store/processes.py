@@ -34,6 +34,16 @@ def number() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def misstated() -> str:
+    """What is wrong with what a launcher, or a shell that remembers one, says of the processes; empty where nothing."""
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        if not (stated := os.environ.get(name, "0")).isdecimal():
+            return f"{name} is {stated!r}, where a launcher says a whole number; unset it, or start by torchrun"
+    if number() >= count():
+        return f"RANK is {number()} of WORLD_SIZE {count()}, which counts from 0; unset both, or start by torchrun"
+    return ""
+
+
 def in_key() -> dict[str, int]:
     """What of this decides a training: several processes see a batch each; one alone leaves the key as it is."""
     return {"processes": count()} if count() > 1 else {}

@@ -84,3 +84,17 @@ def test_python_runs_the_package_as_the_command() -> None:
         [sys.executable, "-m", "qdbev", "comprss"], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert (done.returncode, done.stderr) == (2, "qdbev: there is no command 'comprss'; did you mean compress?\n")
+
+
+@pytest.mark.parametrize(
+    ("stated", "phrase"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE is 'x', where a launcher says a whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK is '-1'"),
+        ({"WORLD_SIZE": "2", "RANK": "3"}, "RANK is 3 of WORLD_SIZE 2"),
+        ({"RANK": "1"}, "RANK is 1 of WORLD_SIZE 1"),
+    ],
+)
+def test_what_no_launcher_says_of_processes_is_refused(stated: dict[str, str], phrase: str, tmp_path: Path) -> None:
+    result = RUN.invoke(app, ["artifacts", "list", "--store", str(tmp_path)], env=stated)
+    assert result.exit_code == 2 and phrase in result.stderr and "Traceback" not in result.stderr
