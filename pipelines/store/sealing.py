@@ -9,6 +9,7 @@ import errno
 import fcntl
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -224,7 +225,8 @@ def _reason(error: Exception) -> str | None:
     code = error.errno if isinstance(error, OSError) else None
     if isinstance(error, shutil.Error):  # of a copied folder: the text of each file's error
         code = next((number for number in _OF_DISK if os.strerror(number) in str(error)), None)
-    # safetensors wraps the system's error into its own and keeps only the text
+    if code is None and (stated := re.search(r"\(os error (\d+)\)", str(error))):
+        code = int(stated[1])  # safetensors wraps the system's error into its own and keeps only the text
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return "the disk is full. Nothing was sealed; free some space and run the same again"
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -277,3 +277,9 @@ def test_a_copy_that_fails_is_said_in_one_sentence(
     with pytest.raises(StoreUnwritable, match=f"other cannot be written: {said}"):
         other.adopt(artifact)
     assert remains(other) == []
+
+
+@pytest.mark.parametrize(("code", "phrase"), [(27, "File too large"), (5, "Input/output error"), (122, "disk is full")])
+def test_what_safetensors_keeps_of_the_systems_error_is_said(tmp_path: Path, code: int, phrase: str) -> None:
+    with pytest.raises(StoreUnwritable, match=phrase), sealing.explained_writing(tmp_path):
+        raise RuntimeError(f"Error while serializing: I/O error: in other words (os error {code})")
