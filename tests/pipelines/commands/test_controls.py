@@ -297,7 +297,7 @@ def test_the_float_control_sees_the_samples_of_qat_and_no_further_seeds(tmp_path
 def test_the_float_control_of_imported_weights_starts_from_them(tiny_synthetic: Path, tmp_path: Path) -> None:
     profile, store = _short(f"data.source={tiny_synthetic}", "model.weights=null"), Store(tmp_path / "runs")
     plan = train_float.run(Job(profile, store), further=True, dry_run=True).would_do
-    assert plan == ["train nano (decoder) from the imported weights: 1 steps of 1 samples"]
+    assert plan == ["train nano (decoder) from the imported weights: 1 step of 1 sample"]
     with pytest.raises(MissingArtifact, match="the float weights of nano are not in"):
         train_float.run(Job(profile, store), further=True)
     shipped = shipped_weights("nano")

@@ -52,7 +52,8 @@ CONTENTS = {  # 2026-11-29, before each kind of detector had a section of its ow
     "tiny": "76ed628cfe3c53869d5cc1474ecf20be788ce73314e1419677bea3667eb38656",
     "small": "02c40bb2785b3f70d1f68b8b10c48966aff4e0ad5d7d081a8f6fd4c992650ebd",
     "base": "6e5a7096feace2949e936754c2e5cd6a75949d967504413d0940ecda9644fb5d",
-    "fcos3d": "0303ac64b06974df83ddf3068dbedf68a00157d818c10e2bd6cac99c039ad276",
+    # 2026-11-30: the example keeps 20 boxes of a level, not 100, so its config is another file
+    "fcos3d": "4bb6e5f8ffd592c8bf0071fcaa96aa8529b60496b92977ac6061f1a9ffa77e8a",
     "centerpoint": "0221423bbfa2b69621510517b95fc4dcd0693736394785478ae15e13ea1f9e2d",
 }
 
