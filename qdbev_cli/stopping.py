@@ -28,7 +28,7 @@ WORDS = {
     signal.SIGHUP: "stopped by SIGHUP, the terminal is gone",
 }
 _PROGRAMS = ("qdbev", "-m")  # what ``sys.argv`` begins with when this is imported by the script, or by python -m
-_SOON_S, _AGAIN_S = 0.1, 1.5
+_SOON_S, _AGAIN_S, _UNHEARD_S = 0.1, 1.5, 15.0
 _UNSEEN = 0  # no request
 
 
@@ -106,15 +106,21 @@ def _begin_to_wake() -> None:
 
 
 def _wake(told: int, sleeper: int) -> None:
-    """Once a request has come, wake the main thread soon if it has not heard, then again and again until it ends."""
-    while os.read(told, 1)[0] not in WORDS:  # other signals come here too
+    """Once a request has come, wake the main thread soon if it has not heard, then again and again until it ends.
+
+    Foreign code may go back to waiting at every signal, as torch does for processes that never come: leave for it.
+    """
+    while (number := os.read(told, 1)[0]) not in WORDS:  # other signals come here too
         pass
     time.sleep(_SOON_S)
     if not _Requests.received:
         signal.pthread_kill(sleeper, signal.SIGALRM)
-    while True:
+    last_moment = time.monotonic() + _UNHEARD_S
+    while _Requests.received or time.monotonic() < last_moment:
         time.sleep(_AGAIN_S)
         signal.pthread_kill(sleeper, signal.SIGALRM)
+    _Requests.received = number
+    _leave()
 
 
 def _unless_stopped(hook: Callable[..., Any], *, kind: Callable[..., type[BaseException]]) -> Callable[..., None]:

@@ -58,6 +58,13 @@ TOLD_ANOTHER = """
     threading.Timer(0.1, signal.pthread_kill, (other.ident, signal.SIGTERM)).start()
     threading.Event().wait()  # on a lock that nobody frees
 """
+DEAF = """
+    import ctypes
+    lock = (ctypes.c_char * 64)()
+    threads = ctypes.CDLL(None)
+    threads.pthread_mutex_lock(lock)
+    threads.pthread_mutex_lock(lock)  # waits for itself, whatever signal comes
+"""
 CHILDREN = """
     import multiprocessing
     pool = multiprocessing.get_context("fork").Pool(3)
@@ -134,6 +141,13 @@ def test_a_request_that_the_system_tells_another_thread_wakes_the_main_one() -> 
     process = started(TOLD_ANOTHER)
     _, err = ended(process)
     assert (process.returncode, err.count("stopped by SIGTERM")) == (143, 1)
+
+
+def test_a_wait_that_no_signal_ends_is_left() -> None:
+    process = started(DEAF, before="from qdbev_cli import stopping; stopping._UNHEARD_S = 1.0")
+    os.kill(process.pid, signal.SIGTERM)
+    _, err = ended(process)
+    assert (process.returncode, err.strip()) == (143, f"qdbev: stopped by SIGTERM; {GOES_ON}".strip())
 
 
 def test_children_end_with_a_command_that_is_killed() -> None:
