@@ -14,7 +14,7 @@ from mmdet3d.datasets import NuScenesDataset
 from mmdet3d.registry import DATASETS
 
 from qdbev.data.configured.config import dataset_section, read_config
-from qdbev.data.configured.dataset import ConfiguredDataset, class_order
+from qdbev.data.configured.dataset import ConfiguredDataset, _seeded, class_order
 from qdbev.data.nuscenes.records import CAMERAS, CLASSES, Sample, read_samples
 from qdbev.data.queues.batches import TrainingOrder, frames_in, load_slots, streaming_batches
 
@@ -183,3 +183,11 @@ def test_files_that_are_no_configs_are_refused(tmp_path: Path, text: str, senten
     path.write_text(text)
     with pytest.raises(ValueError, match=sentence):
         read_config(path, options={})
+
+
+def test_transforms_draw_apart_for_every_item() -> None:
+    drawn = set()
+    for number in range(200):
+        with _seeded(np.random.default_rng(number)):
+            drawn.add((random.random(), float(np.random.random()), float(torch.rand(()))))
+    assert len(drawn) == 200
