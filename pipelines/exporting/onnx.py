@@ -11,10 +11,12 @@ from typing import Any
 
 from pipelines.assembly.detector import Detector, build_detector, inputs_on, kind_of, refuse_unable
 from pipelines.assembly.job import Job
-from pipelines.assembly.quantized import load_quantized
+from pipelines.assembly.quantized import Quantized, load_quantized
 from pipelines.assembly.samples import Split, streaming_dataset
 from pipelines.assembly.scene import scene_of
 from pipelines.assembly.weights import package_versions
+from pipelines.exporting.second_count import second_count
+from pipelines.exporting.ways import WAYS
 from pipelines.lineage.keys import export_key
 from pipelines.lineage.kinds import EVALUATION, GATE, GRAPH, ONNX, QUANTIZED
 from pipelines.store.artifacts import Artifact, Store
@@ -25,18 +27,16 @@ from profiles import Profile
 from profiles.wording import counted
 from qdbev.data.queues.batches import streaming_batches
 from qdbev.detectors.frame_graph import FrameGraph, Tensors
-from qdbev.export.onnx.execution import SESSIONS
 from qdbev.export.onnx.gate.check import GateReport, check
-from qdbev.export.onnx.lowering import Lowered, runtime_graph
+from qdbev.export.onnx.lowering import Lowered
 from qdbev.export.onnx.metadata import describe_ports, write_metadata
 from qdbev.export.onnx.neutral import neutral_graph
-from qdbev.export.onnx.packages import onnx_package, openvino_package, runtime_package
+from qdbev.export.onnx.packages import onnx_package
 from qdbev.export.onnx.stream import StreamedGraph
 
 FORMAT_VERSION = 1
 GATE_FRAMES = 3
 _FAILED = "_gates"
-_PACKAGES = {"ort": "onnxruntime", "openvino": "openvino"}
 
 
 class GateFailed(UnusableInput):
@@ -78,26 +78,26 @@ def refuse_unexportable(model: Artifact, *, profile: Profile, target: str) -> No
             f"{model.path.name} is a {model.manifest.kind} artifact; only a quantized detector can be exported: "
             f"{', '.join(QUANTIZED)}"
         )
-    if target not in SESSIONS:
+    if target not in WAYS:
         raise ValueError(
             f"a graph for {target} cannot be run here, so none is written; --explain says what {target} makes of each "
-            f"layer, and graphs are written for {' and '.join(SESSIONS)}"
+            f"layer, and graphs are written for {', '.join(WAYS)}"
         )
     refuse_unable(build_detector(profile.model), ability="export")
     onnx_package()
-    (openvino_package if target == "openvino" else runtime_package)()
+    WAYS[target].imported()
 
 
 def executed(model: Artifact, *, profile: Profile, runtime: str, threads: int) -> StreamedGraph:
     """An export as a detector that a runtime runs."""
     package = onnx_package()
-    session = SESSIONS[runtime](package.load(model.file(GRAPH)), threads=threads)
+    session = WAYS[runtime].session(package.load(model.file(GRAPH)), threads=threads)
     return StreamedGraph(frame_of(build_detector(profile.model), profile=profile), session=session)
 
 
 def runtime_of(model: Artifact) -> str:
-    """The runtime that an export was made for, and passed the gate with."""
-    return str(model.manifest.data["target"])
+    """The runtime that an export passed the gate with."""
+    return WAYS[str(model.manifest.data["target"])].runtime
 
 
 def frame_of(detector: Detector, *, profile: Profile) -> FrameGraph:
@@ -107,13 +107,16 @@ def frame_of(detector: Detector, *, profile: Profile) -> FrameGraph:
 
 def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, settings: Mapping[str, Any]) -> Content:
     profile = job.profile
-    frame = frame_of(load_quantized(model, profile=profile).detector, profile=profile)
-    lowered = runtime_graph(neutral_graph(frame), target=target)
+    quantized = load_quantized(model, profile=profile)
+    frame = frame_of(quantized.detector, profile=profile)
+    lowered = WAYS[target].lower(neutral_graph(frame))
     describe_ports(lowered.model, meanings=frame.meanings)
     if not settings["stripped"]:
         write_metadata(lowered.model, _metadata(frame, profile=profile, model=model, scored=scored, target=target))
     onnx_package().checker.check_model(lowered.model, full_check=True)
     report = _gate(frame, lowered, target=target, split=job.split("train"), profile=profile)
+    if WAYS[target].counts:
+        _count(report, lowered, frame=frame, quantized=quantized)
     if failure := report.failure():
         left = _leave(report, store=job.store, name=f"{model.path.name}-{target}")
         raise GateFailed(f"{model.path.name} is not exported: {failure}; the gate's report is {left}")
@@ -127,19 +130,25 @@ def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, 
         parents={"model": model.digest},
         data=settings,
         metrics={"gate": _summary(report)},
-        packages=package_versions() | {name: version(name) for name in ("onnx", _PACKAGES[target])},
+        packages=package_versions() | {name: version(name) for name in ("onnx", WAYS[target].package)},
         message=f"run for {counted(report.frames, 'frame')}: "
         f"{counted(len(report.taps), 'tap')} agree with the detector",
     )
 
 
 def _gate(frame: FrameGraph, lowered: Lowered, *, target: str, split: Split, profile: Profile) -> GateReport:
-    session = SESSIONS[target](lowered.model)
-    tapped = SESSIONS[target](lowered.model, taps=lowered.taps)
+    session = WAYS[target].session(lowered.model)
+    tapped = WAYS[target].session(lowered.model, taps=lowered.taps)
     sequence = first_frames(frame, split=split, profile=profile)
     report = check(frame, session=session, tapped=tapped, sequence=sequence, biases=lowered.biases)
     report.layers, report.foreign = session.layers(lowered.weights), session.foreign(lowered.weights)
     return report
+
+
+def _count(report: GateReport, lowered: Lowered, *, frame: FrameGraph, quantized: Quantized) -> None:
+    count = second_count(lowered, frame=frame, quantized=quantized)
+    report.operations = {"macs": count.macs, "bit_operations": count.bit_operations}
+    report.miscounted = count.differing
 
 
 def first_frames(frame: FrameGraph, *, split: Split, profile: Profile) -> list[Tensors]:
@@ -208,6 +217,7 @@ def _summary(report: GateReport) -> dict[str, Any]:
         "largest_share": max((tap.share for tap in report.taps.values()), default=0.0),
         "outputs": report.outputs,
         "free_boxes": report.free_boxes,
+        **({"operations": report.operations} if report.operations else {}),
         "layers": {fate: fates.count(fate) for fate in ("integers", "float", "changed")},
     }
 

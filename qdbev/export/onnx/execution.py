@@ -113,10 +113,6 @@ class OpenVinoSession:
         return foreign_quantizers_of_openvino(self._compiled.get_runtime_model(), exported=self._model, weights=weights)
 
 
-SESSIONS: dict[str, type[Session]] = {"ort": OrtSession, "openvino": OpenVinoSession}
-"""Runtimes that are here to run a graph, by the name of the target."""
-
-
 def with_taps(model: onnx.ModelProto, taps: Sequence[str]) -> onnx.ModelProto:
     """The model, which gives some tensors of bytes besides its outputs."""
     package = onnx_package()

@@ -28,7 +28,7 @@ def fold_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     before = len(model.graph.node) + 1
     while len(model.graph.node) < before:  # what is folded lets more shapes be known
         before = len(model.graph.node)
-        shapes = _known_shapes(model)
+        shapes = known_shapes(model)
         graph = Graph(model)
         remaining = []
         for node in graph.nodes:
@@ -72,7 +72,7 @@ def _evaluated(node: onnx.NodeProto, values: dict[str, np.ndarray], *, opset: in
     return [np.asarray(value) for value in ReferenceEvaluator(model).run(None, values)]
 
 
-def _known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor whose shape follows from the inputs', quantizers taken for what they pass on."""
     package = onnx_package()
     plain = package.ModelProto()

@@ -47,6 +47,13 @@ class Stored:
     bits: int
     finer: int = 1
 
+    @property
+    def spread_scale(self) -> Array:
+        """The scale in the shape in which it multiplies the integers; the same where there is one."""
+        if self.axis is None:
+            return self.scale
+        return self.scale.reshape([-1 if axis == self.axis else 1 for axis in range(self.integers.ndim)])
+
     def transposed(self, order: list[int]) -> Stored:
         """The same with its axes in another order."""
         axis = None if self.axis is None else order.index(self.axis)

@@ -13,7 +13,16 @@ from qdbev.data.nuscenes.rig import nuscenes_lidar2img
 from qdbev.detectors.bevformer import build_bevformer
 from qdbev.detectors.detector import Scene
 from qdbev.detectors.frame_graph import FrameGraph
-from qdbev.quantization import InputGrid, WeightGrid, fold_batchnorm, make_plan, observing, quantize, set_parts
+from qdbev.quantization import (
+    InputGrid,
+    WeightGrid,
+    fold_batchnorm,
+    make_plan,
+    observing,
+    quantize,
+    set_parts,
+    with_bits,
+)
 from tests.detectors.bevformer.variants import NANO
 
 pytest.importorskip("onnx")
@@ -53,7 +62,7 @@ def random_feeds(frame: FrameGraph, *, seed: int) -> dict[str, Tensor]:
 def make_frame(weight_bits: int = 4, activation_bits: int = 6, **options: Any) -> FrameGraph:
     """The detector, its ranges set by one frame of noise."""
     torch.manual_seed(0)
-    float_layers = options.pop("float_layers", ())
+    float_layers, bits = options.pop("float_layers", ()), options.pop("bits", {})
     detector = build_bevformer(**(SMALLEST | options.pop("variant", {}))).eval()
     for module in detector.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -69,6 +78,9 @@ def make_frame(weight_bits: int = 4, activation_bits: int = 6, **options: Any) -
         activation_bits=activation_bits,
         float_layers=float_layers,
     )
+    if bits:
+        mixed = {site.path: (site.weight_bits, site.activation_bits) for site in plan.quantized} | bits
+        plan = with_bits(plan, mixed)
     quantize(detector, plan, weights=WeightGrid(follow=False), inputs=InputGrid(**options))
     with torch.no_grad(), observing(detector):
         first = frame.run({**feeds, **frame.start()})

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,18 @@ def test_what_a_target_makes_of_each_layer_is_told_and_nothing_written(
     assert sorted(path.name for path in store.iterdir()) == before
 
 
+def test_qonnx_keeps_widths_and_counts_what_the_plan_counts(call: Call, model: dict[str, Any]) -> None:
+    made = call("export onnx", model["path"], "--target", "qonnx")
+    gate = made["metrics"]["gate"]
+    assert (gate["taps"], gate["layers"]["changed"]) == (83, 0)
+    counts = gate["operations"]
+    report = json.loads((Path(made["artifact"]["path"]) / "gate.json").read_text())
+    assert report["miscounted"] == [] and report["operations"] == counts
+    assert counts["bit_operations"] == counts["macs"] * 4 * 6  # W4A6 in every layer that the graph multiplies
+    graph = onnx.load(Path(made["artifact"]["path"]) / "model.onnx")
+    assert {node.domain for node in graph.graph.node if node.op_type == "Quant"} == {"qonnx.custom_op.general"}
+
+
 def test_a_runtime_runs_graphs_alone(call: Call, model: dict[str, Any]) -> None:
     refused = call("evaluate", model["path"], "--runtime", "openvino", code=2)
     assert "--runtime openvino runs exported graphs" in refused["error"]
@@ -134,8 +147,9 @@ def test_what_fails_leaves_the_report_alone(
         scale.CopyFrom(onnx.numpy_helper.from_array(doubled, scale.name))
         return lowered
 
-    honest = exporting.runtime_graph
-    monkeypatch.setattr(exporting, "runtime_graph", lambda graph, target: cut(honest(graph, target=target)))
+    way = exporting.WAYS["ort"]
+    dishonest = replace(way, lower=lambda graph: cut(way.lower(graph)))
+    monkeypatch.setattr(exporting, "WAYS", {**exporting.WAYS, "ort": dishonest})
     before = {path.name for path in store.iterdir()}
     failed = call("export onnx", model["path"], "--strip-metadata", code=3)
     assert "at img_backbone.layer1.0.conv1.input_quantizer the graph differs by up to" in failed["error"]

@@ -50,6 +50,10 @@ class GateReport:
     """What the runtime made of each layer."""
     foreign: list[str] = field(default_factory=list)
     """Nodes that the runtime quantized though the detector has them in float."""
+    operations: dict[str, int] = field(default_factory=dict)
+    """What the graph multiplies, counted from itself alone; empty where it was not counted."""
+    miscounted: list[str] = field(default_factory=list)
+    """A sentence for each layer whose count is not that of the plan."""
 
     def failure(self) -> str:
         """What differs where, in a sentence; empty where the graph passes."""
@@ -70,6 +74,8 @@ class GateReport:
             )
         if self.foreign:
             return f"the runtime quantized {self.foreign[0]}, which the detector has in float"
+        if self.miscounted:
+            return self.miscounted[0]
         return "the graph computes something else once its taps are looked at" if self.taps_change else ""
 
     def to_json(self) -> dict[str, Any]:

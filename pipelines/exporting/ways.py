@@ -1,0 +1,45 @@
+"""How a graph for each target is made, and who runs it here: a row for each target that graphs are written for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from qdbev.export.onnx.execution import OpenVinoSession, OrtSession, Session
+from qdbev.export.onnx.lowering import Lowered, runtime_graph
+from qdbev.export.onnx.packages import openvino_package, runtime_package
+from qdbev.export.onnx.qonnx.lowering import quant_graph
+from qdbev.export.onnx.qonnx.session import QonnxSession
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a target gets its graph.
+
+    Attributes:
+        lower: Makes its graph of the neutral one.
+        session: Runs it, with the integers of its taps.
+        runtime: What ``evaluate`` runs it by where nothing else is asked for.
+        package: What has to be installed, by the name that pip knows.
+        imported: Imports it, or says in a sentence that it is missing.
+        counts: Whether the operations that the graph shows are held against those of the plan.
+    """
+
+    lower: Callable[[Any], Lowered]
+    session: type[Session]
+    runtime: str
+    package: str = "onnxruntime"
+    imported: Callable[[], Any] = runtime_package
+    counts: bool = False
+
+
+WAYS: Mapping[str, Way] = {
+    "ort": Way(runtime_graph, OrtSession, "ort"),
+    "openvino": Way(
+        partial(runtime_graph, target="openvino"), OpenVinoSession, "openvino", "openvino", openvino_package
+    ),
+    "qonnx": Way(quant_graph, QonnxSession, "ort", counts=True),
+}
+"""Target -> its way."""

@@ -1,0 +1,1 @@
+"""QONNX: integers of any width as nodes ``Quant`` around floats, for compilers of FPGAs; widths are kept exactly."""

@@ -1,0 +1,103 @@
+"""Multiply-accumulates and bit operations counted from a graph of QONNX alone: shapes of tensors, widths of ``Quant``.
+
+Nothing of the detector or of its plan is asked, so that the count is a second opinion on both. A product counts as a
+layer where one side is a weight; products of two activations are none, as in Eq. 7 of QD-BEV.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from qdbev.export.onnx.graph import Graph
+from qdbev.export.onnx.qonnx.definition import NAME
+from qdbev.export.onnx.shapes import known_shapes
+
+if TYPE_CHECKING:
+    import onnx
+
+FLOAT_BITS = 32
+_MOVES = ("Reshape", "Transpose", "Slice", "Identity", "Unsqueeze", "Squeeze", "Flatten")
+_PRODUCTS = ("Conv", "MatMul", "Gemm")
+
+
+@dataclass(frozen=True)
+class Operations:
+    """What one product of the graph costs.
+
+    Attributes:
+        weight: Name of the constant that is multiplied by.
+        macs: Multiply-accumulates.
+        weight_bits: Width of the constant, 32 where no ``Quant`` reads it.
+        input_bits: Width of what it is multiplied by.
+    """
+
+    weight: str
+    macs: int
+    weight_bits: int
+    input_bits: int
+
+    @property
+    def bit_operations(self) -> int:
+        """Each product of two numbers as the product of their widths (Eq. 7)."""
+        return self.macs * self.weight_bits * self.input_bits
+
+
+def counted(model: onnx.ModelProto) -> list[Operations]:
+    """The products with weights of a graph, in the order that they run."""
+    graph, shapes = Graph(model), known_shapes(model)
+    producers = graph.producers()
+    operations = []
+    for node in graph.nodes:
+        if node.op_type in _PRODUCTS:
+            (constant, weight_bits), (_, input_bits) = (
+                _origin(name, producers, graph) for name in (node.input[1], node.input[0])
+            )
+            if constant in graph.constants:
+                macs = math.prod(shapes[node.output[0]]) * _inner(node, shapes)
+                operations.append(Operations(constant, macs, weight_bits, input_bits))
+    return operations
+
+
+def by_layer(operations: Iterable[Operations], paths: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Path of each layer -> multiply-accumulates and bit operations of all its products.
+
+    Args:
+        operations: As counted.
+        paths: Of layers; a weight is of the layer whose path it begins with.
+    """
+    known, sums = list(paths), dict[str, tuple[int, int]]()
+    for product in operations:
+        path = next((path for path in known if product.weight.startswith(f"{path}.")), product.weight)
+        macs, bits = sums.get(path, (0, 0))
+        sums[path] = (macs + product.macs, bits + product.bit_operations)
+    return sums
+
+
+def differing(found: Mapping[str, tuple[int, int]], expected: Mapping[str, tuple[int, int]]) -> Iterator[str]:
+    """A sentence for each layer whose count is another one than expected."""
+    for path, counts in expected.items():
+        if found.get(path, (0, 0)) != counts:
+            macs, bits = found.get(path, (0, 0))
+            yield f"{path} takes {macs} MACs and {bits} bit operations by the graph, {counts[0]} and {counts[1]} by us"
+
+
+def _origin(name: str, producers: Mapping[str, onnx.NodeProto], graph: Graph) -> tuple[str, int]:
+    """Where a tensor comes from, past what only moves numbers, and the width that it has."""
+    while (node := producers.get(name)) is not None:
+        if node.op_type == NAME:
+            return node.input[0], int(graph.constants[node.input[3]])
+        if node.op_type not in _MOVES:
+            break
+        name = node.input[0]
+    return name, FLOAT_BITS
+
+
+def _inner(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Products that each number of the output sums up."""
+    shape = shapes[node.input[1]]
+    if node.op_type == "Conv":
+        return math.prod(shape[1:])
+    return shapes[node.input[0]][-1]
