@@ -40,4 +40,4 @@ def _spelled(value: Any) -> str:
         return ""
     if isinstance(value, str) and value.replace("_", "").isalpha() and value not in ("true", "false", "null"):
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=lambda document: document.model_dump(mode="json"))

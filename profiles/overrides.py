@@ -63,6 +63,9 @@ def overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     merged = dict(below)
     for key, value in above.items():
         under = merged.get(key)
+        if key == "rig" and isinstance(value, str):
+            value = {"extends": value}  # so that single fields may be laid over a rig that is named
+            under = None
         merged[key] = overlay(under, value) if isinstance(under, dict) and isinstance(value, dict) else value
     return merged
 
@@ -81,6 +84,6 @@ def _check_path(path: tuple[str, ...], *, content: Any) -> None:
         if others:
             content = content.get(step) if isinstance(content, dict) else None
             document = chosen(field, content=content)
-        if last and others:
+        if last and others and not getattr(document, "by_name", False):
             fields = ", ".join(document.model_fields)
             raise ProfileError(f"{name} is a section; set one of its fields: {fields}")

@@ -105,9 +105,11 @@ class Profile(Document):
 
         Returns:
             Name -> plain JSON values; fields that change no result (cache folder, workers, logging) do not enter, nor
-            where the model's weights are from: keys hold the digest of the artifact that has them.
+            where the model's weights are from: keys hold the digest of the artifact that has them. With the model
+            goes the rig of the data, where it is not nuScenes'.
         """
         content: dict[str, Any] = {name: getattr(self, name).content() for name in sections}
         if "model" in content:
             content["model"] |= {"weights": None}
+            content |= {name: value for name, value in self.data.content().items() if name == "rig"}
         return content

@@ -23,7 +23,7 @@ from typing import Any
 
 from random_scoring import VERSION, World, sample_token, write_submission, write_tables
 
-from qdbev.evaluation.devkit import devkit_scores
+from qdbev.evaluation.devkits.nuscenes import devkit_scores
 from qdbev.evaluation.scores import Scores, score
 
 SAMPLES = 13  # of a scene; 463 scenes of them are the 6,019 of the validation split

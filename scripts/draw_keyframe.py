@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from qdbev.data.geometry import lidar_to_image
-from qdbev.data.nuscenes.records import CAMERAS
+from qdbev.data.nuscenes.layout import CAMERAS
 from qdbev.reporting.charts.figure import GREEN
 from qdbev.reporting.drawings.scene import BoxSource, encode_image, scene_image
 

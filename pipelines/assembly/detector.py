@@ -21,10 +21,11 @@ from profiles.detectors.detr3d import DETR3DProfile
 from profiles.detectors.petr import PETRProfile
 from profiles.sections.data import DataProfile
 from profiles.sections.model import ModelProfile
+from profiles.sections.rig import NUSCENES_RIG, RigProfile
 from profiles.sections.schedule import Optimisation
 from qdbev.data.configured.config import dataset_section, read_config
 from qdbev.data.configured.dataset import ConfiguredDataset, class_order
-from qdbev.data.nuscenes.records import CLASSES, Sample
+from qdbev.data.nuscenes.records import Sample
 from qdbev.data.queues.batches import Frames
 from qdbev.data.queues.cropped import CroppedDataset
 from qdbev.data.queues.lifting import LiftDataset
@@ -46,9 +47,9 @@ class Kind:
     """What a kind of detector is built from and what it sees: functions of its section of the profile."""
 
     build: Callable[..., detectors.Detector]
-    """The detector, from its section; ``auxiliary`` adds the dense heads that only float training uses."""
-    classes: Callable[[Any], tuple[str, ...]]
-    """The classes in the order of its scores."""
+    """The detector of a ``rig``, from its section; ``auxiliary`` adds the dense heads that only float training uses."""
+    classes: Callable[[Any, RigProfile], tuple[str, ...]]
+    """The classes of a rig in the order of its scores."""
     sensors: Callable[[Any], dict[str, bool]]
     """Whether it uses cameras and LiDAR, as a submission states it: ``use_camera``, ``use_lidar``."""
     training_frames: Callable[..., Frames]
@@ -62,11 +63,12 @@ def kind_of(model: ModelProfile) -> Kind:
     return _KINDS[model.detector]
 
 
-def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> Detector:
+def build_detector(model: ModelProfile, *, rig: RigProfile = NUSCENES_RIG, auxiliary: bool = False) -> Detector:
     """The detector of a model profile with fresh weights.
 
     Args:
         model: Its numbers, or its config.
+        rig: Its cameras and classes.
         auxiliary: With the dense heads that only float training uses, where its kind has any.
 
     Raises:
@@ -74,7 +76,7 @@ def build_detector(model: ModelProfile, *, auxiliary: bool = False) -> Detector:
             the stated parts.
     """
     try:
-        return cast(Detector, kind_of(model).build(model, auxiliary=auxiliary))
+        return cast(Detector, kind_of(model).build(model, rig=rig, auxiliary=auxiliary))
     except (ValueError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # what builds it is not ours: assertions, missing keys, wrong types, anything
@@ -124,12 +126,16 @@ def _gpus_here() -> str:
     return f"{count} CUDA devices, cuda:0 to cuda:{count - 1}"
 
 
-def _bevformer(model: BEVFormerProfile, *, auxiliary: bool) -> detectors.Detector:
-    return build_bevformer(**model.arguments(), auxiliary=auxiliary)
+def _bevformer(model: BEVFormerProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
+    return build_bevformer(**model.arguments(), **_counts(rig), auxiliary=auxiliary)
 
 
-def _detr3d(model: DETR3DProfile, *, auxiliary: bool) -> detectors.Detector:
-    return build_detr3d(**model.arguments())
+def _counts(rig: RigProfile) -> dict[str, Any]:
+    return {"cameras": len(rig.cameras), "classes": len(rig.classes)}
+
+
+def _detr3d(model: DETR3DProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
+    return build_detr3d(**model.arguments(), **_counts(rig))
 
 
 def _queues(
@@ -172,8 +178,8 @@ def _frames(samples: Sequence[Sample], *, root: Path, model: DETR3DProfile) -> F
     )
 
 
-def _petr(model: PETRProfile, *, auxiliary: bool) -> detectors.Detector:
-    return build_petr(**model.arguments())
+def _petr(model: PETRProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
+    return build_petr(**model.arguments(), classes=len(rig.classes))
 
 
 def _moved_frames(
@@ -195,12 +201,12 @@ def _cropped_frames(samples: Sequence[Sample], *, root: Path, model: PETRProfile
     return CroppedDataset(samples, root=root, train=False, point_cloud_range=model.decoder.range_m, **dict(model.image))
 
 
-def _bevdet(model: BEVDetProfile, *, auxiliary: bool) -> detectors.Detector:
-    return build_bevdet(**model.arguments())
+def _bevdet(model: BEVDetProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
+    return build_bevdet(**model.arguments(), tasks=rig.tasks)
 
 
-def _bevdepth(model: BEVDepthProfile, *, auxiliary: bool) -> detectors.Detector:
-    return build_bevdepth(**model.arguments())
+def _bevdepth(model: BEVDepthProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
+    return build_bevdepth(**model.arguments(), tasks=rig.tasks)
 
 
 def _lifted_queues(
@@ -229,8 +235,13 @@ def _lifted_frames(samples: Sequence[Sample], *, root: Path, model: BEVDetProfil
     return LiftDataset(samples, root=root, train=False, point_cloud_range=model.lift.range_m, **dict(model.image))
 
 
-def _configured(model: ConfiguredProfile, *, auxiliary: bool) -> detectors.Detector:
+def _configured(model: ConfiguredProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
     section = model.mmdet3d
+    if rig.class_names != NUSCENES_RIG.class_names:
+        raise ValueError(
+            f"a detector of an mmdet3d config finds nuScenes' classes, and data.rig is {rig.name} with "
+            f"{len(rig.classes)} of its own; take a native detector"
+        )
     return build_configured(
         _config(model)["model"],
         parts=dict(section.parts),
@@ -261,46 +272,50 @@ def _frames_of_config(samples: Sequence[Sample], *, root: Path, model: Configure
     return ConfiguredDataset(samples, root=root, section=section, train=False)
 
 
+def _classes(_: ModelProfile, rig: RigProfile) -> tuple[str, ...]:
+    return rig.class_names
+
+
 _DEPTH_STRIDE = 16  # of BEVDepth's image features
 _KINDS = {
     "bevdepth": Kind(
         build=_bevdepth,
-        classes=lambda model: CLASSES,
+        classes=_classes,
         sensors=lambda model: {"use_camera": True, "use_lidar": False},
         training_frames=_lifted_queues,
         ordered_frames=_lifted_frames,
     ),
     "bevdet": Kind(
         build=_bevdet,
-        classes=lambda model: CLASSES,
+        classes=_classes,
         sensors=lambda model: {"use_camera": True, "use_lidar": False},
         training_frames=_lifted_queues,
         ordered_frames=_lifted_frames,
     ),
     "bevformer": Kind(
         build=_bevformer,
-        classes=lambda model: CLASSES,
+        classes=_classes,
         sensors=lambda model: {"use_camera": True, "use_lidar": False},
         training_frames=_queues,
         ordered_frames=_single_frames,
     ),
     "detr3d": Kind(
         build=_detr3d,
-        classes=lambda model: CLASSES,
+        classes=_classes,
         sensors=lambda model: {"use_camera": True, "use_lidar": False},
         training_frames=_augmented_frames,
         ordered_frames=_frames,
     ),
     "petr": Kind(
         build=_petr,
-        classes=lambda model: CLASSES,
+        classes=_classes,
         sensors=lambda model: {"use_camera": True, "use_lidar": False},
         training_frames=_moved_frames,
         ordered_frames=_cropped_frames,
     ),
     "mmdet3d": Kind(
         build=_configured,
-        classes=lambda model: tuple(CLASSES[index] for index in _class_order(model)),
+        classes=lambda model, rig: tuple(rig.class_names[index] for index in _class_order(model)),
         sensors=lambda model: _frames_of_config([], root=Path(), model=model).modality,
         training_frames=_training_frames_of_config,
         ordered_frames=_frames_of_config,

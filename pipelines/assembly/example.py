@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -28,7 +29,7 @@ class Example:
             frames: How many, two so that history is used too.
         """
         self._detector, self._model = detector, profile.model
-        self._split = Split(split.root, split.version, split.samples[:frames], "")
+        self._split = replace(split, samples=split.samples[:frames], digest="")
 
     def __call__(self) -> list[Any]:
         """Run the frames; what each returned."""

@@ -243,7 +243,7 @@ def load_quantized(artifact: Artifact, *, profile: Profile, latent: bool = False
 def built(structure: Mapping[str, Any], *, profile: Profile) -> Quantized:
     """The detector that ``structure_of`` describes, in eval mode, its quantizers off and without ranges."""
     plan = Plan.from_json(structure["plan"])
-    detector = build_detector(profile.model)
+    detector = build_detector(profile.model, rig=profile.data.rig)
     apply_folding(detector, [(conv, norm) for conv, norm in structure["pairs"]])
     _insert(detector, plan=plan, section=profile.quantization)
     folding = Folding(pairs=tuple(tuple(pair) for pair in structure["pairs"]), unfolded=structure["kept"])

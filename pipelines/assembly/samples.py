@@ -15,10 +15,12 @@ from pipelines.store.locations import SYNTHETIC, cache_folder, synthetic_root
 from profiles.home import expanded
 from profiles.sections.data import DataProfile
 from profiles.sections.model import ModelProfile
+from profiles.sections.rig import NUSCENES_RIG, RigProfile
 from profiles.sections.schedule import Optimisation
 from profiles.wording import counted
 from qdbev.data.nuscenes.findings import notes_of, quoted, refuse_errors
 from qdbev.data.nuscenes.inspection import Source, inspected
+from qdbev.data.nuscenes.layout import Layout
 from qdbev.data.nuscenes.motion import without_messages
 from qdbev.data.nuscenes.records import Sample, read_samples
 from qdbev.data.nuscenes.sample_cache import scene_digest
@@ -48,6 +50,8 @@ class Split:
     """Scenes of further seeds, for training alone."""
     notes: tuple[str, ...] = ()
     """What is odd about the data, in sentences."""
+    rig: RigProfile = NUSCENES_RIG
+    """Whose cameras and classes they are of."""
 
     @property
     def scenes(self) -> list[str]:
@@ -62,7 +66,7 @@ class Split:
         """The same split cut to some of its scenes."""
         wanted = set(scenes)
         samples = [sample for sample in self.samples if sample["scene"] in wanted]
-        return Split(self.root, self.version, samples, scene_digest(samples), notes=self.notes)
+        return replace(self, samples=samples, digest=scene_digest(samples), further=())
 
 
 def load_split(data: DataProfile, *, name: str, lidar: bool = False, progress: bool = False) -> Split:
@@ -99,7 +103,8 @@ def _read_split(data: DataProfile, name: str, *, lidar: bool, progress: bool) ->
     notes: list[str] = []
     if data.source == SYNTHETIC:
         cache = cache_folder(data) / "samples"
-        samples = read_samples(root, version=data.version, scenes=names, cache=cache, progress=progress)
+        layout = layout_of(data.rig)
+        samples = read_samples(root, version=data.version, scenes=names, cache=cache, layout=layout, progress=progress)
     else:
         source = own_source(data)
         seen = inspected(source, scenes=names, lidar=lidar, progress=progress)
@@ -110,12 +115,29 @@ def _read_split(data: DataProfile, name: str, *, lidar: bool, progress: bool) ->
             f"none of {counted(len(names), 'scene')} of split {name} in {root} holds a key frame; unpack "
             "the tables again, or name another folder as data.source."
         )
-    return Split(root, data.version, samples, scene_digest(samples), notes=tuple(notes))
+    return Split(root, data.version, samples, scene_digest(samples), notes=tuple(notes), rig=data.rig)
 
 
 def own_source(data: DataProfile) -> Source:
     """The nuScenes folder that the profile names."""
-    return Source(expanded(data.source), version=data.version, cache=cache_folder(data) / "samples")
+    return Source(
+        expanded(data.source),
+        version=data.version,
+        cache=cache_folder(data) / "samples",
+        layout=layout_of(data.rig),
+    )
+
+
+def layout_of(rig: RigProfile) -> Layout:
+    """What is read of the tables of a rig's data."""
+    return Layout(
+        cameras=rig.cameras,
+        classes=rig.class_names,
+        categories=tuple((category, row.name) for row in rig.classes for category in sorted(row.categories)),
+        attributes=rig.attributes,
+        lidar=rig.lidar,
+        frame=rig.frame,
+    )
 
 
 def notes_on(split: Split) -> tuple[str, ...]:

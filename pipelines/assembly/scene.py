@@ -30,6 +30,6 @@ def countable(profile: Profile) -> tuple[Detector, Scene]:
     Raises:
         ValueError: It cannot run by shapes alone.
     """
-    detector = build_detector(profile.model)
+    detector = build_detector(profile.model, rig=profile.data.rig)
     refuse_unable(detector, ability="shapes")
     return detector, scene_of(profile)

@@ -121,7 +121,7 @@ def imported(job: Job, *, path: Path) -> Artifact:
             _writing(detector),
             data={"imported_file": path.name, "imported_sha256": digest, "matched": matched(detector)},
             packages=package_versions(),
-            notes=(f"imported from {path.name}", *remarks(checkpoint, model=profile.model)),
+            notes=(f"imported from {path.name}", *remarks(checkpoint, profile=profile)),
         )
 
     asking = job.of(profile.model_copy(update={"model": unnamed}))
@@ -130,7 +130,7 @@ def imported(job: Job, *, path: Path) -> Artifact:
 
 def fitted(profile: Profile, *, path: Path) -> tuple[Detector, Checkpoint]:
     """The detector with the weights of a foreign file, and what was read; raises what ``imported`` raises."""
-    detector = build_detector(profile.model)
+    detector = build_detector(profile.model, rig=profile.data.rig)
     checkpoint = _in_official_code(read_checkpoint(path, wanted=detector.state_dict().keys()))
     _load(detector, state=checkpoint.state, origin=str(path), asked=profile.model.name)
     return detector, checkpoint
@@ -169,9 +169,9 @@ def matched(detector: nn.Module) -> dict[str, dict[str, int]]:
     return counts
 
 
-def remarks(checkpoint: Checkpoint, *, model: ModelProfile) -> tuple[str, ...]:
+def remarks(checkpoint: Checkpoint, *, profile: Profile) -> tuple[str, ...]:
     """What was changed on reading, and a warning where the file states its classes in another order than the model."""
-    if checkpoint.classes in ((), kind_of(model).classes(model)):
+    if checkpoint.classes in ((), kind_of(profile.model).classes(profile.model, profile.data.rig)):
         return checkpoint.changes
     stated = ", ".join(checkpoint.classes)
     return (
@@ -183,7 +183,7 @@ def remarks(checkpoint: Checkpoint, *, model: ModelProfile) -> tuple[str, ...]:
 def float_detector(job: Job) -> tuple[Detector, Artifact]:
     """The float detector in eval mode, and the artifact its weights are from; the loss weighs as the profile says."""
     profile, artifact = job.stated, float_artifact(job)
-    detector = build_detector(profile.model)
+    detector = build_detector(profile.model, rig=profile.data.rig)
     _load(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name, asked=profile.model.name)
     detector.set_code_weights(profile.model.code_weights)
     return detector.eval(), artifact
@@ -216,7 +216,7 @@ def _random(job: Job) -> Artifact:
     def make() -> Content:
         torch.manual_seed(job.profile.seed)
         return Content(
-            _writing(build_detector(job.profile.model)),
+            _writing(build_detector(job.profile.model, rig=job.profile.data.rig)),
             packages=package_versions(),
             notes=("weights are random: scores mean nothing",),
         )

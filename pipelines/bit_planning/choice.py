@@ -62,7 +62,7 @@ def bit_plan_of(job: Job) -> Made:
     """
     profile = job.profile
     times = latency_table_of(profile)
-    refuse_unable(build_detector(profile.model), ability="stages")
+    refuse_unable(build_detector(profile.model, rig=profile.data.rig), ability="stages")
     source = float_artifact(job)  # missing weights are said before scenes are made
     evaluated, train = job.evaluation_split(), job.split("train")
     tokens = refuse_evaluation_samples(job.calibration_samples(), evaluated=evaluated)

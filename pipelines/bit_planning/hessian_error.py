@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized
-from pipelines.assembly.samples import Split, training_dataset
+from pipelines.assembly.samples import training_dataset
 from pipelines.bit_planning.candidates import Choice, Losses, Measured
 from pipelines.training.run import NumberedBatches, detection_loss
 from profiles.sections.schedule import PARTS
@@ -67,7 +68,7 @@ class _Gradients:
 
     def __init__(self, detector: nn.Module, *, weights: list[Tensor], job: Job) -> None:
         profile, split = job.profile, job.split("train")
-        calibrating = Split(split.root, split.version, job.calibration_samples(), "")
+        calibrating = replace(split, samples=job.calibration_samples(), digest="")
         schedule = profile.qat.of_stage(PARTS)
         dataset = training_dataset(calibrating, model=profile.model, data=profile.data, schedule=schedule)
         numbered = NumberedBatches(dataset, batch_size=1, seed=profile.seed, workers=0)

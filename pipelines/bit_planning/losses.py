@@ -58,7 +58,7 @@ def known_losses(store: Store, *, measured: str) -> Measured | None:
 
 def evaluations(profile: Profile) -> int:
     """How many networks criterion nds scores: the float one, and each layer's weights, and inputs, at each width."""
-    detector = build_detector(profile.model)
+    detector = build_detector(profile.model, rig=profile.data.rig)
     refuse_unable(detector, ability="stages")
     sites = detector_plan(detector, section=profile.quantization).quantized
     inputs = [site for site in sites if site.activation_bits < FLOAT_BITS and "inputs" in measured_tensors(profile)]

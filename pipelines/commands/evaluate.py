@@ -14,6 +14,7 @@ from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.evaluation import SCORED_BEFORE, compared_with_devkit, evaluation_of
 from pipelines.scoring.published import against_published
 from pipelines.store.artifacts import Artifact
+from profiles.sections.rig import sealed_rig
 from profiles.wording import counted
 from qdbev.reporting.tables.results import comparison_table
 from qdbev.reporting.tables.table import Table, plain_table
@@ -71,7 +72,7 @@ def overall_table(evaluation: Artifact) -> Table:
         title="Scores",
         headers=list(SCORES),
         rows=[[metrics[name] for name in SCORES]],
-        notes=[f"{samples} of {scenes}, detection_cvpr_2019"],
+        notes=[f"{samples} of {scenes}, {sealed_rig(evaluation.manifest.profile).scored_as}"],
     )
 
 

@@ -42,7 +42,7 @@ def run(job: Job, *, file: Path, dry_run: bool = False) -> Outcome:
         detector, checkpoint = fitted(profile, path=path)
         return Outcome(
             tables=[_match(matched(detector))],
-            messages=remarks(checkpoint, model=model),
+            messages=remarks(checkpoint, profile=profile),
             would_do=[f"seal {path} as the float weights of {model.name} in {job.store.root}"],
         )
     artifact = imported(job, path=path)

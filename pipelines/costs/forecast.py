@@ -55,7 +55,7 @@ def distillation_forecast(profile: Profile) -> list[str]:
 
 
 def _memory(profile: Profile) -> Iterator[str]:
-    if build_detector(profile.model).cannot("shapes"):
+    if build_detector(profile.model, rig=profile.data.rig).cannot("shapes"):
         return
     needed = memory(profile)
     sizes = {"inference": needed.inference, "a step of QAT": needed.qat_step}

@@ -63,7 +63,7 @@ def measured(profile: Profile, *, progress: bool = False) -> Table:
 def _frame(profile: Profile, *, device: torch.device) -> Callable[[], dict[str, float]]:
     """What runs one frame and says how many seconds each part took."""
     torch.manual_seed(profile.seed)
-    detector = build_detector(profile.model)
+    detector = build_detector(profile.model, rig=profile.data.rig)
     refuse_unable(detector, ability="stages")
     stages = detector.eval().to(device).noise_stages(scene_of(profile), device=device)
     steps = stages.streamed()

@@ -83,7 +83,7 @@ def refuse_unexportable(model: Artifact, *, profile: Profile, target: str) -> No
             f"a graph for {target} cannot be run here, so none is written; --explain says what {target} makes of each "
             f"layer, and graphs are written for {', '.join(WAYS)}"
         )
-    refuse_unable(build_detector(profile.model), ability="export")
+    refuse_unable(build_detector(profile.model, rig=profile.data.rig), ability="export")
     onnx_package()
     WAYS[target].imported()
 
@@ -92,7 +92,8 @@ def executed(model: Artifact, *, profile: Profile, runtime: str, threads: int) -
     """An export as a detector that a runtime runs."""
     package = onnx_package()
     session = WAYS[runtime].session(package.load(model.file(GRAPH)), threads=threads)
-    return StreamedGraph(frame_of(build_detector(profile.model), profile=profile), session=session)
+    detector = build_detector(profile.model, rig=profile.data.rig)
+    return StreamedGraph(frame_of(detector, profile=profile), session=session)
 
 
 def runtime_of(model: Artifact) -> str:
@@ -154,7 +155,7 @@ def _count(report: GateReport, lowered: Lowered, *, frame: FrameGraph, quantized
 def first_frames(frame: FrameGraph, *, split: Split, profile: Profile) -> list[Tensors]:
     """The first frames of the first scene, as the graph takes them."""
     first = split.first_scenes(1)
-    few = Split(first.root, first.version, first.samples[:GATE_FRAMES], "")
+    few = Split(first.root, first.version, first.samples[:GATE_FRAMES], "", rig=first.rig)
     batches = fetched(streaming_batches(streaming_dataset(few, model=profile.model), streams=1, workers=0))
     device = frame.inputs["image"].device
     return [
@@ -173,7 +174,7 @@ def _metadata(
         "target": target,
         "model": profile.model.name,
         "quantization": profile.quantization.label,
-        "classes": list(kind_of(profile.model).classes(profile.model)),
+        "classes": list(kind_of(profile.model).classes(profile.model, profile.data.rig)),
         "image": structure.get("image"),
         "ranges": {name: section["range_m"] for name, section in structure.items() if _has_range(section)},
         "carried": dict(frame.carried),

@@ -99,12 +99,13 @@ def evaluation_key(profile: Profile, *, model: str, settings: Mapping[str, Any])
     """Scores: the model, its structure, and what is scored.
 
     Args:
-        profile: Its section model.
+        profile: Its section model, and its rig.
         model: Digest of the model.
         settings: ``split``, ``max_boxes`` and ``data``, the digest of the split.
     """
-    structure = profile.deciding("model")["model"]
-    return fingerprint({"kind": kinds.EVALUATION, "model": model, "structure": structure, **settings})
+    sections = profile.deciding("model")
+    structure = sections.pop("model")
+    return fingerprint({"kind": kinds.EVALUATION, "model": model, "structure": structure, **sections, **settings})
 
 
 def sensitivity_key(profile: Profile, *, level: str, source: str, data: str, tokens: Sequence[str]) -> str:

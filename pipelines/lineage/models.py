@@ -9,6 +9,7 @@ from pipelines.store.artifacts import Artifact, Store
 from profiles import Profile
 from profiles.sections.model import sealed_model
 from profiles.sections.quantization import QuantizationProfile
+from profiles.sections.rig import sealed_rig
 
 
 def furthest(profile: Profile, *, store: Store) -> Artifact | None:
@@ -20,8 +21,13 @@ def furthest(profile: Profile, *, store: Store) -> Artifact | None:
 
 
 def as_made(model: Artifact, *, profile: Profile) -> Profile:
-    """The profile with the quantization that the model was made with, and with its own structure if it is another's."""
+    """The profile with the quantization that the model was made with, and with its own structure if it is another's.
+
+    Raises:
+        ValueError: It was made for other cameras or classes than the profile's data have.
+    """
     stated = model.manifest.profile
+    _refuse_other_rig(model, profile=profile)
     stated_sections: dict[str, Any] = {}
     if model.manifest.kind != FLOAT:
         stated_sections["quantization"] = QuantizationProfile.model_validate(stated["quantization"])
@@ -31,3 +37,12 @@ def as_made(model: Artifact, *, profile: Profile) -> Profile:
         circumstances = model.manifest.record.circumstances
         stated_sections["model"] = sealed_model(structure, circumstances=circumstances)
     return profile.model_copy(update=stated_sections)
+
+
+def _refuse_other_rig(model: Artifact, *, profile: Profile) -> None:
+    rig = sealed_rig(model.manifest.profile)
+    if difference := rig.differs(profile.data.rig):
+        raise ValueError(
+            f"{model.path.name} was made for the rig {rig.name} with {difference} as data.rig {profile.data.rig.name} "
+            "has; evaluate it on data of its own rig, or train it for this one"
+        )

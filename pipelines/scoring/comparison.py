@@ -11,11 +11,12 @@ from pipelines.assembly.samples import Split
 from pipelines.lineage.chain import Link
 from pipelines.scoring.results import Results
 from pipelines.scoring.results_file import results_path
+from pipelines.scoring.rules import rules_of
 from pipelines.store.artifacts import Artifact
 from profiles import Profile
 from profiles.sections.evaluation import FEWEST_SCENES
 from qdbev.evaluation.bootstrap import paired_bootstrap
-from qdbev.evaluation.ground_truth import ground_truth
+from qdbev.evaluation.ground_truth import GroundTruth, ground_truth
 from qdbev.evaluation.matching import Matches
 from qdbev.evaluation.scores import matches_of as matched
 from qdbev.evaluation.submission import submission
@@ -60,14 +61,16 @@ def _matches(link: Link, *, job: Job) -> Matches:
 
 def matches_of(evaluation: Artifact, *, split: Split) -> Matches:
     """The submission of an evaluation matched with the ground truth of its split, scene by scene."""
-    truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
-    return matched(results_path(evaluation), truth=truth)
+    return matched(results_path(evaluation), truth=_truth(split))
 
 
 def match_results(results: Results, *, split: Split) -> Matches:
     """The same for result entries that are not sealed."""
-    truth = ground_truth(split.root, version=split.version, scenes=split.scenes)
-    return matched(submission(results), truth=truth)
+    return matched(submission(results), truth=_truth(split))
+
+
+def _truth(split: Split) -> GroundTruth:
+    return ground_truth(split.root, version=split.version, scenes=split.scenes, rules=rules_of(split.rig))
 
 
 def interval(base: Matches, other: Matches, *, profile: Profile) -> dict[str, float]:

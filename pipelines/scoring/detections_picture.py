@@ -13,7 +13,8 @@ from pipelines.assembly.samples import Split
 from pipelines.lineage.chain import Link
 from pipelines.scoring.results_file import read_results
 from qdbev.data.geometry import Array, invert_rigid, lidar_to_image
-from qdbev.data.nuscenes.records import CAMERAS, Sample
+from qdbev.data.nuscenes.layout import CAMERAS
+from qdbev.data.nuscenes.records import Sample
 from qdbev.data.queues.temporal import valid_boxes
 from qdbev.evaluation.submission import lidar_boxes
 from qdbev.reporting.charts.figure import BLUE, GREEN, ORANGE

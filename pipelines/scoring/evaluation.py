@@ -28,10 +28,11 @@ from pipelines.scoring.comparison import interval, match_results, matches_of, re
 from pipelines.scoring.prediction import predict, refuse_nothing_to_find, score_results
 from pipelines.scoring.results import Results
 from pipelines.scoring.results_file import read_results, write_results
+from pipelines.scoring.rules import rules_of
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.making import Content, Made, made
-from qdbev.evaluation.devkit import devkit_scores
+from qdbev.evaluation.devkits.nuscenes import devkit_scores
 from qdbev.evaluation.submission import submission, write_submission
 
 SCORED_BEFORE = "scored before"
@@ -146,7 +147,8 @@ def compared_with_devkit(evaluation: Artifact, *, split: Split) -> str:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / SUBMISSION
         write_submission(read_results(evaluation), path=file)
-        official = devkit_scores(split.root, version=split.version, submission=file, tokens=tokens)
+        rules = rules_of(split.rig)
+        official = devkit_scores(split.root, version=split.version, submission=file, tokens=tokens, rules=rules)
     if official.serialize() == sealed:
         return "nuscenes-devkit's DetectionEval gives the same numbers, to the last bit"
     return f"nuscenes-devkit's DetectionEval gives NDS {official.nds!r}, not {sealed['nds']!r}: please report this"

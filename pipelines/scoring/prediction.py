@@ -14,6 +14,7 @@ from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split, streaming_dataset
 from pipelines.scoring.kept_scenes import KeptScenes
 from pipelines.scoring.results import ResultCollector, Results, together
+from pipelines.scoring.rules import rules_of
 from pipelines.store import processes
 from pipelines.store.integrity import UnusableInput, fetched, reading_data
 from profiles.wording import counted
@@ -92,7 +93,8 @@ def refuse_nothing_to_find(split: Split) -> None:
 
     def counting() -> bool:
         with reading_data():
-            return len(ground_truth(split.root, version=split.version, scenes=split.scenes).boxes) > 0
+            rules = rules_of(split.rig)
+            return len(ground_truth(split.root, version=split.version, scenes=split.scenes, rules=rules).boxes) > 0
 
     if not processes.agreed(counting):
         raise UnusableInput(
@@ -103,4 +105,10 @@ def refuse_nothing_to_find(split: Split) -> None:
 
 def score_results(results: Results, *, split: Split) -> Scores:
     """Scores of result entries on all scenes of a split."""
-    return score(split.root, version=split.version, submission=submission(results), scenes=split.scenes)
+    return score(
+        split.root,
+        version=split.version,
+        submission=submission(results),
+        scenes=split.scenes,
+        rules=rules_of(split.rig),
+    )

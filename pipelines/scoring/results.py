@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from pipelines.assembly.samples import Split
+from pipelines.scoring.rules import rules_of
 from pipelines.store import processes
 from qdbev.evaluation.submission import left_out, sample_result
 
@@ -53,16 +54,19 @@ class ResultCollector:
     def __init__(self, split: Split, *, max_boxes: int) -> None:
         self._poses = {sample["token"]: sample for sample in split.samples}
         self._max_boxes = max_boxes
+        self._classes, self._rules = split.rig.class_names, rules_of(split.rig)
         self.results = Results(left_out=Counter())
 
     def __call__(self, token: str, boxes: Any) -> None:
         """Add one sample's ``InstanceData``."""
         pose, best = self._poses[token], slice(self._max_boxes)
-        arrays = {
+        arrays: dict[str, Any] = {
             "boxes": boxes.bboxes_3d.tensor[best].cpu().numpy(),
             "scores": boxes.scores_3d[best].cpu().numpy(),
             "labels": boxes.labels_3d[best].cpu().numpy(),
             "lidar2ego": pose["lidar2ego"],
+            "classes": self._classes,
+            "rules": self._rules,
         }
         self.results[token] = sample_result(**arrays, token=token, ego2global=pose["ego2global"])
         self.results.left_out.update(left_out(**arrays))

@@ -86,7 +86,7 @@ def _train(job: Job, *, split: Split, start: Artifact | None, key: str, label: s
     """Train, and keep the averaged weights where an average was kept; heads that only training uses are dropped."""
     profile, schedule = job.profile, job.profile.float_training
     torch.manual_seed(profile.seed)
-    detector = build_detector(profile.model, auxiliary=schedule.auxiliary)
+    detector = build_detector(profile.model, rig=profile.data.rig, auxiliary=schedule.auxiliary)
     if start is not None:
         load_start(detector, state=load_file(start.file(WEIGHTS)), origin=start.path.name)
     paths = detector.parts()

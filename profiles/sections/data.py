@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from profiles.document import NAME, Document
+from profiles.sections.named_rigs import rig_content
+from profiles.sections.rig import RigProfile
 
 Sweeps = Literal["none", "val", "all"]
 Side = Annotated[int, Field(ge=16, le=4096)]
@@ -18,6 +20,8 @@ class DataProfile(Document):
     """Where samples come from."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"cache", "workers"})
+
+    later: ClassVar[frozenset[str]] = frozenset({"rig"})
 
     read_where: ClassVar[Mapping[str, tuple[str, tuple[str, ...]]]] = {"sweeps": ("source", ("synthetic",))}
 
@@ -47,6 +51,14 @@ class DataProfile(Document):
     """Folder of generated scenes and read tables; null: $QDBEV_CACHE, else ~/.cache/qdbev."""
     workers: int = Field(default=0, ge=0, le=64)
     """Processes that load samples; 0 loads in the training process."""
+    rig: RigProfile = RigProfile()
+    """Cameras, classes and rules of scoring; a plain word names a built-in rig, extends takes the rest from one."""
+
+    @field_validator("rig", mode="before")
+    @classmethod
+    def _named_rig(cls, content: Any) -> Any:
+        """A name, or a mapping that extends a named rig."""
+        return rig_content(content)
 
     @model_validator(mode="after")
     def _seeds_differ(self) -> DataProfile:

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from nuscenes.eval.detection.constants import TP_METRICS
 
-from qdbev.evaluation.boxes import CONFIG, Floats, Ints
+from qdbev.evaluation.boxes import Floats, Ints
 from qdbev.evaluation.curves import RECALLS, TP_PLACE, average_precision, mean_errors
 from qdbev.evaluation.matching import ClassMatches, Matches
-from qdbev.evaluation.scores import NO_VALUE
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,11 @@ def scores_from_matches(matches: Matches, *, weights: Ints) -> tuple[float, floa
         aps, errors[row] = _class_scores(matched, weights=weights)
         precisions[row] = np.mean(aps)
         for column, metric in enumerate(TP_METRICS):
-            if (name, metric) in NO_VALUE:
+            if (name, metric) in matches.rules.no_value:
                 errors[row, column] = np.nan
     mean_ap = float(np.mean(precisions))
     goodness = np.maximum(0.0, 1.0 - np.nanmean(errors, axis=0))
-    weight = CONFIG.mean_ap_weight
+    weight = matches.rules.mean_ap_weight
     return float((weight * mean_ap + goodness.sum()) / (weight + len(TP_METRICS))), mean_ap
 
 

@@ -1,4 +1,4 @@
-"""Boxes of nuScenes' detection task as columns, sample after sample, checked as the devkit's ``DetectionBox`` does."""
+"""Boxes of a detection task as columns, sample after sample, checked as the devkit's ``DetectionBox`` does."""
 
 from __future__ import annotations
 
@@ -10,19 +10,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from nuscenes.eval.common.config import config_factory
-from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES
+
+from qdbev.evaluation.rules import Rules
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-CONFIG = config_factory("detection_cvpr_2019")
-NAMES = tuple(CONFIG.class_names)
-"""Classes in the devkit's order, which labels count in."""
-ATTRIBUTES = ("", *ATTRIBUTE_NAMES)
-
-_LABEL = {name: label for label, name in enumerate(NAMES)}
-_ATTRIBUTE = {name: number for number, name in enumerate(ATTRIBUTES)}
 _WIDTHS = (("translation", 3), ("size", 3), ("rotation", 4), ("velocity", 2))
 _LISTS = [name for name, _ in _WIDTHS]
 _FIELDS = itemgetter("detection_name", "attribute_name", "detection_score", *_LISTS)
@@ -38,9 +31,9 @@ class Boxes:
     sample: Ints
     """(N,) number of the sample."""
     label: Ints
-    """(N,) index into ``NAMES``."""
+    """(N,) index into the names of the rules' classes."""
     attribute: Ints
-    """(N,) index into ``ATTRIBUTES``; 0 is none."""
+    """(N,) index into the rules' attributes, from 1 on; 0 is none."""
     points: Ints
     """(N,) LiDAR and radar points inside; -1 where nobody counted, as in predictions."""
     translation: Floats
@@ -62,15 +55,16 @@ class Boxes:
         return Boxes(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
-def boxes_of_entries(entries: Sequence[Mapping[str, Any]], *, sample: Ints) -> Boxes:
+def boxes_of_entries(entries: Sequence[Mapping[str, Any]], *, sample: Ints, rules: Rules) -> Boxes:
     """Result entries of a submission as columns.
 
     Args:
         entries: N of them.
         sample: (N,) number of the sample of each.
+        rules: Which classes and attributes there are.
 
     Raises:
-        LookupError: A field is missing, or the devkit knows no such class or attribute.
+        LookupError: A field is missing, or the rules know no such class or attribute.
         TypeError: A field is no list of as many numbers as it takes, or one is NaN.
     """
     said = (
@@ -83,10 +77,11 @@ def boxes_of_entries(entries: Sequence[Mapping[str, Any]], *, sample: Ints) -> B
     score = np.fromiter(map(float, scores), dtype=np.float64, count=len(entries))
     if any(np.isnan(column).any() for column in (translation, size, rotation, score)):
         raise TypeError("a translation, size, rotation or detection_score is NaN")
+    of_class, of_attribute = _numbers(rules.class_names), _numbers(("", *rules.attributes))
     return Boxes(
         sample=sample,
-        label=np.array([_LABEL[name] for name in names], dtype=np.int64),
-        attribute=np.array([_ATTRIBUTE[name] for name in attributes], dtype=np.int64),
+        label=np.array([of_class[name] for name in names], dtype=np.int64),
+        attribute=np.array([of_attribute[name] for name in attributes], dtype=np.int64),
         points=_points(said),
         translation=translation,
         size=size,
@@ -94,6 +89,10 @@ def boxes_of_entries(entries: Sequence[Mapping[str, Any]], *, sample: Ints) -> B
         velocity=velocity,
         score=score,
     )
+
+
+def _numbers(names: Sequence[str]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(names)}
 
 
 def _points(entries: Sequence[Mapping[str, Any]]) -> Ints:

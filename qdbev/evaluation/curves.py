@@ -9,8 +9,9 @@ import numpy as np
 from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.data_classes import DetectionMetricData
 
-from qdbev.evaluation.boxes import CONFIG, Floats, Ints
+from qdbev.evaluation.boxes import Floats, Ints
 from qdbev.evaluation.matching import ClassMatches
+from qdbev.evaluation.rules import CONFIG
 
 RECALLS = np.linspace(0, 1, DetectionMetricData.nelem)
 FIRST = round(100 * CONFIG.min_recall) + 1  # recalls below are not scored

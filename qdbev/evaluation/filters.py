@@ -12,11 +12,10 @@ import numpy as np
 from nuscenes.utils.data_classes import Box
 from nuscenes.utils.geometry_utils import points_in_box
 
-from qdbev.evaluation.boxes import CONFIG, NAMES, Boxes, Floats, Ints
+from qdbev.evaluation.boxes import Boxes, Floats, Ints
+from qdbev.evaluation.rules import PARKED, Rules
 
 RACK = "static_object.bicycle_rack"
-_RANGE_M = np.array([CONFIG.class_range[name] for name in NAMES], dtype=np.float64)
-_PARKED = [NAMES.index(name) for name in ("bicycle", "motorcycle")]
 _MARGIN = 1.001  # of a rack's half diagonal, beyond which no point is inside whatever the rounding
 
 
@@ -30,12 +29,14 @@ class Surroundings:
     """Bicycle racks by the number of the sample."""
 
 
-def counted(boxes: Boxes, *, at: Surroundings) -> Boxes:
+def counted(boxes: Boxes, *, at: Surroundings, rules: Rules) -> Boxes:
     """The boxes that count, in their order."""
+    range_m = np.array(list(rules.class_range.values()), dtype=np.float64)
+    may_be_parked = [label for label, name in enumerate(rules.class_names) if name in PARKED]
     away = boxes.translation[:, :2] - at.ego[boxes.sample]
     distance_m = np.sqrt((away**2).sum(axis=1))
-    near = (distance_m < _RANGE_M[boxes.label]) & (boxes.points != 0)
-    parked = np.flatnonzero(near & np.isin(boxes.label, _PARKED) & np.isin(boxes.sample, list(at.racks)))
+    near = (distance_m < range_m[boxes.label]) & (boxes.points != 0)
+    parked = np.flatnonzero(near & np.isin(boxes.label, may_be_parked) & np.isin(boxes.sample, list(at.racks)))
     near[_in_a_rack(boxes, rows=parked, racks=at.racks)] = False
     return boxes.where(near)
 

@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.data_classes import Box
 from pyquaternion import Quaternion
 
-from qdbev.evaluation.boxes import ATTRIBUTES, NAMES, UNSCORED, Boxes
+from qdbev.evaluation.boxes import UNSCORED, Boxes
 from qdbev.evaluation.filters import RACK, Surroundings, counted
+from qdbev.evaluation.rules import NUSCENES, Rules
 from qdbev.evaluation.tables import Annotations, read_annotations, read_ego_positions, read_samples, read_scenes
 
 Signature = tuple[tuple[str, int, int], ...]
@@ -31,21 +31,25 @@ class GroundTruth:
     surroundings: Surroundings
     scene_of: dict[str, str]
     """Scene name by sample token, scene after scene in the order of time: samples are numbered so."""
+    rules: Rules = NUSCENES
 
 
-def ground_truth(root: Path | str, *, version: str, scenes: Sequence[str] | None = None) -> GroundTruth:
+def ground_truth(
+    root: Path | str, *, version: str, scenes: Sequence[str] | None = None, rules: Rules = NUSCENES
+) -> GroundTruth:
     """Filtered ground truth of some scenes; kept in this process until the tables change.
 
     Args:
         root: Folder of the nuScenes tree.
         version: Table folder, such as v1.0-trainval.
         scenes: Scene names; all of the tables where None.
+        rules: Which annotations are of which class, and which count.
 
     Raises:
         ValueError: A scene is not there, or the tables do not fit each other.
     """
     folder = Path(root).resolve() / version
-    return _ground_truth(folder, None if scenes is None else tuple(scenes), signature(folder))
+    return _ground_truth(folder, None if scenes is None else tuple(scenes), rules, signature(folder))
 
 
 def signature(folder: Path) -> Signature:
@@ -59,7 +63,7 @@ def signature(folder: Path) -> Signature:
 
 
 @lru_cache(maxsize=4)
-def _ground_truth(folder: Path, scenes: tuple[str, ...] | None, _signature: Signature) -> GroundTruth:
+def _ground_truth(folder: Path, scenes: tuple[str, ...] | None, rules: Rules, _signature: Signature) -> GroundTruth:
     with _reading(folder):
         first = read_scenes(folder)
     missing = [] if scenes is None else sorted(set(scenes) - set(first))
@@ -68,9 +72,10 @@ def _ground_truth(folder: Path, scenes: tuple[str, ...] | None, _signature: Sign
     with _reading(folder):
         samples = read_samples(folder, first={name: first[name] for name in (first if scenes is None else scenes)})
         annotations = read_annotations(folder, samples=samples)
-        ego = read_ego_positions(folder, tokens=list(samples.scene_of))
+        ego = read_ego_positions(folder, tokens=list(samples.scene_of), clock=rules.clock)
         at = Surroundings(ego, _racks(annotations))
-        return GroundTruth(counted(_boxes(annotations), at=at), at, samples.scene_of)
+        boxes = counted(_boxes(annotations, rules=rules), at=at, rules=rules)
+        return GroundTruth(boxes, at, samples.scene_of, rules)
 
 
 @contextlib.contextmanager
@@ -85,10 +90,10 @@ def _reading(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _boxes(annotations: Annotations) -> Boxes:
-    """The annotations of the ten detection classes."""
-    classes = {name: category_to_detection_name(name) for name in set(annotations.category)}
-    label = np.array([_label(classes[name]) for name in annotations.category], dtype=np.int64)
+def _boxes(annotations: Annotations, *, rules: Rules) -> Boxes:
+    """The annotations of the detection classes."""
+    label_of = {category: rules.class_names.index(name) for category, name in rules.class_of.items()}
+    label = np.array([label_of.get(name, -1) for name in annotations.category], dtype=np.int64)
     rows = np.flatnonzero(label >= 0)
     shape = {name: getattr(annotations, name)[rows] for name in ("translation", "size", "rotation")}
     if any(np.isnan(column).any() for column in shape.values()):
@@ -96,7 +101,9 @@ def _boxes(annotations: Annotations) -> Boxes:
     return Boxes(
         sample=annotations.sample[rows],
         label=label[rows],
-        attribute=np.array([_attribute(annotations.attributes[row]) for row in rows], dtype=np.int64),
+        attribute=np.array(
+            [_attribute(annotations.attributes[row], known=rules.attributes) for row in rows], dtype=np.int64
+        ),
         points=annotations.points[rows],
         velocity=annotations.velocity[rows],
         score=np.full(len(rows), UNSCORED),
@@ -104,14 +111,10 @@ def _boxes(annotations: Annotations) -> Boxes:
     )
 
 
-def _label(name: str | None) -> int:
-    return -1 if name is None else NAMES.index(name)
-
-
-def _attribute(names: Sequence[str]) -> int:
+def _attribute(names: Sequence[str], *, known: Sequence[str]) -> int:
     if len(names) > 1:
         raise ValueError(f"an annotation has {len(names)} attributes, nuScenes allows one")
-    return ATTRIBUTES.index(names[0]) if names else 0
+    return known.index(names[0]) + 1 if names else 0
 
 
 def _racks(annotations: Annotations) -> dict[int, list[Box]]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qdbev.evaluation.boxes import CONFIG, NAMES, Boxes, Floats, Ints
+from qdbev.evaluation.boxes import Boxes, Floats, Ints
 from qdbev.evaluation.pair_errors import distances, pair_errors
+from qdbev.evaluation.rules import CONFIG, NUSCENES, Rules
 
 _PAIRS_AT_ONCE = 1 << 20
 _ROUNDING = 1 + 1e-9
@@ -44,29 +45,31 @@ class Matches:
     scenes: tuple[str, ...]
     classes: dict[str, ClassMatches]
     samples: int
+    rules: Rules = NUSCENES
 
 
-def match(truth: Boxes, *, predictions: Boxes, scene_of: Mapping[str, str]) -> Matches:
+def match(truth: Boxes, *, predictions: Boxes, scene_of: Mapping[str, str], rules: Rules = NUSCENES) -> Matches:
     """Match filtered predictions to filtered ground truth.
 
     Args:
         truth: Boxes that count.
         predictions: Likewise.
         scene_of: Scene name of every sample token; samples are numbered in its order.
+        rules: What the labels and distances are of.
     """
     scenes = tuple(dict.fromkeys(scene_of.values()))
     numbers = {name: number for number, name in enumerate(scenes)}
     scene = np.array([numbers[name] for name in scene_of.values()], dtype=np.int64)
     classes = {
-        name: _match_class(
+        rule.name: _match_class(
             truth.where(truth.label == label),
             ranked=predictions.where(_ranked(predictions, label=label)),
             scene=scene,
-            period=np.pi if name == "barrier" else 2 * np.pi,
+            period=np.pi if rule.half_turn else 2 * np.pi,
         )
-        for label, name in enumerate(NAMES)
+        for label, rule in enumerate(rules.classes)
     }
-    return Matches(scenes, classes, len(scene_of))
+    return Matches(scenes, classes, len(scene_of), rules)
 
 
 def _ranked(predictions: Boxes, *, label: int) -> Ints:

@@ -10,26 +10,28 @@ from typing import Any
 
 import numpy as np
 
-from qdbev.evaluation.boxes import CONFIG, Boxes, boxes_of_entries, joined
+from qdbev.evaluation.boxes import Boxes, boxes_of_entries, joined
 from qdbev.evaluation.json_parts import NotJson, from_submission, whole
+from qdbev.evaluation.rules import NUSCENES, Rules
 
 Submission = Mapping[str, Any] | Path | str
 Part = tuple[list[int], Boxes]
 
 
-def boxes_of(submission: Submission, *, scene_of: Mapping[str, str]) -> Boxes:
+def boxes_of(submission: Submission, *, scene_of: Mapping[str, str], rules: Rules = NUSCENES) -> Boxes:
     """The boxes of a submission on some samples.
 
     Args:
         submission: The result dict (``{"meta", "results"}``) or a JSON file of it; other samples are ignored.
         scene_of: Scene name by sample token; samples are numbered in its order.
+        rules: Which classes and attributes there are, and how many boxes.
 
     Raises:
         ValueError: The file is no submission, a sample is missing or has too many boxes, or the devkit would not take
             one of them.
     """
     numbers = {token: number for number, token in enumerate(scene_of)}
-    make = partial(_part, numbers=numbers)
+    make = partial(_part, numbers=numbers, rules=rules)
     parts = [make(submission)] if isinstance(submission, Mapping) else _read(Path(submission), make=make)
     there = {number for held, _ in parts for number in held}
     if missing := [token for token, number in numbers.items() if number not in there]:
@@ -40,7 +42,7 @@ def boxes_of(submission: Submission, *, scene_of: Mapping[str, str]) -> Boxes:
     return joined([boxes for _, boxes in parts])
 
 
-def _part(content: Any, *, numbers: Mapping[str, int]) -> Part:
+def _part(content: Any, *, numbers: Mapping[str, int], rules: Rules) -> Part:
     """The numbers of the samples that a part of a submission holds, and their boxes."""
     results = content.get("results") if isinstance(content, Mapping) else None
     if not isinstance(results, Mapping):
@@ -50,19 +52,19 @@ def _part(content: Any, *, numbers: Mapping[str, int]) -> Part:
     tokens = [token for token in results if token in numbers]
     try:
         for token in tokens:
-            _check(results[token], token=token)
+            _check(results[token], token=token, most=rules.max_boxes_per_sample)
         entries = [entry for token in tokens for entry in results[token]]
         counts = [len(results[token]) for token in tokens]
         there = [numbers[token] for token in tokens]
-        return there, boxes_of_entries(entries, sample=np.repeat(np.array(there, dtype=np.int64), counts))
+        sample = np.repeat(np.array(there, dtype=np.int64), counts)
+        return there, boxes_of_entries(entries, sample=sample, rules=rules)
     except (LookupError, TypeError, ArithmeticError) as error:
         raise ValueError(
             f"the submission has a box nuScenes does not accept ({type(error).__name__}: {error})."
         ) from error
 
 
-def _check(entries: Sequence[Mapping[str, Any]], *, token: str) -> None:
-    most = CONFIG.max_boxes_per_sample
+def _check(entries: Sequence[Mapping[str, Any]], *, token: str, most: int) -> None:
     if len(entries) > most:
         raise ValueError(f"sample {token} has {len(entries)} boxes, nuScenes allows {most}.")
     if others := set(map(itemgetter("sample_token"), entries)) - {token}:

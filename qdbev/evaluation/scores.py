@@ -1,4 +1,4 @@
-"""NDS, mAP and the five true-positive errors of detection_cvpr_2019, with the last bit of nuscenes-devkit's.
+"""NDS, mAP and the five true-positive errors of a detection task, with the last bit of nuscenes-devkit's.
 
 Boxes are columns and a class is matched at once, which makes the devkit's loops over boxes superfluous; what is done
 with the numbers of classes is the devkit's own ``DetectionMetrics``.
@@ -16,17 +16,15 @@ import numpy as np
 from nuscenes.eval.detection.constants import TP_METRICS
 from nuscenes.eval.detection.data_classes import DetectionMetrics
 
-from qdbev.evaluation.boxes import CONFIG, Boxes
+from qdbev.evaluation.boxes import Boxes
 from qdbev.evaluation.curves import class_scores
 from qdbev.evaluation.filters import counted
 from qdbev.evaluation.ground_truth import GroundTruth, ground_truth
 from qdbev.evaluation.matching import Matches, match
 from qdbev.evaluation.reading import boxes_of
+from qdbev.evaluation.rules import CONFIG, NUSCENES, Rules
 
 ERRORS = {"trans_err": "mATE", "scale_err": "mASE", "orient_err": "mAOE", "vel_err": "mAVE", "attr_err": "mAAE"}
-NO_VALUE = {("traffic_cone", "attr_err"), ("traffic_cone", "vel_err"), ("traffic_cone", "orient_err"),
-            ("barrier", "attr_err"), ("barrier", "vel_err")}  # fmt: skip
-"""Errors that nuScenes asks of no box of a class."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,7 @@ def score(
     version: str,
     submission: Mapping[str, Any] | Path | str,
     scenes: Sequence[str] | None = None,
+    rules: Rules = NUSCENES,
 ) -> Scores:
     """Score a submission on some scenes (all of the tables where None).
 
@@ -63,32 +62,35 @@ def score(
         submission: The result dict (``{"meta", "results"}``) or a JSON file of it; samples outside the scenes are
             ignored, as the devkit does with samples outside its split.
         scenes: Scene names to evaluate on.
+        rules: Classes, ranges and the rest; nuScenes' where not stated.
 
     Raises:
         ValueError: a scene or a sample is missing, a sample has more than 500 boxes, or the file is no submission.
     """
-    return scores_of(matches_of(submission, truth=ground_truth(root, version=version, scenes=scenes)))
+    return scores_of(matches_of(submission, truth=ground_truth(root, version=version, scenes=scenes, rules=rules)))
 
 
 def matches_of(submission: Mapping[str, Any] | Path | str, *, truth: GroundTruth) -> Matches:
     """A submission matched with ground truth; raises as ``score``."""
-    return match(truth.boxes, predictions=predicted_boxes(submission, truth=truth), scene_of=truth.scene_of)
+    predictions = predicted_boxes(submission, truth=truth)
+    return match(truth.boxes, predictions=predictions, scene_of=truth.scene_of, rules=truth.rules)
 
 
 def predicted_boxes(submission: Mapping[str, Any] | Path | str, *, truth: GroundTruth) -> Boxes:
     """Predictions on the samples of ``truth`` that count; raises as ``score``."""
-    return counted(boxes_of(submission, scene_of=truth.scene_of), at=truth.surroundings)
+    boxes = boxes_of(submission, scene_of=truth.scene_of, rules=truth.rules)
+    return counted(boxes, at=truth.surroundings, rules=truth.rules)
 
 
 def scores_of(matches: Matches) -> Scores:
     """The scores of matches on all their scenes."""
-    metrics = DetectionMetrics(CONFIG)
+    metrics = DetectionMetrics(matches.rules)
     for name, matched in matches.classes.items():
         aps, errors = class_scores(matched)
         for threshold, ap in zip(CONFIG.dist_ths, aps, strict=True):
             metrics.add_label_ap(name, threshold, ap)
         for metric, error in zip(TP_METRICS, errors.tolist(), strict=True):
-            metrics.add_label_tp(name, metric, np.nan if (name, metric) in NO_VALUE else error)
+            metrics.add_label_tp(name, metric, np.nan if (name, metric) in matches.rules.no_value else error)
     return named(metrics, samples=matches.samples)
 
 
@@ -98,7 +100,7 @@ def named(metrics: DetectionMetrics, *, samples: int) -> Scores:
     table = {
         name: {"AP": float(aps[name])}
         | {short[1:]: float(metrics.get_label_tp(name, key)) for key, short in ERRORS.items()}
-        for name in CONFIG.class_names
+        for name in metrics.cfg.class_names
     }
     errors = {short: float(metrics.tp_errors[key]) for key, short in ERRORS.items()}
     return Scores(float(metrics.nd_score), float(metrics.mean_ap), errors, table, samples)

@@ -15,34 +15,23 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from nuscenes.eval.common.config import config_factory
 from pyquaternion import Quaternion
 
-MOVING_MPS = 0.2  # BEVFormer's and mmdet3d's rule: faster than this is moving
-MAX_BOXES = 500  # per sample, nuScenes rule
+from qdbev.evaluation.rules import NUSCENES, Rules
+
 NOT_FINITE = "not finite"
 META = {"use_camera": True, "use_lidar": False, "use_radar": False, "use_map": False, "use_external": False}
 
-# class: (attribute above MOVING_MPS, attribute at or below), from mmdet3d's NuScenes formatting
-ATTRIBUTES = {
-    "car": ("vehicle.moving", "vehicle.parked"),
-    "truck": ("vehicle.moving", "vehicle.parked"),
-    "construction_vehicle": ("vehicle.moving", "vehicle.parked"),
-    "bus": ("vehicle.moving", "vehicle.stopped"),
-    "trailer": ("vehicle.moving", "vehicle.parked"),
-    "barrier": ("", ""),
-    "motorcycle": ("cycle.with_rider", "cycle.without_rider"),
-    "bicycle": ("cycle.with_rider", "cycle.without_rider"),
-    "pedestrian": ("pedestrian.moving", "pedestrian.standing"),
-    "traffic_cone": ("", ""),
-}
-CLASSES = tuple(ATTRIBUTES)
+CLASSES = (
+    "car", "truck", "construction_vehicle", "bus", "trailer",
+    "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
+)  # fmt: skip
+"""nuScenes' classes as labels of detectors count them."""
 
 
-def class_ranges(classes: Sequence[str] = CLASSES) -> NDArray[np.float64]:
-    """Evaluation range in metres from the ego vehicle for each class, of the devkit's detection_cvpr_2019."""
-    ranges = config_factory("detection_cvpr_2019").class_range
-    return np.array([ranges[name] for name in classes], dtype=np.float64)
+def class_ranges(classes: Sequence[str] = CLASSES, *, rules: Rules = NUSCENES) -> NDArray[np.float64]:
+    """Evaluation range in metres from the ego vehicle for each class."""
+    return np.array([rules.class_range[name] for name in classes], dtype=np.float64)
 
 
 def sample_result(
@@ -54,11 +43,12 @@ def sample_result(
     lidar2ego: ArrayLike,
     ego2global: ArrayLike,
     classes: Sequence[str] = CLASSES,
+    rules: Rules = NUSCENES,
 ) -> list[dict[str, Any]]:
     """Result entries of one sample, best score first.
 
     Boxes beyond the range of their class in the ego frame, boxes with a value that is not finite, and all after the
-    best 500 are left out.
+    best 500, or as many as the rules allow, are left out.
 
     Args:
         boxes: (n, 9), see the module.
@@ -68,6 +58,7 @@ def sample_result(
         lidar2ego: (4, 4) calibration of LIDAR_TOP.
         ego2global: (4, 4) ego pose at the lidar's time.
         classes: Class names in the order of the labels.
+        rules: Ranges, attributes and the most boxes.
     """
     box = np.asarray(boxes, dtype=np.float64).reshape(-1, 9)
     score = np.asarray(scores, dtype=np.float64).reshape(-1)
@@ -76,8 +67,8 @@ def sample_result(
         raise ValueError(f"sample {token}: got {len(box)} boxes, {len(score)} scores, {len(label)} labels.")
     sensor, pose = np.asarray(lidar2ego, dtype=np.float64), np.asarray(ego2global, dtype=np.float64)
     in_ego = _in_ego(box, sensor=sensor)
-    best = np.flatnonzero(_finite(box, score=score) & _near(in_ego, label=label, classes=classes))
-    best = best[np.argsort(-score[best], kind="stable")][:MAX_BOXES]
+    best = np.flatnonzero(_finite(box, score=score) & _near(in_ego, label=label, classes=classes, rules=rules))
+    best = best[np.argsort(-score[best], kind="stable")][: rules.max_boxes_per_sample]
     places = in_ego[best] @ pose[:3, :3].T + pose[:3, 3]
     columns = {"translation": places, **_global_columns(box[best], turn=pose[:3, :3] @ sensor[:3, :3])}
     names = [classes[index] for index in label[best]]
@@ -87,7 +78,7 @@ def sample_result(
             **{key: values[row].tolist() for key, values in columns.items()},
             "detection_name": name,
             "detection_score": float(score[best[row]]),
-            "attribute_name": attribute(name, speed_mps=float(np.linalg.norm(columns["velocity"][row]))),
+            "attribute_name": rules.attribute(name, speed_mps=float(np.linalg.norm(columns["velocity"][row]))),
         }
         for row, name in enumerate(names)
     ]
@@ -113,7 +104,13 @@ def lidar_boxes(entries: Sequence[Mapping[str, Any]], *, global2lidar: ArrayLike
 
 
 def left_out(
-    boxes: ArrayLike, *, scores: ArrayLike, labels: ArrayLike, lidar2ego: ArrayLike, classes: Sequence[str] = CLASSES
+    boxes: ArrayLike,
+    *,
+    scores: ArrayLike,
+    labels: ArrayLike,
+    lidar2ego: ArrayLike,
+    classes: Sequence[str] = CLASSES,
+    rules: Rules = NUSCENES,
 ) -> dict[str, int]:
     """How many boxes ``sample_result`` leaves out, by the reason; arguments as there.
 
@@ -123,12 +120,13 @@ def left_out(
     """
     box, label = np.asarray(boxes, dtype=np.float64).reshape(-1, 9), np.asarray(labels, dtype=np.int64).reshape(-1)
     finite = _finite(box, score=np.asarray(scores, dtype=np.float64).reshape(-1))
-    near = _near(_in_ego(box, sensor=np.asarray(lidar2ego, dtype=np.float64)), label=label, classes=classes)
+    in_ego, most = _in_ego(box, sensor=np.asarray(lidar2ego, dtype=np.float64)), rules.max_boxes_per_sample
+    near = _near(in_ego, label=label, classes=classes, rules=rules)
     usable = int((finite & near).sum())
     return {
         NOT_FINITE: int((~finite).sum()),
         "beyond the range of their class": int((finite & ~near).sum()),
-        f"after the best {MAX_BOXES}": max(0, usable - MAX_BOXES),
+        f"after the best {most}": max(0, usable - most),
     }
 
 
@@ -142,8 +140,10 @@ def _finite(box: NDArray[np.float64], *, score: NDArray[np.float64]) -> NDArray[
     return np.isfinite(box).all(axis=1) & np.isfinite(score)
 
 
-def _near(in_ego: NDArray[np.float64], *, label: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.bool_]:
-    return np.asarray(np.linalg.norm(in_ego[:, :2], axis=1) <= class_ranges(classes)[label])
+def _near(
+    in_ego: NDArray[np.float64], *, label: NDArray[np.int64], classes: Sequence[str], rules: Rules
+) -> NDArray[np.bool_]:
+    return np.asarray(np.linalg.norm(in_ego[:, :2], axis=1) <= class_ranges(classes, rules=rules)[label])
 
 
 def _global_columns(box: NDArray[np.float64], *, turn: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -153,16 +153,6 @@ def _global_columns(box: NDArray[np.float64], *, turn: NDArray[np.float64]) -> d
         "rotation": _global_quaternions(box[:, 6], turn=turn),
         "velocity": (np.pad(box[:, 7:9], ((0, 0), (0, 1))) @ turn.T)[:, :2],
     }
-
-
-def attribute(name: str, *, speed_mps: float) -> str:
-    """The attribute a box of a class gets by its speed alone.
-
-    >>> attribute("car", speed_mps=0.3), attribute("car", speed_mps=0.2), attribute("traffic_cone", speed_mps=9.0)
-    ('vehicle.moving', 'vehicle.parked', '')
-    """
-    moving, still = ATTRIBUTES[name]
-    return moving if speed_mps > MOVING_MPS else still
 
 
 def submission(

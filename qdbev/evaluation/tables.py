@@ -20,8 +20,6 @@ from qdbev.evaluation.json_parts import from_rows
 
 Row = dict[str, Any]
 
-LIDAR = "LIDAR_TOP"  # the devkit takes the ego pose at its time
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -73,15 +71,15 @@ def read_samples(folder: Path, *, first: Mapping[str, str]) -> Samples:
     return Samples(scene_of, {token: 1e-6 * timestamp for token, _, timestamp in rows})
 
 
-def read_ego_positions(folder: Path, *, tokens: Sequence[str]) -> Floats:
-    """Place of the ego vehicle (S, 2) in the plane at the LiDAR's time of each sample."""
+def read_ego_positions(folder: Path, *, tokens: Sequence[str], clock: str = "LIDAR_TOP") -> Floats:
+    """Place of the ego vehicle (S, 2) in the plane at the time of a sensor of each sample: nuScenes' is its LiDAR."""
     sensors = {token for token, channel in _rows(folder, "sensor", take=itemgetter("token", "channel"))
-               if channel == LIDAR}  # fmt: skip
+               if channel == clock}  # fmt: skip
     rows = _rows(folder, "calibrated_sensor", take=itemgetter("token", "sensor_token"))
-    lidars, wanted = {token for token, sensor in rows if sensor in sensors}, set(tokens)
+    clocks, wanted = {token for token, sensor in rows if sensor in sensors}, set(tokens)
 
     def is_meant(row: Row) -> bool:
-        return row["is_key_frame"] and row["calibrated_sensor_token"] in lidars and row["sample_token"] in wanted
+        return row["is_key_frame"] and row["calibrated_sensor_token"] in clocks and row["sample_token"] in wanted
 
     take = itemgetter("sample_token", "ego_pose_token")
     pose_of = dict(_rows(folder, "sample_data", take=take, where=is_meant))

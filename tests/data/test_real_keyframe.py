@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from qdbev.data.geometry import box_corners, lidar_to_image, project_points
-from qdbev.data.nuscenes.records import CAMERAS, CLASSES
+from qdbev.data.nuscenes.layout import CAMERAS, CLASSES
 from qdbev.data.queues.temporal import TemporalDataset
 from qdbev.reporting.drawings.projection import box_segments, project_segments
 

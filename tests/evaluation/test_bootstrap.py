@@ -10,7 +10,7 @@ from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.data_classes import DetectionBox
 
 from qdbev.evaluation.bootstrap import Interval, paired_bootstrap, scores_from_matches
-from qdbev.evaluation.devkit import SceneEval
+from qdbev.evaluation.devkits.nuscenes import SceneEval
 from qdbev.evaluation.matching import Matches, match
 from qdbev.evaluation.reading import boxes_of
 from qdbev.evaluation.scores import Scores, scores_of

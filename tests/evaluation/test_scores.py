@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qdbev.data.nuscenes.records import CLASSES, read_samples
+from qdbev.data.nuscenes.layout import CLASSES
+from qdbev.data.nuscenes.records import read_samples
 from qdbev.data.nuscenes.tables import available_scenes, split_scenes
-from qdbev.evaluation.boxes import NAMES
 from qdbev.evaluation.ground_truth import ground_truth
+from qdbev.evaluation.rules import NUSCENES
 from qdbev.evaluation.scores import score
 from qdbev.evaluation.submission import sample_result, submission
 
@@ -52,8 +53,10 @@ def test_annotations_are_a_perfect_submission(
             entry["attribute_name"] = ""
     result = score(tiny_synthetic, version=VERSION, submission=content, scenes=val_scenes)
     truth = ground_truth(tiny_synthetic, version=VERSION, scenes=val_scenes)
-    present = {NAMES[label] for label in truth.boxes.label}
-    timed = {NAMES[label] for label in truth.boxes.label[np.isfinite(truth.boxes.velocity).all(axis=1)]}  # seen twice
+    present = {NUSCENES.class_names[label] for label in truth.boxes.label}
+    timed = {
+        NUSCENES.class_names[label] for label in truth.boxes.label[np.isfinite(truth.boxes.velocity).all(axis=1)]
+    }  # seen twice
     assert {"car", "pedestrian"} <= timed
     for name in CLASSES:
         row = result.classes[name]

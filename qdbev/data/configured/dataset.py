@@ -21,7 +21,8 @@ from mmengine.registry import DefaultScope
 from torch.utils.data import Dataset
 
 from qdbev.data.nuscenes.infos import frame_info
-from qdbev.data.nuscenes.records import CLASSES, Sample
+from qdbev.data.nuscenes.layout import CLASSES
+from qdbev.data.nuscenes.records import Sample
 
 Packed = dict[str, Any]
 _PLACES = ("data_root", "data_prefix", "ann_file", "indices", "serialize_data", "lazy_init", "test_mode")
@@ -114,7 +115,7 @@ def join(items: Sequence[Sequence[Packed]]) -> dict[str, Any]:
 
 
 def class_order(section: Mapping[str, Any]) -> tuple[int, ...]:
-    """For each label of a data set, the index of its class in ``qdbev.data.nuscenes.records.CLASSES``.
+    """For each label of a data set, the index of its class in ``qdbev.data.nuscenes.layout.CLASSES``.
 
     The data set itself is asked, once built: a class of data sets may number classes its own way.
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qdbev.data.nuscenes.records import CLASSES, Sample
+from qdbev.data.nuscenes.layout import CLASSES
+from qdbev.data.nuscenes.records import Sample
 
 Array = NDArray[np.float64]
 ATTRIBUTES = (

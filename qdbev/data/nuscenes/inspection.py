@@ -20,6 +20,7 @@ from qdbev.data.nuscenes.checks.sensors import places_of, sensor_findings
 from qdbev.data.nuscenes.checks.structure import structure_findings
 from qdbev.data.nuscenes.contents import look_into_files
 from qdbev.data.nuscenes.findings import Finding, errors_of
+from qdbev.data.nuscenes.layout import NUSCENES, Layout
 from qdbev.data.nuscenes.records import Sample, read_samples
 from qdbev.data.nuscenes.sample_cache import cache_key
 from qdbev.data.nuscenes.tables import available_scenes, choose_scenes, open_tables, read_tables
@@ -40,8 +41,8 @@ class Inspection:
 class Source:
     """A tree whose tables are read at most once, however many splits are asked of it."""
 
-    def __init__(self, root: Path, *, version: str, cache: Path) -> None:
-        self.root, self.version, self.cache = root, version, cache
+    def __init__(self, root: Path, *, version: str, cache: Path, layout: Layout = NUSCENES) -> None:
+        self.root, self.version, self.cache, self.layout = root, version, cache, layout
         self.rows = lru_cache(maxsize=1)(lambda: read_tables(root, version=version))
         self.structure = lru_cache(maxsize=1)(lambda: structure_findings(self.rows(), root=root))
         self.tables: Callable[[], NuScenes] = lru_cache(maxsize=1)(
@@ -63,7 +64,8 @@ def inspected(source: Source, *, scenes: Sequence[str], lidar: bool, progress: b
     """
     root, cache = source.root, source.cache
     names = choose_scenes(available_scenes(root, version=source.version), wanted=scenes)
-    path = cache / f"findings{FORMAT}-{cache_key(root, version=source.version, scenes=names)}.json"
+    key = cache_key(root, version=source.version, scenes=names, layout=source.layout)
+    path = cache / f"findings{FORMAT}-{key}.json"
     findings = _remembered(path)
     if findings is None:
         findings = _findings(source, scenes=names)
@@ -72,7 +74,13 @@ def inspected(source: Source, *, scenes: Sequence[str], lidar: bool, progress: b
     if errors_of(findings):
         return Inspection([], tuple(findings))
     samples = read_samples(
-        root, version=source.version, scenes=names, cache=cache, tables=source.tables, progress=progress
+        root,
+        version=source.version,
+        scenes=names,
+        cache=cache,
+        tables=source.tables,
+        layout=source.layout,
+        progress=progress,
     )
     files = look_into_files(samples, root=root, cache=cache, lidar=lidar, progress=progress)
     return Inspection(samples, (*findings, *files))
@@ -88,12 +96,15 @@ def _findings(source: Source, *, scenes: Sequence[str]) -> list[Finding]:
     if errors_of(found):
         return found
     chains = [chain_of(tables, scene=row) for row in rows]
-    found += sensor_findings(tables, chains=chains)
+    found += sensor_findings(tables, chains=chains, layout=source.layout)
     if any(chains):
-        found += box_findings(tables, samples=[sample for chain in chains for sample in chain])
+        found += box_findings(tables, samples=[sample for chain in chains for sample in chain], layout=source.layout)
     if not errors_of(found):
         for row, chain in zip(rows, chains, strict=True):
-            times, places = [sample["timestamp"] for sample in chain], places_of(tables, chain=chain)
+            times, places = (
+                [sample["timestamp"] for sample in chain],
+                places_of(tables, chain=chain, clock=source.layout.clock),
+            )
             found += can_bus_findings(source.root, scene=row["name"], times_us=times, places=places)
     return found
 

@@ -3,13 +3,15 @@
 The record ("sample") of a key frame:
     token, scene (name), scene_token, index_in_scene, timestamp (microseconds),
     ego2global (4, 4), lidar2ego (4, 4) of LIDAR_TOP, can_bus (18,) absolute (``qdbev.data.nuscenes.motion``),
-    lidar_path, images: {camera: {img_path, width, height, cam2img (3, 3), lidar2cam (4, 4), timestamp, size_bytes}}
+    lidar_path (empty where the layout has no LiDAR),
+    images: {camera: {img_path, width, height, cam2img (3, 3), lidar2cam (4, 4), timestamp, size_bytes}}
         paths are relative to the root; ``lidar2cam`` compensates the ego motion between the two exposures,
-    instances: columns over the M annotations of the ten detection classes:
+    instances: columns over the M annotations of the layout's classes:
         bbox_3d (M, 7) in the LIDAR_TOP frame (x right, y forward, z up): GRAVITY centre, length, width, height, yaw
         counter-clockwise from x (exactly as mmdet3d 1.x infos; its box class turns them into bottom centres),
-        velocity (M, 2) m/s in the lidar frame, NaN where nuScenes has none, bbox_label_3d (M,) index in CLASSES,
+        velocity (M, 2) m/s in the lidar frame, NaN where nuScenes has none, bbox_label_3d (M,) index in its classes,
         num_lidar_pts, num_radar_pts (M,), bbox_3d_isvalid (M,) lidar plus radar points above zero, attribute [M].
+Where the layout's frame is the vehicle's, LIDAR_TOP stands for a place on it: where nuScenes has its LiDAR.
 """
 
 from __future__ import annotations
@@ -21,20 +23,16 @@ from typing import Any
 
 import numpy as np
 from nuscenes import NuScenes
-from nuscenes.eval.detection.utils import category_to_detection_name
 from tqdm import tqdm
 
 from qdbev.data.geometry import Array, invert_rigid, rigid, rotation_matrices
+from qdbev.data.nuscenes.layout import NUSCENES, Layout
 from qdbev.data.nuscenes.motion import can_bus_vector, message_motion, pose_messages, pose_motion
 from qdbev.data.nuscenes.sample_cache import cache_key, load_samples, save_samples
 from qdbev.data.nuscenes.tables import available_scenes, choose_scenes, open_tables
 
-CAMERAS = ("CAM_FRONT", "CAM_FRONT_RIGHT", "CAM_FRONT_LEFT", "CAM_BACK", "CAM_BACK_LEFT", "CAM_BACK_RIGHT")
-CLASSES = (
-    "car", "truck", "construction_vehicle", "bus", "trailer",
-    "barrier", "motorcycle", "bicycle", "pedestrian", "traffic_cone",
-)  # fmt: skip
 Sample = dict[str, Any]
+_TURN, _PLACE_M = (0.5**0.5, 0.0, 0.0, -(0.5**0.5)), (0.94, 0.0, 1.84)  # near nuScenes' LiDAR: x right, y ahead
 
 
 def read_samples(
@@ -44,6 +42,7 @@ def read_samples(
     scenes: Sequence[str] | None = None,
     cache: Path | None = None,
     tables: Callable[[], NuScenes] | None = None,
+    layout: Layout = NUSCENES,
     progress: bool = False,
 ) -> list[Sample]:
     """Read the key frames of some scenes, scene after scene, each in the order of time.
@@ -54,6 +53,7 @@ def read_samples(
         scenes: Scene names; all scenes of the tables where None.
         cache: Folder for the parsed records (data only, keyed by the digest of what they were made from).
         tables: Gives the opened tables, where they are needed; None opens them.
+        layout: Which cameras and classes are read.
         progress: Show a bar over scenes.
 
     Raises:
@@ -61,35 +61,39 @@ def read_samples(
     """
     root = Path(root)
     names = choose_scenes(available_scenes(root, version=version), wanted=scenes)
-    path = None if cache is None else Path(cache) / f"samples-{cache_key(root, version=version, scenes=names)}.npz"
+    path = None
+    if cache is not None:
+        path = Path(cache) / f"samples-{cache_key(root, version=version, scenes=names, layout=layout)}.npz"
     samples = None if path is None else load_samples(path)
     if samples is None:
         opened = open_tables(root, version=version) if tables is None else tables()
-        samples = list(_parse(opened, root=root, names=names, progress=progress))
+        samples = list(_parse(opened, root=root, names=names, layout=layout, progress=progress))
         if path is not None:
             save_samples(samples, path=path)
     _stat_images(samples, root=root)
     return samples
 
 
-def _parse(tables: NuScenes, *, root: Path, names: Sequence[str], progress: bool) -> Iterator[Sample]:
+def _parse(tables: NuScenes, *, root: Path, names: Sequence[str], layout: Layout, progress: bool) -> Iterator[Sample]:
     by_name = {record["name"]: record for record in tables.scene}
     for name in tqdm(names, desc="reading scenes", disable=not progress):
         try:
-            yield from _scene_samples(tables, scene=by_name[name], root=root)
+            yield from _scene_samples(tables, scene=by_name[name], root=root, layout=layout)
         except KeyError as error:
             raise ValueError(
                 f"scene {name} refers to {error}, which its tables do not hold; unpack or generate the data set again."
             ) from error
 
 
-def _scene_samples(tables: NuScenes, *, scene: dict[str, Any], root: Path) -> list[Sample]:
+def _scene_samples(tables: NuScenes, *, scene: dict[str, Any], root: Path, layout: Layout) -> list[Sample]:
     """All records of one scene; the motion part of can_bus needs the scene as a whole."""
     token, chain = scene["first_sample_token"], []
     while token:
         chain.append(tables.get("sample", token))
         token = chain[-1]["next"]
-    samples = [_sample(tables, record=record, scene=scene, index=index) for index, record in enumerate(chain)]
+    samples = [
+        _sample(tables, record=record, scene=scene, index=index, layout=layout) for index, record in enumerate(chain)
+    ]
     if not samples:
         return []
     messages = pose_messages(root, scene=scene["name"])
@@ -104,10 +108,12 @@ def _scene_samples(tables: NuScenes, *, scene: dict[str, Any], root: Path) -> li
     return samples
 
 
-def _sample(tables: NuScenes, *, record: dict[str, Any], scene: dict[str, Any], index: int) -> Sample:
-    lidar = tables.get("sample_data", record["data"]["LIDAR_TOP"])
-    pose = tables.get("ego_pose", lidar["ego_pose_token"])
-    ego2global, lidar2ego = _sensor_poses(tables, data=lidar)
+def _sample(tables: NuScenes, *, record: dict[str, Any], scene: dict[str, Any], index: int, layout: Layout) -> Sample:
+    clock = tables.get("sample_data", record["data"][layout.clock])
+    pose = tables.get("ego_pose", clock["ego_pose_token"])
+    ego2global, lidar2ego = _sensor_poses(tables, data=clock)
+    if layout.frame == "vehicle":
+        lidar2ego = rigid(_TURN, translation=_PLACE_M)
     lidar2global = ego2global @ lidar2ego
     return {
         "token": record["token"],
@@ -118,11 +124,12 @@ def _sample(tables: NuScenes, *, record: dict[str, Any], scene: dict[str, Any], 
         "pose": pose,
         "ego2global": ego2global,
         "lidar2ego": lidar2ego,
-        "lidar_path": lidar["filename"],
+        "lidar_path": clock["filename"] if layout.lidar else "",
         "images": {
-            camera: _camera(tables, token=record["data"][camera], lidar2global=lidar2global) for camera in CAMERAS
+            camera: _camera(tables, token=record["data"][camera], lidar2global=lidar2global)
+            for camera in layout.cameras
         },
-        "instances": _instances(tables, tokens=record["anns"], lidar2global=lidar2global),
+        "instances": _instances(tables, tokens=record["anns"], lidar2global=lidar2global, layout=layout),
     }
 
 
@@ -149,9 +156,9 @@ def _camera(tables: NuScenes, *, token: str, lidar2global: Array) -> dict[str, A
     }
 
 
-def _instances(tables: NuScenes, *, tokens: Sequence[str], lidar2global: Array) -> dict[str, Any]:
-    """Columns of the annotations of the ten detection classes, in the lidar frame."""
-    named = [(record, category_to_detection_name(record["category_name"])) for record in
+def _instances(tables: NuScenes, *, tokens: Sequence[str], lidar2global: Array, layout: Layout) -> dict[str, Any]:
+    """Columns of the annotations of the detection classes, in the lidar frame."""
+    named = [(record, layout.class_of.get(record["category_name"])) for record in
              (tables.get("sample_annotation", token) for token in tokens)]  # fmt: skip
     kept = [(record, name) for record, name in named if name is not None]
     records = [record for record, _ in kept]
@@ -169,7 +176,7 @@ def _instances(tables: NuScenes, *, tokens: Sequence[str], lidar2global: Array) 
     return {
         "bbox_3d": np.concatenate([centres, sizes[:, [1, 0, 2]], yaw[:, None]], axis=1),
         "velocity": (velocity @ global2lidar[:3, :3].T)[:, :2],
-        "bbox_label_3d": np.array([CLASSES.index(name) for _, name in kept], dtype=np.int64),
+        "bbox_label_3d": np.array([layout.classes.index(name) for _, name in kept], dtype=np.int64),
         "num_lidar_pts": lidar_points,
         "num_radar_pts": radar_points,
         "bbox_3d_isvalid": lidar_points + radar_points > 0,
@@ -193,7 +200,7 @@ def _stat_images(samples: Sequence[Sample], *, root: Path) -> None:
                 missing.append((camera, path))
     if missing:
         counts = Counter(camera for camera, _ in missing)
-        total = len(samples) * len(CAMERAS)
+        total = sum(len(sample["images"]) for sample in samples)
         raise ValueError(
             f"{len(missing)} of {total} camera images are missing in {root} "
             f"({', '.join(f'{camera} {count}' for camera, count in counts.items())}), first {missing[0][1]}; "

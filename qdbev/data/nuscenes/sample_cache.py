@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from qdbev.data.nuscenes.layout import NUSCENES, Layout
 from qdbev.data.nuscenes.tables import file_digest, tables_digest
 
 FORMAT = 2
@@ -26,9 +27,11 @@ _BOX_FIELDS = ("bbox_3d", "velocity", "bbox_label_3d", "num_lidar_pts", "num_rad
 _BOX_SHAPES = {"bbox_3d": (7,), "velocity": (2,)}
 
 
-def cache_key(root: Path, *, version: str, scenes: Sequence[str]) -> str:
-    """Hex key of a cache file: format, digest of the tables, scene list, digest of the scenes' CAN pose files."""
+def cache_key(root: Path, *, version: str, scenes: Sequence[str], layout: Layout = NUSCENES) -> str:
+    """Hex key of a cache file: format, digest of the tables, layout, scenes, digest of the scenes' CAN pose files."""
     key = hashlib.sha256(f"{FORMAT}:{tables_digest(root, version=version)}".encode())
+    if layout != NUSCENES:
+        key.update(f";{layout}".encode())
     for scene in scenes:
         path = root / "can_bus" / f"{scene}_pose.json"
         key.update(f";{scene}:{file_digest(path) if path.is_file() else '-'}".encode())

@@ -1,7 +1,7 @@
 """Temporal data set: queues of frames for training, streams of frames for evaluation, in the official BEVFormer's way.
 
 Item: {"inputs": {"img": float32 (T, N, 3, H, W)}, "data_samples": Det3DDataSample}, T frames with the current one
-last, N cameras in the order of ``qdbev.data.nuscenes.records.CAMERAS``. ``metainfo["frames"]`` holds one dict per frame
+last, N cameras in the order of ``qdbev.data.nuscenes.layout.CAMERAS``. ``metainfo["frames"]`` holds one dict per frame
 (token, scene, index_in_scene, timestamp in microseconds, lidar2img (N, 4, 4) scaled to the network input, can_bus
 (18,), prev_exists, img_shape, valid_shape before padding); ``gt_instances_3d`` belongs to the current frame. can_bus
 entries 0:3 and 17 are differences to the frame before in the queue (in a stream: to the scene's key frame before), and

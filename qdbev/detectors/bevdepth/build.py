@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from qdbev.detectors.bevdepth.detector import BEVDepth
+from qdbev.detectors.centre import TASKS
 from qdbev.detectors.images.resnet import resnet_config
 from qdbev.detectors.lift import VoxelGrid
 from qdbev.detectors.quiet import without_lists
@@ -38,6 +39,7 @@ def build_bevdepth(
     frames_back: int,
     code_weights: Sequence[float],
     depth_weight: float,
+    tasks: Sequence[Sequence[int]] = TASKS,
 ) -> BEVDepth:
     """Builds and initialises a detector.
 
@@ -62,6 +64,7 @@ def build_bevdepth(
         code_weights: Weights in the loss of offset x, y, height, log length, log width, log height, sin and cos of the
             yaw, and velocity x, y.
         depth_weight: Of the loss of depths that the LiDAR saw; 0 trains without them.
+        tasks: Class indices of each group that the head has maps for.
 
     Returns:
         The detector in training mode, on the CPU.
@@ -113,6 +116,7 @@ def build_bevdepth(
         frames_back=frames_back,
         code_weights=code_weights,
         depth_weight=depth_weight,
+        tasks=tasks,
     )
     with without_lists():
         model.backbone.img_backbone.init_weights()

@@ -25,7 +25,9 @@ from qdbev.detectors.lift import CameraFrames, Decoded, Encoded, LiftDetector, L
 
 LEAST_OBJECTS = 1e-4  # that the errors of boxes are divided by
 CIRCLES = (4.0, 12.0, 10.0, 1.0, 0.85, 0.175)
-"""Squared distances of each task."""
+"""Squared distances of each of nuScenes' tasks."""
+PLAIN_CIRCLE = 1.0
+"""That of each task where classes are other."""
 
 
 @MODELS.register_module()
@@ -43,6 +45,7 @@ class BEVDepth(LiftDetector):
         frames_back: int,
         code_weights: Sequence[float],
         depth_weight: float,
+        tasks: Sequence[Sequence[int]] = TASKS,
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
@@ -51,9 +54,11 @@ class BEVDepth(LiftDetector):
         self.grid, self.image_px, self.frames_back = grid, image_px, frames_back
         self.code_weights, self.depth_weight = tuple(code_weights), depth_weight
         self.depth_bounds_m = depth_bounds_m
-        self.order, self.decoding = LENGTH_FIRST, Decoding(tuple(Circle(squared) for squared in CIRCLES))
+        self.tasks = tuple(map(tuple, tasks))
+        circles = CIRCLES if self.tasks == TASKS else (PLAIN_CIRCLE,) * len(self.tasks)
+        self.order, self.decoding = LENGTH_FIRST, Decoding(tuple(Circle(squared) for squared in circles))
         self.backbone = ImageLift(**backbone, grid=grid, image_px=image_px)
-        self.head = GroundHead(**head)
+        self.head = GroundHead(**head, tasks=self.tasks)
         self.history = self.new_history(scenes=16)
 
     def backbone_features(self, img_BNCHW: Tensor) -> tuple[Tensor, ...]:
@@ -108,7 +113,7 @@ class BEVDepth(LiftDetector):
     def grid_losses(self, decoded: Decoded, *, boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Tensor]:
         """The same for boxes in the grid's frame."""
         losses: dict[str, Tensor] = {}
-        for number, (maps, classes) in enumerate(zip(decoded.tasks, TASKS, strict=True)):
+        for number, (maps, classes) in enumerate(zip(decoded.tasks, self.tasks, strict=True)):
             targets = task_targets(boxes, labels, classes=classes, grid=self.centre_grid, order=self.order)
             divisor = maps.code_B10HW.new_tensor(max(len(targets.cell_O), LEAST_OBJECTS))
             loss = task_losses(maps, targets, code_weights=self.code_weights, divisor=divisor)

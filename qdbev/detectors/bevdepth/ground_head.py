@@ -12,7 +12,7 @@ from mmdet3d.registry import MODELS
 from torch import Tensor
 
 from qdbev.detectors.bevdepth.pyramid import Pyramid
-from qdbev.detectors.centre import CentreHead
+from qdbev.detectors.centre import TASKS, CentreHead
 
 _STRIDES = (1, 2, 4, 8)
 
@@ -20,7 +20,15 @@ _STRIDES = (1, 2, 4, 8)
 class GroundHead(CentreHead):
     """Official names (``head``): ``trunk``, ``neck``, ``shared_conv``, ``task_heads``."""
 
-    def __init__(self, trunk: dict[str, Any], *, in_channels: int, neck_channels: int, channels: int) -> None:
+    def __init__(
+        self,
+        trunk: dict[str, Any],
+        *,
+        in_channels: int,
+        neck_channels: int,
+        channels: int,
+        tasks: Sequence[Sequence[int]] = TASKS,
+    ) -> None:
         """Builds it.
 
         Args:
@@ -28,8 +36,9 @@ class GroundHead(CentreHead):
             in_channels: Of the map: of both frames together.
             neck_channels: Of each of the neck's four maps.
             channels: Of the centre head's maps in between.
+            tasks: Class indices of each group.
         """
-        super().__init__(in_channels=4 * neck_channels, channels=channels)
+        super().__init__(in_channels=4 * neck_channels, channels=channels, tasks=tasks)
         self.trunk = MODELS.build(trunk)
         del self.trunk.maxpool
         base = trunk["base_channels"]

@@ -9,6 +9,7 @@ import torch
 
 from qdbev.detectors.bevdet.detector import BEVDet
 from qdbev.detectors.bevdet.image_neck import OneLevelFPN
+from qdbev.detectors.centre import TASKS
 from qdbev.detectors.images.resnet import resnet_config
 from qdbev.detectors.lift import VoxelGrid
 from qdbev.detectors.quiet import without_lists
@@ -37,6 +38,7 @@ def build_bevdet(
     head_channels: int,
     frames_back: int,
     code_weights: Sequence[float],
+    tasks: Sequence[Sequence[int]] = TASKS,
 ) -> BEVDet:
     """Builds and initialises a detector.
 
@@ -59,6 +61,7 @@ def build_bevdet(
         frames_back: How many key frames the past frame lies behind the current one; 0 is BEVDet, which has none.
         code_weights: Weights in the loss of offset x, y, height, log width, log length, log height, sin and cos of the
             heading, and velocity x, y.
+        tasks: Class indices of each group that the head has maps for.
 
     Returns:
         The detector in training mode, on the CPU.
@@ -90,6 +93,7 @@ def build_bevdet(
         head_channels=head_channels,
         frames_back=frames_back,
         code_weights=code_weights,
+        tasks=tasks,
     )
     with without_lists():
         model.img_backbone.init_weights()

@@ -25,7 +25,9 @@ SCALE_NMS = (
     Rotated(0.2, (1.0, 1.0)),
     Rotated(0.5, (4.5, 9.0)),
 )
-"""Of each task. Things that are small from above are enlarged before they are compared."""
+"""Of each of nuScenes' tasks. Things that are small from above are enlarged before they are compared."""
+PLAIN_NMS = Rotated(0.2)
+"""Of each task where classes are other."""
 
 
 @MODELS.register_module()
@@ -36,7 +38,8 @@ class BEVDet(BEVDetNetwork):
         """Builds the parts; the arguments are explained in ``build_bevdet``."""
         super().__init__(*args, **options)
         self.code_weights = tuple(code_weights)
-        self.order, self.decoding = WIDTH_FIRST, Decoding(SCALE_NMS)
+        suppression = SCALE_NMS if self.tasks == TASKS else (PLAIN_NMS,) * len(self.tasks)
+        self.order, self.decoding = WIDTH_FIRST, Decoding(suppression)
         self.history = self.new_history(scenes=16)
 
     def head_losses(self, decoded: Decoded, *, boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Tensor]:
@@ -45,7 +48,7 @@ class BEVDet(BEVDetNetwork):
             moved = [gap.float() for gap in decoded.gap_s_B]
             boxes = [torch.cat([box[:, :7], box[:, 7:] * gap], 1) for box, gap in zip(boxes, moved, strict=True)]
         losses: dict[str, Tensor] = {}
-        for number, (maps, classes) in enumerate(zip(decoded.tasks, TASKS, strict=True)):
+        for number, (maps, classes) in enumerate(zip(decoded.tasks, self.tasks, strict=True)):
             targets = task_targets(boxes, labels, classes=classes, grid=self.centre_grid, order=self.order)
             divisor = maps.code_B10HW.new_tensor(len(targets.cell_O) + FEW)
             loss = task_losses(maps, targets, code_weights=self.code_weights, divisor=divisor)

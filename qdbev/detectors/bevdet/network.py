@@ -15,7 +15,7 @@ from torch import Tensor
 from qdbev.detectors.bevdet.bev_encoder import BevNeck, BevStages
 from qdbev.detectors.bevdet.view_transformer import ViewTransformer
 from qdbev.detectors.bevdet.warping import warped
-from qdbev.detectors.centre import CentreHead
+from qdbev.detectors.centre import TASKS, CentreHead
 from qdbev.detectors.lift import CameraFrames, Decoded, Encoded, LiftDetector, Lifted, Past, VoxelGrid, gap_s, pooled
 
 HEAT_BIAS = -2.19  # sigmoid of it is 0.1
@@ -38,12 +38,14 @@ class BEVDetNetwork(LiftDetector):
         neck_channels: int,
         head_channels: int,
         frames_back: int,
+        tasks: Sequence[Sequence[int]] = TASKS,
         data_preprocessor: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | None = None,
     ) -> None:
         """Builds the parts; the arguments are explained in ``build_bevdet``."""
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.grid, self.image_px, self.frames_back = grid, image_px, frames_back
+        self.tasks = tuple(map(tuple, tasks))
         self.img_backbone = MODELS.build(img_backbone)
         self.img_neck = MODELS.build(img_neck)
         self.img_view_transformer = ViewTransformer(
@@ -60,7 +62,9 @@ class BEVDetNetwork(LiftDetector):
             in_channels=channels * (1 + self.temporal), channels=bev_channels, strides=[2] * len(bev_channels)
         )
         self.img_bev_encoder_neck = BevNeck(in_channels=bev_channels[0] + bev_channels[-1], channels=neck_channels)
-        self.pts_bbox_head = CentreHead(in_channels=neck_channels, channels=head_channels, heat_bias=HEAT_BIAS)
+        self.pts_bbox_head = CentreHead(
+            in_channels=neck_channels, channels=head_channels, tasks=self.tasks, heat_bias=HEAT_BIAS
+        )
 
     def backbone_features(self, img_BNCHW: Tensor) -> tuple[Tensor, ...]:
         """Backbone maps of all images, each (E, C, H, W)."""

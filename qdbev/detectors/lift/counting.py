@@ -11,7 +11,6 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from qdbev.detectors.centre import TASKS
 from qdbev.detectors.detector import Scene
 from qdbev.detectors.lift.frames import CameraFrames, projected_frames
 from qdbev.detectors.lift.history import past_of
@@ -43,7 +42,7 @@ def feature_sizes(detector: LiftNetwork, scene: Scene) -> dict[str, int]:
     detector.eval().to("meta")
     with torch.no_grad(), deformable_shapes(detector):
         image, encoded = _encoded(detector, scene)
-    rows, classes = len(TASKS) * detector.grid.cells, sum(len(of_task) for of_task in TASKS)
+    rows, classes = len(detector.tasks) * detector.grid.cells, sum(len(of_task) for of_task in detector.tasks)
     sizes = {"image": image.numel(), "bev_BQC": encoded.bev_BCHW.numel()}
     return sizes | {"logits_LBKC": rows * classes, "code_LBKD": rows * 10}
 

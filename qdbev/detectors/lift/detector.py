@@ -16,7 +16,7 @@ from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from qdbev.detectors.centre import TASKS, decoded_boxes, dense_outputs
+from qdbev.detectors.centre import decoded_boxes, dense_outputs
 from qdbev.detectors.detector import Ability, Detections, Scene, Stages
 from qdbev.detectors.features import Features
 from qdbev.detectors.frame_graph import FrameGraph
@@ -55,12 +55,12 @@ class LiftDetector(LiftNetwork):
     def boxes(self, decoded: Decoded) -> list[InstanceData]:
         """Boxes of every sample in the LiDAR's frame, best first."""
         return decoded_boxes(
-            decoded.per_second(), classes=TASKS, grid=self.centre_grid, order=self.order, decoding=self.decoding
+            decoded.per_second(), classes=self.tasks, grid=self.centre_grid, order=self.order, decoding=self.decoding
         )
 
     def outputs(self, decoded: Decoded) -> tuple[Tensor, Tensor]:
         """Class logits (B, K, C) and box codes (B, K, 10) of every task's cells, in the grid's frame."""
-        return dense_outputs(decoded.per_second(), classes=TASKS, grid=self.centre_grid, order=self.order)
+        return dense_outputs(decoded.per_second(), classes=self.tasks, grid=self.centre_grid, order=self.order)
 
     def output_layers(self) -> list[str]:
         """Paths of the convolutions that maps come out of."""

@@ -29,6 +29,7 @@ class LiftNetwork(Base3DDetector):
         order: In which the head predicts the numbers of a box.
         decoding: Which cells become boxes.
         code_weights: Weights of the ten numbers in the loss.
+        tasks: Class indices of each group that the head has maps for.
     """
 
     grid: VoxelGrid
@@ -37,6 +38,7 @@ class LiftNetwork(Base3DDetector):
     order: CodeOrder
     decoding: Decoding
     code_weights: tuple[float, ...]
+    tasks: tuple[tuple[int, ...], ...]
 
     @property
     def temporal(self) -> bool:

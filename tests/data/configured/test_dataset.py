@@ -15,7 +15,8 @@ from mmdet3d.registry import DATASETS
 
 from qdbev.data.configured.config import dataset_section, read_config
 from qdbev.data.configured.dataset import ConfiguredDataset, _seeded, class_order
-from qdbev.data.nuscenes.records import CAMERAS, CLASSES, Sample, read_samples
+from qdbev.data.nuscenes.layout import CAMERAS, CLASSES
+from qdbev.data.nuscenes.records import Sample, read_samples
 from qdbev.data.queues.batches import TrainingOrder, frames_in, load_slots, streaming_batches
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"

@@ -11,7 +11,8 @@ import torch
 from mmdet3d.structures import CameraInstance3DBoxes, LiDARInstance3DBoxes
 
 from qdbev.data.nuscenes.infos import ATTRIBUTES, NO_ATTRIBUTE, box_corners, camera_box, frame_info
-from qdbev.data.nuscenes.records import CLASSES, Sample, read_samples
+from qdbev.data.nuscenes.layout import CLASSES
+from qdbev.data.nuscenes.records import Sample, read_samples
 
 ORDER = tuple(reversed(CLASSES))
 

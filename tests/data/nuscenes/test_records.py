@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qdbev.data.nuscenes.records import CAMERAS, CLASSES, read_samples
+from qdbev.data.nuscenes.layout import CAMERAS, CLASSES
+from qdbev.data.nuscenes.records import read_samples
 from qdbev.data.nuscenes.sample_cache import scene_digest
 from qdbev.data.nuscenes.tables import available_scenes, split_scenes
 

@@ -16,7 +16,8 @@ from mmengine.structures import InstanceData
 from qdbev.data.configured.config import dataset_section, read_config
 from qdbev.data.configured.dataset import ConfiguredDataset, class_order, join
 from qdbev.data.nuscenes.infos import camera_box
-from qdbev.data.nuscenes.records import CLASSES, read_samples
+from qdbev.data.nuscenes.layout import CLASSES
+from qdbev.data.nuscenes.records import read_samples
 from qdbev.detectors.configured import build_configured
 from qdbev.detectors.configured.frames import frame_boxes, from_camera
 from qdbev.evaluation.scores import score

@@ -14,7 +14,8 @@ from pipelines.assembly.scene import countable
 from pipelines.store.integrity import UnusableInput
 from profiles.choices import kinds
 from profiles.profile import Profile
-from qdbev.data.nuscenes.records import CLASSES
+from profiles.sections.rig import NUSCENES_RIG, ClassProfile, RigProfile
+from qdbev.data.nuscenes.layout import CLASSES
 from qdbev.data.queues.cropped import CroppedDataset
 from qdbev.data.queues.lifting import LiftDataset
 from qdbev.data.queues.temporal import TemporalDataset
@@ -30,8 +31,30 @@ def test_every_kind_of_the_profiles_has_its_row() -> None:
 def test_a_row_says_what_its_kind_sees() -> None:
     nano, fcos = profiles.load("float").model, profiles.load("float", model=FCOS3D).model
     assert kind_of(nano).sensors(nano) == kind_of(fcos).sensors(fcos) == {"use_camera": True, "use_lidar": False}
-    assert kind_of(nano).classes(nano) == CLASSES
-    assert set(kind_of(fcos).classes(fcos)) == set(CLASSES) and kind_of(fcos).classes(fcos) != CLASSES
+    assert kind_of(nano).classes(nano, NUSCENES_RIG) == CLASSES
+    of_config = kind_of(fcos).classes(fcos, NUSCENES_RIG)
+    assert set(of_config) == set(CLASSES) and of_config != CLASSES
+
+
+def test_a_detector_of_a_config_finds_the_classes_of_nuscenes_alone() -> None:
+    rig = RigProfile(name="two", classes=NUSCENES_RIG.classes[:2])
+    with pytest.raises(ValueError, match=r"finds nuScenes' classes, and data\.rig is two with 2 of its own"):
+        build_detector(profiles.load("float", model=FCOS3D).model, rig=rig)
+
+
+def test_detectors_have_the_cameras_and_classes_of_their_rig() -> None:
+    rig = RigProfile(
+        cameras=("LEFT", "FRONT", "RIGHT", "BACK"),
+        classes=(*NUSCENES_RIG.classes, ClassProfile(name="tram", categories=("vehicle.tram",), range_m=60)),
+    )
+    state = build_detector(profiles.load("float").model, rig=rig).state_dict()
+    assert len(state["pts_bbox_head.transformer.cams_embeds"]) == 4
+    assert len(state["pts_bbox_head.cls_branches.0.6.bias"]) == 11
+    words = ["model.backbone.depth=18", "model.backbone.base_channels=8"]
+    for name, prefix in (("bevdet", "pts_bbox_head"), ("bevdepth", "head")):
+        heads = build_detector(profiles.load("float", model=name, overrides=words).model, rig=rig).state_dict()
+        biases = [len(heads[f"{prefix}.task_heads.{number}.heatmap.1.bias"]) for number in range(11)]
+        assert biases == [1] * 11  # other classes than nuScenes': each has maps of its own
 
 
 def test_what_a_detector_cannot_do_is_refused_in_its_own_words() -> None:

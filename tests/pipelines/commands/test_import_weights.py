@@ -24,7 +24,7 @@ from pipelines.assembly.weights import float_detector
 from pipelines.lineage.kinds import WEIGHTS
 from pipelines.lineage.stated import stated_weights
 from pipelines.store.artifacts import Store
-from qdbev.data.nuscenes.records import CLASSES
+from qdbev.data.nuscenes.layout import CLASSES
 from qdbev_cli.app import app
 
 State = dict[str, Tensor]

@@ -207,9 +207,9 @@ def test_a_checkpoint_of_ones_own_is_taken_by_name(settings: list[str], tmp_path
     torch.save({"state_dict": detector.state_dict(), "meta": {"dataset_meta": {"classes": classes}}}, path)
     again, checkpoint = fitted(profile, path=path)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in detector.state_dict().items())
-    assert remarks(checkpoint, model=profile.model) == ()  # the config's order, though not qdbev's
+    assert remarks(checkpoint, profile=profile) == ()  # the config's order, though not qdbev's
     other = profiles.load("w4a6", model=str(EXAMPLES / "centerpoint.yaml"), overrides=settings)
-    assert "the model's order is other" in remarks(checkpoint, model=other.model)[-1]
+    assert "the model's order is other" in remarks(checkpoint, profile=other)[-1]
     nano = profiles.load("w4a6", overrides=settings)
     assert as_made(artifact, profile=nano).model == profile.model
 

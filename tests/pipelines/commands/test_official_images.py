@@ -10,7 +10,7 @@ import pytest
 
 import profiles
 from pipelines.assembly.samples import Split, streaming_dataset, training_dataset
-from qdbev.data.nuscenes.records import CAMERAS
+from qdbev.data.nuscenes.layout import CAMERAS
 
 IMAGENET = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
 CAFFE = ([103.530, 116.280, 123.675], [1.0, 1.0, 1.0])

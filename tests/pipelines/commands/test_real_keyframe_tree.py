@@ -15,7 +15,8 @@ import pytest
 from pyquaternion import Quaternion
 from typer.testing import CliRunner
 
-from qdbev.data.nuscenes.records import CAMERAS, read_samples
+from qdbev.data.nuscenes.layout import CAMERAS
+from qdbev.data.nuscenes.records import read_samples
 from qdbev.data.synthetic.files.tables import shared_tables, shared_token
 from qdbev_cli.app import app
 

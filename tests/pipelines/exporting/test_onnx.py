@@ -21,7 +21,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from pipelines.exporting import onnx as exporting  # noqa: E402
-from qdbev.data.nuscenes.records import CLASSES  # noqa: E402
+from qdbev.data.nuscenes.layout import CLASSES  # noqa: E402
 from qdbev.export.onnx.execution import OrtSession  # noqa: E402
 from qdbev.export.onnx.metadata import read_metadata  # noqa: E402
 

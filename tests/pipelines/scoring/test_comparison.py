@@ -46,7 +46,9 @@ def test_sealed_results_are_matched_as_results_in_memory_are_and_never_all_of_th
     content = json.loads((tmp_path / "submission.json").read_text())
     write_results(content, folder=tmp_path)
     evaluation: Any = SimpleNamespace(manifest=SimpleNamespace(files=[RESULTS]), file=lambda name: tmp_path / name)
-    split: Any = SimpleNamespace(root=tmp_path, version=VERSION, scenes=["scene-0000", "scene-0001"])
+    split: Any = SimpleNamespace(
+        root=tmp_path, version=VERSION, scenes=["scene-0000", "scene-0001"], rig=profiles.load("w4a6").data.rig
+    )
     expected = match_results(Results(content["results"], left_out={}), split=split)  # type: ignore[arg-type]
     parts: list[int] = []
     parsed = json_parts._parsed

@@ -19,7 +19,7 @@ from pipelines.store.artifacts import Artifact
 from pipelines.store.integrity import read_manifest
 from qdbev.data.nuscenes.records import read_samples
 from qdbev.data.nuscenes.tables import split_scenes
-from qdbev.evaluation.devkit import quiet
+from qdbev.evaluation.devkits.nuscenes import quiet
 from tests.conftest import TINY_VERSION
 
 Call = Callable[..., dict[str, Any]]

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from nuscenes import NuScenes
-from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, DETECTION_NAMES
-from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.color_map import get_colormap
 
 from qdbev.data.nuscenes.checks.sensors import placed
 from qdbev.data.nuscenes.findings import Finding, quoted, warning
+from qdbev.data.nuscenes.layout import NUSCENES, Layout
 
 Row = dict[str, Any]
 _LARGEST_M, _FASTEST_MPS = 100.0, 100.0
@@ -22,26 +21,28 @@ _FEWEST = 10  # vehicles, from which the order of their sides is told
 _LONG = frozenset(("car", "truck", "bus", "trailer"))  # longer than wide
 
 
-def box_findings(tables: NuScenes, *, samples: Sequence[Row]) -> Iterator[Finding]:
+def box_findings(tables: NuScenes, *, samples: Sequence[Row], layout: Layout = NUSCENES) -> Iterator[Finding]:
     """What is wrong with the annotations of some samples.
 
     Args:
         tables: Of sound structure.
         samples: Rows of ``sample``.
+        layout: Which categories are which class.
     """
     rows = [tables.get("sample_annotation", token) for sample in samples for token in sample["anns"]]
     yield from placed("sample_annotation", rows, upright=True)
-    yield from _sizes(rows)
+    yield from _sizes(rows, layout=layout)
     yield from _repeated(rows)
-    yield from _attributes(tables, rows=rows)
+    yield from _attributes(tables, rows=rows, known=layout.attributes)
     yield from _links(tables, rows=rows)
-    yield from _categories(rows)
-    yield from _unknown_everywhere(rows)
+    yield from _categories(rows) if layout.categories == NUSCENES.categories else _classless(rows, layout=layout)
+    of_class = [row for row in rows if row["category_name"] in layout.class_of]
+    yield from _unknown_everywhere(of_class)
     if tables.sample_annotation or not tables.version.endswith("test"):
-        yield from _counting(rows, samples=len(samples))
+        yield from _counting(of_class, rows=len(rows), samples=len(samples))
 
 
-def _sizes(rows: Sequence[Row]) -> Iterator[Finding]:
+def _sizes(rows: Sequence[Row], *, layout: Layout) -> Iterator[Finding]:
     if not rows:
         return
     sizes = np.array([row["size"] for row in rows], dtype=np.float64)
@@ -52,7 +53,7 @@ def _sizes(rows: Sequence[Row]) -> Iterator[Finding]:
         token, size = rows[at]["token"], rows[at]["size"]
         sentence = f"size of sample_annotation {token} is {size}, which are metres: width, length, height"
         yield Finding("size", "sample_annotation", token, sentence)
-    long = np.array([category_to_detection_name(row["category_name"]) in _LONG for row in rows])
+    long = np.array([layout.class_of.get(row["category_name"]) in _LONG for row in rows])
     if long.sum() >= _FEWEST and np.median(sizes[long, 0]) > np.median(sizes[long, 1]):
         sentence = f"most of {long.sum()} vehicles are wider than long; sizes are width, length, height"
         yield warning("size", "sample_annotation", rows[int(np.argmax(long))]["token"], sentence)
@@ -70,9 +71,8 @@ def _repeated(rows: Sequence[Row]) -> Iterator[Finding]:
             yield warning("box", "sample_annotation", token, sentence)
 
 
-def _unknown_everywhere(rows: Sequence[Row]) -> Iterator[Finding]:
+def _unknown_everywhere(of_class: Sequence[Row]) -> Iterator[Finding]:
     """No attribute, or no neighbour in time, in all boxes: the devkit scores what nobody knows as an error of 1."""
-    of_class = [row for row in rows if category_to_detection_name(row["category_name"]) is not None]
     if of_class and not any(row["attribute_tokens"] for row in of_class):
         sentence = f"none of {len(of_class)} boxes has an attribute: mAAE is 1, which takes up to 0.1 off NDS"
         yield warning("attribute", "sample_annotation", of_class[0]["token"], sentence)
@@ -81,18 +81,16 @@ def _unknown_everywhere(rows: Sequence[Row]) -> Iterator[Finding]:
         yield warning("link", "sample_annotation", of_class[0]["token"], sentence)
 
 
-def _attributes(tables: NuScenes, *, rows: Sequence[Row]) -> Iterator[Finding]:
+def _attributes(tables: NuScenes, *, rows: Sequence[Row], known: Sequence[str]) -> Iterator[Finding]:
     names = {row["token"]: row["name"] for row in tables.attribute}
     for row in rows:
         token, tokens = row["token"], row["attribute_tokens"]
         if len(tokens) > 1:
             sentence = f"sample_annotation {token} has {len(tokens)} attributes; nuScenes' detection task allows one"
             yield Finding("attribute", "sample_annotation", token, sentence)
-        elif tokens and names[tokens[0]] not in ATTRIBUTE_NAMES:
-            known = ", ".join(ATTRIBUTE_NAMES)
-            sentence = (
-                f"sample_annotation {token} has the attribute {quoted(names[tokens[0]])}; the devkit knows {known}"
-            )
+        elif tokens and names[tokens[0]] not in known:
+            name, there_are = quoted(names[tokens[0]]), ", ".join(known)
+            sentence = f"sample_annotation {token} has the attribute {name}; the devkit knows {there_are}"
             yield Finding("attribute", "sample_annotation", token, sentence)
 
 
@@ -134,7 +132,7 @@ def _categories(rows: Sequence[Row]) -> Iterator[Finding]:
     """Names that are not nuScenes': their boxes count nowhere."""
     counts = Counter(row["category_name"] for row in rows)
     for name, count in sorted(counts.items()):
-        if name in DETECTION_NAMES:
+        if name in NUSCENES.classes:
             sentence = f"category {name} is the name of a class (boxes: {count}); nuScenes calls it {_spelled(name)}"
             yield Finding("category", "category", name, sentence)
         elif (meant := name.strip().casefold()) in _known_categories() and meant != name:
@@ -146,14 +144,20 @@ def _categories(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _spelled(detection_name: str) -> str:
-    return " or ".join(
-        name for name in sorted(_known_categories()) if category_to_detection_name(name) == detection_name
-    )
+    return " or ".join(name for name in sorted(_known_categories()) if NUSCENES.class_of.get(name) == detection_name)
 
 
-def _counting(rows: Sequence[Row], *, samples: int) -> Iterator[Finding]:
+def _classless(rows: Sequence[Row], *, layout: Layout) -> Iterator[Finding]:
+    """Categories of a rig of one's own that no class takes, and classes that no annotation is of."""
+    counts = Counter(row["category_name"] for row in rows)
+    for name, count in sorted(counts.items()):
+        if name not in layout.class_of:
+            sentence = f"category {quoted(name)} is of no class in data.rig: its boxes ({count}) count nowhere"
+            yield warning("category", "category", name, sentence)
+
+
+def _counting(of_class: Sequence[Row], *, rows: int, samples: int) -> Iterator[Finding]:
     """Whether any box counts: of a class of the detection task, and with a point in it."""
-    of_class = [row for row in rows if category_to_detection_name(row["category_name"]) is not None]
     if any(row["num_lidar_pts"] + row["num_radar_pts"] for row in of_class):
         return
     if of_class:
@@ -162,5 +166,5 @@ def _counting(rows: Sequence[Row], *, samples: int) -> Iterator[Finding]:
             "neither in training nor in scores; count the points in each box, or write 1 where an annotator saw it"
         )
     else:
-        why = f"of {len(rows)} annotations in {samples} samples none is of a class of the detection task"
+        why = f"of {rows} annotations in {samples} samples none is of a class of the detection task"
     yield Finding("no-box", "sample_annotation", "", f"no box counts: {why}")

@@ -12,9 +12,9 @@ from nuscenes import NuScenes
 
 from qdbev.data.geometry import rotation_matrices
 from qdbev.data.nuscenes.findings import Finding, warning
+from qdbev.data.nuscenes.layout import NUSCENES, Layout
 from qdbev.data.nuscenes.rig import CAMERAS
 
-LIDAR = "LIDAR_TOP"
 UNIT_TOLERANCE = 1e-3
 _RIG_DEGREES = 60.0
 _FASTEST_MPS = 100.0
@@ -27,36 +27,40 @@ Row = dict[str, Any]
 Array = NDArray[np.float64]
 
 
-def sensor_findings(tables: NuScenes, *, chains: Sequence[Sequence[Row]]) -> Iterator[Finding]:
+def sensor_findings(
+    tables: NuScenes, *, chains: Sequence[Sequence[Row]], layout: Layout = NUSCENES
+) -> Iterator[Finding]:
     """What is wrong with the sensors of the key frames.
 
     Args:
         tables: Of sound structure.
         chains: Rows of ``sample``, scene by scene.
+        layout: Which sensors are read.
     """
     samples = [sample for chain in chains for sample in chain]
-    lacking = list(_lacking(samples))
+    lacking = list(_lacking(samples, layout=layout))
     yield from lacking
     yield from _twice(tables, samples=samples)
-    rows = [tables.get("sample_data", token) for sample in samples for token in _read(sample)]
-    yield from _files(rows)
+    rows = [tables.get("sample_data", token) for sample in samples for token in _read(sample, layout=layout)]
+    yield from _files(rows, layout=layout)
     yield from _clocks(tables, rows=rows)
     yield from _poses(tables, rows=rows)
-    yield from _calibrations(tables, rows=rows)
+    yield from _calibrations(tables, rows=rows, layout=layout)
     if not lacking:
-        yield from _jumps(tables, chains=chains)
+        yield from _jumps(tables, chains=chains, clock=layout.clock)
 
 
-def _read(sample: Row) -> list[str]:
-    return [sample["data"][name] for name in (*CAMERAS, LIDAR) if name in sample["data"]]
+def _read(sample: Row, *, layout: Layout) -> list[str]:
+    return [sample["data"][name] for name in layout.sensors if name in sample["data"]]
 
 
-def _lacking(samples: Sequence[Row]) -> Iterator[Finding]:
-    for name in (*CAMERAS, LIDAR):
+def _lacking(samples: Sequence[Row], *, layout: Layout) -> Iterator[Finding]:
+    for name in layout.sensors:
         if without := [sample["token"] for sample in samples if name not in sample["data"]]:
-            kind = (
-                "its pose is the frame of all boxes" if name == LIDAR else "detectors here read nuScenes' six cameras"
-            )
+            if name == layout.lidar:
+                kind = "its pose is the frame of all boxes"
+            else:
+                kind = f"data.rig names {len(layout.cameras)} cameras, and a detector reads all of them"
             yield Finding(
                 "camera", "sample_data", without[0],
                 f"{len(without)} of {len(samples)} samples have no key frame of {name}, first {without[0]}; {kind}",
@@ -73,7 +77,7 @@ def _twice(tables: NuScenes, *, samples: Sequence[Row]) -> Iterator[Finding]:
             yield Finding("camera", "sample_data", row["token"], sentence)
 
 
-def _files(rows: Sequence[Row]) -> Iterator[Finding]:
+def _files(rows: Sequence[Row], *, layout: Layout) -> Iterator[Finding]:
     seen: dict[str, str] = {}
     for row in rows:
         name, token, channel = row["filename"], row["token"], row["channel"]
@@ -81,9 +85,9 @@ def _files(rows: Sequence[Row]) -> Iterator[Finding]:
             yield Finding("file", "sample_data", token, f"sample_data {token} and {seen[name]} have one file, {name}")
         seen[name] = token
         folder = PurePosixPath(name).parent.name
-        if folder != channel and folder in (*CAMERAS, LIDAR):
+        if folder != channel and folder in layout.sensors:
             yield Finding("file", "sample_data", token, f"sample_data {token} is of {channel}, its file of {folder}")
-        if channel != LIDAR and not (row["width"] and row["height"]):
+        if channel != layout.lidar and not (row["width"] and row["height"]):
             yield Finding("image", "sample_data", token, f"the image of sample_data {token} has no width or height")
 
 
@@ -133,7 +137,7 @@ def _tilted(name: str, *, rows: Sequence[Row], turns: Array) -> Iterator[Finding
         yield Finding("quaternion", name, token, f"rotation of {name} {token} {says}")
 
 
-def _calibrations(tables: NuScenes, *, rows: Sequence[Row]) -> Iterator[Finding]:
+def _calibrations(tables: NuScenes, *, rows: Sequence[Row], layout: Layout) -> Iterator[Finding]:
     channels = {row["calibrated_sensor_token"]: row for row in rows}
     sensors = [tables.get("calibrated_sensor", token) for token in channels]
     faults = list(placed("calibrated_sensor", sensors))
@@ -141,9 +145,9 @@ def _calibrations(tables: NuScenes, *, rows: Sequence[Row]) -> Iterator[Finding]
     faulty = {finding.token for finding in faults}
     for sensor in sensors:
         image = channels[sensor["token"]]
-        if image["channel"] != LIDAR:
+        if image["channel"] != layout.lidar:
             yield from _intrinsic(sensor, image=image)
-            if sensor["token"] not in faulty:
+            if sensor["token"] not in faulty and image["channel"] in CAMERAS:
                 yield from _direction(sensor, channel=image["channel"])
 
 
@@ -174,20 +178,21 @@ def _direction(sensor: Row, *, channel: str) -> Iterator[Finding]:
         yield warning("rig", "calibrated_sensor", sensor["token"], sentence)
 
 
-def _ego_poses(tables: NuScenes, *, chain: Sequence[Row]) -> list[Row]:
-    tokens = [tables.get("sample_data", sample["data"][LIDAR])["ego_pose_token"] for sample in chain]
+def _ego_poses(tables: NuScenes, *, chain: Sequence[Row], clock: str) -> list[Row]:
+    tokens = [tables.get("sample_data", sample["data"][clock])["ego_pose_token"] for sample in chain]
     return [tables.get("ego_pose", token) for token in tokens]
 
 
-def places_of(tables: NuScenes, *, chain: Sequence[Row]) -> Array:
-    """(S, 3) where the vehicle is at some samples that have a LiDAR frame, in the global frame."""
-    places = [pose["translation"] for pose in _ego_poses(tables, chain=chain)]
+def places_of(tables: NuScenes, *, chain: Sequence[Row], clock: str = NUSCENES.clock) -> Array:
+    """(S, 3) where the vehicle is at some samples that have a frame of the sensor ``clock``, in the global frame."""
+    places = [pose["translation"] for pose in _ego_poses(tables, chain=chain, clock=clock)]
     return np.array(places, dtype=np.float64).reshape(-1, 3)
 
 
-def _jumps(tables: NuScenes, *, chains: Sequence[Sequence[Row]]) -> Iterator[Finding]:
+def _jumps(tables: NuScenes, *, chains: Sequence[Sequence[Row]], clock: str) -> Iterator[Finding]:
     for chain in chains:
-        poses, places = _ego_poses(tables, chain=chain), places_of(tables, chain=chain)
+        poses = _ego_poses(tables, chain=chain, clock=clock)
+        places = places_of(tables, chain=chain, clock=clock)
         if not np.isfinite(places).all():
             continue
         steps = np.diff(places, axis=0)

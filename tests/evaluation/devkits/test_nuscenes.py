@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from nuscenes.eval.detection.data_classes import DetectionBox
 from pyquaternion import Quaternion
 
 from qdbev.evaluation import json_parts
-from qdbev.evaluation.devkit import devkit_scores, quiet
+from qdbev.evaluation.devkits.nuscenes import devkit_scores, quiet
 from qdbev.evaluation.ground_truth import ground_truth
 from qdbev.evaluation.pair_errors import distances, yaws
+from qdbev.evaluation.rules import NUSCENES, ClassRule, Rules
 from qdbev.evaluation.scores import score
 from tests.conftest import ROOT
 
@@ -163,3 +165,44 @@ def test_predictions_may_say_points_and_leave_out_scores(tmp_path: Path) -> None
     assert score(tmp_path, version=VERSION, submission=path).serialize() == official.serialize()
     del content["results"][tokens[0]][0]["detection_score"]
     assert score(tmp_path, version=VERSION, submission=content).nds > 0
+
+
+def of_a_rig(**changes: Any) -> Rules:
+    """nuScenes' rules with eleven classes: trailers are lorries, animals count, pedestrians have no attribute."""
+    renamed = [
+        replace(
+            rule,
+            name={"trailer": "lorry"}.get(rule.name, rule.name),
+            **({"without": ("attribute",)} if rule.name == "pedestrian" else {}),
+        )
+        for rule in NUSCENES.classes
+    ]
+    animal = ClassRule("animal", 45.0, ("animal",), without=("velocity",))
+    return replace(NUSCENES, name="own", classes=(*renamed, animal), **changes)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_classes_of_ones_own_are_scored_as_the_devkit_scores_them(tmp_path: Path, seed: int) -> None:
+    world, rules = replace(SMALL, levels=6), of_a_rig(max_boxes_per_sample=400)
+    path, tokens = written(tmp_path, world=world, seed=seed)
+    text = path.read_text().replace('"detection_name": "trailer"', '"detection_name": "lorry"')
+    path.write_text(text.replace('"detection_name": "bus"', '"detection_name": "animal"'))
+    official = devkit_scores(tmp_path, version=VERSION, submission=path, tokens=tokens, rules=rules)
+    ours = score(tmp_path, version=VERSION, submission=path, rules=rules)
+    assert ours.serialize() == official.serialize()
+    assert list(ours.classes)[-2:] == ["barrier", "animal"] and "lorry" in ours.classes
+    assert np.isnan(ours.classes["animal"]["AVE"]) and np.isnan(ours.classes["pedestrian"]["AAE"])
+    assert ours.mean_ap == pytest.approx(np.mean([row["AP"] for row in ours.classes.values()]))
+
+
+def test_the_clock_of_another_sensor_moves_the_vehicle(tmp_path: Path) -> None:
+    path, tokens = written(tmp_path, world=SMALL, seed=3)
+    by_camera = replace(NUSCENES, clock="CAM_FRONT")
+    official = devkit_scores(tmp_path, version=VERSION, submission=path, tokens=tokens, rules=by_camera)
+    assert score(tmp_path, version=VERSION, submission=path, rules=by_camera).serialize() == official.serialize()
+
+
+def test_half_turns_that_the_devkit_does_not_know_are_refused(tmp_path: Path) -> None:
+    symmetric = replace(NUSCENES, classes=tuple(replace(rule, half_turn=True) for rule in NUSCENES.classes))
+    with pytest.raises(ValueError, match="half turn for the class barrier alone"):
+        devkit_scores(tmp_path, version=VERSION, submission=tmp_path / "x", tokens=[], rules=symmetric)
