@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
@@ -86,22 +87,28 @@ class Manifest(_Sheet):
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """Read what ``to_bytes`` wrote.
+        """Read what ``to_bytes`` wrote; the same bytes are checked once, so what is given is to be read only.
 
         Raises:
             ValueError: If it is not JSON, not this schema, or was changed in any byte since.
             UnknownVersion: If a later version wrote it.
         """
-        content: Any = json.loads(data.decode("utf-8"))
-        if not isinstance(content, dict):
-            raise ValueError("it is not a JSON object")
-        version = content.get("schema_version")
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise UnknownVersion(f"it has schema version {version}; this qdbev reads up to {SCHEMA_VERSION}")
-        stated = {name: content.pop(name, None) for name in ("digest", "seal")}
-        manifest = cls.model_validate(content)
-        if stated["digest"] != manifest.digest:
-            raise ValueError("its content does not match its own digest")
-        if manifest.to_bytes() != data:
-            raise ValueError("its bytes were changed after sealing")
-        return manifest
+        return _checked(data)
+
+
+@lru_cache(maxsize=512)
+def _checked(data: bytes) -> Manifest:
+    """The manifest that these bytes spell; every look through a store reads the same ones again."""
+    content: Any = json.loads(data.decode("utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError("it is not a JSON object")
+    version = content.get("schema_version")
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise UnknownVersion(f"it has schema version {version}; this qdbev reads up to {SCHEMA_VERSION}")
+    stated = {name: content.pop(name, None) for name in ("digest", "seal")}
+    manifest = Manifest.model_validate(content)
+    if stated["digest"] != manifest.digest:
+        raise ValueError("its content does not match its own digest")
+    if manifest.to_bytes() != data:
+        raise ValueError("its bytes were changed after sealing")
+    return manifest

@@ -19,12 +19,19 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def call(settings: list[str], store: Path) -> Callable[..., dict[str, Any]]:
+def usual_model() -> str:
+    """The model of commands that name none; for laws that hold for any weights a file gives ``mite``."""
+    return "nano"
+
+
+@pytest.fixture(scope="module")
+def call(settings: list[str], usual_model: str, store: Path) -> Callable[..., dict[str, Any]]:
     """Run a command with --json and give its document."""
 
     def run(command: str, *words: str, code: int = 0, at: Path = store) -> dict[str, Any]:
         options = [word for setting in settings for word in ("--set", setting)]
         options += ["--store", str(at), "--device", "cpu", "--json"]
+        options += [] if "--model" in words else ["--model", usual_model]
         result = CliRunner().invoke(app, [*command.split(), *options, *words])
         assert result.exit_code == code, result.output
         document: dict[str, Any] = json.loads(result.stdout)

@@ -253,9 +253,14 @@ def _switch_all(layers: Iterable[QuantizedLayer], *, on: Iterable[bool], tensors
 
 def _switch(layer: QuantizedLayer, *, on: bool, tensors: Tensors = "all") -> None:
     for weight in layer.quantized_weights():
-        weight.quantizer.state = "on" if on and tensors != "inputs" else "off"
+        _turn(weight.quantizer, "on" if on and tensors != "inputs" else "off")
     for quantizer in layer.input_quantizers():
-        quantizer.state = "on" if on and tensors != "weights" else "off"
+        _turn(quantizer, "on" if on and tensors != "weights" else "off")
+
+
+def _turn(quantizer: Quantizer, state: Literal["on", "off"]) -> None:
+    if quantizer.state != state:  # slow to set; a bit plan asks every layer at every choice
+        quantizer.state = state
 
 
 def _layers_of(model: nn.Module, parts: Iterable[str] | None) -> list[QuantizedLayer]:

@@ -57,12 +57,16 @@ def test_equalised_nano_detects_the_same(tiny_synthetic: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("method", ["ptq", "dfq"])
-def test_weights_may_have_one_range_for_a_whole_tensor(method: str, tiny_synthetic: Path, tmp_path: Path) -> None:
-    sizes = ["data.train_scenes=3", "data.val_scenes=2", "calibration.samples=2"]
+def test_weights_may_have_one_range_for_a_whole_tensor(
+    method: str, tiny_synthetic: Path, tmp_path: Path, mite: str
+) -> None:
+    sizes = ["data.train_scenes=3", "data.val_scenes=2", "calibration.samples=1"]
     words = [f"data.source={tiny_synthetic}", *sizes, f"calibration.method={method}"]
     store, outcomes = Store(tmp_path), {}
     for granularity in ("channel", "tensor"):
-        profile = profiles.load("w4a6", overrides=[*words, f"quantization.weight_granularity={granularity}"])
+        profile = profiles.load(
+            "w4a6", model=mite, overrides=[*words, f"quantization.weight_granularity={granularity}"]
+        )
         artifact, _ = calibrated(Job(profile, store))
         detector = load_quantized(artifact, profile=profile).detector  # from packed weights
         weights = [weight for layer in quantized_layers(detector).values() for weight in layer.quantized_weights()]
