@@ -32,14 +32,20 @@ from qdbev.quantization import FLOAT_BITS, Plan, observing, quantize, quantized_
 from qdbev_cli.app import app
 
 LAYERS = ("img_backbone.conv1", "pts_bbox_head.cls_branches.2.6", "pts_bbox_head.reg_branches.2.4")
+OF_MITE = tuple(path.replace("branches.2", "branches.1") for path in LAYERS)  # its last decoder layer is the second
 OUTPUT = {Choice(path, "weights", bits): 1.0 / bits for path in LAYERS for bits in (2, 8)}
 
 
 @pytest.fixture(scope="module")
-def profile(tiny_synthetic: Path) -> Profile:
+def settings(tiny_synthetic: Path) -> list[str]:
     words = [f"data.source={tiny_synthetic}", "data.train_scenes=3", "data.val_scenes=1", "device=cpu"]
     words += ["bit_plan.candidates=[2,8]", "bit_plan.criterion=nds", "bit_plan.scenes=1", "bit_plan.size=0.13"]
-    return profiles.load("w4a6", overrides=[*words, "calibration.samples=4", "evaluation.max_boxes=30"])
+    return [*words, "calibration.samples=4", "evaluation.max_boxes=30"]
+
+
+@pytest.fixture(scope="module")
+def profile(settings: list[str]) -> Profile:
+    return profiles.load("w4a6", overrides=settings)
 
 
 @pytest.fixture(scope="module")
@@ -165,14 +171,16 @@ def few_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     def cut(detector: Any, **given: Any) -> Plan:
         plan = detector_plan(detector, **given)
         float_bits = {"weight_bits": FLOAT_BITS, "activation_bits": FLOAT_BITS}
-        return replace(plan, sites=tuple(site if site.path in LAYERS else replace(site, **float_bits) for site in plan))
+        return replace(
+            plan, sites=tuple(site if site.path in OF_MITE else replace(site, **float_bits) for site in plan)
+        )
 
     for module in (choice, layer_losses, quantized):
         monkeypatch.setattr(module, "detector_plan", cut)
 
 
 def test_an_interrupted_command_goes_on_to_a_plan_by_nds(
-    few_layers: None, tiny_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_layers: None, tiny_synthetic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mite: str
 ) -> None:
     rows: list[int] = []
 
@@ -185,7 +193,7 @@ def test_an_interrupted_command_goes_on_to_a_plan_by_nds(
             return super().run()
 
     monkeypatch.setattr(score_drop, "SharedRun", Interrupted)
-    words = ["sensitivity", "--plan", "--budget", "bops=0.999", "--criterion", "nds"]
+    words = ["sensitivity", "--model", mite, "--plan", "--budget", "bops=0.999", "--criterion", "nds"]
     words += ["--candidates", "2,8", "--store", str(tmp_path), "--device", "cpu", "--json"]
     settings = [f"data.source={tiny_synthetic}", "data.train_scenes=3", "data.val_scenes=1", "calibration.samples=4"]
     settings += ["bit_plan.scenes=2", "bit_plan.samples=1", "bit_plan.observer=training", "evaluation.max_boxes=30"]
@@ -194,11 +202,11 @@ def test_an_interrupted_command_goes_on_to_a_plan_by_nds(
     assert stopped.exit_code == 130 and len(list((tmp_path / ".scratch").glob("bit-plan-*/scores.json"))) == 1
     result = CliRunner().invoke(app, [*words, "--budget", "size=0.13"])  # another budget, the same measurement
     assert result.exit_code == 0, result.output
-    assert sum(rows) == 4 * len(LAYERS) + 1  # each network once, the float one too
+    assert sum(rows) == 4 * len(OF_MITE) + 1  # each network once, the float one too
     artifact = Store(tmp_path).open(json.loads(result.stdout)["artifact"]["digest"])
     content = json.loads(artifact.file("bit-plan.json").read_text())
-    assert [one["tensors"] for one in content["scores"]["layers"]].count("inputs") == 2 * len(LAYERS)
-    assert len(content["losses"]) == len(content["scores"]["layers"]) == 4 * len(LAYERS)
+    assert [one["tensors"] for one in content["scores"]["layers"]].count("inputs") == 2 * len(OF_MITE)
+    assert len(content["losses"]) == len(content["scores"]["layers"]) == 4 * len(OF_MITE)
     assert content["predicted_loss"] == pytest.approx(sum(one["loss"] for one in content["layers"]))
     tokens: Any = artifact.manifest.data["calibration_tokens"]
     assert len(tokens) == 8  # those that set ranges are of the two scenes that are scored
@@ -214,7 +222,10 @@ def test_scenes_that_are_evaluated_are_refused(tiny_synthetic: Path, tmp_path: P
     assert result.exit_code == 2 and "are also evaluated" in json.loads(result.stdout)["error"]
 
 
-def test_ranges_are_those_that_training_starts_from(profile: Profile, split: Split, tmp_path: Path) -> None:
+def test_ranges_are_those_that_training_starts_from(
+    settings: list[str], split: Split, tmp_path: Path, mite: str
+) -> None:
+    profile = profiles.load("w4a6", model=mite, overrides=[*settings, "calibration.samples=2"])
     job = Job(profile, Store(tmp_path))
     found, _ = float_detector(job)
     folding = folded(found, profile=profile, split=split)

@@ -70,10 +70,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Counter[Hashable]:
     return count
 
 
-def test_a_compression_asks_nothing_twice(tiny_synthetic: Path, tmp_path: Path, asked: Counter[Hashable]) -> None:
+def test_a_compression_asks_nothing_twice(
+    tiny_synthetic: Path, tmp_path: Path, asked: Counter[Hashable], mite: str
+) -> None:
     words, store = [f"data.source={tiny_synthetic}", *QUICK], Store(tmp_path)
-    plan = _sealed_plan(profiles.load("w4a6", overrides=words), store=store)
-    profile = profiles.load("w4a6", overrides=[*words, f"quantization.plan={plan.path.name}"])
+    plan = _sealed_plan(profiles.load("w4a6", model=mite, overrides=words), store=store)
+    profile = profiles.load("w4a6", model=mite, overrides=[*words, f"quantization.plan={plan.path.name}"])
     outcome = compress.run(Job(profile, store), controls=True)
     assert asked == {"bit plan": 1, "train": 1, "val": 1, "device": 1}
     assert list(outcome.metrics) == ["float", "PTQ", "QAT 1/1", "float longer", "QAT longer", "QAT+VGD"]
