@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections import Counter
 from collections.abc import Hashable
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -81,8 +83,7 @@ def read_yaml(text: str, *, origin: str) -> Any:
     if len(text) > LONGEST:
         raise ProfileError(f"{origin} has {len(text)} characters; a profile has at most {LONGEST}")
     try:
-        _refuse_what_grows(text)
-        return yaml.load(text, Loader=ProfileReader)  # a SafeLoader
+        return copy.deepcopy(_parsed(text))
     except ProfileError as error:
         raise ProfileError(f"{origin}: {error}") from None
     except yaml.MarkedYAMLError as error:
@@ -93,6 +94,13 @@ def read_yaml(text: str, *, origin: str) -> Any:
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:  # of a tag's constructor
         reason = str(error) if isinstance(error, ValueError) else "it is not what its tag says"
         raise ProfileError(f"{origin} holds a value that cannot be read: {reason}") from None
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Any:
+    """What a text stands for; shipped files are read for every profile, and a copy is far quicker than a parse."""
+    _refuse_what_grows(text)
+    return yaml.load(text, Loader=ProfileReader)  # a SafeLoader
 
 
 def _refuse_what_grows(text: str) -> None:

@@ -195,6 +195,11 @@ def test_a_claim_with_a_schedule_of_other_times_is_read_and_has_no_control(
 
 
 @pytest.fixture(scope="module")
+def usual_model(mite: str) -> str:
+    return mite
+
+
+@pytest.fixture(scope="module")
 def settings(tiny_synthetic: Path) -> list[str]:
     return [
         f"data.source={tiny_synthetic}",
@@ -270,21 +275,21 @@ def test_without_steps_the_controls_are_left_out_in_a_sentence(call: Call, tmp_p
     assert "nothing to train on for" in json.dumps(refused)
 
 
-def _short(*words: str) -> Profile:
+def _short(*words: str, model: str = "nano") -> Profile:
     settings = ["data.train_scenes=1", "qat.steps_per_stage=[0,0,0,1]", "qat.batch_size=1"]
     settings += ["distillation.schedule.steps=0", *words]
-    return profiles.load("w4a6", overrides=settings, device="cpu")
+    return profiles.load("w4a6", model=model, overrides=settings, device="cpu")
 
 
-def test_the_float_control_sees_the_samples_of_qat_and_no_further_seeds(tmp_path: Path) -> None:
-    profile = _short("data.key_frames=2", "data.more_seeds=[1]", f"data.cache={tmp_path}")
+def test_the_float_control_sees_the_samples_of_qat_and_no_further_seeds(tmp_path: Path, mite: str) -> None:
+    profile = _short("data.key_frames=2", "data.more_seeds=[1]", f"data.cache={tmp_path}", model=mite)
     store = Store(tmp_path / "runs")
     made = train_float.run(Job(profile, store), further=True)
     control = made.artifact
     assert control is not None
     assert control.manifest.data["train"] == load_split(profile.data, name="train").digest
     assert (control.manifest.data["train_scenes"], control.manifest.data["train_samples"]) == (1, 2)
-    plain = _short("data.key_frames=2", f"data.cache={tmp_path}")
+    plain = _short("data.key_frames=2", f"data.cache={tmp_path}", model=mite)
     again = train_float.run(Job(plain, store), further=True)
     assert again.artifact is not None and again.artifact.digest == control.digest
     whole = profile.model_copy(
