@@ -119,7 +119,7 @@ def test_blocks_are_reconstructed_and_ranges_learned(made: Made, wanted: Callabl
     assert message.startswith("reconstructed ") and " of 16 blocks" in message
     record = _record(artifact, f"{method}.json")
     blocks = {one["path"]: one for one in record["blocks"]}
-    # the stem, 3 x 2 blocks of the backbone, the neck, the CAN bus, 1 encoder layer, 2 decoder layers with 2 branches each
+    # stem, backbone, neck, CAN bus, encoder layer, and 2 decoder layers with 2 branches each
     assert len(blocks) == 1 + 3 * 2 + 1 + 1 + 1 + 2 * (1 + 2) and all(
         one["learned"] <= one["nearest"] for one in blocks.values()
     )
