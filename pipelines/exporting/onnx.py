@@ -33,6 +33,8 @@ from qdbev.export.onnx.metadata import describe_ports, write_metadata
 from qdbev.export.onnx.neutral import neutral_graph
 from qdbev.export.onnx.packages import onnx_package
 from qdbev.export.onnx.stream import StreamedGraph
+from qdbev.export.targets.legal import put_onto_legal_bits
+from qdbev.export.targets.structure import breaches
 
 FORMAT_VERSION = 1
 GATE_FRAMES = 3
@@ -79,10 +81,7 @@ def refuse_unexportable(model: Artifact, *, profile: Profile, target: str) -> No
             f"{', '.join(QUANTIZED)}"
         )
     if target not in WAYS:
-        raise ValueError(
-            f"a graph for {target} cannot be run here, so none is written; --explain says what {target} makes of each "
-            f"layer, and graphs are written for {', '.join(WAYS)}"
-        )
+        raise ValueError(f"target is {target!r}, expected one of {', '.join(WAYS)}")
     refuse_unable(build_detector(profile.model, rig=profile.data.rig), ability="export")
     onnx_package()
     WAYS[target].imported()
@@ -91,14 +90,21 @@ def refuse_unexportable(model: Artifact, *, profile: Profile, target: str) -> No
 def executed(model: Artifact, *, profile: Profile, runtime: str, threads: int) -> StreamedGraph:
     """An export as a detector that a runtime runs."""
     package = onnx_package()
-    session = WAYS[runtime].session(package.load(model.file(GRAPH)), threads=threads)
+    own = WAYS[target_of(model)]
+    way = own if runtime == "ort" and own.session is not WAYS["openvino"].session else WAYS[runtime]
+    session = way.session(package.load(model.file(GRAPH)), threads=threads)
     detector = build_detector(profile.model, rig=profile.data.rig)
     return StreamedGraph(frame_of(detector, profile=profile), session=session)
 
 
 def runtime_of(model: Artifact) -> str:
     """The runtime that an export passed the gate with."""
-    return WAYS[str(model.manifest.data["target"])].runtime
+    return WAYS[target_of(model)].runtime
+
+
+def target_of(model: Artifact) -> str:
+    """Who an export was made for."""
+    return str(model.manifest.data["target"])
 
 
 def frame_of(detector: Detector, *, profile: Profile) -> FrameGraph:
@@ -109,6 +115,8 @@ def frame_of(detector: Detector, *, profile: Profile) -> FrameGraph:
 def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, settings: Mapping[str, Any]) -> Content:
     profile = job.profile
     quantized = load_quantized(model, profile=profile)
+    if WAYS[target].rules:
+        put_onto_legal_bits(quantized.detector, target=target)
     frame = frame_of(quantized.detector, profile=profile)
     lowered = WAYS[target].lower(neutral_graph(frame))
     describe_ports(lowered.model, meanings=frame.meanings)
@@ -116,6 +124,7 @@ def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, 
         write_metadata(lowered.model, _metadata(frame, profile=profile, model=model, scored=scored, target=target))
     onnx_package().checker.check_model(lowered.model, full_check=True)
     report = _gate(frame, lowered, target=target, split=job.split("train"), profile=profile)
+    report.breaches = [str(breach) for breach in breaches(lowered.model, rules=WAYS[target].rules)]
     if WAYS[target].counts:
         _count(report, lowered, frame=frame, quantized=quantized)
     if failure := report.failure():

@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from qdbev.export.onnx.device.lowering import device_graph
+from qdbev.export.onnx.device.session import DeviceSession
 from qdbev.export.onnx.execution import OpenVinoSession, OrtSession, Session
 from qdbev.export.onnx.lowering import Lowered, runtime_graph
 from qdbev.export.onnx.packages import openvino_package, runtime_package
 from qdbev.export.onnx.qonnx.lowering import quant_graph
 from qdbev.export.onnx.qonnx.session import QonnxSession
+from qdbev.export.targets.device_rules import DEVICE_RULES
+from qdbev.export.targets.structure import GraphRule
+
+SIMULATION = "simulation"
+"""What runs a graph for a device that is not here, in place of a runtime: torch, at the device's bits."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,12 @@ class Way:
 
     Attributes:
         lower: Makes its graph of the neutral one.
-        session: Runs it, with the integers of its taps.
+        session: Runs it here, with the integers of its taps.
         runtime: What ``evaluate`` runs it by where nothing else is asked for.
         package: What has to be installed, by the name that pip knows.
         imported: Imports it, or says in a sentence that it is missing.
         counts: Whether the operations that the graph shows are held against those of the plan.
+        rules: What the graph has to look like, where the target is not here; the detector then gets its bits first.
     """
 
     lower: Callable[[Any], Lowered]
@@ -33,6 +41,11 @@ class Way:
     package: str = "onnxruntime"
     imported: Callable[[], Any] = runtime_package
     counts: bool = False
+    rules: tuple[GraphRule, ...] = ()
+
+
+def _device(target: str) -> Way:
+    return Way(partial(device_graph, target=target), DeviceSession, SIMULATION, rules=DEVICE_RULES[target])
 
 
 WAYS: Mapping[str, Way] = {
@@ -40,6 +53,8 @@ WAYS: Mapping[str, Way] = {
     "openvino": Way(
         partial(runtime_graph, target="openvino"), OpenVinoSession, "openvino", "openvino", openvino_package
     ),
+    "tensorrt": _device("tensorrt"),
+    "qnn": _device("qnn"),
     "qonnx": Way(quant_graph, QonnxSession, "ort", counts=True),
 }
 """Target -> its way."""

@@ -19,6 +19,8 @@ from pipelines.assembly.samples import Split, notes_on, sensors
 from pipelines.assembly.weights import float_detector, package_versions
 from pipelines.exporting.onnx import executed, runtime_of
 from pipelines.exporting.packed import load_packed
+from pipelines.exporting.simulation import simulated
+from pipelines.exporting.ways import SIMULATION
 from pipelines.lineage.agreement import check_agreement
 from pipelines.lineage.chain import lineage
 from pipelines.lineage.keys import evaluation_key
@@ -157,6 +159,8 @@ def compared_with_devkit(evaluation: Artifact, *, split: Split) -> str:
 def _detector_of(model: Artifact, *, job: Job, split: Split, runtime: str) -> tuple[Detector, dict[str, Any]]:
     """The detector of an artifact, and of a float one what it costs, which no manifest before says."""
     profile = job.profile
+    if runtime == SIMULATION:
+        return simulated(model, profile=profile, store=job.store), {}
     if model.manifest.kind == ONNX:
         return cast(Detector, executed(model, profile=profile, runtime=runtime, threads=torch.get_num_threads())), {}
     if model.manifest.kind == PACKED:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -212,18 +212,24 @@ def dense_form(
 def regular_form(
     value: Tensor, level_shapes: LevelShapes, rows: Rows, references: Tensor, offsets: Tensor, weights: Tensor
 ) -> Tensor:
-    """Torch operations on shapes that no number decides, where every query looks into all images of its sample."""
+    """Torch operations on shapes that no number decides, where every query looks into all images of its sample.
+
+    Tensors of five axes at most, which is what every program that reads an exported graph takes.
+    """
     assert rows.views is not None
-    samples = len(value) // rows.views
+    samples, looks = len(value) // rows.views, value.new_zeros(())
 
     def each_image(x_J: Tensor) -> Tensor:
-        x_SVQ = x_J.unflatten(0, (samples, 1, -1)).expand(-1, rows.views, *(-1,) * x_J.dim())
-        return x_SVQ.flatten(0, 1)
+        x_SVQ = x_J.flatten(2).unflatten(0, (samples, 1, -1)).expand(-1, rows.views, -1, -1, -1)
+        return x_SVQ.flatten(0, 1).unflatten(-1, x_J.shape[2:])
 
-    size_L2 = torch.tensor([[width, height] for height, width in level_shapes], device=value.device)
-    shifts = each_image(offsets / size_L2[:, None].to(value.dtype))
-    locations = references.unflatten(0, (len(value), -1))[:, :, None] + shifts
-    looks_EQC = torch_form(value, level_shapes, locations, each_image(weights))
+    for level, (tokens_ETMC, (height, width)) in enumerate(_levels(value, level_shapes)):
+        size_2 = torch.tensor([width, height], device=value.device)
+        shifts_EQMP2 = each_image(offsets[:, :, level] / size_2.to(value.dtype))
+        references_RP2 = references[:, min(level, references.shape[1] - 1)]
+        locations_EQMP2 = references_RP2.unflatten(0, (len(value), -1))[:, :, None] + shifts_EQMP2
+        looks = looks + _looks(tokens_ETMC, (height, width), locations_EQMP2, each_image(weights[:, :, level]))
+    looks_EQC = looks.unflatten(0, (len(value), -1)).flatten(1, 2).transpose(1, 2)
     return looks_EQC.unflatten(0, (samples, rows.views)).sum(1).flatten(0, 1)
 
 
@@ -248,15 +254,24 @@ def torch_form(
     value_ESMC: Tensor, level_shapes: LevelShapes, locations_EQMLP2: Tensor, weights_EQMLP: Tensor
 ) -> Tensor:
     """Torch operations on a regular batch of Q queries per image: any device, any export; (E, Q, M * C)."""
-    images, _, heads, channels = value_ESMC.shape
-    queries, points = locations_EQMLP2.shape[1], locations_EQMLP2.shape[4]
-    value_levels = value_ESMC.split([height * width for height, width in level_shapes], dim=1)
-    grid_LEMQP2 = (locations_EQMLP2 * 2 - 1).permute(3, 0, 2, 1, 4, 5)
-    weights_LEMQP = weights_EQMLP.permute(3, 0, 2, 1, 4)
-    total = value_ESMC.new_zeros(())
-    for level, (height, width) in enumerate(level_shapes):
-        image = value_levels[level].permute(0, 2, 3, 1).reshape(images * heads, channels, height, width)
-        grid = grid_LEMQP2[level].reshape(images * heads, queries, points, 2)
-        samples = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        total = total + (samples * weights_LEMQP[level].reshape(images * heads, 1, queries, points)).sum(-1)
-    return total.reshape(images, heads * channels, queries).transpose(1, 2)
+    looks = value_ESMC.new_zeros(())
+    for level, (tokens_ETMC, shape) in enumerate(_levels(value_ESMC, level_shapes)):
+        looks = looks + _looks(tokens_ETMC, shape, locations_EQMLP2[:, :, :, level], weights_EQMLP[:, :, :, level])
+    return looks.unflatten(0, (len(value_ESMC), -1)).flatten(1, 2).transpose(1, 2)
+
+
+def _levels(value_ESMC: Tensor, level_shapes: LevelShapes) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    """Tokens and size of each level."""
+    sizes = [height * width for height, width in level_shapes]
+    yield from zip(value_ESMC.split(sizes, dim=1), level_shapes, strict=True)
+
+
+def _looks(tokens_ETMC: Tensor, level_shape: tuple[int, int], locations_EQMP2: Tensor, weights_EQMP: Tensor) -> Tensor:
+    """The weighted sum of the samples of one level; (E M, C, Q)."""
+    images, _, heads, channels = tokens_ETMC.shape
+    queries, points = locations_EQMP2.shape[1], locations_EQMP2.shape[3]
+    image = tokens_ETMC.permute(0, 2, 3, 1).reshape(images * heads, channels, *level_shape)
+    grid = (locations_EQMP2 * 2 - 1).permute(0, 2, 1, 3, 4).reshape(images * heads, queries, points, 2)
+    samples = F.grid_sample(image, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    weights = weights_EQMP.permute(0, 2, 1, 3).reshape(images * heads, 1, queries, points)
+    return (samples * weights).sum(-1)

@@ -60,7 +60,8 @@ def onnx(
     """Write one frame as an ONNX graph of integers, history in and out, and run it.
 
     The graph is sealed only if a runtime computes with it what the detector computes: every input of every layer is
-    compared, in steps of its quantizer. Where they differ, the command ends with exit code 3 and leaves the report.
+    compared, in steps of its quantizer. TensorRT and QNN get the detector at their own bits, and every documented rule
+    of theirs is checked. Where something fails, the command ends with exit code 3 and leaves the report.
 
     Example: qdbev export onnx qat:w4a6-nano --target ort
     """

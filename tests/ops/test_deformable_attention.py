@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qdbev.ops import Rows, deformable_attention, has_cpu_kernel
-from qdbev.ops.deformable_attention import cpu_form, dense_form
+from qdbev.ops.deformable_attention import cpu_form, dense_form, regular_form
 
 FORMS = [
     pytest.param(cpu_form, marks=pytest.mark.skipif(not has_cpu_kernel(), reason="numba is not installed")),
@@ -144,3 +144,16 @@ def test_an_empty_list_of_rows_gives_zeros():
         out = form(value, shapes, none, references[:0], offsets, weights)
         assert out.shape == (3, 10)
         assert math.isclose(float(out.abs().sum()), 0)
+
+
+@pytest.mark.parametrize(("views", "levels", "points"), [(1, 2, 1), (3, 2, 3), (2, 1, 1)])
+def test_the_form_of_exported_graphs_is_the_others(views, levels, points):
+    generator = torch.Generator().manual_seed(0)
+    samples, queries, shapes = 2, 6, [(5, 7), (3, 4)]
+    double = {"generator": generator, "dtype": torch.float64}
+    value = torch.randn(samples * views, 47, 2, 4, **double)
+    rows = Rows.all_images(samples=samples, views=views, queries=queries, device=torch.device("cpu"))
+    references = torch.rand(samples * views * queries, levels, points, 2, **double)
+    offsets, weights = torch.randn(samples * queries, 2, 2, 3, 2, **double), torch.rand(12, 2, 2, 3, **double)
+    arguments = (value, shapes, rows, references, offsets, weights)
+    assert (regular_form(*arguments) - dense_form(*arguments)).abs().max() < 1e-12

@@ -61,14 +61,25 @@ def grid_of(node: onnx.NodeProto, graph: Graph) -> Grid:
     return Grid(attributes["name"], scale, float(offset), low, high)
 
 
-def write_grids(graph: Graph) -> dict[str, Grid]:
-    """Write every grid as QCDQ; returns the grids by the tensor that they give."""
+def write_grids(graph: Graph, *, bare: bool = False, signed: bool = False) -> dict[str, Grid]:
+    """Write every grid as QCDQ; returns the grids by the tensor that they give.
+
+    Args:
+        graph: Changed in place.
+        bare: Nothing stands between Q and DQ: grids are whole bytes, and only those from zero on do a ReLU's work.
+        signed: Integers are INT8 around zero, as the grids themselves are.
+    """
     producers, readers = graph.producers(), graph.readers()
     replacements, grids = {}, {}
     for node in of_kind(graph, "Grid", domain="qdbev"):
         grid = grid_of(node, graph)
         source, floor = _unrectified(node.input[0], producers, readers, graph)
-        replacements[id(node)] = _nodes_of(grid, graph, source=source, output=node.output[0], rectified=floor)
+        if bare and (signed or grid.low < 0):
+            source, floor = node.input[0], False
+        zero = np.asarray(0, np.int8) if signed else np.asarray(grid.zero, np.uint8)
+        replacements[id(node)] = _nodes_of(
+            grid, graph, source=source, output=node.output[0], rectified=floor, zero_point=zero
+        )
         grids[node.output[0]] = grid
     graph.replace(replacements)
     graph.drop_unread()
@@ -87,9 +98,11 @@ def _unrectified(
     return node.input[0], True
 
 
-def _nodes_of(grid: Grid, graph: Graph, *, source: str, output: str, rectified: bool) -> list[onnx.NodeProto]:
+def _nodes_of(
+    grid: Grid, graph: Graph, *, source: str, output: str, rectified: bool, zero_point: Array
+) -> list[onnx.NodeProto]:
     scale = graph.constant(f"{grid.name}.scale", grid.scale)
-    zero = graph.constant(f"zero.{grid.zero}", np.asarray(grid.zero, np.uint8))
+    zero = graph.constant(f"zero.{zero_point}", zero_point)
     nodes, steps, values = [], f"{grid.name}{STEPS}", output
     if grid.offset:
         beta = graph.constant(f"{grid.name}.offset", np.asarray(grid.offset, np.float32))

@@ -118,6 +118,11 @@ def with_taps(model: onnx.ModelProto, taps: Sequence[str]) -> onnx.ModelProto:
     package = onnx_package()
     tapped: onnx.ModelProto = package.ModelProto()
     tapped.CopyFrom(model)
-    kind = package.TensorProto.UINT8
-    tapped.graph.output.extend(package.helper.make_tensor_value_info(name, kind, None) for name in taps)
+    signed = {tensor.name for tensor in model.graph.initializer if tensor.data_type == package.TensorProto.INT8}
+    of_bytes = {
+        node.output[0] for node in model.graph.node if node.op_type == "QuantizeLinear" and node.input[2] in signed
+    }
+    for name in taps:
+        kind = package.TensorProto.INT8 if name in of_bytes else package.TensorProto.UINT8
+        tapped.graph.output.append(package.helper.make_tensor_value_info(name, kind, None))
     return tapped

@@ -5,7 +5,7 @@ For each target the first row that fits a layer holds. What a row says was run h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +27,27 @@ class Layer:
     kind: Kind
     narrowest: int
     outputs: int
+
+
+_KINDS: dict[str, Kind] = {
+    "linear": "linear",
+    "attention": "linear",
+    "embedding": "table",
+    "deformable_conv": "deformable convolution",
+}
+
+
+def layer_of(kind: str, shape: Sequence[int], *, stride: int = 1) -> Layer:
+    """What rules look at, of a layer.
+
+    Args:
+        kind: As a plan names it.
+        shape: Of its weight, outputs first.
+        stride: The largest one; a 1x1 convolution that skips pixels counts among the wider ones.
+    """
+    outputs, inputs, *kernel = (int(side) for side in shape)
+    plain: Kind = "1x1 convolution" if all(side == 1 for side in (*kernel, stride)) else "convolution"
+    return Layer(_KINDS.get(kind, plain), narrowest=min(outputs, inputs), outputs=outputs)
 
 
 @dataclass(frozen=True)
@@ -84,8 +105,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     ),
     "qnn": (
         Rule(("1x1 convolution",), "same range at 8 bits", "W4A8", _QNN, outputs_above=32),
-        Rule(("linear",), "same range at 8 bits", "W4A8", _QNN),
-        Rule(_CONVOLUTIONS, "same range at 8 bits", "W8A8", _QNN),
+        Rule(("linear",), "same range at 8 bits", "W4A8", _QNN, outputs_above=32),
+        Rule(("linear", *_CONVOLUTIONS), "same range at 8 bits", "W8A8", _QNN),
         Rule(("deformable convolution", "table"), "float", "not an operator of the HTP", _QNN),
     ),
     "qonnx": (Rule(_ALL, "exact", "Quant of any width", _QONNX),),

@@ -121,6 +121,22 @@ class GridState(nn.Module):
         self._mark(HAS_RANGE, 1)
 
     @torch.no_grad()
+    def put_onto(self, scale: Tensor, *, bits: int, unsigned: bool) -> None:
+        """Take another grid, symmetric about zero or from zero on, such as one that a device has.
+
+        Args:
+            scale: Its step, shape of ``scale``.
+            bits: Width of its integers, 2..16; none of them is left out.
+            unsigned: Its integers begin at zero.
+        """
+        self.scale.copy_(scale)
+        self.bits, self.narrow_range, self.offset = check_bits(bits), False, None
+        self._unsigned = unsigned
+        code = [1 + unsigned, int(self._follows), bits, _RULES.index(self.scale_rule), 0]
+        self.flags = torch.tensor(code, dtype=torch.uint8, device=self.flags.device)
+        self._mark(HAS_RANGE, 1 + unsigned)
+
+    @torch.no_grad()
     def refresh(self, x: Tensor) -> None:
         """Take the range of ``x`` if following; otherwise leave it."""
         if self._follows:

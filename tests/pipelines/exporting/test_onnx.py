@@ -114,8 +114,6 @@ def test_what_a_target_makes_of_each_layer_is_told_and_nothing_written(
     assert rows["img_neck.lateral_convs.0.conv"] == ["W4A6", "same range at 8 bits", "W4A8"]  # 1x1, 64 outputs
     assert rows["img_backbone.conv1"] == ["W4A6", "same range at 8 bits", "W8A8"]
     assert rows["pts_bbox_head.bev_embedding"][0] == "W4"
-    refused = call("export onnx", model["path"], "--target", "qnn", code=2)
-    assert "a graph for qnn cannot be run here" in refused["error"]
     refused = call("export onnx", model["path"], "--explain", "--strip-metadata", code=2)
     assert "--explain writes nothing" in refused["error"]
     assert sorted(path.name for path in store.iterdir()) == before
@@ -131,6 +129,32 @@ def test_qonnx_keeps_widths_and_counts_what_the_plan_counts(call: Call, model: d
     assert counts["bit_operations"] == counts["macs"] * 4 * 6  # W4A6 in every layer that the graph multiplies
     graph = onnx.load(Path(made["artifact"]["path"]) / "model.onnx")
     assert {node.domain for node in graph.graph.node if node.op_type == "Quant"} == {"qonnx.custom_op.general"}
+
+
+def test_a_graph_for_a_device_keeps_its_rules_and_is_scored_at_its_bits(call: Call, model: dict[str, Any]) -> None:
+    made = call("export onnx", model["path"], "--target", "qnn")
+    report = json.loads((Path(made["artifact"]["path"]) / "gate.json").read_text())
+    assert (report["failure"], report["breaches"], len(report["taps"])) == ("", [], 83)
+    graph = onnx.load(Path(made["artifact"]["path"]) / "model.onnx")
+    assert onnx.TensorProto.INT4 in {tensor.data_type for tensor in graph.graph.initializer}
+    simulated, by_ort = (call("evaluate", made["artifact"]["path"], *words) for words in ((), ("--runtime", "ort")))
+    assert abs(simulated["metrics"]["NDS"] - by_ort["metrics"]["NDS"]) < 0.02  # 4 frames
+    of_model = call("evaluate", model["path"])
+    assert simulated["metrics"]["NDS"] != of_model["metrics"]["NDS"]  # finer steps: another detector
+    sealed = json.loads((Path(simulated["artifact"]["path"]) / "manifest.json").read_text())
+    assert sealed["data"]["runtime"] == "simulation"
+
+
+def test_a_graph_that_breaks_a_rule_is_refused(
+    call: Call, model: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way = exporting.WAYS["qnn"]
+    rule = replace(way.rules[0], name="opset", says="no graph at all", broken_by=lambda view: iter(["opset 21"]))
+    monkeypatch.setattr(exporting, "WAYS", {**exporting.WAYS, "qnn": replace(way, rules=(rule,))})
+    before = {path.name for path in store.iterdir()}
+    failed = call("export onnx", model["path"], "--target", "qnn", "--strip-metadata", code=3)
+    assert "opset 21 breaks the rule 'opset': no graph at all" in failed["error"]
+    assert {path.name for path in store.iterdir()} - before <= {"_gates"}
 
 
 def test_a_runtime_runs_graphs_alone(call: Call, model: dict[str, Any]) -> None:
@@ -154,7 +178,7 @@ def test_what_fails_leaves_the_report_alone(
     failed = call("export onnx", model["path"], "--strip-metadata", code=3)
     assert "at img_backbone.layer1.0.conv1.input_quantizer the graph differs by up to" in failed["error"]
     assert {path.name for path in store.iterdir()} - before <= {"_gates"}
-    (left,) = (store / "_gates").iterdir()
+    (left,) = (store / "_gates").glob("*-ort.json")
     assert json.loads(left.read_text())["failure"] in failed["error"]
 
 

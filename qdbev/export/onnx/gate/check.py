@@ -52,6 +52,8 @@ class GateReport:
     """Nodes that the runtime quantized though the detector has them in float."""
     operations: dict[str, int] = field(default_factory=dict)
     """What the graph multiplies, counted from itself alone; empty where it was not counted."""
+    breaches: list[str] = field(default_factory=list)
+    """A sentence for each node that breaks a rule of its target."""
     miscounted: list[str] = field(default_factory=list)
     """A sentence for each layer whose count is not that of the plan."""
 
@@ -74,8 +76,8 @@ class GateReport:
             )
         if self.foreign:
             return f"the runtime quantized {self.foreign[0]}, which the detector has in float"
-        if self.miscounted:
-            return self.miscounted[0]
+        if self.breaches or self.miscounted:
+            return [*self.breaches, *self.miscounted][0]
         return "the graph computes something else once its taps are looked at" if self.taps_change else ""
 
     def to_json(self) -> dict[str, Any]:

@@ -90,7 +90,8 @@ def _forced(quantizer: Quantizer, steps: Tensor, *, taps: dict[str, Tap]) -> Cal
     low, _ = limits_of(quantizer.grid_bits, narrow_range=quantizer.narrow_range, unsigned=quantizer.unsigned)
 
     def forward(x: Tensor) -> Tensor:
-        given = (steps.to(torch.int16) + low).view(x.shape)
+        start = low if steps.dtype == torch.uint8 else 0  # signed ones are the integers themselves
+        given = (steps.to(torch.int16) + start).view(x.shape)
         taps.setdefault(quantizer.name, Tap(quantizer.name)).add(quantizer.integers(x).to(torch.int16) - given)
         return quantizer.dequantize(given)
 

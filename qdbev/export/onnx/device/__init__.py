@@ -1,0 +1,1 @@
+"""Graphs for devices that are not here: explicit QuantizeLinear and DequantizeLinear at bits that the device has."""
