@@ -15,9 +15,9 @@ from pipelines.scoring.rules import rules_of
 from pipelines.store.artifacts import Artifact
 from profiles import Profile
 from profiles.sections.evaluation import FEWEST_SCENES
-from qdbev.evaluation.bootstrap import paired_bootstrap
 from qdbev.evaluation.ground_truth import GroundTruth, ground_truth
 from qdbev.evaluation.matching import Matches
+from qdbev.evaluation.resampling.bootstrap import paired_bootstrap
 from qdbev.evaluation.scores import matches_of as matched
 from qdbev.evaluation.submission import submission
 

@@ -9,10 +9,10 @@ import pytest
 from nuscenes.eval.common.data_classes import EvalBoxes
 from nuscenes.eval.detection.data_classes import DetectionBox
 
-from qdbev.evaluation.bootstrap import Interval, paired_bootstrap, scores_from_matches
 from qdbev.evaluation.devkits.nuscenes import SceneEval
 from qdbev.evaluation.matching import Matches, match
 from qdbev.evaluation.reading import boxes_of
+from qdbev.evaluation.resampling.bootstrap import Interval, paired_bootstrap, scores_of_draws
 from qdbev.evaluation.scores import Scores, scores_of
 
 ATTRIBUTE = {"car": "vehicle.moving", "pedestrian": "pedestrian.moving", "bicycle": "cycle.with_rider"}
@@ -62,22 +62,30 @@ def matched(truth: EvalBoxes, found: EvalBoxes, scene_of: dict[str, str]) -> Mat
     return match(next(rows), predictions=next(rows), scene_of=scene_of)
 
 
+def drawn(matches: Matches, weights: list[int]) -> tuple[float, float]:
+    """NDS and mAP of one multiset of scenes."""
+    ((nds, mean_ap),) = scores_of_draws(matches, weights=np.array([weights]))
+    return float(nds), float(mean_ap)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_all_scenes_once_is_the_devkit(seed: int) -> None:
     truth, found, scene_of = random_sets(seed, scenes=5)
     official = devkit_scores(truth, found)
-    own = scores_from_matches(matched(truth, found, scene_of), weights=np.ones(5, dtype=np.int64))
+    own = drawn(matched(truth, found, scene_of), [1] * 5)
     np.testing.assert_allclose(own, (official.nds, official.mean_ap), rtol=0, atol=1e-12)
     assert official.mean_ap > 0
     assert scores_of(matched(truth, found, scene_of)).serialize() == official.serialize()
 
 
-def test_weights_are_repeated_scenes() -> None:
+@pytest.mark.parametrize(
+    ("seed", "weights"), [(11, [2, 0, 3, 1]), (12, [4, 0, 0, 0]), (13, [1, 1, 1, 7]), (14, [0, 2, 2, 0])]
+)
+def test_weights_are_repeated_scenes(seed: int, weights: list[int]) -> None:
     """A draw with repeats scores what the devkit says of a data set that holds those scenes several times."""
-    truth, found, scene_of = random_sets(11, scenes=4)
+    truth, found, scene_of = random_sets(seed, scenes=4)
     for boxes in found.all:  # distinct scores: the devkit orders ties by place, which repeating changes
         boxes.detection_score = float(np.random.default_rng(abs(hash(boxes.translation))).random())
-    weights = np.array([2, 0, 3, 1])
     big_truth, big_found, big_scene_of = EvalBoxes(), EvalBoxes(), {}
     for token, scene in scene_of.items():
         for repeat in range(weights[int(scene.split("-")[1])]):
@@ -89,7 +97,7 @@ def test_weights_are_repeated_scenes() -> None:
                     box.sample_token = name
                 target.add_boxes(name, moved)
     official = devkit_scores(big_truth, big_found)
-    own = scores_from_matches(matched(truth, found, scene_of), weights=weights)
+    own = drawn(matched(truth, found, scene_of), weights)
     np.testing.assert_allclose(own, (official.nds, official.mean_ap), rtol=0, atol=1e-12)
 
 
@@ -111,7 +119,7 @@ def test_no_prediction_and_no_truth() -> None:
     for token in scene_of:
         nothing.add_boxes(token, [])
     for a, b in ((truth, nothing), (nothing, found), (nothing, nothing)):
-        scores = scores_from_matches(matched(a, b, scene_of), weights=np.ones(2, dtype=np.int64))
+        scores = drawn(matched(a, b, scene_of), [1, 1])
         assert scores == (0.0, 0.0)
 
 
@@ -145,10 +153,19 @@ def test_interval_is_the_percentile_of_an_independent_loop() -> None:
     result = paired_bootstrap(a, b=b, resamples=60, seed=4)["NDS"]
     rng, values = np.random.default_rng([4]), []
     for draw in rng.integers(5, size=(60, 5)):
-        weights = np.array([int((draw == scene).sum()) for scene in range(5)])
-        values.append(scores_from_matches(b, weights=weights)[0] - scores_from_matches(a, weights=weights)[0])
+        weights = [int((draw == scene).sum()) for scene in range(5)]
+        values.append(drawn(b, weights)[0] - drawn(a, weights)[0])
     assert result.low == pytest.approx(np.quantile(values, 0.025)) and result.mean == pytest.approx(np.mean(values))
     assert result.deviation == pytest.approx(np.std(values) * (60 / 59) ** 0.5)
+
+
+def test_draws_together_are_draws_alone() -> None:
+    """Ties, scenes left out and a draw of one scene alone: the place of a draw among others changes nothing."""
+    truth, found, scene_of = random_sets(9, scenes=5)
+    matches = matched(truth, found, scene_of)
+    weights = [[1, 1, 1, 1, 1], [5, 0, 0, 0, 0], [0, 0, 0, 0, 5], [0, 3, 0, 2, 0], [2, 1, 0, 1, 1]]
+    together = scores_of_draws(matches, weights=np.array(weights))
+    np.testing.assert_array_equal(together, [drawn(matches, alone) for alone in weights])
 
 
 def test_refuses_other_scenes() -> None:

@@ -1,0 +1,1 @@
+"""How much of a difference of scores the choice of scenes explains."""
