@@ -5,6 +5,8 @@ float one is put onto that grid without a word. With four bits a step is coarse:
 activation by one. So weights are read as larger integers with a smaller scale, as far as a byte and the sums of two
 products in 16 bits hold them, and the bias has that much finer steps.
 
+An offset of the input of a linear layer is constant, and so is what it adds to the output: it goes into the bias.
+
 The product of a linear layer stays in float, and its bias too. It is subtracted, negated: what is added would be taken
 into a ``Gemm``, which multiplies floats.
 """
@@ -51,6 +53,32 @@ def write_biases(graph: Graph, *, grids: dict[str, Grid], stored: dict[str, Stor
     graph.nodes[:0] = before
     _subtract_biases(graph, grids=grids)
     return moved
+
+
+def fold_offsets(graph: Graph, *, grids: dict[str, Grid], stored: dict[str, Stored]) -> None:
+    """Let linear layers multiply what integers stand for without the offset, and add its product to the bias.
+
+    Between the two, an offset parts a product from its grid: ONNX Runtime would make integers of its own of the sum.
+    """
+    readers, replacements = graph.readers(), {}
+    for node in of_kind(graph, "MatMul"):
+        grid, weight = grids.get(node.input[0]), stored.get(node.input[1])
+        if grid is None or weight is None or not grid.offset:
+            continue
+        sums = (weight.integers * weight.spread_scale).sum(axis=0, dtype=np.float64) * grid.offset
+        node.input[0] = f"{grid.name}{VALUES}"
+        grids[node.input[0]] = grid
+        after = readers.get(node.output[0], [])
+        bias = next((name for reader in after for name in reader.input if name in graph.constants), None)
+        if len(after) == 1 and after[0].op_type == "Add" and bias is not None:
+            moved = graph.constant(f"{bias}.shifted", (graph.constants[bias] + sums).astype(np.float32))
+            after[0].input[:] = [node.output[0], moved]
+        else:
+            shift = graph.constant(f"{weight.name}.shift", sums.astype(np.float32))
+            product = graph.node("MatMul", node.input, [f"{node.output[0]}/product"])
+            replacements[id(node)] = [product, graph.node("Add", [product.output[0], shift], [node.output[0]])]
+    graph.replace(replacements)
+    graph.drop_unread()
 
 
 def _finer(grid: Grid, weight: Stored) -> int:

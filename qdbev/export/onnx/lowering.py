@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qdbev.export.onnx.activations import STEPS, Grid, write_grids
-from qdbev.export.onnx.biases import write_biases
+from qdbev.export.onnx.biases import fold_offsets, write_biases
 from qdbev.export.onnx.graph import Array, Graph
 from qdbev.export.onnx.packages import onnx_package
 from qdbev.export.onnx.stored_weights import Stored, stored_weights, write_integers
@@ -46,6 +46,7 @@ def runtime_graph(neutral: onnx.ModelProto, *, target: str = "ort") -> Lowered:
     graph = Graph(neutral)
     stored = stored_weights(graph)
     grids = write_grids(graph)
+    fold_offsets(graph, grids=grids, stored=stored)
     biases = write_biases(graph, grids=grids, stored=stored) if target == "ort" else {}
     read = graph.readers()
     write_integers(graph, stored, unsigned_bytes=target == "ort")

@@ -15,6 +15,7 @@ import torch
 from qdbev.detectors.bevformer.frames.history import History
 from qdbev.detectors.frame_graph import FrameGraph
 from qdbev.detectors.images.frame_batch import FrameBatch
+from qdbev.export.onnx import lowering
 from qdbev.export.onnx.execution import OpenVinoSession, OrtSession
 from qdbev.export.onnx.gate.check import GateReport, check, with_biases
 from qdbev.export.onnx.gate.node_table import foreign_quantizers, layer_fates
@@ -132,13 +133,45 @@ def test_three_bits_narrow_and_a_layer_in_float() -> None:
     assert foreign_quantizers(session.optimised, weights=lowered.weights) == []
 
 
-def test_the_gate_sees_a_runtime_that_quantizes_inputs_anew() -> None:
+def test_offsets_of_linear_layers_go_into_their_biases() -> None:
+    frame = make_frame(4, 8, has_offset=True)
+    lowered = runtime_graph(neutral_graph(frame))
+    assert all(grid.offset for grid in lowered.grids.values())
+    agrees(frame, lowered)
+    fates = {each.weight: each for each in layer_fates(OrtSession(lowered.model).optimised, weights=lowered.weights)}
+    assert {each.operator for each in fates.values()} == {"MatMulIntegerToFloat", "Conv", "FusedConv"}
+    name = "pts_bbox_head.transformer.can_bus_mlp.2"
+    layer, (grid,) = frame.detector.get_submodule(name), [lowered.grids[f"{name}.input_quantizer"]]
+    expected = layer.bias + layer.weight_quantizer(layer.weight).sum(1) * grid.offset
+    (negated,) = (t for t in lowered.model.graph.initializer if t.name == f"{name}.bias.shifted.negated")
+    assert np.allclose(-onnx.numpy_helper.to_array(negated), expected.detach().numpy(), atol=1e-6)
+
+
+def test_the_gate_sees_a_runtime_that_quantizes_inputs_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     """An offset parts a product from its grid, and ONNX Runtime then makes integers of its own of the input."""
     frame = make_frame(4, 8, has_offset=True)
+    monkeypatch.setattr(lowering, "fold_offsets", lambda *_, **__: None)
     lowered = runtime_graph(neutral_graph(frame))
     assert gate(frame, lowered).failure().startswith("at pts_bbox_head.transformer.can_bus_mlp.2.input_quantizer")
     fates = layer_fates(OrtSession(lowered.model).optimised, weights=lowered.weights)
     assert "MatMulNBits" in {each.operator for each in fates if each.fate == "changed"}
+
+
+def test_five_to_seven_bits_are_bytes_whose_pairs_fit_in_sixteen() -> None:
+    """On x86 without VNNI two products are added in 16 bits, and what does not fit is clipped without a word."""
+    widths = (5, 6, 7)
+    layers = [f"img_backbone.layer{stage}.{block}.conv1" for stage in (1, 2) for block in (0, 1)]
+    layers += [f"pts_bbox_head.cls_branches.1.{place}" for place in (0, 3, 6)]
+    bits = {layer: (widths[place % 3], 8) for place, layer in enumerate(layers)}
+    frame = make_frame(8, 8, bits=bits, may_be_unsigned=True)
+    lowered = runtime_graph(neutral_graph(frame))
+    agrees(frame, lowered)
+    tensors = initialisers(lowered.model)
+    for layer, (width, _) in bits.items():
+        weight, grid = lowered.weights[f"{layer}.weight"], lowered.grids[f"{layer}.input_quantizer"]
+        assert tensors[weight.name].data_type == onnx.TensorProto.INT8 and weight.bits == width
+        assert weight.integers.min() >= -(2 ** (width - 1)) and np.abs(weight.integers).max() > 2 ** (width - 2)
+        assert 2 * (grid.high - grid.low) * np.abs(weight.integers.astype(int)).max() * weight.finer < 2**15
 
 
 def test_weights_are_written_as_the_integers_of_their_quantizers(frame: FrameGraph, lowered: Lowered) -> None:
