@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.assembly.detector import kind_of
+from pipelines.assembly.scene import vehicle_of
 from pipelines.store import processes
 from pipelines.store.integrity import reading_data
 from pipelines.store.locations import SYNTHETIC, cache_folder, synthetic_root
@@ -24,7 +25,7 @@ from qdbev.data.nuscenes.layout import Layout
 from qdbev.data.nuscenes.motion import without_messages
 from qdbev.data.nuscenes.records import Sample, read_samples
 from qdbev.data.nuscenes.sample_cache import scene_digest
-from qdbev.data.nuscenes.tables import SPLITS, available_scenes, split_scenes
+from qdbev.data.nuscenes.tables import OF_NUSCENES_ALONE, SPLITS, TABLES, available_scenes, split_scenes
 from qdbev.data.queues.batches import Frames
 from qdbev.data.synthetic import generate
 from qdbev.data.synthetic.settings import KEY_FRAME_BYTES, KEY_FRAME_BYTES_PER_PIXEL
@@ -136,6 +137,7 @@ def layout_of(rig: RigProfile) -> Layout:
         categories=tuple((category, row.name) for row in rig.classes for category in sorted(row.categories)),
         attributes=rig.attributes,
         lidar=rig.lidar,
+        tables=TABLES if rig.tables == "nuscenes" else tuple(name for name in TABLES if name not in OF_NUSCENES_ALONE),
         frame=rig.frame,
     )
 
@@ -188,6 +190,7 @@ def _generated(data: DataProfile, *, name: str, progress: bool) -> Path:
             image_size_px=data.image_size_px,
             key_frames=data.key_frames,
             sweeps=data.sweeps,
+            vehicle=vehicle_of(data.rig),
             grow_only=True,
             progress=progress,
         )

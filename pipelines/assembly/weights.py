@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -20,6 +21,7 @@ from pipelines.assembly.strict_loading import Misfit, load_strictly
 from pipelines.assembly.tensors import write_tensors
 from pipelines.lineage.keys import imported_key, random_key
 from pipelines.lineage.kinds import FLOAT, WEIGHTS
+from pipelines.lineage.models import refuse_other_rig
 from pipelines.lineage.stated import imported_weights, shipped_weights
 from pipelines.store.artifacts import Artifact, MissingArtifact, Store
 from pipelines.store.integrity import UnusableInput, reading_data
@@ -39,6 +41,8 @@ OFFICIAL_FILES = {
     "petr": ("PETR-r50-p4-1408x512", "the table of https://github.com/megvii-research/PETR"),
 }
 """Name of a built-in model -> its authors' file, and the page that offers it."""
+_ROWS = {"cameras": r"\.cams_embeds$", "classes": r"(cls_branches\.0\.6|heatmap\.1)\.bias$"}
+"""Tensors with a row for each camera or class of a rig, by the end of their names."""
 _PACKAGES = ("torch", "mmcv", "mmdet", "mmdet3d", "mmengine", "nuscenes-devkit", "numpy", "qdbev")
 
 
@@ -147,10 +151,25 @@ def _load(detector: nn.Module, *, state: Mapping[str, torch.Tensor], origin: str
         load_strictly(detector, state=state, origin=origin)
     except Misfit as error:
         name = built_in_like(state)
-        if name in (None, asked):
+        difference = _other_rig(state, own=detector.state_dict())
+        if name in (None, asked) and not difference:
             raise
-        advice = f"its sizes are those of {name}: --model {name}"
+        of_rig = f"it was trained for {difference}: set data.rig to the rig that it was trained on"
+        advice = of_rig if difference else f"its sizes are those of {name}: --model {name}"
         raise Misfit(error.problem, details=error.details["tensors"], advice=advice) from error
+
+
+def _other_rig(state: Mapping[str, torch.Tensor], *, own: Mapping[str, torch.Tensor]) -> str:
+    """How many cameras or classes a state dict is for, where it is not as many as the model's; else nothing."""
+    pairs = ((noun, _rows(state, ends=ends), _rows(own, ends=ends)) for noun, ends in _ROWS.items())
+    return " and ".join(
+        f"{there} {noun}, not {here}" for noun, there, here in pairs if there and here and there != here
+    )
+
+
+def _rows(state: Mapping[str, torch.Tensor], *, ends: str) -> int:
+    """Rows of all tensors of a first branch whose names match."""
+    return sum(len(tensor) for name, tensor in state.items() if re.search(ends, name))
 
 
 def built_in_like(state: Mapping[str, torch.Tensor]) -> str | None:
@@ -183,6 +202,7 @@ def remarks(checkpoint: Checkpoint, *, profile: Profile) -> tuple[str, ...]:
 def float_detector(job: Job) -> tuple[Detector, Artifact]:
     """The float detector in eval mode, and the artifact its weights are from; the loss weighs as the profile says."""
     profile, artifact = job.stated, float_artifact(job)
+    refuse_other_rig(artifact, profile=profile)
     detector = build_detector(profile.model, rig=profile.data.rig)
     _load(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name, asked=profile.model.name)
     detector.set_code_weights(profile.model.code_weights)

@@ -13,6 +13,7 @@ from pipelines.store.integrity import reading_data
 from pipelines.store.locations import SYNTHETIC, synthetic_root
 from profiles import Profile
 from profiles.home import expanded
+from profiles.sections.rig import NUSCENES_RIG
 from qdbev.data.nuscenes.findings import Finding, counted, errors_of, first_of_each
 from qdbev.reporting.tables.table import Table, plain_table
 
@@ -40,7 +41,8 @@ def synth(
         dry_run: Say what would be done.
         progress: Show a bar.
     """
-    from qdbev.data.synthetic import generate  # slow to import
+    from pipelines.assembly.scene import vehicle_of  # slow to import
+    from qdbev.data.synthetic import generate
 
     data = profile.data
     root = expanded(out or synthetic_root(data))
@@ -59,6 +61,7 @@ def synth(
             image_size_px=data.image_size_px,
             key_frames=data.key_frames,
             sweeps=data.sweeps,
+            vehicle=vehicle_of(data.rig),
             progress=progress,
         )
     rows = [[summary.train_scenes, summary.val_scenes, summary.samples, summary.annotations, summary.size_bytes / 1e6]]
@@ -106,14 +109,22 @@ def prepare(
         messages = [f"not ready: {len(errors)} error{'' if len(errors) == 1 else 's'} ({kinds}); --json lists all"]
         return Outcome(tables=shown, messages=messages, details=details, ok=False)
     rows = [_counts(name, inspection.samples, root=root) for name, inspection in seen.items()]
-    words = f"--set data.source={shlex.quote(str(root))} --set data.version={data.version}"
-    ready = f"ready; next: qdbev evaluate --profile float --model tiny {words}"
+    ready = f"ready; next: qdbev {_next(profile)} --set data.source={shlex.quote(str(root))}"
     return Outcome(
         tables=[plain_table("data", title=f"nuScenes {data.version}", headers=["split", *_COUNTS], rows=rows), *shown],
         metrics={row[0]: dict(zip(_COUNTS, row[1:], strict=True)) for row in rows},
-        messages=[_motion(rows), ready],
+        messages=[_motion(rows), f"{ready} --set data.version={data.version}"],
         details=details,
     )
+
+
+def _next(profile: Profile) -> str:
+    """What to do with the data: nuScenes' has detectors, another rig's wants one."""
+    if profile.data.rig == NUSCENES_RIG:
+        return "evaluate --profile float --model tiny"
+    stated = [word.partition("=")[2] for word in profile.overrides if word.startswith("data.rig=")]
+    rig = shlex.quote([profile.data.rig.name, *stated][-1])
+    return f"train-float --profile float --model nano --set data.rig={rig}"
 
 
 def _inspections(

@@ -27,7 +27,7 @@ def as_made(model: Artifact, *, profile: Profile) -> Profile:
         ValueError: It was made for other cameras or classes than the profile's data have.
     """
     stated = model.manifest.profile
-    _refuse_other_rig(model, profile=profile)
+    refuse_other_rig(model, profile=profile)
     stated_sections: dict[str, Any] = {}
     if model.manifest.kind != FLOAT:
         stated_sections["quantization"] = QuantizationProfile.model_validate(stated["quantization"])
@@ -39,7 +39,12 @@ def as_made(model: Artifact, *, profile: Profile) -> Profile:
     return profile.model_copy(update=stated_sections)
 
 
-def _refuse_other_rig(model: Artifact, *, profile: Profile) -> None:
+def refuse_other_rig(model: Artifact, *, profile: Profile) -> None:
+    """Refuse a model that was made for other cameras or classes than the profile's data have.
+
+    Raises:
+        ValueError: It was.
+    """
     rig = sealed_rig(model.manifest.profile)
     if difference := rig.differs(profile.data.rig):
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +35,8 @@ from pipelines.store import processes
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.making import Content, Made, made
 from qdbev.evaluation.devkits.nuscenes import devkit_scores
+from qdbev.evaluation.devkits.truckscenes import truckscenes_scores
+from qdbev.evaluation.scores import Scores
 from qdbev.evaluation.submission import submission, write_submission
 
 SCORED_BEFORE = "scored before"
@@ -143,17 +145,24 @@ def _difference(results: Results, trained: Artifact, *, split: Split, job: Job) 
 
 
 def compared_with_devkit(evaluation: Artifact, *, split: Split) -> str:
-    """Score the sealed submission by nuscenes-devkit itself, and say how far the sealed scores are from its own."""
+    """Score the sealed submission by the data set's own devkit, and say how far the sealed scores are from its own."""
     sealed = json.loads(evaluation.file(DETAILS).read_text(encoding="utf-8"))
     tokens = [sample["token"] for sample in split.samples]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / SUBMISSION
         write_submission(read_results(evaluation), path=file)
-        rules = rules_of(split.rig)
-        official = devkit_scores(split.root, version=split.version, submission=file, tokens=tokens, rules=rules)
+        official = _official(split, submission=file, tokens=tokens)
+    devkit = f"{split.rig.tables}-devkit"
     if official.serialize() == sealed:
-        return "nuscenes-devkit's DetectionEval gives the same numbers, to the last bit"
-    return f"nuscenes-devkit's DetectionEval gives NDS {official.nds!r}, not {sealed['nds']!r}: please report this"
+        return f"{devkit}'s DetectionEval gives the same numbers, to the last bit"
+    return f"{devkit}'s DetectionEval gives NDS {official.nds!r}, not {sealed['nds']!r}: please report this"
+
+
+def _official(split: Split, *, submission: Path, tokens: Sequence[str]) -> Scores:
+    if split.rig.tables == "truckscenes":
+        return truckscenes_scores(split.root, version=split.version, submission=submission, tokens=tokens)
+    rules = rules_of(split.rig)
+    return devkit_scores(split.root, version=split.version, submission=submission, tokens=tokens, rules=rules)
 
 
 def _detector_of(model: Artifact, *, job: Job, split: Split, runtime: str) -> tuple[Detector, dict[str, Any]]:

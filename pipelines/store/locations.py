@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 
 import qdbev
+from profiles.document import fingerprint
 from profiles.home import expanded
 from profiles.sections.data import DataProfile
+from profiles.sections.rig import NUSCENES_RIG
 
 SYNTHETIC = "synthetic"
 USUAL_STORE = Path("runs")
@@ -40,5 +42,6 @@ def synthetic_root(data: DataProfile) -> Path:
     version = "" if data.version == _USUAL_VERSION else f"-{data.version}"
     frames = "" if data.key_frames == _USUAL_KEY_FRAMES else f"-{data.key_frames}frames"
     sweeps = "" if data.sweeps == "none" else f"-sweeps-{data.sweeps}"
-    name = f"synthetic{GENERATOR_VERSION}-seed{data.seed}-{width}x{height}{version}{frames}{sweeps}"
+    rig = "" if data.rig == NUSCENES_RIG else f"-{data.rig.name}-{fingerprint(data.rig.content())[:8]}"
+    name = f"synthetic{GENERATOR_VERSION}-seed{data.seed}-{width}x{height}{version}{frames}{sweeps}{rig}"
     return cache_folder(data) / name

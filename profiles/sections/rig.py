@@ -12,6 +12,10 @@ from profiles.document import NAME, Document
 
 MOST_CAMERAS, MOST_CLASSES = 32, 256
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
+Thing = Literal[
+    "car", "truck", "construction_vehicle", "bus", "trailer", "barrier", "motorcycle", "bicycle", "pedestrian",
+    "traffic_cone", "animal", "traffic_sign",
+]  # fmt: skip
 _VEHICLE = ("vehicle.moving", "vehicle.parked")
 _CYCLE = ("cycle.with_rider", "cycle.without_rider")
 
@@ -33,6 +37,8 @@ class ClassProfile(Document):
     """Errors that are not asked of it, and do not enter the means."""
     half_turn: bool = False
     """Front and back are alike, so that a heading is right up to half a turn."""
+    synthetic: Thing | None = None
+    """What of the synthetic scenes is of this class; null: what has its name, if anything."""
 
 
 def _of(
@@ -74,6 +80,19 @@ _NUSCENES_GROUPS = (
 )
 
 
+class MountProfile(Document):
+    """How one camera stands on the vehicle, for synthetic scenes and for costs that are counted without data."""
+
+    position_m: tuple[float, float, float] = (0.0, 0.0, 1.6)
+    """x ahead, y to the left, z up, from the vehicle's origin on the ground."""
+    heading_degrees: float = Field(default=0.0, ge=-360, le=360)
+    """0 looks ahead, 90 to the left."""
+    tilt_degrees: float = Field(default=0.0, ge=-80, le=80)
+    """How far it looks down."""
+    view_degrees: float = Field(default=70.0, ge=10, le=150)
+    """Angle between the left and the right edge of its image."""
+
+
 class RigProfile(Document):
     """What the data set's vehicle has, and what is looked for."""
 
@@ -85,6 +104,8 @@ class RigProfile(Document):
         max_length=MOST_CAMERAS,
     )
     """Channels in the order in which detectors see them."""
+    mounts: tuple[MountProfile, ...] = Field(default=(), max_length=MOST_CAMERAS)
+    """How cameras stand, for synthetic scenes and costs; []: as nuScenes' where cameras are its, else evenly around."""
     lidar: Name | None = "LIDAR_TOP"
     """Channel of the LiDAR, at whose time a key frame is; null where there is none: the first camera's time counts."""
     frame: Literal["lidar", "vehicle"] = "lidar"
@@ -106,6 +127,8 @@ class RigProfile(Document):
     """Classes of a size, for one map of a head of BEVDet or BEVDepth; null: nuScenes' six, else each class alone."""
     max_boxes: int = Field(default=500, ge=1, le=10_000)
     """Boxes of a sample that a submission may hold."""
+    tables: Literal["nuscenes", "truckscenes"] = "nuscenes"
+    """Which tables there are: nuScenes' thirteen, or TruckScenes', without logs and maps."""
     scored_as: Name = "detection_cvpr_2019"
     """What scores are called: the configuration of the devkit they are comparable with."""
 
@@ -153,6 +176,8 @@ class RigProfile(Document):
             for attribute in (row.moving, row.still):
                 if attribute and attribute not in self.attributes:
                     yield f"class {row.name} takes the attribute {attribute}, which attributes does not list"
+        if self.mounts and len(self.mounts) != len(self.cameras):
+            yield f"{len(self.cameras)} cameras have {len(self.mounts)} mounts; state one for each, or none"
         if self.lidar in self.cameras:
             yield f"{self.lidar} is a camera and the LiDAR"
         if self.lidar is None and self.frame == "lidar":

@@ -25,6 +25,9 @@ def synth(
     val_scenes: Annotated[int | None, typer.Option(min=1, max=150, help="Validation scenes.")] = None,
     size: Annotated[str | None, typer.Option(metavar="WxH", help="Image size in pixels, such as 1600x900.")] = None,
     sweeps: Annotated[Sweeps | None, typer.Option(help="Splits with 12 Hz camera sweeps between key frames.")] = None,
+    rig: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Cameras and classes: a built-in rig, or a file.")
+    ] = None,
 ) -> Outcome:
     """Generate a nuScenes-format data set: six cameras, LiDAR, CAN bus, all tables.
 
@@ -43,6 +46,7 @@ def synth(
         None if seed is None else f"data.seed={seed}",
         None if size is None else f"data.image_size_px={_pixels(size)}",
         None if sweeps is None else f"data.sweeps={sweeps}",
+        None if rig is None else f"data.rig={rig}",
     )
     from pipelines.commands import data
 
@@ -56,6 +60,9 @@ def prepare(
     *,
     root: Annotated[Path | None, typer.Option(help="Folder that holds the version's folder and samples/.")] = None,
     version: Annotated[str | None, typer.Option(help="v1.0-trainval, v1.0-mini or v1.0-test.")] = None,
+    rig: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Cameras and classes: a built-in rig, or a file.")
+    ] = None,
 ) -> Outcome:
     """Check your nuScenes and read its tables once, into the cache.
 
@@ -65,7 +72,9 @@ def prepare(
     Example: qdbev data prepare --root /data/nuscenes --version v1.0-mini
     """
     profile = options.load_profile(
-        None if root is None else f"data.source={root}", None if version is None else f"data.version={version}"
+        None if root is None else f"data.source={root}",
+        None if version is None else f"data.version={version}",
+        None if rig is None else f"data.rig={rig}",
     )
     from pipelines.commands import data
 

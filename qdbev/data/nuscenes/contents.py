@@ -72,7 +72,7 @@ def _files_of(samples: Sequence[Sample], *, lidar: bool) -> Iterator[File]:
     for sample in samples:
         for image in sample["images"].values():
             yield File(image["img_path"], (image["height"], image["width"]))
-        if lidar:
+        if lidar and sample["lidar_path"]:
             yield File(sample["lidar_path"])
 
 
@@ -80,7 +80,7 @@ def _note(samples: Sequence[Sample], *, memory: Memory, lidar: bool) -> None:
     for sample in samples:
         for image in sample["images"].values():
             image["content"] = memory[image["img_path"]][-2]
-        if lidar:
+        if lidar and sample["lidar_path"]:
             sample["lidar_content"] = memory[sample["lidar_path"]][-2]
 
 

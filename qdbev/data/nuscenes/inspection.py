@@ -43,8 +43,10 @@ class Source:
 
     def __init__(self, root: Path, *, version: str, cache: Path, layout: Layout = NUSCENES) -> None:
         self.root, self.version, self.cache, self.layout = root, version, cache, layout
-        self.rows = lru_cache(maxsize=1)(lambda: read_tables(root, version=version))
-        self.structure = lru_cache(maxsize=1)(lambda: structure_findings(self.rows(), root=root))
+        self.rows = lru_cache(maxsize=1)(lambda: read_tables(root, version=version, tables=layout.tables))
+        self.structure = lru_cache(maxsize=1)(
+            lambda: structure_findings(self.rows(), root=root, maps="map" in layout.tables)
+        )
         self.tables: Callable[[], NuScenes] = lru_cache(maxsize=1)(
             lambda: open_tables(root, version=version, rows=self.rows())
         )

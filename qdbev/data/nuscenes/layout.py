@@ -10,6 +10,8 @@ from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.color_map import get_colormap
 
+from qdbev.data.nuscenes.tables import TABLES
+
 Frame = Literal["lidar", "vehicle"]
 
 
@@ -27,6 +29,8 @@ class Layout:
     """What an annotation may say of a box."""
     lidar: str | None = "LIDAR_TOP"
     """Channel of the LiDAR; None where there is none."""
+    tables: tuple[str, ...] = TABLES
+    """Those that are there."""
     frame: Frame = "lidar"
     """Whose frame boxes are in: the LiDAR's, or the vehicle's, seen from where nuScenes has its LiDAR."""
 

@@ -3,7 +3,7 @@
 The record ("sample") of a key frame:
     token, scene (name), scene_token, index_in_scene, timestamp (microseconds),
     ego2global (4, 4), lidar2ego (4, 4) of LIDAR_TOP, can_bus (18,) absolute (``qdbev.data.nuscenes.motion``),
-    lidar_path (empty where the layout has no LiDAR),
+    lidar_path (empty where boxes are in another frame),
     images: {camera: {img_path, width, height, cam2img (3, 3), lidar2cam (4, 4), timestamp, size_bytes}}
         paths are relative to the root; ``lidar2cam`` compensates the ego motion between the two exposures,
     instances: columns over the M annotations of the layout's classes:
@@ -29,7 +29,7 @@ from qdbev.data.geometry import Array, invert_rigid, rigid, rotation_matrices
 from qdbev.data.nuscenes.layout import NUSCENES, Layout
 from qdbev.data.nuscenes.motion import can_bus_vector, message_motion, pose_messages, pose_motion
 from qdbev.data.nuscenes.sample_cache import cache_key, load_samples, save_samples
-from qdbev.data.nuscenes.tables import available_scenes, choose_scenes, open_tables
+from qdbev.data.nuscenes.tables import available_scenes, choose_scenes, open_tables, read_tables
 
 Sample = dict[str, Any]
 _TURN, _PLACE_M = (0.5**0.5, 0.0, 0.0, -(0.5**0.5)), (0.94, 0.0, 1.84)  # near nuScenes' LiDAR: x right, y ahead
@@ -66,7 +66,8 @@ def read_samples(
         path = Path(cache) / f"samples-{cache_key(root, version=version, scenes=names, layout=layout)}.npz"
     samples = None if path is None else load_samples(path)
     if samples is None:
-        opened = open_tables(root, version=version) if tables is None else tables()
+        rows = None if tables else read_tables(root, version=version, tables=layout.tables)
+        opened = tables() if tables else open_tables(root, version=version, rows=rows)
         samples = list(_parse(opened, root=root, names=names, layout=layout, progress=progress))
         if path is not None:
             save_samples(samples, path=path)
@@ -124,7 +125,7 @@ def _sample(tables: NuScenes, *, record: dict[str, Any], scene: dict[str, Any], 
         "pose": pose,
         "ego2global": ego2global,
         "lidar2ego": lidar2ego,
-        "lidar_path": clock["filename"] if layout.lidar else "",
+        "lidar_path": clock["filename"] if layout.frame == "lidar" else "",
         "images": {
             camera: _camera(tables, token=record["data"][camera], lidar2global=lidar2global)
             for camera in layout.cameras

@@ -29,7 +29,7 @@ _BOX_SHAPES = {"bbox_3d": (7,), "velocity": (2,)}
 
 def cache_key(root: Path, *, version: str, scenes: Sequence[str], layout: Layout = NUSCENES) -> str:
     """Hex key of a cache file: format, digest of the tables, layout, scenes, digest of the scenes' CAN pose files."""
-    key = hashlib.sha256(f"{FORMAT}:{tables_digest(root, version=version)}".encode())
+    key = hashlib.sha256(f"{FORMAT}:{tables_digest(root, version=version, tables=layout.tables)}".encode())
     if layout != NUSCENES:
         key.update(f";{layout}".encode())
     for scene in scenes:

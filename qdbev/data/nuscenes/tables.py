@@ -20,13 +20,16 @@ TABLES = (
     "sample", "sample_annotation", "sample_data", "scene", "sensor", "visibility",
 )  # fmt: skip
 SPLITS = "splits.json"
+OF_NUSCENES_ALONE = ("log", "map")
+"""Tables that no number depends on; data sets that lack them are read without."""
 Rows = dict[str, list[dict[str, Any]]]
+_OF_ALL = tuple(name for name in TABLES if name not in OF_NUSCENES_ALONE)
 _BLOCK_BYTES = 1 << 22
 _LONGEST_REASON = 200
 
 
-def check_tables(root: Path, *, version: str) -> Path:
-    """Return the folder of the thirteen tables of ``version``.
+def check_tables(root: Path, *, version: str, tables: Sequence[str] = TABLES) -> Path:
+    """Return the folder of the tables of ``version``.
 
     Raises:
         ValueError: no such version below ``root``, or a table file is not there.
@@ -36,7 +39,7 @@ def check_tables(root: Path, *, version: str) -> Path:
         found = sorted(path.parent.name for path in root.glob("*/scene.json"))
         have = f"found {', '.join(found)}" if found else "found no version folder there"
         raise ValueError(f"no nuScenes version {version!r} in {root} ({have}); give the root that holds {version}/.")
-    missing = [name for name in TABLES if not (folder / f"{name}.json").is_file()]
+    missing = [name for name in tables if not (folder / f"{name}.json").is_file()]
     if missing:
         raise ValueError(
             f"{folder} lacks the table {', '.join(f'{name}.json' for name in missing)}; "
@@ -45,9 +48,10 @@ def check_tables(root: Path, *, version: str) -> Path:
     return folder
 
 
-def tables_digest(root: Path, *, version: str) -> str:
-    """sha256 (hex) over the bytes of all thirteen tables, in the order of ``TABLES``; kept in this process."""
-    paths = [check_tables(root, version=version) / f"{name}.json" for name in TABLES]
+def tables_digest(root: Path, *, version: str, tables: Sequence[str] = TABLES) -> str:
+    """sha256 (hex) over the bytes of all tables, in their order; kept in this process."""
+    folder = check_tables(root, version=version, tables=tables)
+    paths = [folder / f"{name}.json" for name in tables]
     states = [(path, path.stat()) for path in paths]
     return _digest(tuple((path, state.st_size, state.st_ino, state.st_mtime_ns) for path, state in states))
 
@@ -69,14 +73,14 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def read_tables(root: Path, *, version: str) -> Rows:
-    """The rows of the thirteen tables as they are in the files, by table.
+def read_tables(root: Path, *, version: str, tables: Sequence[str] = TABLES) -> Rows:
+    """The rows of the tables as they are in the files, by table; the others of nuScenes' thirteen are empty.
 
     Raises:
         ValueError: A table is missing, or is no JSON.
     """
-    folder = check_tables(root, version=version)
-    return {name: _parsed(folder / f"{name}.json") for name in TABLES}
+    folder = check_tables(root, version=version, tables=tables)
+    return {name: _parsed(folder / f"{name}.json") if name in tables else [] for name in TABLES}
 
 
 def _parsed(path: Path) -> Any:
@@ -95,6 +99,10 @@ class _Opened(NuScenes):
         super().__init__(version=version, dataroot=str(root), verbose=False)
 
     def __load_table__(self, table_name: str) -> Any:
+        if (
+            table_name == "map" and not self._rows["map"]
+        ):  # the devkit asks for a row and its file, which it never reads
+            return [{"token": "", "filename": f"{self.version}/scene.json", "log_tokens": []}]
         return self._rows[table_name] if table_name in self._rows else super().__load_table__(table_name)
 
 
@@ -130,7 +138,7 @@ def sample_counts(root: Path, *, version: str) -> dict[str, int]:
 
 
 def _scene_rows(root: Path, *, version: str) -> list[tuple[str, int]]:
-    path = check_tables(Path(root), version=version) / "scene.json"
+    path = check_tables(Path(root), version=version, tables=_OF_ALL) / "scene.json"
     try:
         rows = [(record["name"], int(record["nbr_samples"])) for record in _parsed(path)]
     except (KeyError, TypeError, OverflowError) as error:

@@ -6,6 +6,7 @@ by cutting off, later points over earlier ones, then the nearest of every square
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _COLUMNS = 5  # x, y, z, intensity, ring of a nuScenes sweep
+_POINT_BYTES = 4 * _COLUMNS
 _BORDER_PX = 1
 
 
@@ -34,7 +36,38 @@ def read_points(path: Path) -> NDArray[np.float32]:
             f"LiDAR file {path} holds {values.size} numbers, not {_COLUMNS} a point; unpack it again, or set "
             "model.depth.weight=0 to train without depths"
         )
+    if not values.any():
+        raise ValueError(
+            f"LiDAR file {path} holds nothing but zeros, and depths are learned from it; unpack the points, or set "
+            "model.depth.weight=0 to train without depths"
+        )
     return values.reshape(-1, _COLUMNS)[:, :3]
+
+
+def refuse_missing_points(samples: Sequence[Mapping[str, Any]], *, root: Path) -> None:
+    """Look for the LiDAR files of all samples before a training begins.
+
+    Raises:
+        ValueError: The data have no LiDAR in whose frame boxes are, or files are missing, or too small for a point.
+    """
+    names = [str(sample["lidar_path"]) for sample in samples]
+    advice = "model.depth.weight=0 to train without depths"
+    if not all(names):
+        raise ValueError(
+            f"depths are learned from LiDAR points, and data.rig has no LiDAR in whose frame boxes are; set {advice}"
+        )
+    if dummies := [name for name in names if _size_bytes(root / name) < _POINT_BYTES]:
+        raise ValueError(
+            f"depths are learned from LiDAR points, and {len(dummies)} of {len(names)} LiDAR files in {root} are "
+            f"missing or without any, first {dummies[0]}; unpack them, or set {advice}"
+        )
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def points_to_pixels(

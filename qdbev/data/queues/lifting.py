@@ -23,7 +23,14 @@ from PIL import Image
 from torch.utils.data import Dataset, default_collate
 
 from qdbev.data.nuscenes.records import Sample
-from qdbev.data.queues.lidar_depths import crop_corner, image_matrix, nearest_depths, points_to_pixels, read_points
+from qdbev.data.queues.lidar_depths import (
+    crop_corner,
+    image_matrix,
+    nearest_depths,
+    points_to_pixels,
+    read_points,
+    refuse_missing_points,
+)
 from qdbev.data.queues.temporal import Item, valid_boxes
 from qdbev.data.queues.transforms import LoadMultiView, NormalizeMultiView
 
@@ -71,6 +78,8 @@ class LiftDataset(Dataset[Item]):
         self.train, self.size_px, self.scale = train, size_px, scale
         self.frames_back, self.draw_past = frames_back if train else 0, draw_past
         self.depth_stride = depth_stride if train else None
+        if self.depth_stride:
+            refuse_missing_points(self.samples, root=Path(root))
         self._root, self._load = Path(root), LoadMultiView(root)
         self._normalise = NormalizeMultiView(mean, std, to_rgb)
         self._range = ObjectRangeFilter(list(point_cloud_range))

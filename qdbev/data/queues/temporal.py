@@ -146,6 +146,7 @@ class TemporalDataset(Dataset[Item]):
 
     def _frame(self, index: int, *, generator: np.random.Generator) -> dict[str, Any]:
         images = list(self.samples[index]["images"].values())
+        refuse_other_sizes(self.samples[index]["images"])
         results: dict[str, Any] = {
             "img_path": [image["img_path"] for image in images],
             "img_size": [(image["height"], image["width"]) for image in images],
@@ -158,6 +159,21 @@ class TemporalDataset(Dataset[Item]):
         for transform in self._pipeline:
             results = transform(results)
         return results
+
+
+def refuse_other_sizes(images: dict[str, dict[str, Any]]) -> None:
+    """Refuse cameras of a frame whose images differ in size.
+
+    Raises:
+        ValueError: They do; the sentence names two of them.
+    """
+    sizes = {name: f"{image['width']}x{image['height']}" for name, image in images.items()}
+    first, *others = sizes
+    if other := next((name for name in others if sizes[name] != sizes[first]), None):
+        raise ValueError(
+            f"the images of {first} are {sizes[first]} and those of {other} {sizes[other]}; this detector takes one "
+            "size: scale the images to one, and camera_intrinsic with them"
+        )
 
 
 def as_data_sample(arrays: dict[str, Any]) -> Det3DDataSample:

@@ -29,7 +29,6 @@ from tqdm import tqdm
 
 from qdbev.data.synthetic.files.tables import SCENE_TABLES, Row, shared_tables, shared_token
 from qdbev.data.synthetic.files.tree import (
-    DATA_FOLDERS,
     MARKER,
     SETTINGS,
     SyntheticSummary,
@@ -43,6 +42,7 @@ from qdbev.data.synthetic.files.tree import (
 )
 from qdbev.data.synthetic.scene import render_scene
 from qdbev.data.synthetic.settings import Settings
+from qdbev.data.synthetic.vehicle import NUSCENES, Vehicle
 
 
 def scene_names(*, train_scenes: int, val_scenes: int) -> tuple[list[str], list[str]]:
@@ -71,6 +71,7 @@ def generate(
     image_size_px: tuple[int, int] = (176, 96),
     key_frames: int = 8,
     sweeps: str = "none",
+    vehicle: Vehicle = NUSCENES,
     grow_only: bool = False,
     workers: int | None = None,
     progress: bool = False,
@@ -90,6 +91,7 @@ def generate(
         image_size_px: Width and height, at most 1600x900.
         key_frames: Key frames per scene at 2 Hz.
         sweeps: Scenes with 12 Hz camera images between key frames: none, val or all.
+        vehicle: Its sensors, and how its tables call things.
         grow_only: Keep listing the scenes that the tables list already, where they are more.
         workers: Processes, by default one per core; the result does not depend on it.
         progress: Whether to show a bar.
@@ -97,7 +99,7 @@ def generate(
     Raises:
         ValueError: The settings are impossible, or the folder holds something else.
     """
-    settings = Settings(version, seed, *image_size_px, key_frames, sweeps)
+    settings = Settings(version, seed, *image_size_px, key_frames, sweeps, vehicle=vehicle)
     train, val = scene_names(train_scenes=train_scenes, val_scenes=val_scenes)
     root = Path(root)
     with _alone(root):
@@ -147,7 +149,7 @@ def _prepare(root: Path, settings: Settings) -> None:
         for scratch in unfinished:
             scratch.unlink()
         write_atomically(path, json.dumps(settings.as_dict(), indent=1))
-    for folder in ("scenes", "maps", settings.version, *DATA_FOLDERS):
+    for folder in ("scenes", "maps", settings.version, *settings.vehicle.folders):
         (root / folder).mkdir(parents=True, exist_ok=True)
 
 
@@ -201,14 +203,16 @@ def _assemble(root: Path, settings: Settings, train: list[str], val: list[str]) 
     (root / MARKER).unlink(missing_ok=True)
     names = [*train, *val]
     fragments = [read_fragment(root, name) for name in names]
-    tables = _joined(fragments)
-    for row in tables["map"]:
+    tables = _joined(fragments, vehicle=settings.vehicle)
+    for row in tables.get("map", ()):
         _write_map(root / row["filename"])
     digests = {}
     for table, rows in tables.items():
         text = json.dumps(rows, separators=(",", ":"))
         write_atomically(root / settings.version / f"{table}.json", text)
         digests[table] = hashlib.sha256(text.encode()).hexdigest()
+    if settings.vehicle.tables != "nuscenes":
+        write_atomically(root / settings.version / "splits.json", json.dumps({"train": train, "val": val}))
     summary = SyntheticSummary(
         train_scenes=len(train),
         val_scenes=len(val),
@@ -224,10 +228,14 @@ def _assemble(root: Path, settings: Settings, train: list[str], val: list[str]) 
     write_atomically(root / MARKER, json.dumps(marker, indent=1))
 
 
-def _joined(fragments: list[dict[str, Any]]) -> dict[str, list[Row]]:
-    """All thirteen tables."""
+def _joined(fragments: list[dict[str, Any]], *, vehicle: Vehicle) -> dict[str, list[Row]]:
+    """All thirteen tables, or TruckScenes' fourteen, three of them without rows."""
     tables: dict[str, list[Row]] = {t: [row for f in fragments for row in f["tables"][t]] for t in SCENE_TABLES}
-    tables |= shared_tables()
+    tables |= shared_tables(vehicle)
+    if vehicle.tables == "truckscenes":
+        return {name: rows for name, rows in tables.items() if name not in ("log", "map")} | {
+            name: [] for name in ("ego_motion_cabin", "ego_motion_chassis", "weather_annotation")
+        }
     maps = {row["token"]: row for row in tables["map"]}
     for log in tables["log"]:
         maps[shared_token("map", log["location"])]["log_tokens"].append(log["token"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -17,7 +17,7 @@ from qdbev.data.synthetic.files.tables import SceneRows
 from qdbev.data.synthetic.files.tree import write_atomically
 from qdbev.data.synthetic.geometry import Array
 from qdbev.data.synthetic.sensors.appearance import draw_appearance
-from qdbev.data.synthetic.sensors.cameras import CHANNELS, OFFSETS_US, build_rig
+from qdbev.data.synthetic.sensors.cameras import OFFSETS_US, build_rig
 from qdbev.data.synthetic.sensors.ground import paint_ground
 from qdbev.data.synthetic.sensors.lidar import Scanner
 from qdbev.data.synthetic.sensors.render import Painter
@@ -48,10 +48,13 @@ class _Recorder:
         self.placing = place(*own)
         self.rows = SceneRows(*own)
         self.rng = generator(*own, "image")
-        world = build_world(generator(*own, "world"), duration_s=settings.duration_s)
+        self.vehicle = settings.vehicle
+        world = build_world(
+            generator(*own, "world"), duration_s=settings.duration_s, more_things=self.vehicle.more_things
+        )
         self.crowd = Crowd(world)
         self.look = draw_appearance(generator(*own, "appearance"))
-        self.rig = build_rig(generator(*own, "rig"), image_size_px=settings.image_size_px)
+        self.rig = build_rig(generator(*own, "rig"), image_size_px=settings.image_size_px, mounts=self.vehicle.mounts)
         small = settings.image_width_px <= 400
         ground = paint_ground(
             generator(*own, "ground"), world.layout, ego_track=world.ego_track, metres_per_px=0.18 if small else 0.06
@@ -72,10 +75,10 @@ class _Recorder:
                 camera=k,
                 supersampling=factor,
             )
-            for k in range(len(CHANNELS))
+            for k in range(len(self.vehicle.channels))
         ]
         self.scanner = Scanner(self.crowd, self.rig[-1])
-        self.counts = dict.fromkeys((*CHANNELS, "LIDAR_TOP"), 0)
+        self.counts = dict.fromkeys(self.vehicle.sensors, 0)
 
     def record(self, *, sweeps: bool) -> dict[str, object]:
         """Render all frames; returns the fragment."""
@@ -83,15 +86,20 @@ class _Recorder:
         stem = rows.add_log(location=self.placing.location, date="2018-07-24")
         rows.add_scene(count=settings.key_frames, description=f"{self.look.hour}, {self.look.weather}")
         for sensor in self.rig:
-            rows.add_sensor(sensor)
+            if sensor.intrinsic is not None:
+                rows.add_sensor(sensor)
+            elif self.vehicle.lidar is not None:
+                rows.add_sensor(replace(sensor, channel=self.vehicle.lidar))
         for frame in range(settings.key_frames):
             if sweeps and frame:
                 for step in range(1, SWEEPS_PER_KEY_FRAME):
                     seconds = (frame - 1 + step / SWEEPS_PER_KEY_FRAME) / 2
-                    for camera in range(len(CHANNELS)):
+                    for camera in range(len(self.vehicle.channels)):
                         self._shoot(camera, stem, seconds=seconds, frame=frame, key=False)
             self._key_frame(frame, stem)
-        rows.add_instances({rows.token("instance", k): a.category for k, a in enumerate(self.crowd.actors) if a.label})
+        actors = {k: actor for k, actor in enumerate(self.crowd.actors) if actor.label}
+        named = {k: self.vehicle.category(actor.label, usual=actor.category) for k, actor in actors.items()}
+        rows.add_instances({rows.token("instance", k): category for k, category in named.items()})
         folder = self.root / "can_bus"
         for path in write_can_bus(
             folder, self.name, crowd=self.crowd, placing=self.placing, duration_s=settings.duration_s
@@ -103,7 +111,7 @@ class _Recorder:
         seconds = frame / 2
         self.rows.add_sample(frame, count=self.settings.key_frames, timestamp=self.placing.microseconds(seconds))
         seen, alone, best = np.zeros((3, len(self.crowd.actors)))
-        for camera in range(len(CHANNELS)):
+        for camera in range(len(self.vehicle.channels)):
             one_seen, one_alone = self._shoot(camera, stem, seconds=seconds, frame=frame, key=True)
             seen, alone, best = seen + one_seen, alone + one_alone, np.maximum(best, one_seen)
         moment = self.crowd.at(seconds)
@@ -112,8 +120,8 @@ class _Recorder:
 
     def _shoot(self, camera: int, stem: str, *, seconds: float, frame: int, key: bool) -> tuple[Array, Array]:
         """Write one image; returns the pixels of each actor seen and alone."""
-        channel = CHANNELS[camera]
-        time = seconds + OFFSETS_US[channel] * 1e-6
+        channel = self.vehicle.channels[camera]
+        time = seconds + OFFSETS_US.get(channel, 0) * 1e-6
         moment = self.crowd.at(time)
         shot = self.painters[camera].shoot(moment, self.rng)
         options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
@@ -124,9 +132,10 @@ class _Recorder:
         return shot.seen_px, shot.alone_px
 
     def _scan(self, moment: Moment, stem: str, *, seconds: float, frame: int) -> NDArray[np.int64]:
-        """Write one sweep; returns the hits of each actor."""
-        sweep = self.scanner.sweep(moment, self.rng)
-        self._store("LIDAR_TOP", stem, ".pcd.bin", sweep.points, moment.ego, time=seconds, frame=frame, key=True)
+        """Write one sweep, of a vehicle that has a LiDAR; returns the hits of each actor."""
+        sweep, lidar = self.scanner.sweep(moment, self.rng), self.vehicle.lidar
+        if lidar is not None:
+            self._store(lidar, stem, ".pcd.bin", sweep.points, moment.ego, time=seconds, frame=frame, key=True)
         return sweep.hits
 
     def _store(
@@ -146,7 +155,7 @@ class _Recorder:
         filename = f"{'samples' if key else 'sweeps'}/{channel}/{stem}__{channel}__{timestamp}{suffix}"
         (self.root / filename).write_bytes(data.tobytes())
         self._note(self.root / filename)
-        size = self.settings.image_size_px
+        size = None if channel == self.vehicle.lidar else self.settings.image_size_px
         self.rows.add_data(channel, index, sample=frame, key=key, timestamp=timestamp, filename=filename, size=size)
         self.rows.add_pose(channel, index, timestamp=timestamp, pose=self.placing.pose(ego))
 
@@ -165,7 +174,7 @@ class _Recorder:
                 frame,
                 pose=self.placing.pose(moment.poses[k]),
                 size_lwh=actor.size_lwh,
-                attribute=actor.attribute(float(moment.speeds[k])),
+                attribute=self.vehicle.attribute(actor.label, usual=actor.attribute(float(moment.speeds[k]))),
                 visibility=str(1 + int(np.searchsorted([0.4, 0.6, 0.8], share[k], side="right"))),
                 points=int(hits[k]),
             )

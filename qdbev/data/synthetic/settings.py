@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import dataclass, fields
+from typing import Any
+
+from qdbev.data.synthetic.vehicle import NUSCENES, Vehicle
 
 GENERATOR_VERSION = 4
 KEY_FRAME_BYTES, KEY_FRAME_BYTES_PER_PIXEL = 340_000, 2.1
@@ -22,6 +26,7 @@ class Settings:
         key_frames: Key frames per scene, 2 Hz.
         sweeps: Which scenes have 12 Hz camera images between key frames: none, val or all.
         generator: Version of this generator.
+        vehicle: Its sensors, and how its tables call things.
     """
 
     version: str
@@ -31,6 +36,7 @@ class Settings:
     key_frames: int
     sweeps: str
     generator: int = GENERATOR_VERSION
+    vehicle: Vehicle = NUSCENES
 
     def __post_init__(self) -> None:
         """Refuse what cannot be rendered."""
@@ -52,6 +58,8 @@ class Settings:
         """From the first key frame to the last."""
         return (self.key_frames - 1) / 2
 
-    def as_dict(self) -> dict[str, str | int]:
-        """Plain values for JSON."""
-        return asdict(self)
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the vehicle is among them where it is not nuScenes'."""
+        own = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "vehicle"}
+        plain: dict[str, Any] = json.loads(json.dumps(own | self.vehicle.as_dict()))
+        return plain

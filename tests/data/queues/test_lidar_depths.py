@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qdbev.data.nuscenes.records import read_samples
-from qdbev.data.queues.lidar_depths import nearest_depths, points_to_pixels, read_points
+from qdbev.data.queues.lidar_depths import nearest_depths, points_to_pixels, read_points, refuse_missing_points
 from qdbev.data.queues.lifting import LiftDataset
 from tests.conftest import TINY_VERSION
 
@@ -56,3 +56,17 @@ def test_training_items_bring_depths(tiny_synthetic: Path) -> None:
     assert np.median(depths[:, -1][depths[:, -1] > 0]) < np.median(depths[:, 1][depths[:, 1] > 0])  # ground comes near
     still = LiftDataset(samples, root=tiny_synthetic, train=False, depth_stride=16, **options)
     assert "depth_m" not in still[0]["data_samples"].metainfo
+
+
+def test_a_training_says_at_once_that_points_are_missing(tmp_path: Path) -> None:
+    for name, size in (("good", 5), ("empty", 0)):
+        np.ones(size, dtype=np.float32).tofile(tmp_path / f"{name}.bin")
+    good, empty, lost = ({"lidar_path": f"{name}.bin"} for name in ("good", "empty", "lost"))
+    refuse_missing_points([good, good], root=tmp_path)
+    with pytest.raises(ValueError, match=r"2 of 3 LiDAR files .* first empty\.bin; .*model\.depth\.weight=0"):
+        refuse_missing_points([good, empty, lost], root=tmp_path)
+    with pytest.raises(ValueError, match=r"data\.rig has no LiDAR in whose frame boxes are; .*model\.depth\.weight=0"):
+        refuse_missing_points([{"lidar_path": ""}], root=tmp_path)
+    np.zeros(10, dtype=np.float32).tofile(tmp_path / "dummy.bin")
+    with pytest.raises(ValueError, match=r"nothing but zeros.*model\.depth\.weight=0"):
+        read_points(tmp_path / "dummy.bin")

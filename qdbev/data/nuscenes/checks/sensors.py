@@ -13,7 +13,7 @@ from nuscenes import NuScenes
 from qdbev.data.geometry import rotation_matrices
 from qdbev.data.nuscenes.findings import Finding, warning
 from qdbev.data.nuscenes.layout import NUSCENES, Layout
-from qdbev.data.nuscenes.rig import CAMERAS
+from qdbev.data.nuscenes.rig import MOUNTS
 
 UNIT_TOLERANCE = 1e-3
 _RIG_DEGREES = 60.0
@@ -24,6 +24,7 @@ _SHORTEST_FOCAL = 0.05  # of the side of an image: 168 degrees are seen, more th
 _LATEST_US = 500_000
 
 Row = dict[str, Any]
+_USUAL = {mount.channel: mount.rotation for mount in MOUNTS}
 Array = NDArray[np.float64]
 
 
@@ -147,7 +148,7 @@ def _calibrations(tables: NuScenes, *, rows: Sequence[Row], layout: Layout) -> I
         image = channels[sensor["token"]]
         if image["channel"] != layout.lidar:
             yield from _intrinsic(sensor, image=image)
-            if sensor["token"] not in faulty and image["channel"] in CAMERAS:
+            if sensor["token"] not in faulty and image["channel"] in _USUAL:
                 yield from _direction(sensor, channel=image["channel"])
 
 
@@ -170,7 +171,7 @@ def _intrinsic(sensor: Row, *, image: Row) -> Iterator[Finding]:
 
 def _direction(sensor: Row, *, channel: str) -> Iterator[Finding]:
     """A camera that looks elsewhere than nuScenes' camera of its name: swapped, or a rig of one's own."""
-    quaternions = np.array([sensor["rotation"], CAMERAS[channel][1]], dtype=np.float64)
+    quaternions = np.array([sensor["rotation"], _USUAL[channel]], dtype=np.float64)
     axes = rotation_matrices(quaternions)[:, :, 2]
     degrees = np.degrees(np.arccos(np.clip(axes[0] @ axes[1], -1, 1)))
     if degrees > _RIG_DEGREES:

@@ -23,12 +23,18 @@ _UNNAMEABLE = re.compile(r"[\\\x00-\x1f\x7f\ud800-\udfff]")
 _SHOWN_ROWS = 20  # findings of one field
 
 
-def structure_findings(tables: Tables, *, root: Path) -> list[Finding]:
-    """All that is wrong with the structure; references are looked at only where the fields are right."""
+def structure_findings(tables: Tables, *, root: Path, maps: bool = True) -> list[Finding]:
+    """All that is wrong with the structure; references are looked at only where the fields are right.
+
+    Args:
+        tables: Rows by table.
+        root: Folder of the data set.
+        maps: Whether it has maps, which the devkit asks for.
+    """
     found = [finding for name, rows in tables.items() for finding in _table(name, rows)]
     if found:
         return found
-    return [*_repeated(tables), *_references(tables), *_maps(tables, root=root)]
+    return [*_repeated(tables), *_references(tables), *(_maps(tables, root=root) if maps else ())]
 
 
 def _table(name: str, rows: Any) -> Iterator[Finding]:

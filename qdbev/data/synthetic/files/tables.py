@@ -10,9 +10,10 @@ import numpy as np
 
 from qdbev.data.synthetic.files.placing import LOCATIONS
 from qdbev.data.synthetic.geometry import Array, yaw_quaternion
-from qdbev.data.synthetic.sensors.cameras import CHANNELS, Sensor
-from qdbev.data.synthetic.shapes.catalogue import ATTRIBUTES, CATEGORIES, VISIBILITY
+from qdbev.data.synthetic.sensors.cameras import Sensor
+from qdbev.data.synthetic.shapes.catalogue import VISIBILITY
 from qdbev.data.synthetic.tokens import token
+from qdbev.data.synthetic.vehicle import Vehicle
 
 Row = dict[str, Any]
 SCENE_TABLES = (
@@ -34,18 +35,17 @@ def shared_token(table: str, name: str) -> str:
     return token("shared", table, name)
 
 
-def shared_tables() -> dict[str, list[Row]]:
-    """The tables that say the same in every tree; the map table still lacks its logs."""
-    channels = (*CHANNELS, "LIDAR_TOP")
+def shared_tables(vehicle: Vehicle) -> dict[str, list[Row]]:
+    """The tables that say the same in every tree of a vehicle; the map table still lacks its logs."""
     return {
-        "attribute": [{"token": shared_token("attribute", n), "name": n, "description": n} for n in ATTRIBUTES],
+        "attribute": [{"token": shared_token("attribute", n), "name": n, "description": n} for n in vehicle.attributes],
         "category": [
             {"token": shared_token("category", n), "name": n, "description": n, "index": k + 1}
-            for k, n in enumerate(CATEGORIES)
+            for k, n in enumerate(vehicle.categories)
         ],
         "sensor": [
-            {"token": shared_token("sensor", c), "channel": c, "modality": "lidar" if "LIDAR" in c else "camera"}
-            for c in channels
+            {"token": shared_token("sensor", c), "channel": c, "modality": "lidar" if c == vehicle.lidar else "camera"}
+            for c in vehicle.sensors
         ],
         "visibility": [
             {"token": t, "level": level, "description": f"visibility of whole object is {level[1:]} %"}
@@ -131,11 +131,20 @@ class SceneRows:
         )
 
     def add_data(
-        self, channel: str, index: int, *, sample: int, key: bool, timestamp: int, filename: str, size: tuple[int, int]
+        self,
+        channel: str,
+        index: int,
+        *,
+        sample: int,
+        key: bool,
+        timestamp: int,
+        filename: str,
+        size: tuple[int, int] | None,
     ) -> None:
         """A file of one sensor; index counts its files in time order, chained to the last one."""
         own = self.token("sample_data", channel, index)
-        image = channel != "LIDAR_TOP"
+        image = size is not None
+        width, height = size or (0, 0)
         before = self.token("sample_data", channel, index - 1) if index else ""
         if before:
             next(r for r in reversed(self.rows["sample_data"]) if r["token"] == before)["next"] = own
@@ -148,8 +157,8 @@ class SceneRows:
                 "timestamp": timestamp,
                 "fileformat": "jpg" if image else "pcd",
                 "is_key_frame": key,
-                "height": size[1] if image else 0,
-                "width": size[0] if image else 0,
+                "height": height,
+                "width": width,
                 "filename": filename,
                 "prev": before,
                 "next": "",

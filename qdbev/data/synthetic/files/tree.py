@@ -10,18 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qdbev.data.synthetic.files.tables import TABLES
-from qdbev.data.synthetic.sensors.cameras import CHANNELS
-
 MARKER = "synthetic.json"
 SETTINGS = "settings.json"
 _OF_MARKER = {"version": str, "train": list, "val": list, "digest": str, "tables": dict, "counts": dict}
 _OF_FRAGMENT = {"scene": str, "files": dict, "tables": dict}
-DATA_FOLDERS = (
-    "can_bus",
-    "samples/LIDAR_TOP",
-    *(f"{kind}/{channel}" for kind in ("samples", "sweeps") for channel in CHANNELS),
-)
 
 
 @dataclass(frozen=True)
@@ -133,11 +125,12 @@ def _remedy() -> str:
 
 
 def _check_files(root: Path, fragments: list[dict[str, Any]]) -> None:
+    folders = [root / "can_bus", *root.glob("samples/*"), *root.glob("sweeps/*")]
     sizes = {
-        f"{folder}/{entry.name}": entry.stat().st_size
-        for folder in DATA_FOLDERS
-        if (root / folder).is_dir()
-        for entry in os.scandir(root / folder)
+        f"{folder.relative_to(root).as_posix()}/{entry.name}": entry.stat().st_size
+        for folder in folders
+        if folder.is_dir()
+        for entry in os.scandir(folder)
     }
     for fragment in fragments:
         for file, size in fragment["files"].items():
@@ -150,9 +143,9 @@ def _check_files(root: Path, fragments: list[dict[str, Any]]) -> None:
 
 
 def _check_tables(root: Path, marker: dict[str, Any]) -> None:
-    for table in TABLES:
+    for table, digest in marker["tables"].items():
         path = root / marker["version"] / f"{table}.json"
         if not path.exists():
             raise ValueError(f"{root}: the table {path.name} is missing; delete {MARKER}, then {_remedy()}")
-        if hashlib.sha256(path.read_bytes()).hexdigest() != marker["tables"].get(table):
+        if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             raise ValueError(f"{root}: the table {path.name} is not as written; delete {MARKER}, then {_remedy()}")

@@ -89,12 +89,17 @@ KINDS = {
     ),
     "traffic_cone": Kind("movable_object.trafficcone", (0.42, 0.42, 0.95), 0.10, ((240, 96, 20),)),
 }
+MORE_KINDS = {
+    "animal": Kind("animal", (0.9, 0.34, 0.66), 0.12, ((110, 78, 50), (60, 52, 46), (190, 170, 140))),
+    "traffic_sign": Kind("static_object.traffic_sign", (0.3, 0.7, 2.6), 0.0, ((200, 40, 36),)),
+}
+"""Classes that other data sets have."""
 CLASSES = tuple(KINDS)
 
 
 def draw_size(label: str, rng: np.random.Generator) -> Array:
     """A length, width, height [m] of the class, millimetres kept."""
-    kind = KINDS[label]
+    kind = (KINDS | MORE_KINDS)[label]
     common, own = rng.normal(0, kind.spread), rng.normal(0, kind.spread / 3, 3)
     factor = np.clip(1 + 0.7 * common + own, 1 - 2 * kind.spread, 1 + 2 * kind.spread)
     size: Array = np.round(np.array(kind.size_lwh_m, dtype=np.float64) * factor, 3)
@@ -103,7 +108,7 @@ def draw_size(label: str, rng: np.random.Generator) -> Array:
 
 def draw_paint(label: str, rng: np.random.Generator) -> Array:
     """A paint of the class with some variation, RGB 0..255."""
-    paints = KINDS[label].paints
+    paints = (KINDS | MORE_KINDS)[label].paints
     paint = np.array(paints[int(rng.integers(len(paints)))], dtype=np.float64)
     varied: Array = np.clip(paint + rng.normal(0, 10, 3), 8.0, 250.0)
     return varied

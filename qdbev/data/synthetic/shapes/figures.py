@@ -128,3 +128,15 @@ def traffic_cone(size: Array, paint: Array, rng: np.random.Generator) -> Mesh:
         lo, hi = (-widths[k], widths[k]), (-widths[k + 1], widths[k + 1])
         mesh.box(lo, lo, (levels[k] * height, levels[k + 1] * height), colour, top_x=hi, top_y=hi)
     return mesh.build()
+
+
+def animal(size: Array, paint: Array, rng: np.random.Generator) -> Mesh:
+    """A body on four legs, and a head in front."""
+    (length, width, height), mesh = size, MeshBuilder()
+    a, w = length / 2, width / 2
+    mesh.box((-a, 0.55 * a), (-w, w), (0.5 * height, 0.85 * height), paint)
+    mesh.box((0.5 * a, a), (-0.6 * w, 0.6 * w), (0.65 * height, height), paint * 0.85)
+    for x in (-0.85 * a, 0.35 * a):
+        for y in (-0.8 * w, 0.3 * w):
+            mesh.box((x, x + 0.15 * a), (y, y + 0.5 * w), (0.0, 0.5 * height), paint * 0.7)
+    return mesh.build()

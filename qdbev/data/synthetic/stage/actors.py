@@ -36,7 +36,7 @@ class Actor:
 
     def attribute(self, speed: float) -> str:
         """The nuScenes attribute at a speed [m/s], "" for classes without any."""
-        if self.label in ("barrier", "traffic_cone", ""):
+        if self.label in ("barrier", "traffic_cone", "animal", "traffic_sign", ""):
             return ""
         if self.label in ("bicycle", "motorcycle"):
             return "cycle.with_rider" if self.role == "ridden" else "cycle.without_rider"

@@ -9,7 +9,7 @@ import numpy as np
 
 from qdbev.data.synthetic.geometry import Array, Path
 from qdbev.data.synthetic.shapes import figures, vehicles
-from qdbev.data.synthetic.shapes.catalogue import KINDS, draw_paint, draw_size
+from qdbev.data.synthetic.shapes.catalogue import KINDS, MORE_KINDS, draw_paint, draw_size
 from qdbev.data.synthetic.shapes.mesh import Mesh
 from qdbev.data.synthetic.stage.actors import Actor, Stage
 from qdbev.data.synthetic.stage.roads import Layout, Road
@@ -22,6 +22,7 @@ _SHAPES: dict[str, Callable[..., Mesh]] = {
     "construction_vehicle": vehicles.construction_vehicle,
     "barrier": figures.barrier,
     "traffic_cone": figures.traffic_cone,
+    "animal": figures.animal,
 }
 _CYCLES: dict[str, Callable[..., Mesh]] = {"bicycle": figures.bicycle, "motorcycle": figures.motorcycle}
 _WORKER_PAINT = np.array([230.0, 150.0, 30.0])
@@ -38,6 +39,7 @@ class Casting:
         stage: Who is placed.
         driven: The ego's way at the stage's times [m].
         window: Arc lengths of the main road between which things are placed.
+        more_things: Things beyond the ten classes that have boxes.
     """
 
     rng: np.random.Generator
@@ -45,6 +47,7 @@ class Casting:
     stage: Stage
     driven: Array
     window: tuple[float, float]
+    more_things: frozenset[str] = frozenset()
 
     @property
     def main(self) -> Road:
@@ -83,7 +86,8 @@ class Casting:
             actor = self._cycle(label, track, role)
         else:
             size, paint = draw_size(label, self.rng), draw_paint(label, self.rng)
-            actor = Actor(label, KINDS[label].category, size, track, _SHAPES[label](size, paint, self.rng), role)
+            category = (KINDS | MORE_KINDS)[label].category
+            actor = Actor(label, category, size, track, _SHAPES[label](size, paint, self.rng), role)
         return self.stage.add(actor, clearance_m=clearance_m)
 
     def _person(self, track: Array, role: str) -> Actor:

@@ -51,3 +51,10 @@ def add_idle_cycles(cast: Casting) -> None:
             path, s = _walkway(cast)
             turn = float(rng.choice([0, np.pi / 2])) + rng.normal(0, 0.2)
             cast.still(label, path.at(s) + np.array([0, 0, turn]), "idle")
+
+
+def add_animals(cast: Casting) -> None:
+    """Dogs and deer that stand on the sidewalks, for data sets that look for them."""
+    for _ in range(int(cast.rng.integers(1, 4))):
+        path, s = _walkway(cast)
+        cast.still("animal", path.at(s) + np.array([0, 0, cast.rng.uniform(-np.pi, np.pi)]), "fixed")

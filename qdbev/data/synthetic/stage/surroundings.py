@@ -8,6 +8,7 @@ import numpy as np
 
 from qdbev.data.synthetic.geometry import Array
 from qdbev.data.synthetic.shapes import scenery
+from qdbev.data.synthetic.shapes.catalogue import MORE_KINDS
 from qdbev.data.synthetic.shapes.mesh import Mesh
 from qdbev.data.synthetic.stage.actors import Actor
 from qdbev.data.synthetic.stage.casting import Casting
@@ -30,7 +31,9 @@ def _add_sidewalk(cast: Casting, road: Road, side: int) -> None:
     rng = cast.rng
     kerb, behind = (road.centre.shifted(side * (road.kerb_m + d)) for d in (0.7, 2.6))
     for s in np.arange(-45 + rng.uniform(0, 12), 75, 13.0):
-        _add(cast, scenery.pole, (0.3, 0.3, float(rng.choice([2.6, 6.5]))), kerb.at(s), off_kerb_m=0.3)
+        height = float(rng.choice([2.6, 6.5]))
+        label = "traffic_sign" if height < 4 and "traffic_sign" in cast.more_things else ""
+        _add(cast, scenery.pole, (0.3, 0.3, height), kerb.at(s), off_kerb_m=0.3, label=label)
         if rng.random() < 0.5:
             size = (float(rng.uniform(0.4, 1.4)), float(rng.uniform(0.4, 0.8)), float(rng.uniform(0.6, 1.5)))
             _add(cast, scenery.clutter, size, behind.at(s + 5), off_kerb_m=0.3)
@@ -50,7 +53,13 @@ def _add_frontage(cast: Casting, road: Road, side: int, *, green: float) -> None
 
 
 def _add(
-    cast: Casting, shape: Callable[..., Mesh], size: tuple[float, float, float], pose: Array, *, off_kerb_m: float
+    cast: Casting,
+    shape: Callable[..., Mesh],
+    size: tuple[float, float, float],
+    pose: Array,
+    *,
+    off_kerb_m: float,
+    label: str = "",
 ) -> None:
     """Place one thing unless it is out of sight, too near a road or in the way."""
     way = cast.stage.ego_track
@@ -62,4 +71,5 @@ def _add(
             return
     lwh, track = np.array(size), cast.stage.still(pose)
     if cast.stage.has_room(track, lwh, clearance_m=0.3):
-        cast.stage.put(Actor("", "", lwh, track, shape(lwh, cast.rng), "fixed"), clearance_m=0.3)
+        category = MORE_KINDS[label].category if label else ""
+        cast.stage.put(Actor(label, category, lwh, track, shape(lwh, cast.rng), "fixed"), clearance_m=0.3)

@@ -10,7 +10,7 @@ from qdbev.data.synthetic.geometry import Array
 from qdbev.data.synthetic.stage.actors import Actor, Stage
 from qdbev.data.synthetic.stage.casting import Casting
 from qdbev.data.synthetic.stage.kerbside import add_large, add_parked, add_work_zones
-from qdbev.data.synthetic.stage.people import add_idle_cycles, add_people
+from qdbev.data.synthetic.stage.people import add_animals, add_idle_cycles, add_people
 from qdbev.data.synthetic.stage.roads import Layout, distance, draw_layout
 from qdbev.data.synthetic.stage.surroundings import add_surroundings
 from qdbev.data.synthetic.stage.traffic import add_riders, add_traffic
@@ -38,19 +38,22 @@ class World:
     actors: list[Actor]
 
 
-def build_world(rng: np.random.Generator, *, duration_s: float) -> World:
+def build_world(rng: np.random.Generator, *, duration_s: float, more_things: frozenset[str] = frozenset()) -> World:
     """Draw the whole scene.
 
     Args:
         rng: The scene's generator for its world.
         duration_s: From the first key frame to the last.
+        more_things: ``animal`` and ``traffic_sign``, where boxes of them are wanted; all else stays where it is.
     """
     layout = draw_layout(rng, duration_s=duration_s)
     times = np.arange(-0.4, duration_s + 0.45, 0.1)
     driven = distance(times, speed=layout.ego_speed, acceleration=layout.ego_acceleration)
     stage = Stage(times, layout.ego_path.at(driven))
     middle, reach = (0.0, REACH_M - 4) if layout.turning else (float(driven[-1]) / 2, REACH_M)
-    cast = Casting(rng, layout, stage, driven, (middle - reach, middle + reach))
+    cast = Casting(rng, layout, stage, driven, (middle - reach, middle + reach), more_things)
     for step in _STEPS:
         step(cast)
+    if "animal" in more_things:
+        add_animals(cast)
     return World(layout, times, stage.ego_track, stage.actors)
