@@ -20,6 +20,7 @@ from pipelines.assembly.weights import float_artifact, float_detector, package_v
 from pipelines.bit_planning.costs import packed_costs
 from pipelines.bit_planning.latency_table import LatencyTable, read_latency_table, table_digest
 from pipelines.bit_planning.losses import known_losses, measured_losses
+from pipelines.bit_planning.offered import offered_bits
 from pipelines.bit_planning.problem import (
     budget_shares,
     layer_rows,
@@ -98,6 +99,7 @@ def _plan_bits(job: Job, *, times: LatencyTable | None, source: str, data: Mappi
         profile=profile,
         packed=packed_costs(detector, folding, profile=profile) if profile.bit_plan.bytes else None,
         times=times,
+        offers=offered_bits(detector, plan, profile=profile),
     )
     unmeasured = problem(losses=defaultdict(float))
     choose_bits(unmeasured, budgets=budget_shares(unmeasured, profile=profile))  # refused before hours of measuring
@@ -174,6 +176,7 @@ def chosen_plan(problem: Problem, *, plan: Plan, macs: Sequence[MacLine], profil
     return {
         "criterion": profile.bit_plan.criterion,
         "budgets": profile.bit_plan.budgets,
+        **({"target": profile.bit_plan.target} if profile.bit_plan.target else {}),
         "layers": layers,
         **point(problem, chosen),
         "mean_bits": mean_bits(mixed, weights=weights, macs=macs)._asdict(),

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any
 
 from pipelines.bit_planning.candidates import Choice, Losses, Tensors
 from pipelines.bit_planning.costs import Packed, timed_costs
 from pipelines.bit_planning.latency_table import LatencyTable, Timed
+from pipelines.bit_planning.offered import Offer
 from profiles import Profile
 from qdbev.quantization import FLOAT_BITS, MacLine, Option, Plan, Problem, total_loss
 from qdbev.quantization.planning.bit_plan import BitPlan, Budgets, Resource
@@ -28,6 +30,7 @@ def make_problem(
     profile: Profile,
     packed: Packed | None = None,
     times: LatencyTable | None = None,
+    offers: Mapping[str, Offer] = MappingProxyType({}),
 ) -> Problem:
     """Options of every quantized layer, with their costs by the rules of the report.
 
@@ -40,13 +43,14 @@ def make_problem(
         profile: Its candidates, budgets and bits.
         packed: Where bytes are limited.
         times: Where latency is limited.
+        offers: Bits that a target executes, by layer; empty where there is no target.
 
     Raises:
         ValueError: The latencies lack an option, or are of another model.
     """
     section = profile.quantization
     products = {line.path: line.macs for line in macs if line.is_layer}
-    pairs = bit_pairs(plan, profile=profile)
+    pairs = bit_pairs(plan, profile=profile, offers=offers)
     timing = (
         None if times is None else timed_costs(times, pairs={path: pairs[path] for path in pairs if path in products})
     )
@@ -78,13 +82,19 @@ def make_problem(
     return Problem(options=options, fixed=fixed, whole=whole)
 
 
-def bit_pairs(plan: Plan, *, profile: Profile) -> dict[str, list[tuple[int, int]]]:
-    """Bits of weights and inputs that each quantized layer may get."""
+def bit_pairs(
+    plan: Plan, *, profile: Profile, offers: Mapping[str, Offer] = MappingProxyType({})
+) -> dict[str, list[tuple[int, int]]]:
+    """Bits of weights and inputs that each quantized layer may get, those that a target executes where there is one."""
     candidates, chosen = profile.bit_plan.candidates, "inputs" in measured_tensors(profile)
     pairs: dict[str, list[tuple[int, int]]] = {}
     for site in plan.quantized:
-        free = chosen and site.kind != "embedding" and site.activation_bits < FLOAT_BITS
-        pairs[site.path] = [(w, a) for w in candidates for a in (candidates if free else (site.activation_bits,))]
+        offer = offers.get(site.path, Offer(candidates, candidates))
+        has_inputs = site.kind != "embedding" and site.activation_bits < FLOAT_BITS
+        inputs = offer.inputs if chosen and has_inputs else (site.activation_bits,)
+        if has_inputs and offers and not set(inputs) <= set(offer.inputs):
+            inputs = offer.inputs[-1:]
+        pairs[site.path] = [(w, a) for w in offer.weights for a in inputs]
     return pairs
 
 

@@ -170,7 +170,9 @@ def plan_key(measured: str, *, profile: Profile, times: Mapping[str, str]) -> st
         profile: Its budgets.
         times: ``latency_table`` with its digest, where milliseconds are limited; else nothing.
     """
-    return fingerprint({"kind": kinds.BIT_PLAN, "measured": measured, "budgets": profile.bit_plan.budgets, **times})
+    section = profile.bit_plan
+    target = {"target": section.target} if section.target else {}
+    return fingerprint({"kind": kinds.BIT_PLAN, "measured": measured, "budgets": section.budgets, **target, **times})
 
 
 def export_key(kind: str, *, model: str, settings: Mapping[str, Any]) -> str:

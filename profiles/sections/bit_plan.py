@@ -10,6 +10,7 @@ from profiles.document import Document
 
 Criterion = Literal["output", "hessian", "nds"]
 CandidateBits = Literal[2, 3, 4, 5, 6, 7, 8]
+Target = Literal["ort", "openvino", "tensorrt", "qnn", "qonnx"]
 Share = float | None
 Budget = Literal["size", "bytes", "bops", "latency"]
 _BUDGETS: tuple[Budget, ...] = ("size", "bytes", "bops", "latency")
@@ -19,7 +20,7 @@ class BitPlanProfile(Document):
     """What ``sensitivity --plan`` chooses from, by what measure and under which budgets."""
 
     outside_digest: ClassVar[frozenset[str]] = frozenset({"latency_table"})
-    later: ClassVar[frozenset[str]] = frozenset({"bytes", "latency", "observer", "scenes"})
+    later: ClassVar[frozenset[str]] = frozenset({"bytes", "latency", "observer", "scenes", "target"})
 
     criterion: Criterion = "output"
     """What a layer's bits cost: output, how far the detector's boxes move with that layer alone quantized; hessian, the
@@ -36,6 +37,8 @@ class BitPlanProfile(Document):
     """Latency allowed, as a share of that of the widest bits in latency_table; null does not limit it."""
     latency_table: str | None = None
     """A CSV or JSON file of measured milliseconds by layer, weight bits and activation bits; latency needs it."""
+    target: Target | None = None
+    """Who is to run the detector: only bits that it executes are chosen from; null offers all candidates."""
     observer: Literal["calibration", "training"] = "calibration"
     """Ranges that losses are measured with: those of calibration, or those that training starts from."""
     samples: int = Field(default=8, ge=1, le=10**6)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from pipelines.reporting.outcome import Outcome
+from profiles.sections.bit_plan import Target
 from qdbev_cli.options import MakeOptions, NewestArtifact, command
-
-Target = Literal["ort", "openvino", "tensorrt", "qnn", "qonnx"]
 
 app = typer.Typer(no_args_is_help=True, help="Write a quantized detector as files that other programs read.")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pipelines.reporting.outcome import Outcome
-from profiles.sections.bit_plan import Criterion
+from profiles.sections.bit_plan import Criterion, Target
 from qdbev_cli.options import RunOptions, command
 
 
@@ -37,6 +37,7 @@ def measure(
         str | None, typer.Option(metavar="N,N,...", help="With --plan: bits to choose from, such as 2,3,4,6,8.")
     ] = None,
     criterion: Annotated[Criterion | None, typer.Option(help="With --plan: what a layer's bits cost.")] = None,
+    target: Annotated[Target | None, typer.Option(help="With --plan: offer only bits that it executes.")] = None,
 ) -> Outcome:
     """Quantize each part alone: the drop of mAP and NDS.
 
@@ -50,9 +51,10 @@ def measure(
         *(_budget(text) for text in budget or ()),
         candidates and f"bit_plan.candidates=[{candidates}]",
         criterion and f"bit_plan.criterion={criterion}",
+        target and f"bit_plan.target={target}",
     ]
     if any(choice) and not plan:
-        raise ValueError("--budget, --candidates and --criterion say how bits are chosen: give --plan too")
+        raise ValueError("--budget, --candidates, --criterion and --target say how bits are chosen: give --plan too")
     job = options.job(
         weights and f"quantization.weight_bits={weights}",
         activations and f"quantization.activation_bits={activations}",

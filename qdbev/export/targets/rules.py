@@ -61,6 +61,8 @@ class Rule:
         source: Where it is documented, and the month.
         below: It holds only for layers whose narrowest side is below this; None: for all.
         outputs_above: It holds only for layers of more outputs; None: for all.
+        weights: Widths of weights that the target has a type for: others take the room of the next wider one.
+        inputs: Widths of inputs that it computes with.
     """
 
     kinds: tuple[Kind, ...]
@@ -69,6 +71,8 @@ class Rule:
     source: str
     below: int | None = None
     outputs_above: int | None = None
+    weights: tuple[int, ...] = (8,)
+    inputs: tuple[int, ...] = (8,)
 
     def fits(self, layer: Layer) -> bool:
         """Whether it is about a layer."""
@@ -79,6 +83,8 @@ class Rule:
 
 _ALL: tuple[Kind, ...] = ("convolution", "1x1 convolution", "linear", "deformable convolution", "table")
 _CONVOLUTIONS: tuple[Kind, ...] = ("convolution", "1x1 convolution")
+_ANY, _HALVES = (2, 3, 4, 5, 6, 7, 8), (4, 8)
+"""All widths that a plan has; those that ONNX has a type for."""
 _MEASURED = "run here by the gate, ONNX Runtime 1.32.0, 2026-11"
 _OPENVINO = "run here by the gate, OpenVINO 2026.4.1, 2026-11"
 _TRT = "TensorRT documentation, Working with Quantized Types, 2026-11"
@@ -88,15 +94,29 @@ _QONNX = "QONNX 1.0, operators Quant and IntQuant, 2026-02"
 
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "ort": (
-        Rule(("linear",), "exact", "MatMulIntegerToFloat", _MEASURED),
-        Rule(_CONVOLUTIONS, "exact", "QLinearConv between grids; else a convolution of floats", _MEASURED),
-        Rule(("deformable convolution",), "exact", "DeformConv of floats", "microsoft/onnxruntime PR 27393, 2026-03"),
-        Rule(("table",), "exact", "looked up, then floats", _MEASURED),
+        Rule(("linear",), "exact", "MatMulIntegerToFloat", _MEASURED, weights=_HALVES, inputs=_ANY),
+        Rule(
+            _CONVOLUTIONS,
+            "exact",
+            "QLinearConv between grids; else a convolution of floats",
+            _MEASURED,
+            weights=_HALVES,
+            inputs=_ANY,
+        ),
+        Rule(
+            ("deformable convolution",),
+            "exact",
+            "DeformConv of floats",
+            "microsoft/onnxruntime PR 27393, 2026-03",
+            weights=_HALVES,
+            inputs=_ANY,
+        ),
+        Rule(("table",), "exact", "looked up, then floats", _MEASURED, weights=_HALVES),
     ),
     "openvino": (
-        Rule(("linear", *_CONVOLUTIONS), "exact", "u8 by i8, sums in float", _OPENVINO),
+        Rule(("linear", *_CONVOLUTIONS), "exact", "u8 by i8, sums in float", _OPENVINO, weights=_HALVES, inputs=_ANY),
         Rule(("deformable convolution",), "float", "no importer", "openvinotoolkit/openvino PR 34132, closed, 2026-03"),
-        Rule(("table",), "exact", "looked up, then floats", _OPENVINO),
+        Rule(("table",), "exact", "looked up, then floats", _OPENVINO, weights=_HALVES),
     ),
     "tensorrt": (
         Rule(("linear",), "float", "Q and DQ of narrow products make them slower", _MODELOPT, below=16),
@@ -104,12 +124,11 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         Rule(("deformable convolution", "table"), "float", "a plugin in FP16", _TRT),
     ),
     "qnn": (
-        Rule(("1x1 convolution",), "same range at 8 bits", "W4A8", _QNN, outputs_above=32),
-        Rule(("linear",), "same range at 8 bits", "W4A8", _QNN, outputs_above=32),
+        Rule(("1x1 convolution", "linear"), "same range at 8 bits", "W4A8", _QNN, outputs_above=32, weights=_HALVES),
         Rule(("linear", *_CONVOLUTIONS), "same range at 8 bits", "W8A8", _QNN),
         Rule(("deformable convolution", "table"), "float", "not an operator of the HTP", _QNN),
     ),
-    "qonnx": (Rule(_ALL, "exact", "Quant of any width", _QONNX),),
+    "qonnx": (Rule(_ALL, "exact", "Quant of any width", _QONNX, weights=_ANY, inputs=_ANY),),
 }
 """Target -> its rules, the first that fits holds."""
 

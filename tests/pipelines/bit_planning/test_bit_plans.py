@@ -378,6 +378,35 @@ def test_what_draws_the_probes_decides_traces_alone(word: str) -> None:
     assert key(word, "bit_plan.criterion=hessian") != key("bit_plan.criterion=hessian")
 
 
+def test_a_target_is_offered_what_it_executes_alone(content: dict[str, Any], call: Call) -> None:
+    plans = {}
+    for target in ("ort", "qnn"):
+        made = call(*PLAN[:2], "--budget", "size=0.242", *PLAN[4:], "--target", target)
+        plans[target] = json.loads((Path(made["artifact"]["path"]) / "bit-plan.json").read_text())
+        assert plans[target]["target"] == target and "earlier plan" in made["messages"][0]
+        assert plans[target]["losses"] == content["losses"]
+    assert {one["weight_bits"] for one in plans["ort"]["layers"]} == {4, 8}  # 2 bits have no type in ONNX
+    bits = {one["path"]: (one["weight_bits"], one["activation_bits"]) for one in plans["qnn"]["layers"]}
+    assert bits["img_backbone.conv1"] == (8, 8)  # 7x7; inputs of six bits run as bytes
+    assert {weights for weights, _ in bits.values()} == {4, 8} and {inputs for _, inputs in bits.values()} == {8, 32}
+    assert "target" not in content
+
+
+def test_a_target_that_executes_no_candidate_is_refused(call: Call) -> None:
+    words = [*PLAN[:4], "--candidates", "2,4", "--target", "tensorrt"]
+    refused = call(*words, code=2)
+    assert (
+        "tensorrt executes 8 bits of img_backbone.conv1, and candidates are 2, 4: give --candidates" in refused["error"]
+    )
+    assert "give --plan too" in call("sensitivity", "--target", "ort", code=2)["error"]
+
+
+def test_the_target_decides_the_plan() -> None:
+    names = ("ort", "qnn")
+    stated = [profiles.load("w4a6", overrides=[f"bit_plan.target={name}"]) for name in names]
+    assert len({plan_key("", profile=profile, times={}) for profile in (*stated, profiles.load("w4a6"))}) == 3
+
+
 def toy_problem(*words: str) -> Any:
     """Two layers of 10 and 30 weights, 1 and 100 MACs, a table; 50 trainable parameters."""
     common: dict[str, Any] = {"part": "neck", "weight_bits": 4, "reason": ""}

@@ -15,7 +15,9 @@ import pytest
 
 import profiles
 from pipelines.assembly.detector import build_detector
+from pipelines.assembly.job import Job
 from pipelines.assembly.samples import load_split
+from pipelines.store.artifacts import Store
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -93,6 +95,12 @@ def test_sixty_lines_of_numpy_find_the_same_boxes(
             expected.append(f"  {found.scores_3d[place]:.3f} {label:20} {where}  {size}  {yaw:5.2f}")
     assert printed == expected
     assert len(EXAMPLE.read_text().splitlines()) <= 65
+
+
+def test_the_gate_asks_for_one_scene_and_no_more(settings: list[str], store: Path) -> None:
+    job = Job(profiles.load("w4a6", overrides=settings), Store(store))
+    (scene,) = exporting._gate_split(job).scenes
+    assert scene == job.split("train").scenes[0] and len(job.split("train").scenes) == 3
 
 
 def test_evaluate_runs_the_graph(call: Call, exported: dict[str, Any], model: dict[str, Any]) -> None:
