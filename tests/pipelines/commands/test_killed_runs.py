@@ -13,22 +13,22 @@ from pipelines.store.artifacts import Store
 from qdbev_cli.app import app
 from tests.apart import exit_code, start
 
-STAGES = 4
+STAGES = 3
 TRAINED = ("qat", "vgd")
 
 
 @pytest.fixture(scope="module")
-def command(tiny_synthetic: Path) -> list[str]:
+def command(tiny_synthetic: Path, mite: str) -> list[str]:
     settings = [
         f"data.source={tiny_synthetic}",
         "data.train_scenes=3",
-        "data.val_scenes=2",
-        "calibration.samples=2",
-        "qat.steps_per_stage=3",
+        "data.val_scenes=1",
+        "calibration.samples=1",
+        "qat.steps_per_stage=4",
         "qat.batch_size=1",
         "qat.save_every=1",
         "qat.evaluate_each_stage=false",
-        "distillation.schedule.steps=3",
+        "distillation.schedule.steps=4",
         "distillation.schedule.batch_size=1",
         "distillation.schedule.save_every=1",
         "distillation.auto_steps=2",
@@ -36,7 +36,7 @@ def command(tiny_synthetic: Path) -> list[str]:
         "evaluation.max_boxes=20",
     ]
     options = [word for setting in settings for word in ("--set", setting)]
-    return ["compress", "--profile", "w4a6", "--stages", str(STAGES), "--device", "cpu", *options]
+    return ["compress", "--model", mite, "--stages", str(STAGES), "--device", "cpu", *options]
 
 
 def test_killed_in_every_stage_and_in_distillation_it_ends_the_same(command: list[str], tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def _run_and_kill(words: list[str], *, store: Path, sealed_before: int) -> None:
         if len(_sealed(store)) == sealed_before and list(store.glob(".scratch/*/state-0000000[12]-*")):
             process.kill()
             break
-        time.sleep(0.02)
+        time.sleep(0.005)
     assert exit_code(process) == -signal.SIGKILL, f"stage {sealed_before + 1} was over before it was killed"
 
 

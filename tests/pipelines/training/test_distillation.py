@@ -28,7 +28,7 @@ class Killed(Exception):
 
 
 @pytest.fixture(scope="module")
-def load(tiny_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Load:
+def load(tiny_synthetic: Path, mite: str, tmp_path_factory: pytest.TempPathFactory) -> Load:
     cache = tmp_path_factory.mktemp("cache")
 
     def loaded(*words: str, at: Path = cache) -> Profile:
@@ -41,9 +41,11 @@ def load(tiny_synthetic: Path, tmp_path_factory: pytest.TempPathFactory) -> Load
             "distillation.schedule.batch_size=1",
             "distillation.schedule.save_every=1",
             "distillation.schedule.log_every=1",
+            "distillation.schedule.photometric=false",
+            "distillation.schedule.grid_mask_probability=0",
             "distillation.auto_steps=2",
         ]
-        return profiles.load("w4a6", overrides=[*settings, *words], device="cpu")
+        return profiles.load("w4a6", model=mite, overrides=[*settings, *words], device="cpu")
 
     return loaded
 
@@ -137,7 +139,7 @@ def test_a_detector_without_what_an_objective_needs_is_refused_in_a_sentence(
 
     monkeypatch.setattr(BEVFormer, "loss_with_features", without_view)
     store, parent = start
-    with pytest.raises(ValueError, match=r"objective vgd needs a mask .* the detector nano does not give"):
+    with pytest.raises(ValueError, match=r"objective vgd needs a mask .* the detector mite does not give"):
         distil(Job(load(), store), parent=parent)
     with pytest.raises(ValueError, match=r"objective output_box needs class scores"):
         distil(Job(load("distillation.objectives=[cwd_bev,output_box]"), store), parent=parent)

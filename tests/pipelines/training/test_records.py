@@ -28,13 +28,12 @@ def test_what_a_row_lacks_is_empty_and_numbers_are_whole() -> None:
 
 @pytest.mark.parametrize("trackers", ["[]", "tensorboard"])
 def test_the_table_of_a_training_holds_its_curve_and_trackers_are_as_the_profile_says(
-    tiny_synthetic: Path, tmp_path: Path, trackers: str
+    tiny_synthetic: Path, tmp_path: Path, mite: str, trackers: str
 ) -> None:
     sizes = ("float_training.steps=2", "float_training.batch_size=1", "float_training.log_every=1")
     data = (f"data.source={tiny_synthetic}", "data.train_scenes=1", f"data.cache={tmp_path / 'cache'}")
-    profile = profiles.load(
-        "float", overrides=[*sizes, *data, "data.more_seeds=[]", f"log_with={trackers}"], device="cpu"
-    )
+    words = [*sizes, *data, "data.more_seeds=[]", f"log_with={trackers}"]
+    profile = profiles.load("float", model=mite, overrides=words, device="cpu")
     outcome = train_float.run(Job(profile, Store(tmp_path / "runs")))
     artifact = outcome.artifact
     assert artifact is not None and _table(artifact) == json.loads(artifact.file("curve.json").read_text())
