@@ -13,13 +13,14 @@ from pipelines.store.integrity import reading_data
 from pipelines.store.locations import SYNTHETIC, synthetic_root
 from profiles import Profile
 from profiles.home import expanded
-from profiles.sections.rig import NUSCENES_RIG
+from profiles.sections.rig import NUSCENES_RIG, RigProfile
 from qdbev.data.nuscenes.findings import Finding, counted, errors_of, first_of_each
 from qdbev.reporting.tables.table import Table, plain_table
 
 if TYPE_CHECKING:
     from qdbev.data.nuscenes.inspection import Inspection, Source
     from qdbev.data.nuscenes.records import Sample
+    from qdbev.data.nuscenes.usage import Use
 
 _COUNTS = ["scenes", "key frames", "boxes", "boxes that count", "scenes with CAN bus"]
 _SHOWN_FINDINGS = 3
@@ -100,7 +101,8 @@ def prepare(
     if dry_run:
         return Outcome(would_do=[f"check {root / data.version} and read its splits {' and '.join(splits)}"])
     with reading_data():
-        seen = _inspections(own_source(data), splits=splits, lidar=reads_lidar(profile.model), progress=progress)
+        source = own_source(data)
+        seen = _inspections(source, splits=splits, lidar=reads_lidar(profile.model), progress=progress)
     findings = list(dict.fromkeys(finding for inspection in seen.values() for finding in inspection.findings))
     details = {"findings": [asdict(finding) for finding in findings]}
     shown = [findings_table(findings)] if findings else []
@@ -108,14 +110,48 @@ def prepare(
         kinds = ", ".join(f"{code} {count}" for code, count in counted(errors).items())
         messages = [f"not ready: {len(errors)} error{'' if len(errors) == 1 else 's'} ({kinds}); --json lists all"]
         return Outcome(tables=shown, messages=messages, details=details, ok=False)
+    contents = _contents(source, seen=seen)
     rows = [_counts(name, inspection.samples, root=root) for name, inspection in seen.items()]
     ready = f"ready; next: qdbev {_next(profile)} --set data.source={shlex.quote(str(root))}"
     return Outcome(
-        tables=[plain_table("data", title=f"nuScenes {data.version}", headers=["split", *_COUNTS], rows=rows), *shown],
+        tables=[
+            plain_table("data", title=f"nuScenes {data.version}", headers=["split", *_COUNTS], rows=rows),
+            *shown,
+            contents_table(contents),
+        ],
         metrics={row[0]: dict(zip(_COUNTS, row[1:], strict=True)) for row in rows},
-        messages=[_motion(rows), f"{ready} --set data.version={data.version}"],
-        details=details,
+        messages=[*_absent(seen, rig=data.rig), _motion(rows), f"{ready} --set data.version={data.version}"],
+        details=details | {"contents": [asdict(use) for use in contents]},
     )
+
+
+def _contents(source: Source, *, seen: Mapping[str, Inspection]) -> list[Use]:
+    from qdbev.data.nuscenes.usage import uses
+
+    samples = [sample for inspection in seen.values() for sample in inspection.samples]
+    return uses(source.root / source.version, layout=source.layout, sensors=source.rows()["sensor"], samples=samples)
+
+
+def contents_table(contents: Sequence[Use]) -> Table:
+    """Tables and sensors that are not used, or not whole."""
+    rows = [[use.code, use.name, use.sentence, use.number] for use in contents if not use.code.endswith("-used")]
+    notes = [f"{len(contents) - len(rows)} tables and sensors are used; --json lists all under contents"]
+    headers = ["code", "what", "why", "number that moves"]
+    return plain_table("contents", title="Not used, or not whole", headers=headers, rows=rows, notes=notes)
+
+
+def _absent(seen: Mapping[str, Inspection], *, rig: RigProfile) -> list[str]:
+    """A sentence for each split with ground truth that has none of some classes."""
+    from pipelines.scoring.absent import best_sentence
+
+    sentences = []
+    for name, inspection in seen.items():
+        rows = [sample["instances"] for sample in inspection.samples]
+        there = {int(label) for row in rows for label in row["bbox_label_3d"][row["bbox_3d_isvalid"]]}
+        absent = [one for label, one in enumerate(rig.class_names) if label not in there]
+        if there and absent:
+            sentences.append(best_sentence(absent, rig=rig, split=name))
+    return sentences
 
 
 def _next(profile: Profile) -> str:

@@ -11,6 +11,7 @@ from pipelines.costs.preflight import preflight
 from pipelines.lineage.kinds import DETAILS, SCORES, SUBMISSION, TO_TRAINED
 from pipelines.lineage.models import as_made, furthest
 from pipelines.reporting.outcome import Outcome
+from pipelines.scoring.absent import absent_sentence
 from pipelines.scoring.evaluation import SCORED_BEFORE, compared_with_devkit, evaluation_of
 from pipelines.scoring.published import against_published
 from pipelines.store.artifacts import Artifact
@@ -53,8 +54,11 @@ def run(
         samples = counted(int(str(sealed.manifest.data["samples"])), "sample")
         submitted = f"submission of {samples}, without scores, for the nuScenes server: {sealed.file(SUBMISSION)}"
         return Outcome(sealed, metrics=dict(sealed.manifest.metrics), messages=[submitted, *more])
+    split = job.of(as_made(model, profile=job.profile)).evaluation_split()
+    if absent := absent_sentence(sealed, split=split):
+        more.append(absent)
     if official:
-        more.append(compared_with_devkit(sealed, split=job.of(as_made(model, profile=job.profile)).evaluation_split()))
+        more.append(compared_with_devkit(sealed, split=split))
     return Outcome(
         sealed,
         tables=[overall_table(sealed), *executed_table(sealed), class_table(sealed)],

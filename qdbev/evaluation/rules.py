@@ -6,11 +6,13 @@ Other data sets have other classes. The arithmetic stays that of nuscenes-devkit
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 from nuscenes.eval.common.config import config_factory
-from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES
+from nuscenes.eval.detection.constants import ATTRIBUTE_NAMES, TP_METRICS
 from nuscenes.eval.detection.utils import category_to_detection_name
 from nuscenes.utils.color_map import get_colormap
 
@@ -90,6 +92,29 @@ class Rules:
         """
         rule = self.rule_of[name]
         return rule.moving if speed_mps > MOVING_MPS else rule.still
+
+
+class Perfect(NamedTuple):
+    """Scores of a detector that makes no mistake."""
+
+    mean_ap: float
+    nds: float
+
+
+def perfect(rules: Rules, *, absent: Collection[str]) -> Perfect:
+    """What is reached where some classes have no ground truth: the devkit gives them AP 0 and errors of 1.
+
+    >>> perfect(NUSCENES, absent=())
+    Perfect(mean_ap=1.0, nds=1.0)
+    """
+    names = rules.class_names
+    mean_ap = 1 - len(set(names) & set(absent)) / len(names)
+    goodness = 0.0
+    for error in TP_METRICS:
+        asked = [name for name in names if (name, error) not in rules.no_value]
+        goodness += sum(name not in absent for name in asked) / len(asked) if asked else 0.0
+    weight = rules.mean_ap_weight
+    return Perfect(mean_ap, (weight * mean_ap + goodness) / (weight + len(TP_METRICS)))
 
 
 def in_scoring_order(names: list[str]) -> list[str]:

@@ -7,6 +7,7 @@ with the numbers of classes is the devkit's own ``DetectionMetrics``.
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,6 +93,24 @@ def scores_of(matches: Matches) -> Scores:
         for metric, error in zip(TP_METRICS, errors.tolist(), strict=True):
             metrics.add_label_tp(name, metric, np.nan if (name, metric) in matches.rules.no_value else error)
     return named(metrics, samples=matches.samples)
+
+
+def nds_over(classes: Mapping[str, Mapping[str, float | None]]) -> float:
+    """NDS over some classes alone.
+
+    Args:
+        classes: Their rows of ``Scores.classes``, undefined errors NaN or None.
+
+    >>> row = {"AP": 0.4, "ATE": 0.5, "ASE": 0.3, "AOE": 1.5, "AVE": None, "AAE": 0.2}
+    >>> round(nds_over({"car": row, "cone": row | {"AP": 0.2}}), 6)  # (5 * 0.3 + 0.5 + 0.7 + 0 + 0 + 0.8) / 10
+    0.35
+    """
+    columns = {key: [row[key] for row in classes.values()] for key in ("AP", *(short[1:] for short in ERRORS.values()))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # an error that no class is asked for
+        mean_ap, *errors = (np.nanmean(np.array(column, dtype=np.float64)) for column in columns.values())
+    goodness = np.nan_to_num(np.maximum(0.0, 1.0 - np.array(errors))).sum()
+    return float((CONFIG.mean_ap_weight * mean_ap + goodness) / (CONFIG.mean_ap_weight + len(errors)))
 
 
 def named(metrics: DetectionMetrics, *, samples: int) -> Scores:

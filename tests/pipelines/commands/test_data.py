@@ -114,3 +114,60 @@ def test_the_test_split_gives_a_submission_without_scores(tiny_synthetic: Path, 
     assert "no public ground truth" in " ".join(refused.split())
     refused = invoke("sensitivity", "--profile", "w4a6", *options, *store, code=2)
     assert "no public ground truth" in " ".join(refused.split())
+
+
+def mini(source: Path, *, root: Path, without: str) -> Path:
+    """A tree that calls itself v1.0-mini, with its scene names, and without boxes of one category."""
+    (copied(source, target=root) / TINY_VERSION).rename(root / "v1.0-mini")
+    folder, splits = root / "v1.0-mini", create_splits_scenes()
+    scenes = json.loads((folder / "scene.json").read_text())
+    known = {True: iter(splits["mini_val"]), False: iter(splits["mini_train"])}
+    for scene in scenes:
+        scene["name"] = next(known[scene["name"] in splits["val"]])
+    (folder / "scene.json").write_text(json.dumps(scenes))
+    categories = {row["token"]: row["name"] for row in json.loads((folder / "category.json").read_text())}
+    gone = {row["token"] for row in json.loads((folder / "instance.json").read_text())
+            if categories[row["category_token"]] == without}  # fmt: skip
+    for name, field in (("instance", "token"), ("sample_annotation", "instance_token")):
+        rows = [row for row in json.loads((folder / f"{name}.json").read_text()) if row[field] not in gone]
+        (folder / f"{name}.json").write_text(json.dumps(rows))
+    return root
+
+
+def test_mini_says_what_classes_without_ground_truth_do_to_nds(tiny_synthetic: Path, tmp_path: Path, mite: str) -> None:
+    root = mini(tiny_synthetic, root=tmp_path / "mini", without="vehicle.car")
+    prepared = json.loads(invoke("data", "prepare", "--root", str(root), "--version", "v1.0-mini"))
+    (sentence,) = [text for text in prepared["messages"] if text.startswith("split val has no box with a point")]
+    assert "car" in sentence and "so mAP is at most 0." in sentence
+    words = [f"data.source={root}", "data.version=v1.0-mini", "evaluation.bootstrap_resamples=0"]
+    options = [word for setting in words for word in ("--set", setting)]
+    store = ["--store", str(tmp_path / "runs"), "--device", "cpu", "--model", mite]
+    document = json.loads(invoke("evaluate", "--profile", "float", *options, *store))
+    (said,) = [text for text in document["messages"] if "no ground truth in" in text]
+    assert "of 10 classes have no ground truth in 8 samples (car" in said
+    assert f"not {document['metrics']['NDS']:.4f}" in said
+    again = json.loads(invoke("evaluate", "--profile", "float", *options, *store))
+    assert said in again["messages"]  # also where it was scored before
+
+
+def test_contents_say_of_each_table_and_sensor_what_is_used(tiny_synthetic: Path, tmp_path: Path) -> None:
+    root = copied(tiny_synthetic, target=tmp_path / "nuscenes")
+    shutil.rmtree(root / "can_bus")
+    sweeps = sorted((root / "samples" / "LIDAR_TOP").iterdir())
+    sweeps[0].unlink()
+    sweeps[1].write_bytes(b"")
+    sensors = root / TINY_VERSION / "sensor.json"
+    radar = {"token": "r", "channel": "RADAR_FRONT", "modality": "radar"}
+    sensors.write_text(json.dumps([*json.loads(sensors.read_text()), radar]))
+    document = json.loads(invoke("data", "prepare", "--root", str(root)))
+    uses = {(row["code"], row["name"]): row for row in document["contents"]}
+    assert uses["table-used", "attribute"]["number"] == "mAAE, NDS"
+    assert uses["table-ignored", "visibility"]["number"] == "none"
+    assert uses["table-missing", "can_bus"]["sentence"].startswith("5 of 5 scenes have none")
+    assert uses["sensor-used", "CAM_BACK"]["sentence"] == "images of 176x96"
+    assert "its pose is the frame of all boxes" in uses["sensor-used", "LIDAR_TOP"]["sentence"]
+    assert uses["sensor-missing", "LIDAR_TOP"]["sentence"].startswith("2 of 20 files are missing or empty")
+    assert uses["sensor-missing", "LIDAR_TOP"]["number"] == "depth loss of BEVDepth"
+    assert uses["sensor-ignored", "RADAR_FRONT"]["sentence"] == "no detector here reads radar (radar)"
+    shown = next(table for table in document["tables"] if table["name"] == "contents")
+    assert not any(row[0].endswith("-used") for row in shown["rows"])
