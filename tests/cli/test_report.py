@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from pipelines.lineage.chain import link_name
 from pipelines.lineage.keys import compression_key
 from pipelines.lineage.stated import stated_data, stated_weights
 from pipelines.store.artifacts import Artifact, Store
+from qdbev.reporting.charts import curve
 from qdbev_cli.app import app
 
 RUN = CliRunner(env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
@@ -63,6 +65,23 @@ def measure(
         data={"level": level, "scenes": scenes, "val": val},
         metrics={"rows": rows},
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def curves_drawn_once() -> Iterator[None]:
+    """Most stores here hold the same two points; their picture is the same too."""
+    drawn: dict[str, bytes] = {}
+    draw = curve.curve_picture
+
+    def curve_picture(*points: Any, **options: Any) -> bytes:
+        said = json.dumps([points, options])
+        if said not in drawn:
+            drawn[said] = draw(*points, **options)
+        return drawn[said]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curve, "curve_picture", curve_picture)
+        yield
 
 
 @pytest.fixture
