@@ -1,7 +1,7 @@
 """Greedy suppression of turned rectangles by their overlap, compiled by numba, on the CPU.
 
 mmcv's kernel for CPUs looks at every pair through operations of torch: a second for 500 boxes, and minutes where
-operations are watched. What is compiled knows scalars alone, no operation of numpy: it compiles in a quarter of the time.
+operations are watched. What is compiled knows scalars alone, no operation of numpy: so it compiles four times as fast.
 """
 
 from __future__ import annotations
