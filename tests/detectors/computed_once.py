@@ -1,11 +1,12 @@
-"""Image features that two cases with the same images share: the backbone is most of what such a case costs."""
+"""What makes official cases cheap: image features that cases share, and maps laid out as gradients are fast."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def computed_once(extract: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -21,3 +22,15 @@ def computed_once(extract: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Ten
         return known[-1][1]
 
     return extracted
+
+
+def laid_out_by_channels(*modules: nn.Module) -> None:
+    """Hand maps to these modules channel by channel: on a CPU, gradients of weights take half of what they took."""
+
+    def contiguous(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        first = arguments[0]
+        maps = first.contiguous() if isinstance(first, Tensor) else tuple(each.contiguous() for each in first)
+        return (maps, *arguments[1:])
+
+    for module in modules:
+        module.register_forward_pre_hook(contiguous)

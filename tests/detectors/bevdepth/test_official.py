@@ -19,7 +19,7 @@ from pipelines.costs.counts import count
 from qdbev.detectors.bevdepth.depth_loss import depth_bins
 from qdbev.detectors.lift import LiftDetector
 from tests.closeness import assert_close_but_few
-from tests.detectors.computed_once import computed_once
+from tests.detectors.computed_once import computed_once, laid_out_by_channels
 
 pytestmark = pytest.mark.slow
 CASE, FRAMES = 1, {"bevdepth": 2}
@@ -54,6 +54,7 @@ def model(name, reference, shapes):
     assert missing.missing_keys == [f"backbone.{key}" for key in ("voxel_size", "voxel_coord", "voxel_num", "frustum")]
     assert missing.unexpected_keys == []
     made.extract_feat = computed_once(made.extract_feat)
+    laid_out_by_channels(made.backbone.depth_net.reduce_conv, made.head.trunk.conv1, made.head.shared_conv)
     return made.eval()
 
 
@@ -94,22 +95,19 @@ def run(model, reference, name):
     return made
 
 
-def test_names_and_shapes_are_the_official_ones(name, shapes) -> None:
-    made = build_detector(profiles.load("float", model=name).model)
-    assert {key: list(value.shape) for key, value in made.state_dict().items()} == shapes
+def test_names_and_shapes_are_the_official_ones(model, shapes) -> None:
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == shapes
 
 
-def test_multiply_accumulates_and_parameters_are_the_official_ones(shared, name) -> None:
+def test_multiply_accumulates_and_parameters_are_the_official_ones(shared, name, model) -> None:
     stated = json.loads((shared / "reference" / "bevdet_macs_params.json").read_text())[f"{name}_r50"]
-    profile = profiles.load("float", model=name)
-    cost = count(profile)
+    cost = count(profiles.load("float", model=name))
     layers = {line.path: line.macs for line in cost.official if line.is_layer}
     assert layers == {path: layer["macs"] for path, layer in stated["layers"].items()}
     assert cost.trainable == stated["totals"]["trainable"]
-    made = build_detector(profile.model)
-    assert sum(value.numel() for value in made.parameters()) == stated["totals"]["params"]
-    modules = dict(made.named_modules())
-    for part, paths in made.parts().items():
+    assert sum(value.numel() for value in model.parameters()) == stated["totals"]["params"]
+    modules = dict(model.named_modules())
+    for part, paths in model.parts().items():
         values = [value for path in paths for value in modules[path].parameters() if value.requires_grad]
         assert sum(value.numel() for value in values) == stated["stages"][part]["trainable"]
 

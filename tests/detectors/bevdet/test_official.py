@@ -18,7 +18,7 @@ import profiles
 from pipelines.assembly.detector import build_detector
 from pipelines.costs.counts import count
 from tests.closeness import assert_close_but_few
-from tests.detectors.computed_once import computed_once
+from tests.detectors.computed_once import computed_once, laid_out_by_channels
 
 pytestmark = pytest.mark.slow
 CASE, FRAMES = 1, {"bevdet": 1, "bevdet4d": 2}
@@ -46,14 +46,28 @@ def expected(shared, name):
 
 
 @pytest.fixture(scope="module")
-def model(name, reference, shapes):
+def images_of() -> list[Any]:
+    """Of the detector that came first: backbone, neck and what they made. The other has the same weights there."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def model(name, reference, shapes, images_of):
     made = build_detector(profiles.load("float", model=name).model)
     state = reference["fill_state_dict"](shapes, CASE)
     missing = made.load_state_dict({key: torch.as_tensor(array) for key, array in state.items()}, strict=False)
     assert missing.missing_keys == [f"img_view_transformer.{key}" for key in ("dx", "bx", "nx", "frustum")]
     assert missing.unexpected_keys == []
-    made.extract_feat = computed_once(made.extract_feat)
-    return made.eval()
+    made.eval()
+    if not images_of:
+        laid_out_by_channels(made.img_backbone, made.img_neck)
+        images_of += [made.img_backbone, made.img_neck, computed_once(made.extract_feat)]
+    for ours, shared in zip((made.img_backbone, made.img_neck), images_of, strict=False):
+        pairs = zip(ours.state_dict().items(), shared.state_dict().items(), strict=True)
+        assert all(name == key and torch.equal(value, other) for (name, value), (key, other) in pairs)
+    made.img_backbone, made.img_neck, made.extract_feat = images_of
+    laid_out_by_channels(made.img_bev_encoder_backbone)
+    return made
 
 
 def batch(reference, *, augmented: bool, frames: int) -> tuple[dict, list]:
@@ -94,22 +108,19 @@ def run(model, reference, name):
     return made
 
 
-def test_names_and_shapes_are_the_official_ones(name, shapes) -> None:
-    made = build_detector(profiles.load("float", model=name).model)
-    assert {key: list(value.shape) for key, value in made.state_dict().items()} == shapes
+def test_names_and_shapes_are_the_official_ones(model, shapes) -> None:
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == shapes
 
 
-def test_multiply_accumulates_and_parameters_are_the_official_ones(shared, name) -> None:
+def test_multiply_accumulates_and_parameters_are_the_official_ones(shared, name, model) -> None:
     stated = json.loads((shared / "reference" / "bevdet_macs_params.json").read_text())[f"{name}_r50"]
-    profile = profiles.load("float", model=name)
-    cost = count(profile)
+    cost = count(profiles.load("float", model=name))
     layers = {line.path: line.macs for line in cost.official if line.is_layer}
     assert layers == {path: layer["macs"] for path, layer in stated["layers"].items()}
     assert cost.trainable == stated["totals"]["trainable"]
-    made = build_detector(profile.model)
-    assert sum(value.numel() for value in made.parameters()) == stated["totals"]["params"]
-    modules = dict(made.named_modules())
-    for part, paths in made.parts().items():
+    assert sum(value.numel() for value in model.parameters()) == stated["totals"]["params"]
+    modules = dict(model.named_modules())
+    for part, paths in model.parts().items():
         values = [value for path in paths for value in modules[path].parameters() if value.requires_grad]
         assert sum(value.numel() for value in values) == stated["stages"][part]["trainable"]
 
@@ -161,7 +172,8 @@ def test_losses_and_gradients(run, expected, model) -> None:
         assert float(loss.detach()) == pytest.approx(float(expected[f"loss.{key}"]), rel=1e-4, abs=1e-6), key
     total = sum(losses.values())
     assert float(total.detach()) == pytest.approx(float(expected["loss.total"]), rel=1e-5)
-    total.backward()
+    model.zero_grad()
+    total.backward(retain_graph=True)  # the other detector goes back through the same image features
     parameters = dict(model.named_parameters())
     for key, norm in zip(expected["loss.grad_names"], expected["loss.grad_norms"], strict=True):
         assert float(parameters[str(key)].grad.norm()) == pytest.approx(norm, rel=3e-3, abs=1e-6), key
