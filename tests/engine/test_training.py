@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import importlib.machinery
 import json
-import os
 import signal
-import socket
-import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -21,6 +17,8 @@ from qdbev.engine import DamagedState, OptimiserSettings, ScheduleSettings, numb
 from qdbev.engine.accelerating import refuse_absent
 from qdbev.engine.randomness import seed_for
 from qdbev.engine.schedule import learning_rate_factor
+from tests.apart import exit_code, start_call, two
+from tests.engine.dropout_training import trained
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIMISER = OptimiserSettings(learning_rate=0.05, part_multipliers={"0": 0.5}, clip_norm=1.0)
@@ -478,83 +476,31 @@ def test_refuses(tmp_path, change, message):
 
 # --- other processes
 
-_SCRIPT = """
-    import sys, time, json
-    from pathlib import Path
-    import torch
-    from torch import nn
-    from qdbev.engine import OptimiserSettings, ScheduleSettings, numbered, train
 
-    settings = json.loads(sys.argv[1])
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.3), nn.Linear(8, 1))
-    model.add_module("unused", nn.Linear(2, 2))
-
-    def batch(number):
-        return torch.randn(8, 4, generator=torch.Generator().manual_seed(number))
-
-    def loss(inputs, step):
-        time.sleep(settings["sleep"])
-        value = (model[:3](inputs) - inputs.sum(1, keepdim=True)).square().mean()
-        return value, {"twice": 2 * value}
-
-    result = train(
-        model, loss=loss, batches=numbered(batch), optimiser=OptimiserSettings(learning_rate=0.05, clip_norm=0.5),
-        schedule=ScheduleSettings(steps=settings["steps"]), scratch=Path(settings["scratch"]), device="cpu",
-        ema_decay=0.9, save_every=1, log_every=3, accumulation=settings["accumulation"], seed=1,
-    )
-    rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-    state = {name: value.tolist() for name, value in model.state_dict().items()}
-    average = {name: value.tolist() for name, value in result.ema_state.items()}
-    Path(settings["out"] + str(rank)).write_text(json.dumps([state, average, result.curve]))
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-"""
-
-
-def _start(tmp_path, name, *, steps=10, sleep=0.0, accumulation=1, environment=None):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(_SCRIPT))
-    out, scratch = str(tmp_path / f"{name}-out"), str(tmp_path / name)
-    settings = {"steps": steps, "sleep": sleep, "accumulation": accumulation, "scratch": scratch, "out": out}
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})}
-    return subprocess.Popen(
-        [sys.executable, str(script), json.dumps(settings)], env=variables, stderr=subprocess.PIPE, text=True
-    )
-
-
-def _result(tmp_path, name, process, *, rank=0):
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return json.loads((tmp_path / f"{name}-out{rank}").read_text())
+def _result(folder, name, *, rank=0):
+    return json.loads((folder / f"{name}-{rank}.json").read_text())
 
 
 @pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted(tmp_path):
-    alone = _start(tmp_path, "whole")
-    killed = _start(tmp_path, "cut", sleep=0.1)
+    killed = start_call(trained, tmp_path, "cut", sleep_s=0.1)
     while not any((tmp_path / "cut").glob("state-0000000[3-9]*")):
-        assert killed.poll() is None
+        assert killed.is_alive()
         time.sleep(0.01)
     killed.kill()
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL and not (tmp_path / "cut-out0").exists()
-    assert _result(tmp_path, "cut", _start(tmp_path, "cut")) == _result(tmp_path, "whole", alone)
+    assert exit_code(killed) == -signal.SIGKILL and not (tmp_path / "cut-0.json").exists()
+    for name in ("cut", "whole"):
+        trained(tmp_path, name)
+    assert _result(tmp_path, "cut") == _result(tmp_path, "whole")
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_that_accumulates(tmp_path):
     """Same global batch: process r of 2 takes batches r, r + 2, ...; one process takes two a step."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        _start(tmp_path, "two", environment={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in (0, 1)
-    ]
-    one = _result(tmp_path, "one", _start(tmp_path, "one", accumulation=2))
-    first, second = (_result(tmp_path, "two", process, rank=rank) for rank, process in enumerate(ranks))
+    ranks = two(lambda **environment: start_call(trained, tmp_path, "two", environment=environment))
+    trained(tmp_path, "one", accumulation=2)
+    assert [exit_code(process) for process in ranks] == [0, 0]
+    one, (first, second) = _result(tmp_path, "one"), (_result(tmp_path, "two", rank=rank) for rank in (0, 1))
     assert first == second
     for states in zip(first[:2], one[:2], strict=True):
         for name, value in states[0].items():
