@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ def test_the_page_names_the_commands_without_a_shared_option() -> None:
         assert lacking == set(re.findall(r"`([a-z-]+)`", without)), option
 
 
+@cache
 def options_of(name: str) -> set[str]:
     """All options of a command, or of any command of a group."""
     command = get_command(app).commands[name]  # type: ignore[attr-defined]

@@ -173,8 +173,8 @@ def test_boxes_of_sweeps_are_interpolated_by_the_devkit(small: Path) -> None:
 
 def test_images_have_the_size_that_was_asked_for(small: Path, tmp_path: Path) -> None:
     assert cv2.imread(str(next((small / "samples/CAM_BACK").iterdir()))).shape == (48, 88, 3)
-    generate(tmp_path / "large", train_scenes=1, val_scenes=0, key_frames=2, image_size_px=(800, 450), workers=1)
-    assert cv2.imread(str(next((tmp_path / "large/samples/CAM_BACK").iterdir()))).shape == (450, 800, 3)
+    generate(tmp_path / "large", train_scenes=1, val_scenes=0, key_frames=2, image_size_px=(400, 225), workers=1)
+    assert cv2.imread(str(next((tmp_path / "large/samples/CAM_BACK").iterdir()))).shape == (225, 400, 3)
     rows = [json.loads((r / VERSION / "sample_annotation.json").read_text()) for r in (small, tmp_path / "large")]
     boxes = [{a["token"] for a in r} for r in rows]
     shared = len(boxes[1] & boxes[0])

@@ -92,11 +92,19 @@ def test_every_tap_agrees_with_bytes_that_are_full(frame_of_bytes: FrameGraph) -
     assert sum(each.fate == "integers" for each in fates) == 46  # as many as at four bits
 
 
-def test_openvino_runs_all_of_it_in_integers(frame: FrameGraph) -> None:
+@pytest.fixture(scope="module")
+def for_openvino(frame: FrameGraph) -> tuple[Lowered, list[OpenVinoSession]]:
+    """A graph and its sessions, without taps and with them."""
     pytest.importorskip("openvino")
     lowered = runtime_graph(neutral_graph(frame), target="openvino")
+    return lowered, [OpenVinoSession(lowered.model), OpenVinoSession(lowered.model, taps=lowered.taps)]
+
+
+def test_openvino_runs_all_of_it_in_integers(
+    frame: FrameGraph, for_openvino: tuple[Lowered, list[OpenVinoSession]]
+) -> None:
+    lowered, (session, tapped) = for_openvino
     assert lowered.biases == {}  # it keeps them in float
-    session, tapped = OpenVinoSession(lowered.model), OpenVinoSession(lowered.model, taps=lowered.taps)
     sequence = [random_feeds(frame, seed=seed) for seed in (2, 3)]
     report = check(frame, session=session, tapped=tapped, sequence=sequence, biases={})
     assert report.failure() == "" and not report.taps_change
@@ -109,14 +117,12 @@ def test_openvino_runs_all_of_it_in_integers(frame: FrameGraph) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="no list of mapped memory is here")
-def test_signal_handlers_have_a_stack_after_openvino(frame: FrameGraph) -> None:
-    pytest.importorskip("openvino")
-    lowered = runtime_graph(neutral_graph(frame), target="openvino")
-    first, second = OpenVinoSession(lowered.model), OpenVinoSession(lowered.model, taps=lowered.taps)
-    del first
-    gc.collect()
-    del second
-    gc.collect()
+def test_signal_handlers_have_a_stack_after_openvino(for_openvino: tuple[Lowered, list[OpenVinoSession]]) -> None:
+    """The last test of these sessions: they end here."""
+    sessions = for_openvino[1]
+    while sessions:
+        del sessions[0]
+        gc.collect()
     stack = (ctypes.c_size_t * 3)()  # its address, flags and a size
     assert ctypes.CDLL(None).sigaltstack(None, stack) == 0
     ranges = [line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines()]
