@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pipelines.assembly.detector import Detector
@@ -40,20 +40,22 @@ def candidate_detectors(
     folding: Folding,
     *,
     job: Job,
+    bits: Sequence[int],
     inputs: bool,
 ) -> Iterator[tuple[int, Quantized]]:
-    """Copies of a float detector with all layers at 2, 3, ... bits as the profile's candidates say, everything off.
+    """Copies of a float detector with all layers at each of ``bits``, everything off.
 
     Args:
         folded: A float detector without batch norms; left as it is.
         folding: How it was folded.
         job: Its quantization section says how ranges are chosen, ``bit_plan.observer`` whether as calibration chooses
             them or as training does; its calibration samples set the ranges of inputs.
+        bits: Numbers of bits.
         inputs: Whether those are needed; ranges of weights need no sample.
     """
     profile, ranges = job.profile, training_ranges(job.profile)
-    for bits in profile.bit_plan.candidates:
-        section = profile.quantization.model_copy(update={"weight_bits": bits, "activation_bits": bits})
+    for width in bits:
+        section = profile.quantization.model_copy(update={"weight_bits": width, "activation_bits": width})
         here = profile.model_copy(update={"quantization": section})
         quantized = with_quantizers(copy.deepcopy(folded), folding, profile=here)
         quantized.detector.eval().to(job.device)
@@ -62,7 +64,7 @@ def candidate_detectors(
         else:
             with observing(quantized.detector, observer=ranges.observer):
                 pass  # the weights alone set their ranges
-        yield bits, quantized
+        yield width, quantized
 
 
 class Ranges(NamedTuple):

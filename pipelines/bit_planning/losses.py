@@ -15,6 +15,7 @@ from pipelines.bit_planning.problem import measured_tensors
 from pipelines.bit_planning.score_drop import score_losses, scored_split
 from pipelines.lineage.bit_plan import plan_content
 from pipelines.lineage.kinds import BIT_PLAN
+from pipelines.store import processes
 from pipelines.store.artifacts import Store
 from profiles import Profile
 from qdbev.quantization import FLOAT_BITS, Folding
@@ -36,10 +37,13 @@ def measured_losses(
         scratch: Makes the folder that keeps what an interrupted measurement goes on from.
     """
     profile, tensors = job.profile, measured_tensors(job.profile)
-    copies = dict(candidate_detectors(detector, folding, job=job, inputs="inputs" in tensors))
+    candidates = list(profile.bit_plan.candidates)
+    mine = processes.share(candidates)
+    wanted = mine if profile.bit_plan.criterion == "output" else candidates
+    copies = dict(candidate_detectors(detector, folding, job=job, bits=wanted, inputs="inputs" in tensors))
     if profile.bit_plan.criterion == "hessian":
         return hessian_losses(copies, job=job)
-    output = output_losses(copies, job=job, tensors=tensors)
+    output = output_losses({bits: copies[bits] for bits in mine}, job=job, tensors=tensors)
     if profile.bit_plan.criterion == "output":
         return Measured(output, {"traces": {}})
     scored = scored_split(job.split("train"), profile=profile)

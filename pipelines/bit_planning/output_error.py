@@ -17,6 +17,7 @@ from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import ordered_dataset
 from pipelines.bit_planning.candidates import Choice, Losses, Tensors, choices_of, spread
+from pipelines.store import processes
 from pipelines.store.integrity import fetched
 from qdbev.data.queues.batches import Batch, streaming_batches
 from qdbev.detectors.detector import Stages
@@ -74,11 +75,19 @@ def output_losses(
     """The mean distance of outputs per frame for every layer, tensor and number of bits.
 
     Args:
-        candidates: Bits -> the detector with all layers at these bits, calibrated, everything off.
+        candidates: Bits -> the detector with all layers at these bits, calibrated, everything off; of several
+            processes each has some of them, or none, and gets the losses of all.
         job: Its ``bit_plan.samples`` are compared, spread over the calibration samples in scene order; the others only
             make the history.
         tensors: ``weights``, ``inputs`` or both.
     """
+    losses = _measured(candidates, job=job, tensors=tensors) if candidates else {}
+    known = {choice: loss for some in processes.gathered(losses) for choice, loss in some.items()}
+    return {choice: known[choice] for choice in sorted(known, key=lambda of: (of.bits, tensors.index(of.tensors)))}
+
+
+def _measured(candidates: Mapping[int, Quantized], *, job: Job, tensors: Sequence[Tensors]) -> Losses:
+    """The losses of the candidates of this process; a choice is measured whole in one."""
     samples = job.calibration_samples()
     places = spread(job.profile.bit_plan.samples, over=len(samples))
     losses: Losses = {}

@@ -231,9 +231,9 @@ def test_ranges_are_those_that_training_starts_from(
     folding = folded(found, profile=profile, split=split)
     scales = {}
     for observer in ("calibration", "training"):
-        section = profile.bit_plan.model_copy(update={"observer": observer, "candidates": (4,)})
+        section = profile.bit_plan.model_copy(update={"observer": observer})
         here = profile.model_copy(update={"bit_plan": section})
-        ((_, copied),) = candidate_detectors(found, folding, job=job.of(here), inputs=True)  # type: ignore[arg-type]
+        ((_, copied),) = candidate_detectors(found, folding, job=job.of(here), bits=(4,), inputs=True)  # type: ignore[arg-type]
         scales[observer] = copied
     training = with_quantizers(copy.deepcopy(found), folding, profile=with_bits(profile, 4))
     observe(training, job=job, observer="mse", unsigned=True)
