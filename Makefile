@@ -11,10 +11,14 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
 BIN := .venv/bin
 PROFILE ?= w4a6
 STAGES ?= 4
-# A demo of minutes: few scenes, few steps, a store of its own.
-DEMO := $(if $(QUICK),--store runs/quick $(foreach word,data.train_scenes=8 data.val_scenes=5 calibration.samples=4 \
-	evaluation.bootstrap_resamples=50 bit_plan.samples=1 qat.steps_per_stage=2 distillation.schedule.steps=4 \
-	distillation.auto_steps=2,--set $(word)))
+# Without a GPU two processes of one thread each run the demo; half a batch in each makes the same steps as one process.
+PROCESSES ?= $(shell if [ "$$(env -u OMP_NUM_THREADS nproc)" -ge 2 ] && ! nvidia-smi -L >/dev/null 2>&1; then echo 2; else echo 1; fi)
+QDBEV := $(if $(filter-out 1,$(PROCESSES)),$(BIN)/python scripts/in_processes.py $(PROCESSES),$(BIN)/qdbev)
+HALVES := $(if $(filter 2,$(PROCESSES)),qat.batch_size=4 distillation.schedule.batch_size=4)
+# A demo of minutes: few scenes, few steps, few choices, a store of its own.
+FEW := data.train_scenes=8 data.val_scenes=5 calibration.samples=4 evaluation.bootstrap_resamples=50 bit_plan.samples=1 \
+	bit_plan.candidates=[2,4,8] qat.steps_per_stage=2 distillation.schedule.steps=4 distillation.auto_steps=2
+DEMO := $(if $(QUICK),--store runs/quick) $(foreach word,$(HALVES) $(if $(QUICK),$(FEW)),--set $(word))
 # Each test process computes on one thread; pytest-xdist starts one process per core, four at most.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q \
 	--numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
@@ -32,8 +36,8 @@ setup: ## make .venv with everything in it; a second time it is instant
 	@"$(PYTHON)" scripts/setup.py
 
 demo: setup ## compress the shipped detector on synthetic scenes, as the paper does and by bits of its own; QUICK=1: in minutes
-	$(BIN)/qdbev compress --profile $(PROFILE) --stages $(STAGES) $(DEMO)
-	$(BIN)/qdbev compress --profile $(PROFILE) --own-bits $(DEMO)
+	$(QDBEV) compress --profile $(PROFILE) --stages $(STAGES) $(DEMO)
+	$(QDBEV) compress --profile $(PROFILE) --own-bits $(DEMO)
 	$(BIN)/qdbev report --profile $(PROFILE) --format html $(DEMO)
 ifdef QUICK
 	@echo "QUICK: 5 scenes and a few steps show how it works; these numbers mean nothing."
