@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.assembly.job import Job
+from pipelines.lineage.models import as_made
 from pipelines.lineage.standing import refuse_unreadable, verify_standing
 from pipelines.reporting.chain_tables import (
     accuracy_tables,
@@ -60,6 +61,7 @@ def run(
     out: Path | None = None,
     paper: bool = False,
     measure: bool = False,
+    export: str | None = None,
     dry_run: bool = False,
 ) -> Outcome:
     """Report what the store holds of a profile's chain.
@@ -71,6 +73,7 @@ def run(
             the format and ``curve.png``. None prints; page and curve then go into ``_report`` in the store.
         paper: The paper's sizes and BOPS beside ours instead, of all official variants.
         measure: Time the float model on the device at hand too.
+        export: With ``measure``, an exported graph to be timed beside its rivals, as the store names it.
         dry_run: Say what would be done.
 
     Returns:
@@ -81,10 +84,13 @@ def run(
         StoreUnwritable: The disk is full, or the store cannot be written.
     """
     profile, store = job.stated, job.store
+    if export is not None and not measure:
+        raise ValueError("--export says which graph --measure times: give --measure too")
     places = find_places(out, format=format, store=store)
     if dry_run:
         return Outcome(would_do=_steps(profile, places=places, measure=measure, store=store))
     timed = _timed(profile, progress=job.progress) if measure else []
+    timed += _timed_export(job, export=export) if export is not None else []
     described = None if paper else _verified_run(job.profile, store=store)
     if described is not None:
         report = _of_run(described, timed, profile=profile, places=places, format=format, store=store)
@@ -127,6 +133,16 @@ def _timed(profile: Profile, *, progress: bool) -> list[Table]:
     from pipelines.costs.latency import measured  # torch and mmdet3d take seconds to import
 
     return [measured(profile, progress=progress)]
+
+
+def _timed_export(job: Job, *, export: str) -> list[Table]:
+    from pipelines.assembly.detector import device_of
+    from pipelines.costs.latency import device_name
+    from pipelines.exporting.timing import timed_export
+
+    artifact = job.store.open(export)
+    job = job.of(as_made(artifact, profile=job.stated))
+    return timed_export(job, export=artifact, device=device_name(device_of(job.profile)))
 
 
 def _of_run(

@@ -39,6 +39,12 @@ def report(
     ] = None,
     paper: Annotated[bool, typer.Option("--paper", help="The paper's sizes and BOPS beside ours.")] = False,
     measure: Annotated[bool, typer.Option("--measure", help="Time the float model on this device too.")] = False,
+    export: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ARTIFACT", help="With --measure: time this exported graph beside its rivals.", show_default=False
+        ),
+    ] = None,
 ) -> Outcome:
     """Show size, BOPS and accuracy of what was made.
 
@@ -53,7 +59,9 @@ def report(
     job = options.job()
     from pipelines.commands import report
 
-    return report.run(job, format=wanted.value, out=out, paper=paper, measure=measure, dry_run=options.dry_run)
+    return report.run(
+        job, format=wanted.value, out=out, paper=paper, measure=measure, export=export, dry_run=options.dry_run
+    )
 
 
 def _format_of(out: Path | None) -> Format:

@@ -61,13 +61,16 @@ def grid_of(node: onnx.NodeProto, graph: Graph) -> Grid:
     return Grid(attributes["name"], scale, float(offset), low, high)
 
 
-def write_grids(graph: Graph, *, bare: bool = False, signed: bool = False) -> dict[str, Grid]:
+def write_grids(
+    graph: Graph, *, bare: bool = False, signed: bool = False, clips_bytes: bool = False
+) -> dict[str, Grid]:
     """Write every grid as QCDQ; returns the grids by the tensor that they give.
 
     Args:
         graph: Changed in place.
         bare: Nothing stands between Q and DQ: grids are whole bytes, and only those from zero on do a ReLU's work.
         signed: Integers are INT8 around zero, as the grids themselves are.
+        clips_bytes: A Clip stands behind a whole byte, too, which it does not change.
     """
     producers, readers = graph.producers(), graph.readers()
     replacements, grids = {}, {}
@@ -78,7 +81,13 @@ def write_grids(graph: Graph, *, bare: bool = False, signed: bool = False) -> di
             source, floor = node.input[0], False
         zero = np.asarray(0, np.int8) if signed else np.asarray(grid.zero, np.uint8)
         replacements[id(node)] = _nodes_of(
-            grid, graph, source=source, output=node.output[0], rectified=floor, zero_point=zero
+            grid,
+            graph,
+            source=source,
+            output=node.output[0],
+            rectified=floor,
+            zero_point=zero,
+            always_clips=clips_bytes,
         )
         grids[node.output[0]] = grid
     graph.replace(replacements)
@@ -99,7 +108,14 @@ def _unrectified(
 
 
 def _nodes_of(
-    grid: Grid, graph: Graph, *, source: str, output: str, rectified: bool, zero_point: Array
+    grid: Grid,
+    graph: Graph,
+    *,
+    source: str,
+    output: str,
+    rectified: bool,
+    zero_point: Array,
+    always_clips: bool,
 ) -> list[onnx.NodeProto]:
     scale = graph.constant(f"{grid.name}.scale", grid.scale)
     zero = graph.constant(f"zero.{zero_point}", zero_point)
@@ -110,7 +126,7 @@ def _nodes_of(
         source, values = f"{grid.name}/shifted", f"{grid.name}/values"
         rectified = False
     least, most = (grid.zero if rectified and grid.offset == 0 else 0), grid.high - grid.low
-    clipped = least > 0 or most < 255
+    clipped = least > 0 or most < 255 or always_clips
     nodes.append(graph.node("QuantizeLinear", [source, scale, zero], [f"{grid.name}/rounded" if clipped else steps]))
     if clipped:
         limits = [graph.constant(f"limit.{limit}", np.asarray(limit, np.uint8)) for limit in (least, most)]

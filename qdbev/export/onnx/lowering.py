@@ -45,7 +45,8 @@ def runtime_graph(neutral: onnx.ModelProto, *, target: str = "ort") -> Lowered:
     """
     graph = Graph(neutral)
     stored = stored_weights(graph)
-    grids = write_grids(graph)
+    # without a Clip, OpenVINO 2026.4.1 moves scales of bytes through a Concat and then fails to broadcast them
+    grids = write_grids(graph, clips_bytes=target == "openvino")
     fold_offsets(graph, grids=grids, stored=stored)
     biases = write_biases(graph, grids=grids, stored=stored) if target == "ort" else {}
     read = graph.readers()

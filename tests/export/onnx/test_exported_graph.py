@@ -116,6 +116,20 @@ def test_openvino_runs_all_of_it_in_integers(
     assert session.foreign(lowered.weights) == []
 
 
+def test_openvino_takes_bytes_that_are_full(frame_of_bytes: FrameGraph) -> None:
+    pytest.importorskip("openvino")
+    lowered = runtime_graph(neutral_graph(frame_of_bytes), target="openvino")
+    assert "limit.255" in initialisers(lowered.model)  # a Clip that changes nothing: without it, it fails to load
+    session, tapped = OpenVinoSession(lowered.model), OpenVinoSession(lowered.model, taps=lowered.taps)
+    sequence = [random_feeds(frame_of_bytes, seed=seed) for seed in (2, 3)]
+    report = check(frame_of_bytes, session=session, tapped=tapped, sequence=sequence, biases={})
+    fates = {each.fate for each in session.layers(lowered.weights) if each.operator != "unnamed"}
+    assert fates == {"integers"}
+    processor = Path("/proc/cpuinfo")
+    adds_in_32_bits = processor.is_file() and "vnni" in processor.read_text()
+    assert report.failure() == "" or not adds_in_32_bits  # else two products of full bytes overflow 16 bits
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").is_file(), reason="no list of mapped memory is here")
 def test_signal_handlers_have_a_stack_after_openvino(for_openvino: tuple[Lowered, list[OpenVinoSession]]) -> None:
     """The last test of these sessions: they end here."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Fate = Literal["integers", "float", "changed"]
 
-_INTEGER = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger", "QGemm")
+INTEGER_OPERATORS = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger", "QGemm")
 _CHANGED = ("MatMulNBits", "DynamicQuantizeMatMul", "DynamicQuantizeLinear")
 """These quantize their inputs anew, on grids of their own."""
 _PASSING = ("DequantizeLinear", "Cast", "Mul", "Transpose", "Reshape", "Identity", "ReorderInput")
@@ -54,7 +54,7 @@ def foreign_quantizers(optimised: onnx.ModelProto, *, weights: Iterable[str]) ->
     return [
         node.name
         for node in optimised.graph.node
-        if node.op_type in (*_INTEGER, *_CHANGED) and not any(name.startswith(known) for name in node.input)
+        if node.op_type in (*INTEGER_OPERATORS, *_CHANGED) and not any(name.startswith(known) for name in node.input)
     ]
 
 
@@ -67,7 +67,7 @@ def _multiplied_by(name: str, readers: Mapping[str, list[onnx.NodeProto]]) -> It
 
 
 def _fate(operator: str) -> Fate:
-    return "integers" if operator in _INTEGER else "changed" if operator in _CHANGED else "float"
+    return "integers" if operator in INTEGER_OPERATORS else "changed" if operator in _CHANGED else "float"
 
 
 def layer_fates_of_openvino(
