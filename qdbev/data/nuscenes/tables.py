@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ TABLES = (
     "sample", "sample_annotation", "sample_data", "scene", "sensor", "visibility",
 )  # fmt: skip
 SPLITS = "splits.json"
+_TRUCKSCENES = "ego_motion_cabin.json"  # nuScenes has no such table
 OF_NUSCENES_ALONE = ("log", "map")
 """Tables that no number depends on; data sets that lack them are read without."""
 Rows = dict[str, list[dict[str, Any]]]
@@ -41,10 +43,10 @@ def check_tables(root: Path, *, version: str, tables: Sequence[str] = TABLES) ->
         raise ValueError(f"no nuScenes version {version!r} in {root} ({have}); give the root that holds {version}/.")
     missing = [name for name in tables if not (folder / f"{name}.json").is_file()]
     if missing:
-        raise ValueError(
-            f"{folder} lacks the table {', '.join(f'{name}.json' for name in missing)}; "
-            "unpack the nuScenes metadata again, or generate the synthetic data set again."
-        )
+        advice = "unpack the nuScenes metadata again, or generate the synthetic data set again."
+        if (folder / _TRUCKSCENES).is_file():
+            advice = "these are the tables of TruckScenes: set data.rig=truckscenes."
+        raise ValueError(f"{folder} lacks the table {', '.join(f'{name}.json' for name in missing)}; {advice}")
     return folder
 
 
@@ -166,7 +168,8 @@ def split_scenes(version: str, *, root: Path | None = None) -> dict[str, list[st
 
     Args:
         version: ``...-trainval`` (``train`` 700, ``val`` 150 scenes), ``...-mini`` (``train`` 8, ``val`` 2) or
-            ``...-test`` (``test`` 150, without ground truth); any other where there is a ``splits.json``.
+            ``...-test`` (``test`` 150, without ground truth); any other where there is a ``splits.json``. TruckScenes'
+            are of its own devkit.
         root: Folder of the data set; None asks for the devkit's own.
 
     Raises:
@@ -180,8 +183,22 @@ def split_scenes(version: str, *, root: Path | None = None) -> dict[str, list[st
             f"version {version!r} has no known splits; use v1.0-trainval, v1.0-mini or v1.0-test, or write "
             f"{version}/{SPLITS} with the names of train and val scenes."
         )
-    prefix, splits = "mini_" if version.endswith("mini") else "", create_splits_scenes()
+    prefix, splits = "mini_" if version.endswith("mini") else "", _devkit_splits(root, version=version)
     return {name: list(splits[prefix + name]) for name in names}
+
+
+def _devkit_splits(root: Path | None, *, version: str) -> dict[str, list[str]]:
+    """nuScenes' splits, or those of TruckScenes, where the tables are its."""
+    if root is None or not (root / version / _TRUCKSCENES).is_file():
+        return dict(create_splits_scenes())
+    try:
+        splits: dict[str, list[str]] = import_module("truckscenes.utils.splits").create_splits_scenes()
+    except ImportError as error:
+        raise ValueError(
+            f"{root / version} has the tables of TruckScenes, and its devkit knows their splits ({error}): "
+            f"`pip install truckscenes-devkit`, or write {version}/{SPLITS} with the names of train and val scenes"
+        ) from error
+    return splits
 
 
 def _stated_splits(path: Path) -> dict[str, list[str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,10 @@ def prepared(*options: str, code: int = 0) -> dict[str, Any]:
     return document
 
 
+def prepared_error(*options: str, code: int = 3) -> str:
+    return str(prepared(*options, code=code)["error"])
+
+
 def words(trees: dict[str, Path], rig: str, *, model: str) -> list[str]:
     return ["--model", model, "--set", f"data.source={trees[rig]}", "--set", f"data.rig={rig}"]
 
@@ -81,6 +87,22 @@ def test_what_a_rig_is_told_before_anything_is_made(call: Call, trees: dict[str,
     assert ready.startswith(f"ready; next: qdbev train-float --profile float --model nano --set data.rig={SHUTTLE}")
     sentence = str(prepared("--root", str(trees[SHUTTLE]), code=3))
     assert "have no key frame of CAM_FRONT" in sentence and "data.rig names 6 cameras" in sentence
+
+
+def test_tables_of_truckscenes_say_what_they_are(trees: dict[str, Path], tmp_path: Path) -> None:
+    root = tmp_path / "trucks"
+    shutil.copytree(trees["truckscenes"], root)
+    sentence = prepared_error("--root", str(root))
+    assert (
+        "lacks the table log.json, map.json; these are the tables of TruckScenes: set data.rig=truckscenes" in sentence
+    )
+    (root / "v1.0-trainval" / "splits.json").unlink()
+    if importlib.util.find_spec("truckscenes") is None:
+        sentence = prepared_error("--root", str(root), "--rig", "truckscenes", code=2)
+        assert "its devkit knows their splits" in sentence and "`pip install truckscenes-devkit`, or write" in sentence
+    else:
+        sentence = prepared_error("--root", str(root), "--rig", "truckscenes")
+        assert "holds no scene of split train" in sentence
 
 
 def test_a_detector_of_six_cameras_is_refused(call: Call, trees: dict[str, Path]) -> None:
