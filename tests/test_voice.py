@@ -9,17 +9,23 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("qdbev", "pipelines", "profiles", "qdbev_cli")
 MODULES = sorted(path for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
-TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 CODE_IN_SINGLE_BACKTICKS = re.compile(r"(?<!`)`[^`]+`(?!`)")
 # An entry of ``Args:`` that opens with a plain word in small letters; symbols (``x, y``, ``n``) stay as they are.
 SMALL_ENTRY = re.compile(
     r"^ {4}\*{0,2}\w+(?:, \*{0,2}\w+)*(?: \([^)]*\))?: (?!ego2global)([a-z]{2,}\b.*|a .*)$", re.MULTILINE
 )
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """What the product's modules say, by path."""
+    return {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[str, str]]:
@@ -67,14 +73,14 @@ def test_the_rules_hear_what_they_are_for() -> None:
 
 def test_modules_open_with_what_they_are() -> None:
     """A docstring whose first line says what the file is."""
-    assert [name for name, tree in TREES.items() if not (ast.get_docstring(tree) or "").strip()] == []
+    assert [name for name, tree in trees().items() if not (ast.get_docstring(tree) or "").strip()] == []
 
 
 def test_code_in_docstrings_stands_in_double_backticks() -> None:
     faults = [
         f"{name}, {owner}: {code}"
-        for name in TREES
-        for owner, text in docstrings(TREES[name])
+        for name in trees()
+        for owner, text in docstrings(trees()[name])
         for code in single_backticks(text)
     ]
     assert faults == []
@@ -83,8 +89,8 @@ def test_code_in_docstrings_stands_in_double_backticks() -> None:
 def test_entries_of_args_start_with_a_capital() -> None:
     faults = [
         f"{name}, {owner}: {entry}"
-        for name in TREES
-        for owner, text in docstrings(TREES[name])
+        for name in trees()
+        for owner, text in docstrings(trees()[name])
         for entry in small_entries(text)
     ]
     assert faults == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 
 import pytest
 import torch
@@ -10,23 +11,28 @@ import torch
 from qdbev.detectors.bevformer import build_bevformer
 
 
+@pytest.fixture(scope="module")
+def built(variants):
+    """A variant, built once: look, do not change."""
+    return cache(lambda name: build_bevformer(**variants[name]))
+
+
 @pytest.mark.parametrize("name", ["tiny", "small", "base"])
-def test_state_dict_has_the_official_names_and_shapes(name, variants, shared):
+def test_state_dict_has_the_official_names_and_shapes(name, built, shared):
     official = json.loads((shared / "reference" / f"bevformer_keys_{name}.json").read_text())
-    state = build_bevformer(**variants[name]).state_dict()
+    state = built(name).state_dict()
     assert {key: list(tensor.shape) for key, tensor in state.items()} == official
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "base"])
-def test_trainable_parameters_are_the_official_ones(name, variants, shared):
+def test_trainable_parameters_are_the_official_ones(name, built, shared):
     # counted on the official code, section 10 of the specification
     trainable = {"tiny": 33_245_627, "small": 59_135_865, "base": 68_707_193}
-    model = build_bevformer(**variants[name])
-    assert sum(each.numel() for each in model.parameters() if each.requires_grad) == trainable[name]
+    assert sum(each.numel() for each in built(name).parameters() if each.requires_grad) == trainable[name]
 
 
-def test_official_norms_stay_frozen_in_training(variants):
-    model = build_bevformer(**variants["tiny"]).train()
+def test_official_norms_stay_frozen_in_training(built):
+    model = built("tiny").train()
     norms = [module for module in model.img_backbone.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert norms and not any(norm.training for norm in norms)
 

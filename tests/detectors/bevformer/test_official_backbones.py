@@ -7,6 +7,7 @@ deformable convolution, equation 1), Lin et al. 2017 (FPN); BEVFormer's public c
 from __future__ import annotations
 
 import re
+from functools import cache
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ OUTPUTS = {"tiny": (4,), "small": (4,), "base": (2, 3, 4)}
 LEVELS = {"tiny": 1, "small": 1, "base": 4}
 
 
+@cache
 def built(name):
     """The detector of the built-in profile, with few cells, and with every tensor of image encoding drawn."""
     words = ["model.bev.rows=6", "model.bev.columns=6", "model.encoder.layers=1", "model.decoder.layers=1"]
