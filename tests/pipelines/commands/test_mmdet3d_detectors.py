@@ -76,7 +76,7 @@ def test_calibrate_evaluate_sensitivity_and_qat(call_on: Call, store: Path, mode
     for row, kind in ((rows[0], "float"), (rows[-1], "w4a6")):  # the same as each evaluated alone
         assert row["NDS"] == pytest.approx(scored[kind]["metrics"]["NDS"], abs=1e-9)
 
-    training = ["--profile", "w4a6"]
+    training = ["--profile", "w4a6", "--stages", "2", "--set", "qat.steps_per_stage=1"]
     training += ["--set", "quantization.training_rounding=compensated"] if model == "centerpoint" else []
     last = Store(store).open(call_on("qat-progressive", model, *training)["artifact"]["digest"])
     assert last.manifest.data["parts"] == list(PARTS[model])

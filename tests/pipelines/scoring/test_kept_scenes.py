@@ -18,6 +18,11 @@ Call = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
+def usual_model(mite: str) -> str:
+    return mite
+
+
+@pytest.fixture(scope="module")
 def settings(tiny_synthetic: Path) -> list[str]:
     return [f"data.source={tiny_synthetic}", "calibration.samples=1", "evaluation.streams=1",
             "evaluation.bootstrap_resamples=0", "evaluation.max_boxes=20"]  # fmt: skip
