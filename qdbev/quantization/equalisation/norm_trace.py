@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from qdbev.quantization.equalisation.watching import has_hooks, watching
 from qdbev.quantization.planning.policy import classify, is_deformable_conv
+from qdbev.quantization.planning.products import arguments_of
 from qdbev.quantization.planning.sharing import co_holders
 
 _LIKE_TORCH = "mmdet3d.models.layers.norm"  # its norms compute as torch's in eval mode
@@ -179,7 +180,7 @@ class _CountReads(TorchDispatchMode):
         self.trace = trace
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for value in tree_leaves((args, kwargs)):
+        for value in arguments_of(args, kwargs or {}):
             if isinstance(value, Tensor):
                 self.trace.read(value)
         return func(*args, **(kwargs or {}))

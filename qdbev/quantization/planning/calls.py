@@ -6,7 +6,7 @@ the same. A quantizer sits in a layer's call; an embedding table is quantized wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from qdbev.quantization.planning.policy import classify
+from qdbev.quantization.planning.products import arguments_of
 
 
 class WatchedCalls:
@@ -82,20 +83,11 @@ class _Reads(TorchDispatchMode):
         self.owners, self.running, self.read = owners, running, read
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for value in _values(args, kwargs or {}):
+        for value in arguments_of(args, kwargs or {}):
             owners = self.owners.get(id(value)) if isinstance(value, Tensor) else None
             if owners and owners.isdisjoint(self.running):
                 self.read |= owners
         return func(*args, **(kwargs or {}))
-
-
-def _values(args: Iterable[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
-    """Yield the arguments of an operation, those of lists singly: lists of torch's operations are no deeper."""
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, list | tuple):
-            yield from value
-        else:
-            yield value
 
 
 def _starts(running: list[str], path: str, module: nn.Module, args: Any) -> None:

@@ -6,18 +6,32 @@ whose it is; one of two activations belongs to the module that runs it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
 _MATRICES = {"mm": 0, "bmm": 0, "mv": 0, "dot": 0, "addmm": 1, "baddbmm": 1, "addmv": 1, "linear": 0}
 _ATTENTION = ("_scaled_dot_product_", "_flash_attention", "_efficient_attention")
+
+
+def arguments_of(args: Iterable[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield the arguments of an operation, those of lists singly: lists of torch's operations are no deeper.
+
+    A watcher asks this of every operation of a run, so it is no walk through trees of any kind.
+
+    >>> [*arguments_of([1, [2, 3]], {"out": 4})]
+    [1, 2, 3, 4]
+    """
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, list | tuple):
+            yield from value
+        else:
+            yield value
 
 
 class WatchProducts(TorchDispatchMode):
@@ -65,8 +79,10 @@ class WatchProducts(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        if func.is_view or any(value.is_nested for value in tensors):  # what reads the view counts; rows have no shape
+        if func.is_view:  # what reads the view counts
+            return result
+        tensors = [value for value in arguments_of(args, kwargs or {}) if isinstance(value, Tensor)]
+        if any(value.is_nested for value in tensors):  # rows have no shape
             return result
         read = [self._owner(value) for value in tensors]
         macs = _macs(func._schema.name.removeprefix("aten::"), args, result)

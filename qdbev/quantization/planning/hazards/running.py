@@ -29,6 +29,7 @@ from qdbev.quantization.planning.hazards.operations import MIXES, Operation, div
 from qdbev.quantization.planning.hazards.origins import Mix, Origin, Origins
 from qdbev.quantization.planning.hazards.spreads import Range, measurable, range_of
 from qdbev.quantization.planning.policy import classify, is_deformable_conv
+from qdbev.quantization.planning.products import arguments_of
 
 Kind = TypeVar("Kind", bound=Finding)
 
@@ -151,7 +152,7 @@ class RunWatch:
             return mix_of(name, args)
 
     def _follow(self, name: str, args: tuple[Any, ...], result: Tensor, *, mix: Mix | None) -> None:
-        operands = [value for value in tree_leaves(args) if measurable(value)]
+        operands = [value for value in arguments_of(args, {}) if measurable(value)]
         scalars = [value for value in args if isinstance(value, int | float)]
         self._origins.follow(name, operands=operands, scalars=scalars, result=result)
         if mix is not None:
