@@ -29,7 +29,7 @@ def synth(
         str | None, typer.Option(metavar="NAME", help="Cameras and classes: a built-in rig, or a file.")
     ] = None,
 ) -> Outcome:
-    """Generate a nuScenes-format data set: six cameras, LiDAR, CAN bus, all tables.
+    """Generate a nuScenes-format data set: cameras, LiDAR, CAN bus, all tables.
 
     A scene depends on the seed and its own name alone, so a small data set is a subset of a large one. Without --out
     it goes into the cache, where all other commands look for it. Here --seed is the seed of the scenes.
