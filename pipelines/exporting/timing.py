@@ -118,13 +118,13 @@ def _contenders(job: Job, *, export: Artifact) -> list[Contender]:
     detector = build_detector(profile.model, rig=profile.data.rig)
     refuse_unable(detector, ability="export")
     frame = frame_of(detector, profile=profile)
-    feeds = _noise(frame, seed=profile.seed)
+    feeds = noise(frame, seed=profile.seed)
     ours = frame_of(_exported(job, export=export, profile=profile), profile=profile)
     label = profile.quantization.label
     other = (8, 8) if label != "W8A8" else (4, 6)
     for_openvino = onnx_package().ModelProto()
     for_openvino.CopyFrom(neutral := neutral_graph(ours))  # each target changes what it is given
-    rival = neutral_graph(_at_bits(ours, *other))
+    rival = neutral_graph(at_bits(ours, *other))
     integers = partial(_integers_by_ort, feeds=feeds, parts=_module_paths(detector), threads=threads)
     return [
         Contender("float, torch", lambda: frame.run(feeds)),
@@ -139,7 +139,8 @@ def _exported(job: Job, *, export: Artifact, profile: Profile) -> Any:
     return load_quantized(job.store.open(export.manifest.parents["model"]), profile=profile).detector
 
 
-def _noise(frame: FrameGraph, *, seed: int) -> Tensors:
+def noise(frame: FrameGraph, *, seed: int) -> Tensors:
+    """Inputs of one frame with a history, images and history of noise."""
     generator = torch.Generator().manual_seed(seed)
     outputs = {output: torch.randn(frame.inputs[name].shape, generator=generator) for output, name in _carried(frame)}
     image = torch.randn(frame.inputs["image"].shape, generator=generator)
@@ -150,7 +151,7 @@ def _carried(frame: FrameGraph) -> list[tuple[str, str]]:
     return list(frame.carried.items())
 
 
-def _at_bits(frame: FrameGraph, weights: int, inputs: int) -> FrameGraph:
+def at_bits(frame: FrameGraph, weights: int, inputs: int) -> FrameGraph:
     """A copy whose layers have other bits over the same ranges: how long it takes, not how well it detects."""
     other = copy.deepcopy(frame)
     for layer in quantized_layers(other.detector).values():

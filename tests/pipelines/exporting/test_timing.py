@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import runpy
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+import profiles
+from pipelines.assembly.detector import build_detector
+from pipelines.assembly.quantized import detector_plan
+from pipelines.bit_planning.costs import timed_costs
+from pipelines.bit_planning.latency_table import Timed, read_latency_table
+from pipelines.bit_planning.offered import offered_bits
+from pipelines.bit_planning.problem import bit_pairs
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -29,8 +39,12 @@ def settings(tiny_synthetic: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def tables(call: Call, model: dict[str, Any]) -> dict[str, Any]:
-    exported = call("export onnx", model["path"])
+def exported(call: Call, model: dict[str, Any]) -> dict[str, Any]:
+    return call("export onnx", model["path"])
+
+
+@pytest.fixture(scope="module")
+def tables(call: Call, exported: dict[str, Any]) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "_ROUNDS", 3)
         printed = call("report", "--measure", "--export", exported["artifact"]["path"])["tables"]
@@ -86,7 +100,32 @@ def test_bits_change_over_the_same_range() -> None:
 
     frame = make_frame()
     before = frame.detector.img_backbone.conv1.input_quantizer.scale.clone()
-    other = timing._at_bits(frame, 8, 8).detector.img_backbone.conv1
+    other = timing.at_bits(frame, 8, 8).detector.img_backbone.conv1
     assert (other.weight_quantizer.bits, other.input_quantizer.bits) == (8, 8)
     assert torch.equal(other.input_quantizer.scale, before / 4)
     assert frame.detector.img_backbone.conv1.input_quantizer.bits == 6
+
+
+def test_a_plan_for_the_runtime_takes_the_times_of_its_layers(
+    exported: dict[str, Any], store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mite: str, call: Call
+) -> None:
+    file, script = tmp_path / "latency.csv", Path(__file__).parents[3] / "scripts" / "measure_ort_latency.py"
+    monkeypatch.setattr(sys, "argv", [str(script), str(file), exported["artifact"]["path"], "--store", str(store)])
+    runpy.run_path(str(script), run_name="__main__")
+    table = read_latency_table(file)
+    profile = profiles.load("w4a6", model=mite, overrides=["bit_plan.latency=0.99", "bit_plan.target=ort"])
+    detector = build_detector(profile.model, rig=profile.data.rig)
+    plan = detector_plan(detector, section=profile.quantization)
+    layers = {site.path for site in plan.quantized if site.kind != "embedding"}
+    assert {time.path for time in table} == {*layers, "everything else"}
+    offers = offered_bits(detector, plan, profile=profile)
+    pairs = {path: bits for path, bits in bit_pairs(plan, profile=profile, offers=offers).items() if path in layers}
+    costs = timed_costs(table, pairs=pairs)
+    assert 0 < costs.rest < costs.whole
+    assert {weights for bits in pairs.values() for weights, _ in bits} == {4, 8}
+    taken = [path for path in layers if costs.layers[table_row(path)]]
+    assert len(taken) > 0.9 * len(layers)  # classes of decoder layers before the last are no part of a frame
+
+
+def table_row(path: str) -> Timed:
+    return Timed(path, 4, 6)
