@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from qdbev.quantization import (
     set_parts,
 )
 from qdbev.quantization.layers.grids import WeightGrid
+from qdbev.quantization.rounding.brecq import Reconstruction
 from qdbev.quantization.rounding.units import Unit, find_units, map_tensors, tensors_in
 
 
@@ -127,13 +129,29 @@ def test_units_are_blocks_of_lists_then_what_is_left():
     assert units == UNITS
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.5])
-def test_the_output_comes_nearer_also_on_inputs_it_never_saw(drop):
-    model, others = _network(), _images(1)
-    expected = [_expected(model, images) for images in (_images(0), others)]
-    before = [_error(model, want, images) for want, images in zip(expected, (_images(0), others), strict=True)]
-    seen = []
-    done = _reconstructed(model, drop=drop, on_unit=seen.append)
+class Learned(NamedTuple):
+    """A network that was reconstructed, what it was, and what was told of it."""
+
+    model: nn.Module
+    former: nn.Module
+    done: Reconstruction
+    seen: list[int]
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.5])
+def learned(request):
+    """Without and with dropping: look, do not change."""
+    model, seen = _network(), []
+    former = copy.deepcopy(model)
+    done = _reconstructed(model, drop=request.param, on_unit=seen.append)
+    return Learned(model, former, done, seen)
+
+
+def test_the_output_comes_nearer_also_on_inputs_it_never_saw(learned):
+    (model, former, done, seen), others = learned, _images(1)
+    set_parts(former, [])
+    expected = [_expected(former, images) for images in (_images(0), others)]
+    before = [_error(former, want, images) for want, images in zip(expected, (_images(0), others), strict=True)]
     assert list(done.errors) == UNITS and seen == [6] * 6 and not done.unchanged
     assert all(now < was for was, now in done.errors.values())
     after = [_error(model, want, images) for want, images in zip(expected, (_images(0), others), strict=True)]
@@ -144,10 +162,8 @@ def test_the_output_comes_nearer_also_on_inputs_it_never_saw(drop):
     }
 
 
-def test_what_is_stored_is_what_runs_and_ranges_are_learned():
-    model = _network()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    _reconstructed(model)
+def test_what_is_stored_is_what_runs_and_ranges_are_learned(learned):
+    model, before = learned.model, learned.former.state_dict()
     set_parts(model, ["all"])
     for path, layer in quantized_layers(model).items():
         for weight in layer.quantized_weights():
