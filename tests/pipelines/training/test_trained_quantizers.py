@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import profiles
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, load_quantized
 from pipelines.assembly.samples import Split, load_split, streaming_dataset
+from pipelines.calibration.calibrated import calibrated
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.training import stages
 from pipelines.training.distillation import distil
@@ -29,7 +31,7 @@ from tests.apart import exit_code, start_two
 QUICK = [
     "data.train_scenes=3",
     "data.val_scenes=2",
-    "calibration.samples=2",
+    "calibration.samples=1",
     "qat.stages=1",
     "qat.steps_per_stage=[2,0,0,0]",
     "qat.batch_size=1",
@@ -260,6 +262,8 @@ def test_stopped_at_any_step_it_ends_the_same(
     words = ["qat.steps_per_stage=[3,0,0,0]", "qat.quantizer_delay=1", "qat.freeze_ranges_after=2", "qat.ema_decay=0.5"]
     words += ["qat.batch_norm=live", "quantization.training_observer=null"]
     profile = small(*METHODS[method], *words)
+    calibrated(Job(profile, Store(tmp_path / "broken")))
+    shutil.copytree(tmp_path / "broken", tmp_path / "whole")
     whole, _ = stages.trained_stages(Job(profile, Store(tmp_path / "whole")), stages=1)
     spy = Spy(monkeypatch, dies_at=(1, 2))
     for _ in range(2):
