@@ -76,6 +76,7 @@ class SharedRun:
         self.collectors = {
             row.name: ResultCollector(split, max_boxes=job.profile.evaluation.max_boxes) for row in self.rows
         }
+        self._switched_to: Row | None = None
         self.stages_run = self.stages_asked = 0
         self.seconds = self.seconds_unshared = 0.0
 
@@ -127,7 +128,9 @@ class SharedRun:
     ) -> Any:
         self.stages_asked += 1
         if key not in memory:
-            set_sites(self.detector, row.sites, tensors=self.tensors)
+            if row is not self._switched_to:  # a row's stages follow each other
+                set_sites(self.detector, row.sites, tensors=self.tensors)
+                self._switched_to = row
             start = time.perf_counter()
             value = compute()
             memory[key] = value, time.perf_counter() - start

@@ -71,16 +71,18 @@ def sample_result(
     best = best[np.argsort(-score[best], kind="stable")][: rules.max_boxes_per_sample]
     places = in_ego[best] @ pose[:3, :3].T + pose[:3, 3]
     columns = {"translation": places, **_global_columns(box[best], turn=pose[:3, :3] @ sensor[:3, :3])}
-    names = [classes[index] for index in label[best]]
+    names = [classes[index] for index in label[best].tolist()]
+    speeds_mps = np.linalg.norm(columns["velocity"], axis=1).tolist()
+    rows = zip(*(values.tolist() for values in columns.values()), strict=True)
     return [
         {
             "sample_token": token,
-            **{key: values[row].tolist() for key, values in columns.items()},
+            **dict(zip(columns, row, strict=True)),
             "detection_name": name,
-            "detection_score": float(score[best[row]]),
-            "attribute_name": rules.attribute(name, speed_mps=float(np.linalg.norm(columns["velocity"][row]))),
+            "detection_score": confidence,
+            "attribute_name": rules.attribute(name, speed_mps=speed_mps),
         }
-        for row, name in enumerate(names)
+        for row, name, confidence, speed_mps in zip(rows, names, score[best].tolist(), speeds_mps, strict=True)
     ]
 
 
