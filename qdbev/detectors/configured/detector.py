@@ -16,6 +16,7 @@ from mmengine.structures import InstanceData
 from torch import nn
 
 from qdbev.detectors.configured.frames import frame_boxes
+from qdbev.detectors.configured.suppression import unwatched_suppression
 from qdbev.detectors.configured.taps import features, recorded
 from qdbev.detectors.detector import Ability, Detections, NoHistory, Scene, Stages
 from qdbev.detectors.features import Features
@@ -119,7 +120,8 @@ class ConfiguredDetector(nn.Module):
         batch = {"inputs": dict(inputs), "data_samples": list(data_samples)}
         try:
             ready = self.data_preprocessor(batch, mode == "loss")
-            return super().forward(ready["inputs"], ready["data_samples"], mode=mode)
+            with unwatched_suppression():
+                return super().forward(ready["inputs"], ready["data_samples"], mode=mode)
         except (ValueError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # somebody else's code, on somebody else's config
