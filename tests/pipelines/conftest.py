@@ -20,7 +20,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def usual_model() -> str:
-    """The model of commands that name none; for laws that hold for any weights a file gives ``mite``."""
+    """The model of commands that name none: ``mite`` in a file whose laws hold for any weights, or "" for no name."""
     return "nano"
 
 
@@ -31,7 +31,7 @@ def call(settings: list[str], usual_model: str, store: Path) -> Callable[..., di
     def run(command: str, *words: str, code: int = 0, at: Path = store) -> dict[str, Any]:
         options = [word for setting in settings for word in ("--set", setting)]
         options += ["--store", str(at), "--device", "cpu", "--json"]
-        options += [] if "--model" in words else ["--model", usual_model]
+        options += ["--model", usual_model] if usual_model and "--model" not in words else []
         result = CliRunner().invoke(app, [*command.split(), *options, *words])
         assert result.exit_code == code, result.output
         document: dict[str, Any] = json.loads(result.stdout)

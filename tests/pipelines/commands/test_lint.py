@@ -28,6 +28,11 @@ def settings(tiny_synthetic: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
+def usual_model() -> str:
+    return ""
+
+
+@pytest.fixture(scope="module")
 def nano(call: Call, store: Path) -> dict[str, Any]:
     document = call("lint nano", "--profile", "w4a4")
     assert document["artifact"] is None and not store.joinpath("calibration-w4a4-nano").exists()

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from qdbev.data.nuscenes.layout import CAMERAS
 from qdbev.data.nuscenes.records import read_samples
 from qdbev.data.synthetic.files.tables import shared_tables, shared_token
+from qdbev.data.synthetic.vehicle import NUSCENES
 from qdbev_cli.app import app
 
 VERSION, SCENE = "v1.0-mini", "scene-0103"  # a scene of the mini_val split, so that it can be evaluated
@@ -51,7 +52,7 @@ def info(shared: Path) -> Row:
 def root(info: Row, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree: thirteen tables, six images, one sweep."""
     folder = tmp_path_factory.mktemp("one-sample")
-    tables = shared_tables() | _scene_tables(info) | _annotation_tables(info)
+    tables = shared_tables(NUSCENES) | _scene_tables(info) | _annotation_tables(info)
     place = tables["map"][0]
     tables["map"] = [place | {"log_tokens": ["log"]}]
     for name, rows in tables.items():
