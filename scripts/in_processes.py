@@ -22,6 +22,7 @@ def main() -> int:
     """Run the command in as many processes as the first word says; 128 and the signal's number where one stopped it."""
     count, *words = sys.argv[1:]
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each process warns that no parameter is unused
     logging.disable(logging.ERROR)
     try:
         run(parse_args(["--standalone", "--nproc_per_node", count, "-m", "qdbev_cli", *words]))

@@ -147,6 +147,7 @@ def _compress(job: Job, *, controls: bool) -> Content:
     if job.profile.distillation.schedule.steps:
         refuse_unkeepable(job.profile)
     evaluations: list[Artifact] = []
+    job.split("train")  # scenes that are made now do not count as time of a step
     steps = Steps(chain_work(job.profile, scored=len(job.evaluation_split().samples), controls=controls))
 
     def score(model: Artifact) -> None:
