@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from qdbev.quantization import RANGE_PARAMETERS, range_penalty
 
 Precision = Literal["no", "bf16", "fp16"]
 Loss = Callable[[Any, int], tuple[Tensor, Mapping[str, float | Tensor]]]
+_LOG = logging.getLogger(__name__)
 _PRECISIONS: dict[str, Precision] = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -54,6 +56,15 @@ class Training:
     """Factor on the learning rate of learned ranges, where the model has any."""
     freeze_batchnorm: bool = True
     """Hold batch norm in evaluation mode."""
+
+
+def warn_of_slow_precision(schedule: Optimisation, *, device: torch.device) -> None:
+    """Say where a step takes many times as long as it must: bf16 on a CPU that does not compute in it."""
+    if schedule.precision == "bf16" and device.type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        _LOG.warning(
+            "this CPU does not compute in bf16, so each step takes about ten times as long as in fp32; "
+            "stop, and set precision=fp32 in the section of this training"
+        )
 
 
 def run_training(
@@ -82,6 +93,7 @@ def run_training(
         UnusableInput: A camera file or the resume state is damaged.
     """
     profile, schedule = job.profile, training.schedule
+    warn_of_slow_precision(schedule, device=job.device)
     dataset = training_dataset(split, model=profile.model, data=profile.data, schedule=schedule)
     with _resuming():
         return train(
