@@ -48,6 +48,7 @@ SMALLEST: dict[str, Any] = NANO | {
 }
 
 Make = Callable[..., FrameGraph]
+Traced = Callable[[], Any]
 
 
 def random_feeds(frame: FrameGraph, *, seed: int) -> dict[str, Tensor]:
@@ -94,3 +95,23 @@ def make_frame(weight_bits: int = 4, activation_bits: int = 6, **options: Any) -
 def frame() -> FrameGraph:
     """W4A6; look, do not change."""
     return make_frame()
+
+
+@pytest.fixture(scope="session")
+def traced(frame: FrameGraph) -> Traced:
+    """Its neutral graph, a new copy at each call."""
+    return copies(frame)
+
+
+def copies(frame: FrameGraph) -> Traced:
+    """Trace a frame once; each call gives a copy, as whoever lowers a graph changes it."""
+    from qdbev.export.onnx.neutral import neutral_graph
+
+    graph = neutral_graph(frame)
+
+    def copy() -> Any:
+        other = type(graph)()
+        other.CopyFrom(graph)
+        return other
+
+    return copy

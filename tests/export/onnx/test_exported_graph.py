@@ -23,7 +23,7 @@ from qdbev.export.onnx.lowering import Lowered, runtime_graph
 from qdbev.export.onnx.metadata import read_metadata, write_metadata
 from qdbev.export.onnx.neutral import neutral_graph
 from qdbev.quantization import quantized_layers
-from tests.export.onnx.conftest import make_frame, random_feeds
+from tests.export.onnx.conftest import Traced, copies, make_frame, random_feeds
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,23 @@ def frame_of_bytes() -> FrameGraph:
 
 
 @pytest.fixture(scope="module")
-def lowered(frame: FrameGraph) -> Lowered:
-    return runtime_graph(neutral_graph(frame))
+def traced_of_bytes(frame_of_bytes: FrameGraph) -> Traced:
+    return copies(frame_of_bytes)
+
+
+@pytest.fixture(scope="module")
+def frame_with_offsets() -> FrameGraph:
+    return make_frame(4, 8, has_offset=True)
+
+
+@pytest.fixture(scope="module")
+def traced_with_offsets(frame_with_offsets: FrameGraph) -> Traced:
+    return copies(frame_with_offsets)
+
+
+@pytest.fixture(scope="module")
+def lowered(traced: Traced) -> Lowered:
+    return runtime_graph(traced())
 
 
 def gate(frame: FrameGraph, lowered: Lowered, *, model: Any = None) -> GateReport:
@@ -77,8 +92,8 @@ def test_every_tap_of_a_sequence_agrees_at_w4a6(frame: FrameGraph, lowered: Lowe
     agrees(frame, lowered)
 
 
-def test_every_tap_agrees_with_bytes_that_are_full(frame_of_bytes: FrameGraph) -> None:
-    lowered = runtime_graph(neutral_graph(frame_of_bytes))
+def test_every_tap_agrees_with_bytes_that_are_full(frame_of_bytes: FrameGraph, traced_of_bytes: Traced) -> None:
+    lowered = runtime_graph(traced_of_bytes())
     agrees(frame_of_bytes, lowered)
     assert "limit.255" not in initialisers(lowered.model)  # a byte needs no Clip
     finer = {weight.finer for weight in lowered.weights.values()}
@@ -93,10 +108,10 @@ def test_every_tap_agrees_with_bytes_that_are_full(frame_of_bytes: FrameGraph) -
 
 
 @pytest.fixture(scope="module")
-def for_openvino(frame: FrameGraph) -> tuple[Lowered, list[OpenVinoSession]]:
+def for_openvino(traced: Traced) -> tuple[Lowered, list[OpenVinoSession]]:
     """A graph and its sessions, without taps and with them."""
     pytest.importorskip("openvino")
-    lowered = runtime_graph(neutral_graph(frame), target="openvino")
+    lowered = runtime_graph(traced(), target="openvino")
     return lowered, [OpenVinoSession(lowered.model), OpenVinoSession(lowered.model, taps=lowered.taps)]
 
 
@@ -116,9 +131,9 @@ def test_openvino_runs_all_of_it_in_integers(
     assert session.foreign(lowered.weights) == []
 
 
-def test_openvino_takes_bytes_that_are_full(frame_of_bytes: FrameGraph) -> None:
+def test_openvino_takes_bytes_that_are_full(frame_of_bytes: FrameGraph, traced_of_bytes: Traced) -> None:
     pytest.importorskip("openvino")
-    lowered = runtime_graph(neutral_graph(frame_of_bytes), target="openvino")
+    lowered = runtime_graph(traced_of_bytes(), target="openvino")
     assert "limit.255" in initialisers(lowered.model)  # a Clip that changes nothing: without it, it fails to load
     session, tapped = OpenVinoSession(lowered.model), OpenVinoSession(lowered.model, taps=lowered.taps)
     sequence = [random_feeds(frame_of_bytes, seed=seed) for seed in (2, 3)]
@@ -153,9 +168,10 @@ def test_three_bits_narrow_and_a_layer_in_float() -> None:
     assert foreign_quantizers(session.optimised, weights=lowered.weights) == []
 
 
-def test_offsets_of_linear_layers_go_into_their_biases() -> None:
-    frame = make_frame(4, 8, has_offset=True)
-    lowered = runtime_graph(neutral_graph(frame))
+def test_offsets_of_linear_layers_go_into_their_biases(
+    frame_with_offsets: FrameGraph, traced_with_offsets: Traced
+) -> None:
+    frame, lowered = frame_with_offsets, runtime_graph(traced_with_offsets())
     assert all(grid.offset for grid in lowered.grids.values())
     agrees(frame, lowered)
     fates = {each.weight: each for each in layer_fates(OrtSession(lowered.model).optimised, weights=lowered.weights)}
@@ -167,12 +183,17 @@ def test_offsets_of_linear_layers_go_into_their_biases() -> None:
     assert np.allclose(-onnx.numpy_helper.to_array(negated), expected.detach().numpy(), atol=1e-6)
 
 
-def test_the_gate_sees_a_runtime_that_quantizes_inputs_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gate_sees_a_runtime_that_quantizes_inputs_anew(
+    frame_with_offsets: FrameGraph, traced_with_offsets: Traced, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An offset parts a product from its grid, and ONNX Runtime then makes integers of its own of the input."""
-    frame = make_frame(4, 8, has_offset=True)
     monkeypatch.setattr(lowering, "fold_offsets", lambda *_, **__: None)
-    lowered = runtime_graph(neutral_graph(frame))
-    assert gate(frame, lowered).failure().startswith("at pts_bbox_head.transformer.can_bus_mlp.2.input_quantizer")
+    lowered = runtime_graph(traced_with_offsets())
+    assert (
+        gate(frame_with_offsets, lowered)
+        .failure()
+        .startswith("at pts_bbox_head.transformer.can_bus_mlp.2.input_quantizer")
+    )
     fates = layer_fates(OrtSession(lowered.model).optimised, weights=lowered.weights)
     assert "MatMulNBits" in {each.operator for each in fates if each.fate == "changed"}
 
@@ -277,10 +298,7 @@ def test_the_gate_names_what_differs(frame: FrameGraph, lowered: Lowered, damage
     damaged = onnx.ModelProto()
     damaged.CopyFrom(lowered.model)
     sentence = damage(damaged)
-    assert (
-        gate(frame, lowered, model=damaged).failure().startswith(sentence)
-        or sentence in gate(frame, lowered, model=damaged).failure()
-    )
+    assert sentence in gate(frame, lowered, model=damaged).failure()
 
 
 def test_metadata_comes_back(lowered: Lowered) -> None:

@@ -25,8 +25,9 @@ from qdbev.quantization import quantized_layers
 from qdbev_cli.app import app
 
 Call = Callable[..., dict[str, Any]]
-UNSCORED = ("--set", "qat.evaluate_each_stage=false")
-NANO = ("--model", "nano", "--stages", "1", "--set", "quantization.training_observer=minmax")
+UNSCORED = ("--set", "qat.evaluate_each_stage=false", "--set", "quantization.training_observer=minmax")
+NANO = ("--model", "nano", "--stages", "1", "--set", "qat.steps_per_stage=[1,0,0,0]", *UNSCORED)
+NANO += ("--set", "distillation.schedule.steps=1")
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +245,7 @@ def test_other_parts_train_along_where_wanted(call: Call, store: Path) -> None:
 
 
 def test_standard_qat_is_one_stage_of_as_many_steps(compressed: dict[str, Any], call: Call, store: Path) -> None:
-    made = call("qat-progressive", "--profile", "w4a6", "--stages", "1")
+    made = call("qat-progressive", *UNSCORED, "--profile", "w4a6", "--stages", "1")
     standard = Store(store).open(made["artifact"]["digest"])
     assert standard.manifest.data["parts"] == list(PARTS)
     assert standard.manifest.metrics["steps"] == 4
@@ -357,7 +358,8 @@ def test_gptq_leaves_weights_on_their_grid_and_says_what_it_changed(call: Call, 
 
 
 def test_the_part_a_stage_adds_can_start_from_compensated_weights(call: Call, store: Path, mite: str) -> None:
-    words = ["quantization.training_rounding=compensated", "qat.steps_per_stage=0"]
+    words = ["quantization.training_rounding=compensated", "quantization.training_observer=mse"]
+    words += ["qat.steps_per_stage=0"]
     made = call("qat-progressive", *UNSCORED, "--stages", "2", *(one for word in words for one in ("--set", word)))
     assert sum("outputs differ by a share of their spread: rounding 0." in said for said in made["messages"]) == 2
     last = Store(store).open(made["artifact"]["digest"])
@@ -417,7 +419,7 @@ def test_dfq_changes_the_latent_weights(call: Call, store: Path) -> None:
 
 
 def test_training_starts_from_the_weights_that_dfq_leaves(call: Call, store: Path) -> None:
-    start = call("calibrate", "--method", "dfq")["artifact"]["digest"]
+    start = call("calibrate", *UNSCORED, "--method", "dfq")["artifact"]["digest"]
     words = ("--set", "calibration.method=dfq", "--set", "qat.steps_per_stage=0")
     trained = call("qat-progressive", *UNSCORED, "--stages", "1", *words)["artifact"]
     assert Store(store).open(trained["digest"]).manifest.parents["start"] == start

@@ -15,6 +15,7 @@ import profiles
 from pipelines.assembly.detector import build_detector
 from pipelines.assembly.quantized import detector_plan
 from pipelines.assembly.scene import scene_of
+from pipelines.costs import counts
 from pipelines.costs.counts import FLOAT, Footprint, cost_tables, count, footprint
 from pipelines.costs.memory import Memory, memory
 from profiles.sections.schedule import PARTS
@@ -32,6 +33,12 @@ NANO_PARAMETERS = 1_208_000
 @pytest.fixture(scope="module")
 def costs():
     return {name: count(profiles.load("w4a6", model=name)) for name in VARIANTS}
+
+
+@pytest.fixture
+def counted_once(costs, monkeypatch):
+    """Commands take what is counted already."""
+    monkeypatch.setattr(counts, "count", lambda profile: costs[profile.model.name])
 
 
 def _official_lines(shared: Path, name: str) -> Counter[tuple[str, str]]:
@@ -88,7 +95,7 @@ def test_counts_are_those_of_a_real_forward_pass(tiny_synthetic):
     assert bops(plan, ours.lines) == bops(plan, real)
 
 
-def test_the_papers_efficiency_beside_ours_needs_no_store(tmp_path):
+def test_the_papers_efficiency_beside_ours_needs_no_store(tmp_path, counted_once):
     store = tmp_path / "runs"
     made = CliRunner().invoke(app, ["report", "--paper", "--format", "csv", "--store", str(store)])
     header, *lines = made.stdout.splitlines()
@@ -100,7 +107,7 @@ def test_the_papers_efficiency_beside_ours_needs_no_store(tmp_path):
     assert not store.exists()
 
 
-def test_a_report_needs_no_data_and_no_weights(tmp_path):
+def test_a_report_needs_no_data_and_no_weights(tmp_path, counted_once):
     store = tmp_path / "runs"
     result = CliRunner().invoke(app, ["report", "--model", "tiny", "--store", str(store)])
     assert result.exit_code == 0, result.output
@@ -133,11 +140,11 @@ def test_memory_follows_batch_and_average(mite):
     def qat(*overrides):
         return memory(load("qat.ema_decay=0.98", *overrides)).qat_step
 
-    one, two, three = (qat(f"qat.batch_size={size}") for size in (1, 2, 3))
+    needed = memory(load("qat.ema_decay=0.98"))
+    one, two, three = qat("qat.batch_size=1"), needed.qat_step, qat("qat.batch_size=3")
     assert two - one == three - two > 0
     weights = sum(value.numel() * value.element_size() for value in build_detector(load().model).state_dict().values())
     assert qat("qat.ema_decay=null", "qat.batch_size=1") == one - weights
-    needed = memory(load())
     assert needed.inference < needed.qat_step < needed.distillation_step
 
 

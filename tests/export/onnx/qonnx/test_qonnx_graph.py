@@ -27,7 +27,7 @@ from qdbev.export.onnx.qonnx.lowering import Width, quant_graph
 from qdbev.export.onnx.qonnx.operations import by_layer, counted, differing
 from qdbev.export.onnx.qonnx.session import QonnxSession
 from qdbev.quantization import count_macs, quantized_layers
-from tests.export.onnx.conftest import make_frame, random_feeds
+from tests.export.onnx.conftest import Traced, make_frame, random_feeds
 
 MIXED = {
     "img_backbone.layer1.0.conv1": (3, 5),
@@ -73,8 +73,8 @@ def lowered(mixed: FrameGraph) -> Lowered:
 
 
 @pytest.fixture(scope="module")
-def plain(frame: FrameGraph) -> Lowered:
-    return quant_graph(neutral_graph(frame))
+def plain(traced: Traced) -> Lowered:
+    return quant_graph(traced())
 
 
 def gate_passes(frame: FrameGraph, graph: Lowered) -> None:
