@@ -10,6 +10,7 @@ from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, learn_ranges_of, load_quantized
 from pipelines.calibration.kept_rounds import KeptRounds
 from pipelines.calibration.observing import observe, run_samples
+from pipelines.calibration.part_run import PartRun
 from pipelines.calibration.rounding import compare_rounded, compensate
 from pipelines.lineage.kinds import QAT
 from pipelines.store.artifacts import Artifact
@@ -64,7 +65,7 @@ def _rounded_anew(quantized: Quantized, *, job: Job, parts: Sequence[str], keepe
     quantized.switch_on(())
     example()
     quantized.switch_on(running)
-    compensate(detector, run=partial(run_samples, detector, job=job), parts=parts, keeper=keeper)
+    compensate(detector, run=PartRun(detector, job=job, parts=parts), parts=parts, keeper=keeper)
     quantized.switch_on(())
     compare_rounded(example)
     return example.sentence()

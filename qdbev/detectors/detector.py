@@ -65,7 +65,8 @@ class Stages:
         steps: Part -> what it does to what the part before gave, in the order that they run.
         outputs: Of what the last part gave, logits (B, K, C) and box codes (B, K, D) of the last decoder layer.
         detections: Of what the last part gave, tokens and boxes.
-        memory_part: The part whose output the frame after this one sees; None where every frame is seen alone.
+        memory_part: The part whose output the frame after this one sees, in the same part; None where every frame is
+            seen alone.
         remember: Keeps what that part gave.
     """
 
@@ -78,11 +79,12 @@ class Stages:
 
     def streamed(self) -> dict[str, Step]:
         """The steps as a stream takes them: what is to be remembered is, and the last goes on to tokens and boxes."""
-        steps = {part: partial(self._step, part) for part in self.steps}
+        steps = {part: partial(self.stepped, part) for part in self.steps}
         *_, last = steps
         return {**steps, last: lambda value: self.detections(steps[last](value))}
 
-    def _step(self, part: str, value: Any) -> Any:
+    def stepped(self, part: str, value: Any) -> Any:
+        """What a part makes of what the part before gave; remembered where the next frame sees it."""
         given = self.steps[part](value)
         if part == self.memory_part:
             self.remember(given)
