@@ -40,8 +40,8 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def wanted(tiny_synthetic: Path, mite: str) -> Callable[..., Profile]:
-    """The profile w4a6 with two calibration samples and a handful of steps, and any other overrides."""
-    sizes = ["data.train_scenes=3", "data.val_scenes=2", "calibration.samples=2", "device=cpu"]
+    """The profile w4a6 with one calibration sample and a handful of steps, and any other overrides."""
+    sizes = ["data.train_scenes=3", "data.val_scenes=2", "calibration.samples=1", "device=cpu"]
 
     def profile(*words: str, model: str = mite) -> Profile:
         return profiles.load("w4a6", model=model, overrides=[f"data.source={tiny_synthetic}", *sizes, *words])
@@ -87,7 +87,7 @@ KEEPS = ("quantization.training_observer=null", "quantization.training_rounding=
 
 def test_adaround_stores_what_it_learned(made: Made, wanted: Callable[..., Profile]) -> None:
     artifact, message = made("adaround", *ADAROUND, *KEEPS)
-    assert message.startswith("rounded ") and message.endswith("calibrated on 2 samples of the train split")
+    assert message.startswith("rounded ") and message.endswith("calibrated on 1 sample of the train split")
     record = _record(artifact, "adaround.json")
     assert len(record["rounded"]) > 50 and all(one["learned"] <= one["nearest"] for one in record["rounded"])
     better = sum(one["learned"] < 0.9 * one["nearest"] for one in record["rounded"])
@@ -107,14 +107,14 @@ def test_adaround_stores_what_it_learned(made: Made, wanted: Callable[..., Profi
     ],
 )
 def test_steps_and_rate_change_what_is_learned(made: Made, word: str) -> None:
-    few = ("calibration.samples=1", "calibration.iterations=6", "calibration.learning_rate=0.2")
+    few = ("calibration.iterations=3", "calibration.learning_rate=0.2")
     usual, other = (_latent(made("adaround", *words)[0]) for words in (few, (*few, word)))
     assert any(not torch.equal(value, other[name]) for name, value in usual.items())
 
 
 @pytest.mark.parametrize("method", ["brecq", pytest.param("qdrop", marks=pytest.mark.slow)])
 def test_blocks_are_reconstructed_and_ranges_learned(made: Made, wanted: Callable[..., Profile], method: str) -> None:
-    words = ("calibration.samples=1", "calibration.iterations=8", "calibration.learning_rate=0.3")
+    words = ("calibration.iterations=8", "calibration.learning_rate=0.3")
     artifact, message = made(method, *words)
     assert message.startswith("reconstructed ") and " of 16 blocks" in message
     record = _record(artifact, f"{method}.json")
@@ -130,7 +130,7 @@ def test_blocks_are_reconstructed_and_ranges_learned(made: Made, wanted: Callabl
     assert learned
     left = _off_grid(artifact, profile=wanted(f"calibration.method={method}", *words))
     assert not [name for name in left if any(name.startswith(f"{layer}.weight") for layer in learned)]
-    plain = _latent(made("ptq", words[0])[0])
+    plain = _latent(made("ptq")[0])
     moved = {name for name, value in _latent(artifact).items() if not torch.equal(value, plain[name])}
     assert any(name.endswith("input_quantizer.scale") for name in moved)
 
@@ -171,7 +171,7 @@ def test_what_stages_choose_anew_is_said(wanted: Callable[..., Profile]) -> None
 def test_smoothing_goes_before_any_method(made: Made) -> None:
     artifact, message = made("ptq", "calibration.smoothing=0.5")
     begin, checked, end = message.split("; ")
-    assert (begin, end) == ("smoothed 4 of 14 layer norms", "calibrated on 2 samples of the train split")
+    assert (begin, end) == ("smoothed 4 of 14 layer norms", "calibrated on 1 sample of the train split")
     assert checked.startswith("outputs differ by a share of their spread: smoothing ")
     record = _record(artifact, "smoothing.json")
     branches = {f"pts_bbox_head.cls_branches.{layer}.{place}" for layer in range(2) for place in (1, 4)}
@@ -218,7 +218,7 @@ def test_smoothed_nano_detects_the_same(wanted: Callable[..., Profile], store: S
 def test_says_what_it_would_do(wanted: Callable[..., Profile], store: Store, method: str, words: str) -> None:
     chosen = f"calibration.method={method}"
     plan = calibrate.run(Job(wanted(chosen), store), dry_run=True).would_do
-    assert len(plan) == 2 and "to W4A6 on 2 samples" in plan[0] and words in plan[1]
+    assert len(plan) == 2 and "to W4A6 on 1 sample" in plan[0] and words in plan[1]
     first, *rest = calibrate.run(Job(wanted(chosen, "calibration.smoothing=0.5"), store), dry_run=True).would_do
     assert first == "move scales of layer norm channels into the linear layers that read them (alpha 0.5)"
     assert rest == plan

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,13 @@ from pipelines.lineage.models import as_made
 from pipelines.scoring.results_file import read_results
 from pipelines.scoring.sensitivity import make_rows
 from pipelines.store.artifacts import Store
+from qdbev.data.configured.config import read_config
 from qdbev.data.configured.dataset import ConfiguredDataset, join
 from qdbev.detectors.features import Features
 from qdbev.distillation.vgd import bev_divergence, image_divergence
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
+TWO_STAGES = ("--set", "qat.stages=2", "--set", "qat.steps_per_stage=1")
 PARTS = {"fcos3d": ("backbone", "neck", "decoder"), "centerpoint": ("backbone", "neck", "encoder", "decoder")}
 Call = Callable[..., dict[str, Any]]
 
@@ -36,13 +40,23 @@ def settings(tiny_synthetic: Path) -> list[str]:
         f"data.source={tiny_synthetic}",
         "data.train_scenes=2",
         "data.val_scenes=1",
-        "calibration.samples=2",
+        "calibration.samples=1",
         "quantization.training_rounding=nearest",
         "quantization.training_observer=minmax",
         "evaluation.max_boxes=30",
         "evaluation.bootstrap_resamples=0",
         "qat.evaluate_each_stage=false",
     ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def configs_read_once() -> Iterator[None]:
+    """A config is a program, and commands ask for what it says many times."""
+    read = functools.cache(lambda path, options: read_config(path, options=json.loads(options)))
+    with pytest.MonkeyPatch.context() as patch:
+        kept = lambda path, *, options: copy.deepcopy(read(path, json.dumps(dict(options))))  # noqa: E731
+        patch.setattr("pipelines.assembly.detector.read_config", kept)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +145,7 @@ def test_a_tapped_detector_is_distilled_by_what_it_gives(
 ) -> None:
     words = ["--set", f"distillation.objectives=[{objective}]", "--set", "distillation.schedule.batch_size=1"]
     words += ["--set", "distillation.schedule.steps=2", "--set", "distillation.auto_steps=1"]
-    done = call_on("distill-vgd", model, "--profile", "w4a6", *words)
+    done = call_on("distill-vgd", model, "--profile", "w4a6", *words, *TWO_STAGES)
     artifact = Store(store).open(done["artifact"]["digest"])
     assert float(str(artifact.manifest.metrics[f"{objective}_weight"])) > 0
     curve = json.loads(artifact.file("curve.json").read_text())
@@ -140,7 +154,7 @@ def test_a_tapped_detector_is_distilled_by_what_it_gives(
 
 @pytest.mark.slow
 def test_compress_without_taps_runs_to_its_end(call_on: Call, store: Path) -> None:
-    words = ["--profile", "w4a6", "--set", "model.mmdet3d.taps.bev=null", "--set", "qat.steps_per_stage=1"]
+    words = ["--profile", "w4a6", "--set", "model.mmdet3d.taps.bev=null", *TWO_STAGES]
     done = call_on("compress", "centerpoint", *words)
     assert "no distillation" in done["messages"][0] and done["messages"][-1] == "compressed"
     assert not any(name.startswith("QAT+") for name in done["metrics"])
