@@ -205,7 +205,7 @@ def settings(tiny_synthetic: Path) -> list[str]:
         f"data.source={tiny_synthetic}",
         "data.train_scenes=1",
         "data.val_scenes=1",
-        "calibration.samples=2",
+        "calibration.samples=1",
         "qat.steps_per_stage=[0,0,0,1]",
         "qat.batch_size=1",
         "distillation.schedule.steps=1",

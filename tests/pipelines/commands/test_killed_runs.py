@@ -13,7 +13,7 @@ from pipelines.store.artifacts import Store
 from qdbev_cli.app import app
 from tests.apart import exit_code, start
 
-STAGES = 3
+STAGES = 2
 TRAINED = ("qat", "vgd")
 
 
@@ -24,7 +24,8 @@ def command(tiny_synthetic: Path, mite: str) -> list[str]:
         "data.train_scenes=3",
         "data.val_scenes=1",
         "calibration.samples=1",
-        "qat.steps_per_stage=4",
+        "quantization.training_observer=minmax",
+        "qat.steps_per_stage=2",
         "qat.batch_size=1",
         "qat.save_every=1",
         "qat.evaluate_each_stage=false",

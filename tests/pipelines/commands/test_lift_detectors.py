@@ -94,6 +94,7 @@ def test_the_chain_of_commands(call: Call, store: Path, model: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("model", ["bevdepth", "bevdet4d"], indirect=True, scope="module")
 def test_parts_alone(call: Call, model: Path) -> None:
     document = call("sensitivity", "--model", str(model), "--profile", "w4a6")
     assert "of the time saved by sharing" in str(document)
