@@ -61,6 +61,8 @@ def test_views_become_cameras_of_their_key_frame_and_rows_become_cells() -> None
     assert features({"bev": [cells]}, tokens=["a", "b"]).bev_BQC is cells
     five = torch.zeros(2, 6, 4, 2, 2)
     assert features({"image": [five]}, tokens=["a", "b"]).image == [five]
+    alone = features({"image": [torch.zeros(2, 4, 5, 6)]}, tokens=["a", "b"]).image  # one camera is a camera too
+    assert alone is not None and alone[0].shape == (2, 1, 4, 5, 6)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +70,7 @@ def test_views_become_cameras_of_their_key_frame_and_rows_become_cells() -> None
     [
         ({"image": []}, ["a"], "taps.image gave no tensor"),
         ({"image": [torch.zeros(3, 4, 2, 2)]}, ["a", "b"], r"taps\.image gave a tensor of shape \(3, 4, 2, 2\) for 2"),
+        ({"image": [torch.zeros(3, 2, 4, 2, 2)]}, ["a", "b"], r"gave a tensor of shape \(3, 2, 4, 2, 2\) for 2"),
         ({"bev": [torch.zeros(2, 4)]}, ["a", "b"], r"taps\.bev gave tensors of shapes \(2, 4\) for 2 key frames"),
         ({"bev": [torch.zeros(1, 4, 2, 2)] * 2}, ["a"], r"\(1, 4, 2, 2\), \(1, 4, 2, 2\) for 1 key frames"),
         ({"image": [torch.zeros(4, 4, 2, 2)]}, ["a", "b", "a", "b"], "not key frame after key frame"),
