@@ -16,8 +16,8 @@ PROCESSES ?= $(shell if [ "$$(env -u OMP_NUM_THREADS nproc)" -ge 2 ] && ! nvidia
 QDBEV := $(if $(filter-out 1,$(PROCESSES)),$(BIN)/python scripts/in_processes.py $(PROCESSES),$(BIN)/qdbev)
 HALVES := $(if $(filter 2,$(PROCESSES)),qat.batch_size=4 distillation.schedule.batch_size=4)
 # A demo of minutes: few scenes, few steps, few choices, a store of its own.
-FEW := data.train_scenes=8 data.val_scenes=5 calibration.samples=4 evaluation.bootstrap_resamples=50 bit_plan.samples=1 \
-	bit_plan.candidates=[2,4,8] qat.steps_per_stage=2 distillation.schedule.steps=4 distillation.auto_steps=2
+FEW := data.train_scenes=8 data.val_scenes=5 calibration.samples=2 evaluation.bootstrap_resamples=50 bit_plan.samples=1 \
+	bit_plan.candidates=[2,4,8] qat.steps_per_stage=1 distillation.schedule.steps=2 distillation.auto_steps=1
 DEMO := $(if $(QUICK),--store runs/quick) $(foreach word,$(HALVES) $(if $(QUICK),$(FEW)),--set $(word))
 # Each test process computes on one thread; pytest-xdist starts one process per core, four at most.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q \
