@@ -83,6 +83,7 @@ class SharedRun:
     def run(self) -> dict[str, Results]:
         """Result entries by row name."""
         self.detector.eval().to(self.job.device)
+        self._switched_to = None  # others may have switched the detector since
         results = {name: collector.results for name, collector in self.collectors.items()}
         kept = KeptScenes(self.scratch, split=self.split, results=results)
         for name, number in kept.numbers.items():
