@@ -2,7 +2,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check format lint types contracts house clean
+.PHONY: help setup demo shares test check format lint types contracts house clean
 
 # The first Python 3.11 or 3.12 that really starts (a name on the PATH may be a shim without an interpreter behind it).
 PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
@@ -11,14 +11,15 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3 python; do \
 BIN := .venv/bin
 PROFILE ?= w4a6
 STAGES ?= 4
-# Without a GPU two processes of one thread each run the demo; half a batch in each makes the same steps as one process.
+# Without a GPU two processes of one thread each run the demo. They share out each batch of 8, so steps are those of one process.
 PROCESSES ?= $(shell if [ "$$(env -u OMP_NUM_THREADS nproc)" -ge 2 ] && ! nvidia-smi -L >/dev/null 2>&1; then echo 2; else echo 1; fi)
 QDBEV := $(if $(filter-out 1,$(PROCESSES)),$(BIN)/python scripts/in_processes.py $(PROCESSES),$(BIN)/qdbev)
-HALVES := $(if $(filter 2,$(PROCESSES)),qat.batch_size=4 distillation.schedule.batch_size=4)
+SHARE := $(if $(filter 1 2 4 8,$(PROCESSES)),$(word $(PROCESSES),8 4 . 2 . . . 1))
+SHARES := $(if $(filter-out 8,$(SHARE)),qat.batch_size=$(SHARE) distillation.schedule.batch_size=$(SHARE))
 # A demo of minutes: few scenes, few steps, few choices, a store of its own.
 FEW := data.train_scenes=8 data.val_scenes=5 calibration.samples=2 evaluation.bootstrap_resamples=50 bit_plan.samples=1 \
 	bit_plan.candidates=[2,4,8] qat.steps_per_stage=1 distillation.schedule.steps=2 distillation.auto_steps=1
-DEMO := $(if $(QUICK),--store runs/quick) $(foreach word,$(HALVES) $(if $(QUICK),$(FEW)),--set $(word))
+DEMO := $(if $(QUICK),--store runs/quick) $(foreach word,$(SHARES) $(if $(QUICK),$(FEW)),--set $(word))
 # Each test process computes on one thread; pytest-xdist starts one process per core, four at most.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q \
 	--numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
@@ -35,13 +36,16 @@ setup: ## make .venv with everything in it; a second time it is instant
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11 or 3.12 was found: install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; fi
 	@"$(PYTHON)" scripts/setup.py
 
-demo: setup ## compress the shipped detector on synthetic scenes, as the paper does and by bits of its own; QUICK=1: in minutes
+demo: shares setup ## compress the shipped detector on synthetic scenes, as the paper does and by bits of its own; QUICK=1: in minutes
 	$(QDBEV) compress --profile $(PROFILE) --stages $(STAGES) $(DEMO)
 	$(QDBEV) compress --profile $(PROFILE) --own-bits $(DEMO)
 	$(BIN)/qdbev report --profile $(PROFILE) --format html $(DEMO)
 ifdef QUICK
 	@echo "QUICK: 5 scenes and a few steps show how it works; these numbers mean nothing."
 endif
+
+shares:
+	@if [ -z "$(SHARE)" ]; then echo "PROCESSES=$(PROCESSES): a batch of 8 is shared out among 1, 2, 4 or 8 processes" >&2; exit 1; fi
 
 test: setup format lint ## formatting, lint, types, import contracts, doctests, tests
 	$(call section,doctests and tests)

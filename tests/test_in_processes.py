@@ -1,10 +1,12 @@
-"""The launcher of the demo: a command in two processes, its exit code, and nothing of torchrun's own report."""
+"""The launcher of the demo: a command in several processes, its exit code, its batches; no report of torchrun's."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,3 +25,21 @@ def test_what_fails_says_its_sentence_and_keeps_its_code() -> None:
     done = launched("profiles", "show", "w4a66")
     assert done.returncode == 2
     assert "w4a6" in done.stderr and "Traceback" not in done.stderr and "ChildFailed" not in done.stderr
+
+
+@pytest.mark.parametrize(("processes", "batch"), [(1, None), (2, 4), (4, 2), (8, 1)])
+def test_the_processes_of_the_demo_share_out_the_batch(processes: int, batch: int | None) -> None:
+    lines = made("demo", "--dry-run", f"PROCESSES={processes}").stdout.splitlines()
+    compressing = [line.split() for line in lines if " compress " in line]
+    sizes = [f"qat.batch_size={batch}", f"distillation.schedule.batch_size={batch}"] if batch else []
+    assert [[word for word in words if "batch_size" in word] for words in compressing] == [sizes, sizes]
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
+    refused = made("shares", "PROCESSES=3")
+    assert refused.returncode == 2
+    assert "PROCESSES=3: a batch of 8 is shared out among 1, 2, 4 or 8 processes" in refused.stderr
+
+
+def made(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
