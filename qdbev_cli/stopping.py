@@ -71,7 +71,7 @@ def code() -> int:
 def sentence(number: int = 0) -> str:
     """What is said of a request, the one that came unless another is given."""
     words = WORDS.get(signal.Signals(number or _Requests.received or signal.SIGINT), "stopped")
-    return f"{words}; the same command goes on: what is sealed stays, trainings and evaluations resume"
+    return f"{words}; the same command goes on: what is sealed stays, trainings, calibrations and evaluations resume"
 
 
 @contextlib.contextmanager

@@ -11,8 +11,9 @@ from pipelines.assembly.quantized import Quantized, quantized_cost, write_quanti
 from pipelines.assembly.samples import notes_on
 from pipelines.assembly.weights import float_artifact, float_detector, package_versions
 from pipelines.calibration.hazards import linted_example
+from pipelines.calibration.kept_ranges import KeptRanges
 from pipelines.calibration.kept_rounds import KeptRounds
-from pipelines.calibration.methods import WorkRecord, calibration_row
+from pipelines.calibration.methods import Kept, WorkRecord, calibration_row
 from pipelines.calibration.observing import refuse_evaluation_samples, run_samples
 from pipelines.calibration.smoothing import smoothed
 from pipelines.lineage.keys import calibration_key
@@ -20,7 +21,7 @@ from pipelines.lineage.kinds import CALIBRATION
 from pipelines.store.making import Content, Made, made
 from profiles.sections.schedule import PARTS
 from profiles.wording import counted
-from qdbev.quantization import CheckedRun, Keeper, trainable_parameters
+from qdbev.quantization import CheckedRun, trainable_parameters
 
 
 def calibrated(job: Job) -> Made:
@@ -48,7 +49,8 @@ def _calibrate(job: Job, *, source: str, tokens: list[str], key: str) -> Content
     profile, split = job.profile, job.split("train")
     detector, _ = float_detector(job)
     trainable = trainable_parameters(detector)
-    quantized, records, checked = _with_ranges(detector, job=job, keeper=KeptRounds(job, CALIBRATION, key=key))
+    kept = Kept(KeptRanges(job, CALIBRATION, key=key), KeptRounds(job, CALIBRATION, key=key))
+    quantized, records, checked = _with_ranges(detector, job=job, kept=kept)
     quantized.switch_on(PARTS)
 
     def write(folder: Path) -> None:
@@ -72,7 +74,7 @@ def _calibrate(job: Job, *, source: str, tokens: list[str], key: str) -> Content
     )
 
 
-def _with_ranges(detector: Detector, *, job: Job, keeper: Keeper) -> tuple[Quantized, list[WorkRecord], str]:
+def _with_ranges(detector: Detector, *, job: Job, kept: Kept) -> tuple[Quantized, list[WorkRecord], str]:
     """Quantize a float detector and set its ranges; with records of what did more, and by how much rewrites differ."""
     section = job.profile.calibration
     example = CheckedRun(detector, linted_example(detector, job=job))
@@ -80,5 +82,5 @@ def _with_ranges(detector: Detector, *, job: Job, keeper: Keeper) -> tuple[Quant
     if section.smoothing is not None:
         run = partial(run_samples, detector, job=job)
         smoothing = [smoothed(detector, example=example, run=run, alpha=section.smoothing)]
-    quantized, records = calibration_row(section.method).calibrate(detector, job, example, keeper)
+    quantized, records = calibration_row(section.method).calibrate(detector, job, example, kept)
     return quantized, [*smoothing, *records], example.sentence()

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipelines.assembly.job import Job
 from pipelines.store import processes
 from pipelines.store.integrity import UnusableInput
-from qdbev.engine import DamagedState, load_state, save_state
+from qdbev.engine import DamagedState, ResumeState, load_state, save_state
 from qdbev.quantization import Keeper
 
 _FOLDER = "rounding"
@@ -43,9 +43,17 @@ class KeptRounds(Keeper):
             save_state(self._scratch(), key=self._key, step=int(tensors["rounds"]), tensors=tensors, record={})
 
     def _read(self) -> Mapping[str, Tensor]:
-        folder: Path = self._scratch()
-        try:
-            state = load_state(folder, key=self._key)
-        except DamagedState as error:
-            raise UnusableInput(str(error)) from error
+        state = kept_state(self._scratch(), key=self._key)
         return {} if state is None else state.tensors
+
+
+def kept_state(folder: Path, *, key: str) -> ResumeState | None:
+    """What a process of this key has kept in a folder.
+
+    Raises:
+        UnusableInput: It is damaged.
+    """
+    try:
+        return load_state(folder, key=key)
+    except DamagedState as error:
+        raise UnusableInput(str(error)) from error

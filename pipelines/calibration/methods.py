@@ -15,6 +15,7 @@ from pipelines.assembly.detector import Detector
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, checked_quantized
 from pipelines.calibration.data_free import correct, prepared_from_float
+from pipelines.calibration.kept_ranges import KeptRanges
 from pipelines.calibration.observing import observe, run_samples
 from pipelines.calibration.reconstruction import reconstruct_blocks
 from pipelines.calibration.rounding import compare_rounded, compensate, learn_rounding
@@ -40,13 +41,21 @@ Calibrated = tuple[Quantized, list[WorkRecord]]
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Where a method keeps what is done, and finds what was done before it was stopped."""
+
+    ranges: KeptRanges
+    rounds: Keeper
+
+
+@dataclass(frozen=True)
 class CalibrationRow:
     """One method."""
 
     name: CalibrationMethod
-    calibrate: Callable[[Detector, Job, CheckedRun, Keeper], Calibrated]
+    calibrate: Callable[[Detector, Job, CheckedRun, Kept], Calibrated]
     """Of a float detector, which it changes in place, a job, whose samples it runs, the example that checks it, and
-    what keeps long work in case it is stopped."""
+    what keeps its work in case it is stopped."""
     after: Callable[[CalibrationProfile], str] | None = None
     """What is done once ranges are set, in words."""
     before: str = ""
@@ -63,45 +72,45 @@ class CalibrationRow:
         return [*before, ranges, *([self.after(section)] if self.after else [])]
 
 
-def _observed(detector: Detector, job: Job, example: CheckedRun) -> Quantized:
+def _observed(detector: Detector, job: Job, example: CheckedRun, kept: Kept) -> Quantized:
     """The detector with quantizers and their ranges, weights as they were."""
     quantized = checked_quantized(detector, example=example, profile=job.profile, bits=job.bits)
-    observe(quantized, job=job, progress=job.progress)
+    observe(quantized, job=job, kept=kept.ranges, progress=job.progress)
     return quantized
 
 
-def _ptq(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper) -> Calibrated:
-    return _observed(detector, job, example), []
+def _ptq(detector: Detector, job: Job, example: CheckedRun, kept: Kept) -> Calibrated:
+    return _observed(detector, job, example, kept), []
 
 
-def _dfq(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper) -> Calibrated:
+def _dfq(detector: Detector, job: Job, example: CheckedRun, kept: Kept) -> Calibrated:
     prepared = prepared_from_float(detector, example=example, profile=job.profile, bits=job.bits)
-    observe(prepared.quantized, job=job, progress=job.progress)
+    observe(prepared.quantized, job=job, kept=kept.ranges, progress=job.progress)
     run = partial(run_samples, detector, job=job)
     how = job.profile.calibration.bias_correction
     return prepared.quantized, [correct(prepared, how=how, run=run, progress=job.progress)]
 
 
-def _gptq(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper) -> Calibrated:
-    quantized = _observed(detector, job, example)
-    record = compensate(detector, run=partial(run_samples, detector, job=job), parts=PARTS, keeper=keeper)
+def _gptq(detector: Detector, job: Job, example: CheckedRun, kept: Kept) -> Calibrated:
+    quantized = _observed(detector, job, example, kept)
+    record = compensate(detector, run=partial(run_samples, detector, job=job), parts=PARTS, keeper=kept.rounds)
     compare_rounded(example)
     return quantized, [record]
 
 
-def _adaround(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper) -> Calibrated:
-    quantized, section = _observed(detector, job, example), job.profile.calibration
+def _adaround(detector: Detector, job: Job, example: CheckedRun, kept: Kept) -> Calibrated:
+    quantized, section = _observed(detector, job, example, kept), job.profile.calibration
     run = partial(run_samples, job=job)
-    record = learn_rounding(detector, run=run, parts=PARTS, section=section, keeper=keeper, progress=job.progress)
+    record = learn_rounding(detector, run=run, parts=PARTS, section=section, keeper=kept.rounds, progress=job.progress)
     compare_rounded(example)
     return quantized, [record]
 
 
-def _reconstructed(detector: Detector, job: Job, example: CheckedRun, keeper: Keeper, *, drop: float) -> Calibrated:
-    quantized, section = _observed(detector, job, example), job.profile.calibration
+def _reconstructed(detector: Detector, job: Job, example: CheckedRun, kept: Kept, *, drop: float) -> Calibrated:
+    quantized, section = _observed(detector, job, example, kept), job.profile.calibration
     run = partial(run_samples, job=job)
     record = reconstruct_blocks(
-        detector, run=run, parts=PARTS, section=section, drop=drop, keeper=keeper, progress=job.progress
+        detector, run=run, parts=PARTS, section=section, drop=drop, keeper=kept.rounds, progress=job.progress
     )
     compare_rounded(example)
     return quantized, [record]

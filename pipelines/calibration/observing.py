@@ -15,6 +15,7 @@ from pipelines.assembly.detector import Detector, inputs_on
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized
 from pipelines.assembly.samples import Split, ordered_dataset
+from pipelines.calibration.kept_ranges import KeptRanges
 from pipelines.store.integrity import fetched
 from profiles.wording import counted
 from qdbev.data.nuscenes.records import Sample
@@ -45,6 +46,7 @@ def observe(
     parts: Sequence[str] | None = None,
     observer: str | None = None,
     unsigned: bool | None = None,
+    kept: KeptRanges | None = None,
     progress: bool = False,
 ) -> None:
     """Set ranges from a run over the calibration samples.
@@ -55,6 +57,7 @@ def observe(
         parts: Set the ranges of these parts alone, which run in float, the others as they are; None means all.
         observer: What chooses the ranges, in place of the profile's observers.
         unsigned: Whether activations that are never negative get unsigned integers, in place of the profile's word.
+        kept: Keeps what was seen from time to time, and has what a run that was stopped has seen.
         progress: Show a bar.
 
     Raises:
@@ -62,7 +65,7 @@ def observe(
     """
     detector = quantized.detector
     with observing(detector, parts=parts, observer=observer, unsigned_inputs=unsigned), _noting_calls(detector) as ran:
-        run_samples(detector, job=job, progress=progress)
+        run_samples(detector, job=job, kept=kept, progress=progress)
     if missing := ranges_missing(detector):
         raise ValueError(_reason_missing(missing, ran=ran))
 
@@ -95,18 +98,24 @@ def _reason_missing(missing: Sequence[str], *, ran: Collection[str]) -> str:
     )
 
 
-def run_samples(detector: Detector, *, job: Job, progress: bool = False) -> None:
+def run_samples(detector: Detector, *, job: Job, kept: KeptRanges | None = None, progress: bool = False) -> None:
     """Run the calibration samples through a detector, in eval mode, in scene order, history reset at scene borders.
 
     Args:
         detector: Goes to the job's device; leaves no history behind.
         job: Whose samples.
+        kept: Is told of each sample; those that it knows already do not run.
         progress: Show a bar.
     """
     detector.eval().to(job.device).history.reset()
+    done = kept.take_up(detector) if kept else 0
     dataset = ordered_dataset(job.split("train"), model=job.profile.model, samples=job.calibration_samples())
     with torch.no_grad():
-        batches = fetched(streaming_batches(dataset, streams=1, workers=0))
-        for batch in tqdm(batches, total=len(dataset), desc="calibrate", unit="sample", disable=not progress):
+        batches = fetched(streaming_batches(dataset, streams=1, workers=0, done=done))
+        whole = len(dataset)
+        bar = tqdm(batches, total=whole, initial=done, desc="calibrate", unit="sample", disable=not progress)
+        for number, batch in enumerate(bar, start=done + 1):
             detector(inputs_on(batch, device=job.device), batch["data_samples"], mode="predict")
+            if kept:
+                kept.keep(detector, done=number)
     detector.history.reset()

@@ -35,12 +35,25 @@ class Memory(Protocol):
     def reset(self) -> None:
         """Forget everything."""
 
+    def last_scene(self) -> dict[str, Tensor]:
+        """What is kept of the scene that was seen last, by names that ``take_up`` understands."""
+
+    def take_up(self, kept: Mapping[str, Tensor]) -> None:
+        """Go on in the scene that ``last_scene`` gave, and forget all others."""
+
 
 class NoHistory:
     """Stands where a temporal detector keeps what it saw before."""
 
     def reset(self) -> None:
         """Does nothing: every frame is seen alone."""
+
+    def last_scene(self) -> dict[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def take_up(self, kept: Mapping[str, Tensor]) -> None:
+        """Does nothing."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from qdbev.engine.moment import ExtraState, Moment, TrainResult
 from qdbev.engine.optimiser import OptimiserSettings
 from qdbev.engine.randomness import seed_everything
 from qdbev.engine.schedule import ScheduleSettings, learning_rate_factor
-from qdbev.engine.state import DamagedState, load_state, save_state
+from qdbev.engine.state import DamagedState, ResumeState, load_state, save_state
 from qdbev.engine.training import train
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Loss",
     "Moment",
     "OptimiserSettings",
+    "ResumeState",
     "ScheduleSettings",
     "ShuffledBatches",
     "TrainResult",

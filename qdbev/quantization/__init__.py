@@ -29,6 +29,7 @@ from qdbev.quantization.layers.model_ranges import (
     ranges_missing,
     settle_ranges,
 )
+from qdbev.quantization.layers.observed import observe_on, observed
 from qdbev.quantization.layers.packing import (
     pack_bits,
     pack_model,
@@ -147,6 +148,8 @@ __all__ = [
     "nearest_part",
     "nominal_size_mb",
     "not_counted",
+    "observe_on",
+    "observed",
     "observing",
     "pack_bits",
     "pack_model",

@@ -36,7 +36,7 @@ def _(options: OutputOptions) -> Outcome:
 sys.argv[1:] = ["work"]
 main()
 """
-GOES_ON = "the same command goes on: what is sealed stays, trainings and evaluations resume\n"
+GOES_ON = "the same command goes on: what is sealed stays, trainings, calibrations and evaluations resume\n"
 SLEEP = "time.sleep(30)"
 SWALLOW = """
     class Odd:

@@ -120,12 +120,12 @@ class TrainingOrder:
         return Slot(int(self._permutation[position]), (self.seed, _AUGMENT, step * global_batch + place))
 
 
-def streaming_batches(dataset: Frames, *, streams: int, workers: int) -> Iterator[Batch]:
+def streaming_batches(dataset: Frames, *, streams: int, workers: int, done: int = 0) -> Iterator[Batch]:
     """Frames of whole scenes in the order of time, up to ``streams`` scenes side by side.
 
     Scenes run in groups: batch k of a group holds frame k of each of its scenes that is that long, in a fixed order;
     so every scene starts with its first frame, is complete and is never split. The longest scenes share a group.
-    Follow the state of a scene by its name, not by its place in the batch.
+    Follow the state of a scene by its name, not by its place in the batch. The first ``done`` batches are left out.
     """
     scenes: dict[str, list[int]] = {}
     for index in sorted(range(len(dataset)), key=lambda at: dataset.samples[at]["index_in_scene"]):
@@ -137,7 +137,7 @@ def streaming_batches(dataset: Frames, *, streams: int, workers: int) -> Iterato
         for group in groups
         for frame in range(len(scenes[group[0]]))
     ]
-    return load_slots(dataset, batches=batches, workers=workers)
+    return load_slots(dataset, batches=batches[done:], workers=workers)
 
 
 class _Slots(Dataset[Any]):

@@ -7,7 +7,7 @@ Shapes: B samples.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -51,6 +51,17 @@ class Entry(NamedTuple):
     cam2lidar_N44: Tensor
     time: Tensor
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name."""
+        poses = {name: getattr(self, name) for name in self._fields[2:]}
+        return {"depth_EDP": self.lifted.depth_EDP, "context_EPC": self.lifted.context_EPC, **poses}
+
+    @classmethod
+    def of(cls, place: int, tensors: Mapping[str, Tensor]) -> Entry:
+        """The frame at a place of the scene that has these tensors."""
+        poses = {name: tensors[name] for name in cls._fields[2:]}
+        return cls(place, Lifted(tensors["depth_EDP"], tensors["context_EPC"]), **poses)
+
 
 class LiftHistory:
     """The last frames of each scene. Scenes may run in lockstep; those unused for longest are forgotten."""
@@ -69,6 +80,26 @@ class LiftHistory:
     def reset(self) -> None:
         """Forgets everything."""
         self._scenes.clear()
+
+    def last_scene(self) -> dict[str, Tensor]:
+        """The frames of the scene that was seen last, by its name and their places."""
+        return {
+            f"{scene}/{entry.place}/{name}": tensor
+            for scene, entries in [*self._scenes.items()][-1:]
+            for entry in entries
+            for name, tensor in entry.tensors().items()
+        }
+
+    def take_up(self, kept: Mapping[str, Tensor]) -> None:
+        """Go on in the scene that ``last_scene`` gave, and forget all others."""
+        self.reset()
+        frames: dict[tuple[str, int], dict[str, Tensor]] = {}
+        for path, tensor in kept.items():
+            scene, place, name = path.rsplit("/", 2)
+            frames.setdefault((scene, int(place)), {})[name] = tensor
+        for scene, at in sorted(frames):
+            entries = self._scenes.setdefault(scene, deque(maxlen=self.frames_back))
+            entries.append(Entry.of(at, frames[scene, at]))
 
     def lookup(self, frames: CameraFrames) -> list[Entry | None]:
         """The past frame of each sample, None at the start of a scene or where a frame is missing in between.

@@ -13,6 +13,7 @@ integers on ``0 ... 2^k - 1``: the upper half of a signed grid of one bit more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -192,6 +193,18 @@ class Quantizer(GridState):
         observer.set_bits(self.grid_bits)
         self._take_range(observer)
         return True
+
+    def observed(self) -> dict[str, Tensor]:
+        """What was seen since it began to observe; nothing where it does not."""
+        if self._observing is None:
+            return {}
+        return self._observing.seen() | {"negative": torch.tensor(self._negative)}
+
+    def observe_on(self, observed: Mapping[str, Tensor]) -> None:
+        """Go on from what ``observed`` gave of a quantizer of the same settings; it observes already."""
+        assert self._observing is not None
+        self._observing.take_up(observed)
+        self._negative = bool(observed["negative"])
 
     def learn(self, form: RangeForm = "log") -> None:
         """Make the range a parameter that starts at the present one; it no longer follows.

@@ -6,11 +6,14 @@ values seen. The grid then runs from end to end: ``S = (high - low) / (p - n)`` 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
 from qdbev.quantization.grid.integers import integer_limits
 from qdbev.quantization.ranges.histogram import GrowingHistogram
+from qdbev.quantization.ranges.histogram_observers import OF_HISTOGRAM
 from qdbev.quantization.ranges.observers import Observer, ObserverRow
 
 _BINS = 4096
@@ -40,6 +43,8 @@ def grid_of_bounds(low: Tensor, high: Tensor, *, bits: int, narrow_range: bool =
 
 class BoundsObserver(Observer):
     """The smallest and the largest value ever seen."""
+
+    remembers: ClassVar[tuple[str, ...]] = ("_low", "_high")
 
     def __init__(self) -> None:
         super().__init__(axis=None)
@@ -79,6 +84,8 @@ class MseBoundsObserver(BoundsObserver):
         bits: Width of the quantizer.
         narrow_range: Of the quantizer.
     """
+
+    remembers = ("_low", "_high", *OF_HISTOGRAM)
 
     def __init__(self, *, bits: int, narrow_range: bool = False) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from qdbev.quantization.ranges.observers import Observer, ObserverRow
 
 _TENSOR_BINS = 4096
 _VALUES_AT_ONCE = 1 << 18  # that candidates are tried on together: a call's overhead is shared, caches hold them
+OF_HISTOGRAM = ("histogram.counts", "histogram.exponents", "histogram.largest")
 _CANDIDATES = 100  # ranges tried by mse and entropy: 1 %, 2 % ... 100 % of the largest magnitude
 
 
@@ -24,6 +25,8 @@ class HistogramObserver(Observer):
         axis: Channel axis or None.
         bins: Bins on each side of zero, a power of two.
     """
+
+    remembers = OF_HISTOGRAM
 
     def __init__(self, *, axis: int | None = None, bins: int = _TENSOR_BINS) -> None:
         super().__init__(axis=axis)

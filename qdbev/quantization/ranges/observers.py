@@ -18,8 +18,9 @@ All of them are deterministic and of bounded memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping
+from operator import attrgetter
+from typing import ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -53,6 +54,9 @@ class Observer:
         axis: Channel axis, or None for one range of the whole tensor.
     """
 
+    remembers: ClassVar[tuple[str, ...]] = ()
+    """Attributes that hold what was seen: tensors, None before; ``a.b`` is an attribute of an attribute."""
+
     def __init__(self, *, axis: int | None = None) -> None:
         self.axis = axis
         self.updates = 0
@@ -84,6 +88,18 @@ class Observer:
     def set_bits(self, bits: int) -> None:
         """Choose for a grid of so many bits, where the range depends on that; it is known last."""
 
+    def seen(self) -> dict[str, Tensor]:
+        """All that was seen so far, by names that ``take_up`` understands."""
+        values = {name: attrgetter(name)(self) for name in self.remembers if self.updates}
+        return values | {"updates": torch.tensor(self.updates)}
+
+    def take_up(self, seen: Mapping[str, Tensor]) -> None:
+        """Go on from what ``seen`` gave of an observer made alike."""
+        self.updates = int(seen["updates"])
+        for path in self.remembers if self.updates else ():
+            holder, _, name = path.rpartition(".")
+            setattr(attrgetter(holder)(self) if holder else self, name, seen[path])
+
     def _take(self, x: Tensor) -> None:
         raise NotImplementedError
 
@@ -94,6 +110,7 @@ class Observer:
 class MinMaxObserver(Observer):
     """The largest magnitude ever seen."""
 
+    remembers = ("_largest",)
     _largest: Tensor | None = None
 
     def _take(self, x: Tensor) -> None:
@@ -112,6 +129,8 @@ class MovingAverageObserver(Observer):
         axis: Channel axis or None.
         momentum: ``m``, in [0, 1).
     """
+
+    remembers = ("_average",)
 
     def __init__(self, *, axis: int | None = None, momentum: float = 0.95) -> None:
         super().__init__(axis=axis)

@@ -70,6 +70,20 @@ def test_scenes_do_not_see_each_other_and_a_gap_starts_anew(make_bevdet: Any) ->
 
 
 @torch.no_grad()
+def test_a_stream_that_was_stopped_goes_on_alike(make_bevdet: Any) -> None:
+    model = make_bevdet(frames_back=2).eval()
+    whole = stream(model, "a", range(4))
+    model.history.reset()
+    stream(model, "b", range(2))
+    stream(model, "a", range(3))
+    kept = model.history.last_scene()
+    model.history.reset()
+    model.history.take_up(kept)
+    (last,) = stream(model, "a", range(3, 4))
+    assert torch.equal(last.bboxes_3d.tensor, whole[3].bboxes_3d.tensor)
+
+
+@torch.no_grad()
 def test_a_first_frame_is_its_own_past_whatever_its_queue_holds(make_bevdet: Any) -> None:
     model = make_bevdet(frames_back=2).eval()
     single = model.detections(*make_batch([frame(scene="a", index=1, follows=False)]))[0][1]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qdbev.quantization.ranges.bounds_observers import make_bounds_observer
 from qdbev.quantization.ranges.observer_kinds import make_observer
-from qdbev.quantization.ranges.observers import MinMaxObserver, MovingAverageObserver, largest_magnitude
+from qdbev.quantization.ranges.observers import MinMaxObserver, MovingAverageObserver, Observer, largest_magnitude
 
 KINDS = ["minmax", "moving_average", "percentile", "mse", "entropy"]
 BATCHES = st.lists(st.lists(st.floats(-1e4, 1e4, width=32), min_size=3, max_size=3), min_size=1, max_size=6)
@@ -93,3 +97,26 @@ def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
 def test_a_momentum_of_one_would_never_move() -> None:
     with pytest.raises(ValueError, match="below 1"):
         MovingAverageObserver(momentum=1.0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(partial(make_observer, kind, bits=4) for kind in KINDS),
+        partial(make_observer, "mse", bits=4, axis=1),
+        *(partial(make_bounds_observer, kind, bits=4) for kind in ("minmax", "mse")),
+    ],
+)
+def test_what_takes_up_what_another_saw_goes_on_alike(make: Callable[[], Observer]) -> None:
+    first, second = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0))
+    whole, stopped, resumed = make(), make(), make()
+    whole.update(first)
+    stopped.update(first)
+    resumed.take_up(stopped.seen())
+    for observer in (whole, resumed):
+        observer.update(3 * second)
+    assert torch.equal(whole.range(), resumed.range()) and resumed.updates == 2
+    unseen = make()
+    unseen.take_up(make().seen())
+    with pytest.raises(ValueError, match="saw no values"):
+        unseen.range()

@@ -6,6 +6,7 @@ Shapes: B samples, Q BEV cells, C channels.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,6 +44,17 @@ class StreamingHistory:
     def reset(self) -> None:
         """Forgets everything."""
         self._last.clear()
+
+    def last_scene(self) -> dict[str, Tensor]:
+        """The features of the scene that was seen last, by its name and the frame's index."""
+        return {f"{scene}/{index}": bev_QC for scene, (index, bev_QC) in [*self._last.items()][-1:]}
+
+    def take_up(self, kept: Mapping[str, Tensor]) -> None:
+        """Go on in the scene that ``last_scene`` gave, and forget all others."""
+        self.reset()
+        for name, bev_QC in kept.items():
+            scene, _, index = name.rpartition("/")
+            self._last[scene] = (int(index), bev_QC)
 
     def lookup(self, frames: FrameBatch) -> History | None:
         """The history of each sample: the features of its scene's frame with the index before, if they were the last.

@@ -75,3 +75,12 @@ def test_stored_features_are_a_copy():
 def test_two_frames_of_a_scene_in_one_batch_are_refused():
     with pytest.raises(ValueError, match="one frame per scene"):
         StreamingHistory().lookup(step(("a", 0), ("a", 1)))
+
+
+def test_another_memory_takes_up_the_scene_seen_last():
+    memory, other = StreamingHistory(), StreamingHistory()
+    for scene, number in (("a", 1), ("b", 2)):
+        memory.store(bev(number), frames=step((scene, 4)))
+    other.take_up(memory.last_scene())
+    assert other.lookup(step(("b", 5))).bev_BQC.flatten().tolist() == [2.0]
+    assert other.lookup(step(("a", 5))) is None and StreamingHistory().last_scene() == {}
