@@ -60,6 +60,24 @@ def known_losses(store: Store, *, measured: str) -> Measured | None:
     return None
 
 
+def choosing_work(profile: Profile, *, scene_samples: int) -> float | None:
+    """Frames of all that is measured, if no choice shared work with another; None by traces of a Hessian.
+
+    Ranges are set at each width where inputs are chosen too. Then the float network runs once, and each choice over the
+    samples that are compared, or the scenes that are scored.
+
+    Args:
+        profile: Its section ``bit_plan`` says what.
+        scene_samples: Of ``bit_plan.scenes`` scenes of training.
+    """
+    section, samples = profile.bit_plan, profile.calibration.samples
+    if section.criterion == "hessian":
+        return None
+    ranges = len(section.candidates) * samples if "inputs" in measured_tensors(profile) else 0
+    compared = section.samples + (scene_samples if section.criterion == "nds" else 0)
+    return float(ranges + samples + evaluations(profile) * compared)
+
+
 def evaluations(profile: Profile) -> int:
     """How many networks criterion nds scores: the float one, and each layer's weights, and inputs, at each width."""
     detector = build_detector(profile.model, rig=profile.data.rig)

@@ -66,15 +66,19 @@ def run(job: Job, *, controls: bool = False, own_bits: bool = False, dry_run: bo
 
 def _own_bits_dry(job: Job, *, controls: bool) -> Outcome:
     """What would be done with bits of their own, before the plan that says them is there."""
+    from pipelines.bit_planning.losses import choosing_work
     from pipelines.bit_planning.own_bits import untrained
+    from pipelines.costs.hours import hours, scene_samples
 
     stated = job.stated
     first = [
         f"evaluate the float {stated.model.name} and calibrate it to {stated.quantization.label}: what may be spent",
         f"choose bits for every layer within that, from {counted(stated.bit_plan.samples, 'training sample')}",
     ]
+    frames = choosing_work(stated, scene_samples=scene_samples(stated, scenes=stated.bit_plan.scenes))
+    took = hours(job, frames=frames, what="measuring all choices, besides")
     then = run(job.of(untrained(stated, plan="PLAN")), controls=controls, dry_run=True)
-    return Outcome(would_do=[*first, *then.would_do], messages=[*then.messages, "choosing the bits takes time besides"])
+    return Outcome(would_do=[*first, *then.would_do], messages=list(dict.fromkeys([*then.messages, took])))
 
 
 def _preflight(job: Job, *, controls: bool, dry_run: bool) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from pipelines.assembly.job import Job
-from pipelines.costs.forecast import distillation_forecast
+from pipelines.costs.forecast import distillation_forecast, training_memory
 from pipelines.costs.hours import hours
 from pipelines.costs.preflight import preflight
 from pipelines.costs.work import distillation_work
@@ -37,7 +37,10 @@ def run(job: Job, *, control: bool = False, dry_run: bool = False) -> Outcome:
     said = preflight(job, dry_run=dry_run, trains=True)
     if dry_run:
         took = hours(job, frames=distillation_work(job.stated, taught=not control), what="these steps")
-        return Outcome(would_do=_steps(job.stated, control=control), messages=[*said, took])
+        return Outcome(
+            would_do=_steps(job.stated, control=control),
+            messages=[*said, *training_memory(job.stated, distils=True), took],
+        )
     parent, messages = trained_stages(replace(job, force=False))
     artifact, message = distil(job, parent=parent, distilled=not control)
     said = [*messages, message, *where_to_look([artifact.path])]

@@ -7,12 +7,21 @@ from typing import Any
 
 from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
+from pipelines.costs.forecast import inference_memory
+from pipelines.costs.hours import hours, scored_samples
 from pipelines.costs.preflight import preflight
+from pipelines.costs.work import scoring_work
 from pipelines.lineage.kinds import DETAILS, SCORES, SUBMISSION, TO_TRAINED
 from pipelines.lineage.models import as_made, furthest
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.absent import absent_sentence
-from pipelines.scoring.evaluation import SCORED_BEFORE, compared_with_devkit, evaluation_of
+from pipelines.scoring.evaluation import (
+    SCORED_BEFORE,
+    compared_with_devkit,
+    evaluation_of,
+    refuse_no_detector,
+    runtime_stated,
+)
 from pipelines.scoring.published import against_published
 from pipelines.store.artifacts import Artifact
 from profiles.sections.rig import sealed_rig
@@ -38,13 +47,16 @@ def run(
         ValueError: ``official`` where there is no public ground truth.
     """
     model = job.store.open(artifact) if artifact else furthest(job.stated, store=job.store)
+    if model is not None:
+        refuse_no_detector(model)
     section = job.stated.evaluation
     if official:
         job.refuse_no_ground_truth()
     said_before = preflight(job, dry_run=dry_run, weights=model is None, calibrates=False, evaluations=1)
     if dry_run:
         name = model.path.name if model else f"the float {job.stated.model.name}"
-        return Outcome(would_do=[f"evaluate {name} on the {section.split} split"], messages=said_before)
+        would_do = [f"evaluate {name} on the {section.split} split"]
+        return Outcome(would_do=would_do, messages=[*said_before, *_needs(job, model=model, runtime=runtime)])
     model = model or float_artifact(job)
     sealed, said = evaluation_of(job, model=model, scored=False, runtime=runtime)
     if said == SCORED_BEFORE:
@@ -65,6 +77,14 @@ def run(
         metrics=dict(sealed.manifest.metrics),
         messages=[f"scored {model.path.name} by the rules of nuscenes-devkit", *more],
     )
+
+
+def _needs(job: Job, *, model: Artifact | None, runtime: str | None) -> list[str]:
+    """Memory and time of an evaluation; of a graph that a runtime runs, the time alone."""
+    profile = job.stated if model is None else as_made(model, profile=job.stated)
+    executed = None if model is None else runtime_stated(model, stated=runtime).get("runtime")
+    took = hours(job.of(profile), frames=scoring_work(scored_samples(profile)), runtime=executed)
+    return [*([] if executed else inference_memory(profile)), took]
 
 
 def overall_table(evaluation: Artifact) -> Table:

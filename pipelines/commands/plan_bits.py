@@ -7,8 +7,10 @@ from typing import Any
 
 from pipelines.assembly.job import Job
 from pipelines.bit_planning.choice import bit_plan_of, latency_table_of, refuse_unplannable
-from pipelines.bit_planning.losses import evaluations
+from pipelines.bit_planning.losses import choosing_work, evaluations
 from pipelines.bit_planning.problem import measured_tensors
+from pipelines.costs.forecast import inference_memory
+from pipelines.costs.hours import hours, scene_samples
 from pipelines.costs.preflight import preflight
 from pipelines.lineage.bit_plan import mixed_label, plan_content
 from pipelines.lineage.kinds import PARETO_PICTURE
@@ -39,7 +41,10 @@ def run(job: Job, *, dry_run: bool = False) -> Outcome:
     said = preflight(job, dry_run=dry_run)
     if dry_run:
         latency_table_of(job.stated)  # refused here as it would be then
-        return Outcome(would_do=_steps(job.stated), messages=said)
+        frames = choosing_work(job.stated, scene_samples=scene_samples(job.stated, scenes=job.stated.bit_plan.scenes))
+        took = hours(job, frames=frames, what="measuring all choices")
+        messages = [*said, *inference_memory(job.stated), took]
+        return Outcome(would_do=_steps(job.stated), messages=messages)
     artifact, message = bit_plan_of(job)
     return _outcome(artifact, message=message)
 

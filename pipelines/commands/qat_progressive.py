@@ -7,6 +7,7 @@ from functools import partial
 
 from pipelines.assembly.job import Job
 from pipelines.assembly.weights import float_artifact
+from pipelines.costs.forecast import training_memory
 from pipelines.costs.hours import hours, scored_samples
 from pipelines.costs.preflight import preflight
 from pipelines.costs.work import qat_work
@@ -32,7 +33,11 @@ def run(job: Job, *, dry_run: bool = False) -> Outcome:
         groups = stage_parts(job.stated.qat.stages, without=job.stated.model.empty_parts)
         return Outcome(
             would_do=[_sentence(job.stated, number=number, groups=groups) for number in range(1, len(groups) + 1)],
-            messages=[*said, hours(job, frames=qat_work(job.stated, scored=scored_samples(job.stated)))],
+            messages=[
+                *said,
+                *training_memory(job.stated, distils=False),
+                hours(job, frames=qat_work(job.stated, scored=scored_samples(job.stated))),
+            ],
         )
     score = partial(evaluate_artifact, job) if job.profile.qat.evaluate_each_stage else None
     if score is not None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipelines.assembly.detector import build_detector
 from pipelines.assembly.job import Job
+from pipelines.assembly.quantized import detector_plan
+from pipelines.costs.forecast import inference_memory
+from pipelines.costs.hours import hours, scored_samples
 from pipelines.costs.preflight import preflight
+from pipelines.costs.work import scoring_work
 from pipelines.lineage.kinds import SENSITIVITY_PICTURE
 from pipelines.reporting.outcome import Outcome
 from pipelines.scoring.sensitivity import sensitivity_of
@@ -35,9 +40,21 @@ def run(job: Job, *, level: str = "part", dry_run: bool = False) -> Outcome:
     said = preflight(job, dry_run=dry_run)
     if dry_run:
         name, bits = job.stated.model.name, job.stated.quantization.label
-        return Outcome(would_do=[f"evaluate {name} with each {level} alone in {bits}, and all"], messages=said)
+        took = hours(job, frames=_work(job.stated, level=level), what="all rows, less what they share")
+        return Outcome(
+            would_do=[f"evaluate {name} with each {level} alone in {bits}, and all"],
+            messages=[*said, *inference_memory(job.stated), took],
+        )
     artifact, message = sensitivity_of(job, level=level)
     return _outcome(artifact, message=message)
+
+
+def _work(profile: Profile, *, level: str) -> float:
+    """Frames of calibration and of every row, as if none shared work with another."""
+    detector = build_detector(profile.model, rig=profile.data.rig)
+    sites = detector_plan(detector, section=profile.quantization).quantized
+    alone = {site.part if level == "part" else site.path for site in sites}
+    return profile.calibration.samples + (len(alone) + 2) * scoring_work(scored_samples(profile))
 
 
 def refuse_immeasurable(profile: Profile) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.assembly.job import Job
+from pipelines.costs.forecast import float_training_memory
+from pipelines.costs.hours import hours
 from pipelines.costs.preflight import preflight
+from pipelines.costs.work import float_training_work
 from pipelines.reporting.outcome import Outcome
 from pipelines.store.events import where_to_look
 from pipelines.training.float_training import controls_of, float_trained, trained_on
@@ -31,7 +34,11 @@ def run(job: Job, *, further: bool = False, dry_run: bool = False) -> Outcome:
         origins = _origins(trainings, further=further)
         return Outcome(
             would_do=[_step(profile, origin=origin) for profile, origin in zip(trainings, origins, strict=True)],
-            messages=said,
+            messages=[
+                *said,
+                *float_training_memory(job.stated),
+                hours(job, frames=sum(map(float_training_work, trainings))),
+            ],
         )
     artifact, message = trained_on(job) if further else float_trained(job)
     return Outcome(

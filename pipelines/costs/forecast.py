@@ -1,12 +1,12 @@
-"""What a compression would need, said before it starts: samples, epochs, memory; nothing is generated or loaded."""
+"""What a command would need, said before it starts: samples, epochs, memory; nothing is generated or loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 
 from pipelines.assembly.detector import build_detector
 from pipelines.costs.epochs import epochs_of, is_absent, sample_count
-from pipelines.costs.memory import memory
+from pipelines.costs.memory import float_step_bytes, inference_bytes, memory
 from pipelines.store.integrity import reading_data
 from pipelines.training.teacher import keeps
 from profiles import Profile
@@ -39,7 +39,7 @@ def forecast(profile: Profile, *, stages: list[tuple[str, ...]]) -> list[str]:
         f"data: {train:,} training and {val:,} validation samples of {data.source}{_absence(data)}",
         f"epochs of the training samples, on one process: {', '.join(epochs)}",
         *(distillation_forecast(profile) if distillation.steps else ()),
-        *_memory(profile),
+        *training_memory(profile, distils=bool(distillation.steps)),
     ]
 
 
@@ -54,14 +54,32 @@ def distillation_forecast(profile: Profile) -> list[str]:
     return [keeps(profile, samples=sample_count(profile.data, split="train"))[1]]
 
 
-def _memory(profile: Profile) -> Iterator[str]:
-    if build_detector(profile.model, rig=profile.data.rig).cannot("shapes"):
-        return
+def training_memory(profile: Profile, *, distils: bool) -> list[str]:
+    """A sentence about the memory of stages of QAT, and of distillation; none of a detector without shapes."""
+    if not _has_shapes(profile):
+        return []
     needed = memory(profile)
     sizes = {"inference": needed.inference, "a step of QAT": needed.qat_step}
-    sizes |= {"a step of distillation": needed.distillation_step} if profile.distillation.schedule.steps else {}
+    return [_gigabytes(sizes | ({"a step of distillation": needed.distillation_step} if distils else {}))]
+
+
+def inference_memory(profile: Profile) -> list[str]:
+    """A sentence about the memory of an evaluation; none of a detector without shapes."""
+    return [_gigabytes({"inference": inference_bytes(profile)})] if _has_shapes(profile) else []
+
+
+def float_training_memory(profile: Profile) -> list[str]:
+    """A sentence about the memory of a float training; none of a detector without shapes."""
+    return [_gigabytes({"a step": float_step_bytes(profile)})] if _has_shapes(profile) else []
+
+
+def _has_shapes(profile: Profile) -> bool:
+    return not build_detector(profile.model, rig=profile.data.rig).cannot("shapes")
+
+
+def _gigabytes(sizes: Mapping[str, int]) -> str:
     gigabytes = [f"{size / _GIGABYTE:.2f} GB for {what}" for what, size in sizes.items()]
-    yield f"memory of one process in float32, about: {', '.join(gigabytes)}"
+    return f"memory of one process in float32, about: {', '.join(gigabytes)}"
 
 
 def _absence(data: DataProfile) -> str:

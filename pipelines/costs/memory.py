@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -30,6 +31,31 @@ class Memory:
     """The same, and the float teacher beside it."""
 
 
+def inference_bytes(profile: Profile) -> int:
+    """``Memory.inference`` alone.
+
+    Raises:
+        ValueError: The detector cannot run by shapes alone.
+    """
+    detector, scene = countable(profile)
+    return _weight_bytes(detector) + activation_memory(detector, detector.shape_run(scene)).peak_bytes
+
+
+def float_step_bytes(profile: Profile) -> int:
+    """A step of float training, without heads that are dropped afterwards.
+
+    Raises:
+        ValueError: The detector cannot run by shapes alone.
+    """
+    detector, scene = countable(profile)
+    weights, trainable = _weight_bytes(detector), trainable_parameters(detector) * _FLOAT_BYTES
+    frame = activation_memory(detector, detector.shape_run(scene)).peak_bytes
+    saved = activation_memory(detector, detector.shape_run(scene, training=True)).peak_bytes
+    return _step_bytes(
+        profile, schedule=profile.float_training, weights=weights, trainable=trainable, frame=frame, saved=saved
+    )
+
+
 def memory(profile: Profile) -> Memory:
     """Count the memory of a profile's model.
 
@@ -44,14 +70,18 @@ def memory(profile: Profile) -> Memory:
     frame = activation_memory(detector, detector.shape_run(scene)).peak_bytes
     student = _quantized(detector, profile=profile, scene=scene)
     saved = activation_memory(student, student.shape_run(scene, training=True)).peak_bytes
-
-    def step(schedule: Optimisation) -> int:
-        average = weights if schedule.ema_decay is not None else 0
-        history = frame * (profile.data.queue_length - 1)  # its frames run at once, before the one that trains
-        return weights + 3 * trainable + average + schedule.batch_size * max(saved, history)
-
+    step = partial(_step_bytes, profile, weights=weights, trainable=trainable, frame=frame, saved=saved)
     teacher = weights + profile.distillation.schedule.batch_size * frame
-    return Memory(weights + frame, step(profile.qat), step(profile.distillation.schedule) + teacher)
+    return Memory(weights + frame, step(schedule=profile.qat), step(schedule=profile.distillation.schedule) + teacher)
+
+
+def _step_bytes(
+    profile: Profile, *, schedule: Optimisation, weights: int, trainable: int, frame: int, saved: int
+) -> int:
+    """A step: weights, gradients, Adam's moments, an average, and the activations of a batch."""
+    average = weights if schedule.ema_decay is not None else 0
+    history = frame * (profile.data.queue_length - 1)  # its frames run at once, before the one that trains
+    return weights + 3 * trainable + average + schedule.batch_size * max(saved, history)
 
 
 def _quantized(detector: Detector, *, profile: Profile, scene: Scene) -> Detector:

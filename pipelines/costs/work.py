@@ -15,6 +15,14 @@ BACKWARD, BACKWARD_OF_A_PART = 1.5, 0.25
 """Frames that the way back through all parts is worth, or through those alone that a stage adds."""
 
 
+def float_training_work(profile: Profile) -> float:
+    """Frames of a training of float weights; a share of its steps may be on the current frame alone."""
+    schedule = profile.float_training
+    history = (profile.data.queue_length - 1) * (1 - schedule.single_frame_share)
+    back = BACKWARD if schedule.other_multiplier else BACKWARD_OF_A_PART
+    return schedule.steps * schedule.batch_size * schedule.accumulation * (1 + history + back)
+
+
 def stages_work(profile: Profile) -> list[float]:
     """Frames of each stage of QAT, its training alone."""
     qat = profile.qat

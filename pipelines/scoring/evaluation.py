@@ -60,15 +60,13 @@ def evaluation_of(job: Job, *, model: Artifact, scored: bool = True, runtime: st
         ValueError: The artifact holds no model, or no graph for a runtime, or the split cannot be scored.
         DamagedArtifact: Its files contradict each other.
     """
-    kind = model.manifest.kind
-    if kind not in MODELS:
-        raise ValueError(f"{model.path.name} is a {kind} artifact, which holds no detector: name one of {MODELS}")
+    refuse_no_detector(model)
     check_quantized(model)
     job = job.of(as_made(model, profile=job.profile))
     split = job.evaluation_split(scored=scored)
     section = job.profile.evaluation
     settings = {"split": section.split, "max_boxes": section.max_boxes, "data": split.digest}
-    settings |= _runtime(model, stated=runtime)
+    settings |= runtime_stated(model, stated=runtime)
     trained = _exported_model(model, job=job, scored=section.split != "test")
     refuse_calibrated(model, split=split, store=job.store)
     key = evaluation_key(job.profile, model=model.digest, settings=settings)
@@ -79,8 +77,23 @@ def evaluation_of(job: Job, *, model: Artifact, scored: bool = True, runtime: st
     return evaluated
 
 
-def _runtime(model: Artifact, *, stated: str | None) -> dict[str, str]:
-    """What runs a graph, as a setting of its evaluation; nothing for what torch runs."""
+def refuse_no_detector(model: Artifact) -> None:
+    """Refuse an artifact that cannot be evaluated.
+
+    Raises:
+        ValueError: It holds no detector.
+    """
+    kind = model.manifest.kind
+    if kind not in MODELS:
+        raise ValueError(f"{model.path.name} is a {kind} artifact, which holds no detector: name one of {MODELS}")
+
+
+def runtime_stated(model: Artifact, *, stated: str | None) -> dict[str, str]:
+    """What runs a graph, as a setting of its evaluation; nothing for what torch runs.
+
+    Raises:
+        ValueError: A runtime is stated for what is no graph.
+    """
     if model.manifest.kind == ONNX:
         return {"runtime": stated or runtime_of(model)}
     if stated is not None:

@@ -9,7 +9,17 @@ import pytest
 
 import profiles
 from pipelines.assembly.job import Job
-from pipelines.commands import compress, distill_vgd, qat_progressive
+from pipelines.bit_planning import losses
+from pipelines.commands import (
+    calibrate,
+    compress,
+    distill_vgd,
+    evaluate,
+    plan_bits,
+    qat_progressive,
+    sensitivity,
+    train_float,
+)
 from pipelines.costs.hours import hours
 from pipelines.costs.work import chain_work, distillation_work, qat_work
 from pipelines.store.artifacts import Artifact, Store
@@ -17,6 +27,12 @@ from profiles import Profile
 
 SMALL = ("data.train_scenes=4", "data.val_scenes=5", "calibration.samples=8", "device=cpu")
 STEPS = ("qat.steps_per_stage=[1,2,3,4]", "qat.batch_size=8", "distillation.schedule.steps=6")
+FLOAT_STEPS = (
+    "float_training.steps=2",
+    "float_training.batch_size=4",
+    "float_training.accumulation=1",
+    "float_training.single_frame_share=0",
+)
 UNKNOWN = "no time: nothing of this model was run here yet"
 
 
@@ -51,13 +67,38 @@ def test_processes_share_evaluations_out_among_them(monkeypatch: pytest.MonkeyPa
         (compress, "time: about 6 min for all of it; "),  # 732 frames, 366 s
         (qat_progressive, "time: about 4 min for all of it; "),  # 428 frames, 214 s
         (distill_vgd, "time: about 2 min for these steps; "),  # 264 frames, 132 s
+        (evaluate, "time: about 20 s for all of it; "),  # 40 frames
+        (calibrate, "time: about 4 s for all of it; "),  # 8 frames
+        (sensitivity, "time: about 2 min for all rows, less what they share; "),  # 8 + 6 x 40 frames
+        (train_float, "time: about 14 s for all of it; "),  # 2 x 4 x 3.5 frames
     ],
 )
-def test_dry_runs_say_hours_and_what_they_stand_on(tmp_path: Path, command: Any, said: str) -> None:
-    job = Job(load(f"data.cache={tmp_path / 'cache'}"), Store(tmp_path / "runs"))
-    assert command.run(job, dry_run=True).messages[-1] == UNKNOWN
+def test_dry_runs_say_memory_and_hours_and_what_they_stand_on(tmp_path: Path, command: Any, said: str) -> None:
+    job = Job(load(*FLOAT_STEPS, f"data.cache={tmp_path / 'cache'}"), Store(tmp_path / "runs"))
+    *first, unknown = command.run(job, dry_run=True).messages
+    assert unknown == UNKNOWN
     made = sealed(job.store, load(), key=1, frame=0.5)
-    assert command.run(job, dry_run=True).messages[-1] == f"{said}{made.path.name} took 0.5 s a frame"
+    would = command.run(job, dry_run=True)
+    assert would.messages[-1] == f"{said}{made.path.name} took 0.5 s a frame"
+    assert any(line.startswith("memory of one process in float32, about: 0.") for line in [*would.would_do, *first])
+
+
+def test_what_is_not_known_in_frames_has_no_time(tmp_path: Path) -> None:
+    job = Job(load("bit_plan.size=0.125", "bit_plan.criterion=hessian"), Store(tmp_path))
+    assert plan_bits.run(job, dry_run=True).messages[-1] == "no time: what measuring all choices takes was not measured"
+    learned = calibrate.run(Job(load("calibration.method=gptq"), job.store), dry_run=True).messages[-1]
+    assert learned == UNKNOWN
+    sealed(job.store, load(), key=1, frame=0.5)
+    learned = calibrate.run(Job(load("calibration.method=gptq"), job.store), dry_run=True).messages[-1]
+    assert "about 4 s for the ranges, and longer for the rounding; " in learned
+
+
+def test_choices_of_a_bit_plan_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(losses, "evaluations", lambda _: 100)
+    profile = load("bit_plan.size=0.125", "bit_plan.candidates=[2,4,8]", "bit_plan.samples=3")
+    assert losses.choosing_work(profile, scene_samples=32) == 8 + 100 * 3
+    scored = load("bit_plan.bops=0.1", "bit_plan.candidates=[2,4]", "bit_plan.samples=3", "bit_plan.criterion=nds")
+    assert losses.choosing_work(scored, scene_samples=32) == 2 * 8 + 8 + 100 * 35
 
 
 def test_the_newest_of_the_same_model_that_torch_ran_and_timed_counts(tmp_path: Path) -> None:
