@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-VERSION = 1
+VERSIONS = (1, 2)  # 2 where a weight has groups
 TYPES = {"F32": "<f4", "F16": "<f2", "I32": "<i4", "I64": "<i8", "U8": "u1", "I8": "i1", "BOOL": "?"}
 
 
 def config_of(folder):
     """``config.json``, whose version this program knows."""
     config = json.loads((Path(folder) / "config.json").read_text(encoding="ascii"))
-    if config["qdbev"]["format_version"] != VERSION:
-        raise ValueError(f"format version {config['qdbev']['format_version']}, this program reads {VERSION}")
+    if config["qdbev"]["format_version"] not in VERSIONS:
+        raise ValueError(f"format version {config['qdbev']['format_version']}, this program reads {VERSIONS}")
     return config
 
 
@@ -45,6 +45,11 @@ def unpacked(words, *, bits, count):
     return (digits << np.arange(bits)).sum(axis=2) - (1 << (bits - 1))
 
 
+def turned(rows, *, shape, groups):
+    """Rows of output channels -> the weight of a transposed convolution, whose input channels come first."""
+    return rows.reshape(groups, shape[1], shape[0] // groups, *shape[2:]).swapaxes(1, 2).reshape(shape)
+
+
 def weights(folder):
     """Every tensor of the model by name, float32; of packed weights what they stand for."""
     config = config_of(folder)
@@ -52,8 +57,9 @@ def weights(folder):
     result = {}
     for name, (bits, _, _) in config["qdbev"]["weights"].items():
         words, scale, shape = (stored.pop(f"{name}_{part}") for part in ("packed", "scale", "shape"))
-        integers = unpacked(words, bits=bits, count=int(np.prod(shape[1:])))
-        result[name] = (integers.astype(np.float32) * scale).reshape(shape)
+        rows = unpacked(words, bits=bits, count=int(np.prod(shape)) // len(words)).astype(np.float32) * scale
+        groups = stored.pop(f"{name}_groups", [0])[0]
+        result[name] = turned(rows, shape=shape, groups=groups) if groups else rows.reshape(shape)
     for name in grids(folder):
         stored.pop(f"{name}_scale"), stored.pop(f"{name}_offset", None)
     return result | {

@@ -52,9 +52,7 @@ def hessian_losses(candidates: Mapping[int, Quantized], *, job: Job) -> Measured
                 perturbation_loss(
                     traces[f"{path}.{weight.name}"],
                     count=weight.value.numel(),
-                    squared_error=float(
-                        (weight.quantizer(weight.value) - weight.value).detach().double().square().sum()
-                    ),
+                    squared_error=float((weight.quantizer(weight.rows) - weight.rows).detach().double().square().sum()),
                 )
                 for weight in layer.quantized_weights()
             ]

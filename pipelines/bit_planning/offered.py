@@ -11,6 +11,7 @@ from profiles import Profile
 from qdbev.export.targets.legal import stride_of
 from qdbev.export.targets.rules import layer_of, rule_for
 from qdbev.quantization import Plan
+from qdbev.quantization.planning.output_channels import outputs_first, turned_groups
 
 
 class Offer(NamedTuple):
@@ -39,7 +40,8 @@ def offered_bits(model: nn.Module, plan: Plan, *, profile: Profile) -> Mapping[s
         module = modules[site.path]
         weight = getattr(module, "in_proj_weight", None)
         weight = module.weight if weight is None else weight
-        layer = layer_of(site.kind, weight.shape, stride=stride_of(module))  # type: ignore[union-attr, arg-type]
+        rows = outputs_first(weight, turned=turned_groups(module))  # type: ignore[arg-type]
+        layer = layer_of(site.kind, rows.shape, stride=stride_of(module))
         rule = rule_for(layer, target=section.target)
         weights, inputs = (
             tuple(bits for bits in executed if bits in section.candidates) for executed in (rule.weights, rule.inputs)

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from profiles.sections.calibration import CalibrationProfile
 from profiles.wording import counted
 from qdbev.quantization import CheckedRun, Compensation, Keeper, adaptive_rounding, compensate_rounding
+from qdbev.quantization.rounding.blocks import Block
 
 _NOW = {"gptq": "compensated", "adaround": "learned"}
 
@@ -46,7 +47,7 @@ class Rounded:
     def write(self, folder: Path) -> None:
         """Write ``gptq.json`` or ``adaround.json``."""
         rounded = [
-            {**block._asdict(), "nearest": nearest, _NOW[self.method]: now}
+            {**_named(block), "nearest": nearest, _NOW[self.method]: now}
             for block, (nearest, now) in self.compensation.errors.items()
         ]
         document = {"rounded": rounded, "not_rounded": self.compensation.refused}
@@ -55,6 +56,11 @@ class Rounded:
 
     def _errors(self) -> list[tuple[float, float]]:
         return list(self.compensation.errors.values())
+
+
+def _named(block: Block) -> dict[str, object]:
+    """The fields of a block; the phase of a transposed convolution alone has one."""
+    return {name: value for name, value in block._asdict().items() if value is not None}
 
 
 def compensate(

@@ -15,7 +15,7 @@ def explained(quantized: Quantized, *, target: str) -> Table:
     """A row for each quantized layer: its bits, what these become, as what it runs, and who says so."""
     layers, rows = quantized_layers(quantized.detector), []
     for site in quantized.plan.quantized:
-        weight = next(iter(layers[site.path].quantized_weights())).value
+        weight = next(iter(layers[site.path].quantized_weights())).rows
         rule = rule_for(layer_of(site.kind, weight.shape, stride=stride_of(layers[site.path])), target=target)
         bits = f"W{site.weight_bits}A{site.activation_bits}" if site.kind != "embedding" else f"W{site.weight_bits}"
         rows.append([site.path, bits, rule.fate, rule.how, rule.source])

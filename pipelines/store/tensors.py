@@ -171,7 +171,7 @@ def _check_packed(weight: str, *, entries: Mapping[str, Entry], read: Callable[[
         raise ValueError(
             f"packed weight {weight} has {entries[packed].size} bytes, which are not {bits} bits by its shape {sides}"
         )
-    if entries[scale].shape not in ((), (sides[0],)):
+    if entries[scale].shape not in ((), (_outputs(weight, sides=sides, entries=entries, read=read),)):
         raise ValueError(f"packed weight {weight} has scales of shape {entries[scale].shape} by its shape {sides}")
 
 
@@ -181,7 +181,20 @@ def _check_rows(weight: str, *, entries: Mapping[str, Entry], read: Callable[[st
     if packed is None or shape is None or scale is None or (shape.dtype, scale.dtype) != ("I64", "F32"):
         raise ValueError(f"packed weight {weight} lacks a shape of type I64 or scales of type F32")
     sides = [int(side) for side in read(f"{weight}_shape")]
-    if not sides or min(sides) < 1 or len(packed.shape) != 2 or packed.shape[0] != sides[0]:
+    outputs = _outputs(weight, sides=sides, entries=entries, read=read)
+    if not sides or min(sides) < 1 or len(packed.shape) != 2 or packed.shape[0] != outputs:
         raise ValueError(f"packed weight {weight} has words of shape {packed.shape} by its shape {sides}")
-    if scale.shape not in ((1,), (sides[0], 1)):
+    if scale.shape not in ((1,), (outputs, 1)):
         raise ValueError(f"packed weight {weight} has scales of shape {scale.shape} by its shape {sides}")
+
+
+def _outputs(
+    weight: str, *, sides: list[int], entries: Mapping[str, Entry], read: Callable[[str], np.ndarray[Any, Any]]
+) -> int:
+    """Output channels of a packed weight: its first side, or of a transposed convolution its groups of second ones."""
+    groups = f"{weight}_groups"
+    if groups not in entries:
+        return sides[0] if sides else 0
+    if entries[groups].size != 1 or len(sides) < 2 or int(read(groups)[0]) < 1 or sides[0] % int(read(groups)[0]):
+        raise ValueError(f"packed weight {weight} has impossible groups by its shape {sides}")
+    return sides[1] * int(read(groups)[0])

@@ -96,6 +96,39 @@ def volume() -> nn.Module:
     return nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 3))
 
 
+def signal(sides: int) -> nn.Module:
+    """A transposed convolution over one side or three, its norm, and a layer that is quantized."""
+    transposed, norm = {1: (nn.ConvTranspose1d, nn.BatchNorm1d), 3: (nn.ConvTranspose3d, nn.BatchNorm3d)}[sides]
+    last = nn.Linear({1: 18, 3: 216}[sides], 3)
+    return nn.Sequential(transposed(4, 6, 2, stride=2), norm(6), nn.ReLU(), nn.Flatten(2), last)
+
+
+class Unet(nn.Module):
+    """Two steps down and up again with skips; one step in groups, norms behind the transposed convolutions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(_level(inputs, outputs) for inputs, outputs in ((3, 8), (8, 16), (16, 16)))
+        self.ups = nn.ModuleList([_up(16, 16, groups=2), _up(16 + 16, 8, groups=1)])
+        self.merge, self.out = _level(8 + 8, 8), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.levels[0](x)
+        middle = self.levels[1](F.max_pool2d(fine, 2))
+        mixed = torch.cat([middle, self.ups[0](self.levels[2](F.max_pool2d(middle, 2)))], 1)
+        out: Tensor = self.out(self.merge(torch.cat([fine, self.ups[1](mixed)], 1)))
+        return out
+
+
+def _level(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
+def _up(inputs: int, outputs: int, *, groups: int) -> nn.Module:
+    layer = nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1, groups=groups)
+    return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+
 def encoder() -> nn.Module:
     return nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
 
@@ -127,12 +160,15 @@ def of(*shape: int) -> Callable[[], Tensor]:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], int, str]] = {
     "perceptron": (perceptron, of(4, 8), 2, ""),
-    "pyramid": (Pyramid, of(2, 3, 16, 16), 3, "prediction does not run it"),
+    "pyramid": (Pyramid, of(2, 3, 16, 16), 4, "prediction does not run it"),
     "tied": (Tied, lambda: torch.randint(0, 20, (2, 7)), 3, ""),
     "attention": (Attention, lambda: {"tokens": torch.randn(2, 5, 8)}, 2, ""),
     "recurrent": (Recurrent, of(5, 2, 8), 2, "LSTM"),
     "parametrized": (parametrized, of(4, 8), 1, "parametrization"),
     "volume": (volume, of(2, 1, 4, 4, 4), 1, "Conv3d"),
+    "signal": (lambda: signal(1), of(2, 4, 9), 1, "ConvTranspose1d"),
+    "growing volume": (lambda: signal(3), of(2, 4, 3, 3, 3), 1, "ConvTranspose3d"),
+    "u-net": (Unet, of(2, 3, 16, 16), 7, ""),
     "encoder": (encoder, of(2, 5, 16), 6, "LayerNorm"),
     "transformer": (transformer, lambda: (torch.randn(2, 5, 16), torch.randn(2, 4, 16)), 7, "LayerNorm"),
     "padded": (Padded, of(2, 5, 8), 3, "LayerNorm"),
@@ -196,7 +232,7 @@ def test_the_summary_says_it_in_lines() -> None:
     torch.manual_seed(0)
     model = Pyramid()
     lines = str(quantize_model(model, [torch.randn(2, 3, 16, 16)])).splitlines()
-    assert lines[0] == "W4A6 in 3 layers (3 conv2d); 6 quantizers, all on"
+    assert lines[0] == "W4A6 in 4 layers (3 conv2d, 1 transposed_conv); 8 quantizers, all on"
     assert lines[1].startswith("4.33 kB in float32, ")  # 1,108 weights and biases
     assert lines[2] == "batch norms folded: 2"
     assert "in float: auxiliary (prediction does not run it)" in lines

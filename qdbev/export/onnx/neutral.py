@@ -83,7 +83,7 @@ def _quantizers_as_nodes(model: nn.Module) -> Iterator[None]:
             for weight in layer.quantized_weights():
                 if weight.quantizer.state == "on":
                     name = f"{layer.site.path}.{weight.name}"
-                    stack.enter_context(_forward(weight.quantizer, _stored(weight.quantizer, weight.value, name=name)))
+                    stack.enter_context(_forward(weight.quantizer, _stored(weight.quantizer, weight.rows, name=name)))
             for quantizer in layer.input_quantizers():
                 if quantizer.state == "on":
                     stack.enter_context(_forward(quantizer, _grid(quantizer)))

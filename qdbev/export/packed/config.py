@@ -14,6 +14,8 @@ from qdbev.export.packed.state import Limits, PackedState
 from qdbev.quantization import FLOAT_BITS, Plan, Site
 
 FORMAT_VERSION = 1
+TURNED_VERSION = 2
+"""Of a file with the weight of a transposed convolution, whose output channels lie elsewhere; all else is version 1."""
 UNIFORM, MIXED = "pack-quantized", "mixed-precision"
 
 _DIGEST = "digest"
@@ -36,7 +38,7 @@ def packed_config(
         files: Size and sha256 of each file that counts.
     """
     own = {
-        "format_version": FORMAT_VERSION,
+        "format_version": _version_of(packed),
         "files": dict(files),
         "weights": _grids(packed.weights),
         "inputs": _grids(packed.inputs),
@@ -65,8 +67,9 @@ def checked(text: bytes) -> dict[str, Any]:
         version = config["qdbev"]["format_version"]
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, KeyError, TypeError):
         raise Unreadable("config.json describes no packed model of qdbev") from None
-    if version != FORMAT_VERSION:
-        raise Unreadable(f"config.json is of format version {version!r}; this qdbev reads version {FORMAT_VERSION}")
+    if version not in (FORMAT_VERSION, TURNED_VERSION):
+        known = f"{FORMAT_VERSION} and {TURNED_VERSION}"
+        raise Unreadable(f"config.json is of format version {version!r}; this qdbev reads versions {known}")
     if config != sealed(config):
         raise Unreadable("config.json was changed after it was written: its content does not match its digest")
     document: dict[str, Any] = config
@@ -76,6 +79,11 @@ def checked(text: bytes) -> dict[str, Any]:
 def grids_of(config: Mapping[str, Any], kind: str) -> dict[str, Limits]:
     """The grids of ``weights`` or ``inputs`` by name."""
     return {name: Limits(*limits) for name, limits in config["qdbev"][kind].items()}
+
+
+def _version_of(packed: PackedState) -> int:
+    turned = any(f"{name}_groups" in packed.tensors for name in packed.weights)
+    return TURNED_VERSION if turned else FORMAT_VERSION
 
 
 def _grids(grids: Mapping[str, Limits]) -> dict[str, list[int]]:

@@ -10,13 +10,16 @@ are read. A deformable convolution samples between integers, so it stays as it i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdbev.quantization import Quantizer, quantized_layers
 from qdbev.quantization.layers.attention import QuantMultiheadAttention
-from qdbev.quantization.layers.quantized import QuantConv2d, QuantizedLayer, QuantLinear
+from qdbev.quantization.layers.quantized import QuantConv2d, QuantConvTranspose2d, QuantizedLayer, QuantLinear
 
 _LARGEST = 2**31 - 1
 
@@ -64,20 +67,43 @@ class IntegerLinear(QuantLinear):
         return integer_linear(input, self.weight, self.bias, of_x=of_x, of_weight=of_weight)
 
 
+def _integer_convolution(
+    product: Callable[[Tensor, Tensor], Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    of_x: Quantizer,
+    of_weight: Quantizer,
+) -> Tensor:
+    """A product of images of integers; zeros around and between them are zeros, also where integers have an offset."""
+    q_x, q_weight = of_x.integers(x), of_weight.integers(weight).double()
+    sums, offset = _exact(product(q_x.double(), q_weight)), None
+    if of_x.offset is not None:
+        offset = product(of_x.offset.double().expand(q_x.shape), q_weight)
+    scale = of_weight.scale.double().reshape(-1, 1, 1)
+    bias = None if bias is None else bias.reshape(-1, 1, 1)
+    return _rescaled(sums, offset, bias, of_x=of_x, scale=scale).to(x.dtype)
+
+
 class IntegerConv2d(QuantConv2d):
-    """A convolution on integers; the zeros around the input are zeros, also where integers have an offset."""
+    """A convolution on integers."""
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Conv2d``."""
         of_x, of_weight = _present(self.input_quantizer), _present(self.weight_quantizer)
-        q_x, q_weight = of_x.integers(input), of_weight.integers(self.weight)
-        sums = _exact(self._conv_forward(q_x.double(), q_weight.double(), None))
-        offset = None
-        if of_x.offset is not None:
-            offset = self._conv_forward(of_x.offset.double().expand(q_x.shape), q_weight.double(), None)
-        scale = of_weight.scale.double().reshape(-1, 1, 1)
-        bias = None if self.bias is None else self.bias.reshape(-1, 1, 1)
-        return _rescaled(sums, offset, bias, of_x=of_x, scale=scale).to(input.dtype)
+        product = partial(self._conv_forward, bias=None)
+        return _integer_convolution(product, input, self.weight, self.bias, of_x=of_x, of_weight=of_weight)
+
+
+class IntegerConvTranspose2d(QuantConvTranspose2d):
+    """A transposed convolution on integers."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As ``nn.ConvTranspose2d``."""
+        of_x, of_weight = _present(self.input_quantizer), _present(self.weight_quantizer)
+        product, rows = partial(self.product, bias=None, output_size=output_size), self.rows
+        return _integer_convolution(product, input, rows, self.bias, of_x=of_x, of_weight=of_weight)
 
 
 class IntegerMultiheadAttention(QuantMultiheadAttention):
@@ -106,6 +132,7 @@ class IntegerMultiheadAttention(QuantMultiheadAttention):
 _CLASSES: dict[type[nn.Module], type[QuantizedLayer]] = {
     QuantLinear: IntegerLinear,
     QuantConv2d: IntegerConv2d,
+    QuantConvTranspose2d: IntegerConvTranspose2d,
     QuantMultiheadAttention: IntegerMultiheadAttention,
 }
 

@@ -9,7 +9,7 @@ from qdbev.export.packed.state import PackedState
 from qdbev.quantization import Plan, nearest_part
 
 _KINDS = {"_packed": "integers", "_scale": "scales", ".scale": "scales", ".offset": "scales", "_offset": "scales"}
-_KINDS |= {"_shape": "shapes", ".flags": "shapes", "_zero_point": "scales"}
+_KINDS |= {"_shape": "shapes", "_groups": "shapes", ".flags": "shapes", "_zero_point": "scales"}
 KINDS = ("integers", "scales", "shapes", "rest")
 
 

@@ -1,8 +1,9 @@
 """The state of a quantized model in a packed file, and back: integers as words, small tensors, limits of each grid.
 
 Names are those of compressed-tensors where it has any: ``X.weight`` becomes ``X.weight_packed``, ``X.weight_scale`` and
-``X.weight_shape``; the input grid of a layer is ``X.input_scale``, with ``X.input_offset`` where integer 0 stands for
-another value than 0. All else keeps its name. The law, tested: what comes back is what went in, bit for bit.
+``X.weight_shape``, with ``X.weight_groups`` where output channels are not first (of a transposed convolution); the
+input grid of a layer is ``X.input_scale``, with ``X.input_offset`` where integer 0 stands for another value than 0. All
+else keeps its name. The law, tested: what comes back is what went in, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from qdbev.export.packed.words import pack_rows, unpack_rows
 from qdbev.quantization import Quantizer, dequantize, memory_of, quantized_layers
 from qdbev.quantization.grid.fake_quantize import limits_of
 from qdbev.quantization.layers.grid_state import BITS, FOLLOWS, HAS_RANGE, UNSIGNED
+from qdbev.quantization.layers.quantized import QuantizedWeight
+from qdbev.quantization.planning.output_channels import as_held, rows_shape
 
 _QUANTIZER = "_quantizer"
 
@@ -65,7 +68,7 @@ def packed_state(model: nn.Module) -> PackedState:
                 continue
             seen.add(memory)
             name = f"{path}.{weight.name}" if path else weight.name
-            tensors |= _packed_weight(name, quantizer=weight.quantizer, value=weight.value)
+            tensors |= _packed_weight(name, weight)
             weights[name] = _limits(weight.quantizer)
     inputs = dict(_inputs(model, weights=weights))
     for name, quantizer in _quantizers(model):
@@ -93,9 +96,10 @@ def unpacked_state(packed: PackedState, *, like: Mapping[str, Tensor]) -> dict[s
         parts = [f"{name}_{part}" for part in ("packed", "scale", "shape")]
         words, scale, shape = (_tensor(tensors, part) for part in parts)
         scale = scale.reshape(-1) if scale.ndim == 2 else scale.reshape(())
-        state[name] = _unpacked_weight(name, words=words, scale=scale, shape=shape, bits=limits.bits)
+        turned = int(tensors.get(f"{name}_groups", 0))
+        state[name] = _unpacked_weight(name, words=words, scale=scale, shape=shape, bits=limits.bits, turned=turned)
         state |= _grid_state(f"{name}{_QUANTIZER}", scale=scale, limits=limits, like=like)
-        used.update(parts)
+        used.update((*parts, f"{name}_groups"))
     for name, limits in packed.inputs.items():
         scale = _tensor(tensors, f"{name}_scale").reshape(())
         state |= _grid_state(f"{name}{_QUANTIZER}", scale=scale, limits=limits, like=like)
@@ -108,26 +112,30 @@ def unpacked_state(packed: PackedState, *, like: Mapping[str, Tensor]) -> dict[s
     return state
 
 
-def _packed_weight(name: str, *, quantizer: Quantizer, value: Tensor) -> dict[str, Tensor]:
-    integers = quantizer.integers(value)  # a range that follows is brought up to date by it
+def _packed_weight(name: str, weight: QuantizedWeight) -> dict[str, Tensor]:
+    quantizer = weight.quantizer
+    integers = quantizer.integers(weight.rows)  # a range that follows is brought up to date by it
     rows = integers.reshape(integers.shape[0], -1).cpu().numpy()
     scale = quantizer.scale.detach().cpu().clone()
-    return {
+    groups = {f"{name}_groups": torch.tensor([weight.turned])} if weight.turned else {}
+    return groups | {
         f"{name}_packed": torch.from_numpy(pack_rows(rows, bits=quantizer.bits)),
         f"{name}_scale": scale.reshape(-1, 1) if scale.ndim else scale.reshape(1),
-        f"{name}_shape": torch.tensor(integers.shape, dtype=torch.int64),
+        f"{name}_shape": torch.tensor(weight.value.shape, dtype=torch.int64),
     }
 
 
-def _unpacked_weight(name: str, *, words: Tensor, scale: Tensor, shape: Tensor, bits: int) -> Tensor:
-    sides = [int(side) for side in shape.reshape(-1)]
+def _unpacked_weight(name: str, *, words: Tensor, scale: Tensor, shape: Tensor, bits: int, turned: int) -> Tensor:
+    held = [int(side) for side in shape.reshape(-1)]
+    sides = rows_shape(held, turned=turned)
     if not sides or min(sides) < 1 or sides[0] != words.shape[0] or scale.numel() not in (1, sides[0]):
-        raise ValueError(f"packed weight {name} of shape {sides} has {words.shape[0]} rows and {scale.numel()} scales")
+        raise ValueError(f"packed weight {name} of shape {held} has {words.shape[0]} rows and {scale.numel()} scales")
     try:
         integers = unpack_rows(words.numpy(), bits=bits, count=int(np.prod(sides[1:], dtype=np.int64)))
     except ValueError as error:
         raise ValueError(f"packed weight {name}: {error}") from error
-    return dequantize(torch.from_numpy(integers).view(sides), scale=scale, axis=0 if scale.ndim else None)
+    values = dequantize(torch.from_numpy(integers).view(sides), scale=scale, axis=0 if scale.ndim else None)
+    return as_held(values, turned=turned).contiguous()
 
 
 def _limits(quantizer: Quantizer) -> Limits:

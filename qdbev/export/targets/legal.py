@@ -36,7 +36,7 @@ def put_onto_legal_bits(model: nn.Module, *, target: str) -> dict[str, Rule]:
     followed = {}
     for path, layer in quantized_layers(model).items():
         weights = list(layer.quantized_weights())
-        rule = rule_for(layer_of(layer.site.kind, weights[0].value.shape, stride=stride_of(layer)), target=target)
+        rule = rule_for(layer_of(layer.site.kind, weights[0].rows.shape, stride=stride_of(layer)), target=target)
         for weight in weights:
             if rule.fate == "float" and weight.quantizer.state == "on":
                 _settle(weight)
@@ -58,7 +58,7 @@ def stride_of(layer: nn.Module) -> int:
 @torch.no_grad()
 def _settle(weight: Any) -> None:
     """Leave the values of the integers as floats."""
-    weight.value.copy_(weight.quantizer(weight.value))
+    weight.write(weight.quantizer(weight.rows))
     weight.quantizer.state = "off"
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 Fate = Literal["exact", "same range at 8 bits", "weights alone", "float"]
 """Exact: the same integers. Same range: steps of 8 bits, finer than asked for. Weights alone: inputs stay in float."""
-Kind = Literal["convolution", "1x1 convolution", "linear", "deformable convolution", "table"]
+Kind = Literal["convolution", "1x1 convolution", "transposed convolution", "linear", "deformable convolution", "table"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ _KINDS: dict[str, Kind] = {
     "attention": "linear",
     "embedding": "table",
     "deformable_conv": "deformable convolution",
+    "transposed_conv": "transposed convolution",
 }
 
 
@@ -91,6 +92,9 @@ _TRT = "TensorRT documentation, Working with Quantized Types, 2026-11"
 _MODELOPT = "Model Optimizer changelog, 2026-08"
 _QNN = "Qualcomm 80-63442-10, HTP guidelines for INT4 weights, 2026-06"
 _QONNX = "QONNX 1.0, operators Quant and IntQuant, 2026-02"
+_TRANSPOSED = Rule(
+    ("transposed convolution",), "float", "not written as a graph", "no detector that is exported has one, 2026-11"
+)
 
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "ort": (
@@ -112,23 +116,27 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             inputs=_ANY,
         ),
         Rule(("table",), "exact", "looked up, then floats", _MEASURED, weights=_HALVES),
+        _TRANSPOSED,
     ),
     "openvino": (
         Rule(("linear", *_CONVOLUTIONS), "exact", "u8 by i8, sums in float", _OPENVINO, weights=_HALVES, inputs=_ANY),
         Rule(("deformable convolution",), "float", "no importer", "openvinotoolkit/openvino PR 34132, closed, 2026-03"),
         Rule(("table",), "exact", "looked up, then floats", _OPENVINO, weights=_HALVES),
+        _TRANSPOSED,
     ),
     "tensorrt": (
         Rule(("linear",), "float", "Q and DQ of narrow products make them slower", _MODELOPT, below=16),
         Rule(("linear", *_CONVOLUTIONS), "same range at 8 bits", "INT8; INT4 has no inputs of integers", _TRT),
         Rule(("deformable convolution", "table"), "float", "a plugin in FP16", _TRT),
+        _TRANSPOSED,
     ),
     "qnn": (
         Rule(("1x1 convolution", "linear"), "same range at 8 bits", "W4A8", _QNN, outputs_above=32, weights=_HALVES),
         Rule(("linear", *_CONVOLUTIONS), "same range at 8 bits", "W8A8", _QNN),
         Rule(("deformable convolution", "table"), "float", "not an operator of the HTP", _QNN),
+        _TRANSPOSED,
     ),
-    "qonnx": (Rule(_ALL, "exact", "Quant of any width", _QONNX, weights=_ANY, inputs=_ANY),),
+    "qonnx": (Rule(_ALL, "exact", "Quant of any width", _QONNX, weights=_ANY, inputs=_ANY), _TRANSPOSED),
 }
 """Target -> its rules, the first that fits holds."""
 

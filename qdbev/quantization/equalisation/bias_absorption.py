@@ -47,7 +47,8 @@ def absorb_biases(
     """Absorb what can be absorbed exactly but for values below ``c``, in place.
 
     A convolution that pads with zeros is left: at the border its input is 0 and not ``c`` (the paper says nothing of
-    borders). So is a deformable one, which pads too and weighs its samples.
+    borders). So is a deformable one, which pads too and weighs its samples, and a transposed one, to whose outputs
+    different parts of the kernel lead, so that a constant does not come out as one.
 
     Args:
         model: A float model, equalised or not.
@@ -107,6 +108,8 @@ def _reason_against(
         module = model.get_submodule(second)
         if is_deformable_conv(module):
             return f"{second} is deformable: it weighs its samples and pads with zeros"
+        if isinstance(module, nn.ConvTranspose2d):
+            return f"{second} is transposed: a constant reaches its outputs through different parts of the kernel"
         if isinstance(module, nn.Conv2d) and _pads_with_zeros(module):
             return f"{second} pads with zeros"
         if module._parameters.get("bias") is None:

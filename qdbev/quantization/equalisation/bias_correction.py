@@ -46,6 +46,7 @@ def correct_analytically(
     """Correct the layers whose mean input a batch norm tells; in place, without data.
 
     At the border of a convolution that pads with zeros the input is not ``E[x]``; the paper's formula passes over it.
+    A transposed convolution puts an input through its kernel once in as many outputs as its strides say.
 
     Args:
         model: A quantized model with weight ranges.
@@ -64,8 +65,8 @@ def correct_analytically(
             elif mean is None:
                 refused[name] = "no batch norm tells the mean of its input"
             else:
-                error = (_deployed(weight) - weight.value).unflatten(0, (int(getattr(layer, "groups", 1)), -1))
-                shifts[name] = through_kernel(error, mean)
+                error = (_deployed(weight) - weight.rows).unflatten(0, (int(getattr(layer, "groups", 1)), -1))
+                shifts[name] = through_kernel(error, mean) / _outputs_of_an_input(layer)
                 bias.sub_(shifts[name].to(bias))
     return Correction(shifts=shifts, refused=refused)
 
@@ -129,9 +130,14 @@ def _switch_weights_on(model: nn.Module) -> None:
             weight.quantizer.state = "on"
 
 
+def _outputs_of_an_input(layer: nn.Module) -> int:
+    """Positions that a layer's output has for each one of its input, where it has more."""
+    return math.prod(layer.stride) if isinstance(layer, nn.ConvTranspose2d) else 1
+
+
 def _deployed(weight: QuantizedWeight) -> Tensor:
     """The weight on its grid, whatever the quantizer's switch."""
     state, weight.quantizer.state = weight.quantizer.state, "on"
-    quantized = weight.quantizer(weight.value)
+    quantized = weight.quantizer(weight.rows)
     weight.quantizer.state = state
     return quantized

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from qdbev.quantization.equalisation.connections import Pair
 from qdbev.quantization.equalisation.folding import ChannelStatistics
+from qdbev.quantization.planning.output_channels import by_group, turned_groups
 
 
 @torch.no_grad()
@@ -69,7 +70,7 @@ def rescaled(
 
 def outgoing_range(model: nn.Module, path: str) -> Tensor:
     """Return the largest weight magnitude per output channel of a layer, (C,)."""
-    return outgoing(model, path)[0].abs().flatten(1).amax(1)
+    return outgoing(model, path)[0].abs().flatten(2).amax(2).flatten()
 
 
 def incoming_range(model: nn.Module, path: str) -> Tensor:
@@ -79,24 +80,28 @@ def incoming_range(model: nn.Module, path: str) -> Tensor:
 
 
 def outgoing(model: nn.Module, path: str) -> tuple[Tensor, Tensor | None]:
-    """Return views of weight (C, ...) and bias (C,) by output channel; of an attention module those of the values."""
+    """Return views of weight and bias (C,) by output channel; of an attention module those of the values.
+
+    The weight is (groups, outputs of a group, inputs of a group, kernel).
+    """
     module = model.get_submodule(path)
     if isinstance(module, nn.MultiheadAttention):
         bias = module.in_proj_bias
-        return module.in_proj_weight.chunk(3)[2], None if bias is None else bias.chunk(3)[2]
-    return module.get_parameter("weight"), module._parameters.get("bias")
+        return module.in_proj_weight.chunk(3)[2][None], None if bias is None else bias.chunk(3)[2]
+    return incoming(model, path), module._parameters.get("bias")
 
 
 def incoming(model: nn.Module, path: str) -> Tensor:
     """Return a view of the weight by input channel: (groups, outputs of a group, inputs of a group, kernel)."""
     module = model.get_submodule(path)
-    return module.get_parameter("weight").unflatten(0, (int(getattr(module, "groups", 1)), -1))
+    groups = int(getattr(module, "groups", 1))
+    return by_group(module.get_parameter("weight"), groups=groups, turned=turned_groups(module))
 
 
 def rescale(model: nn.Module, pair: Pair, scale: Tensor) -> None:
     """Divide the first member's output by ``scale`` (C,), and multiply the others' input by it, in place."""
     weight, bias = outgoing(model, pair.first)
-    weight.div_(scale.to(weight).view(-1, *[1] * (weight.ndim - 1)))
+    weight.div_(scale.to(weight).view(*weight.shape[:2], *[1] * (weight.ndim - 2)))
     if bias is not None:
         bias.div_(scale.to(bias))
     for second in pair.seconds:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from qdbev.quantization.equalisation.norm_trace import can_take, trace_norms
+from qdbev.quantization.planning.output_channels import as_held, outputs_first, turned_groups
 
 
 class ChannelStatistics(NamedTuple):
@@ -105,7 +106,9 @@ def _fold(conv: nn.Module, norm: nn.Module) -> ChannelStatistics:
         factor = factor * norm.weight.double()
     shift = torch.zeros_like(factor) if norm.bias is None else norm.bias.double()
     new_bias = (bias.double() - norm.running_mean.double()) * factor + shift
-    weight.copy_(weight.double() * factor.view(-1, *[1] * (weight.ndim - 1)))
+    turned = turned_groups(conv)
+    rows = outputs_first(weight.double(), turned=turned) * factor.view(-1, *[1] * (weight.ndim - 1))
+    weight.copy_(as_held(rows, turned=turned))
     bias.copy_(new_bias)
     return ChannelStatistics(mean=shift, std=variance.sqrt() * factor.abs())
 
@@ -114,7 +117,8 @@ def _give_bias(conv: nn.Module) -> None:
     """Add a zero bias, trainable where the weight is."""
     if conv._parameters.get("bias") is None:
         weight = conv.get_parameter("weight")
-        conv.bias = nn.Parameter(weight.new_zeros(weight.shape[0]), requires_grad=weight.requires_grad)
+        channels = len(outputs_first(weight, turned=turned_groups(conv)))
+        conv.bias = nn.Parameter(weight.new_zeros(channels), requires_grad=weight.requires_grad)
 
 
 def _replace_norms(model: nn.Module, paths: Iterable[str]) -> None:

@@ -28,7 +28,7 @@ _HOMOGENEOUS = {
     "aten::_adaptive_avg_pool2d": "avg_pool",
     "aten::clone": "",
 }
-_CHANNEL_AXES = {"conv2d": 1, "deformable_conv": 1, "linear": -1}
+_CHANNEL_AXES = {"conv2d": 1, "transposed_conv": 1, "deformable_conv": 1, "linear": -1}
 
 
 class Link(NamedTuple):

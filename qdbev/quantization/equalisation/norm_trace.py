@@ -168,8 +168,9 @@ def trace_norms(model: nn.Module, example_call: Callable[[], object]) -> NormTra
 
 
 def can_take(module: nn.Module | None) -> bool:
-    """Whether a norm may be folded into such a module: its output channels are the first axis of its weight."""
-    return module is not None and (isinstance(module, (nn.Conv2d, nn.Linear)) or is_deformable_conv(module))
+    """Whether a norm may be folded into such a module: each output channel has weights of its own."""
+    layers = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+    return module is not None and (isinstance(module, layers) or is_deformable_conv(module))
 
 
 class _CountReads(TorchDispatchMode):

@@ -51,7 +51,7 @@ class WeightGrid(Grid):
         Args:
             name: Its full path.
             bits: Width of the integers.
-            channels: Channels of the weight's first axis.
+            channels: Output channels, which the quantizer gets first.
         """
         per_channel = self.granularity == "channel"
         return Quantizer(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from qdbev.quantization.layers.quantized import QuantizedLayer
+from qdbev.quantization.planning.output_channels import as_held, outputs_first, turned_groups
 from qdbev.quantization.ranges.trained_ranges import above_zero
 
 NAME = "live_norm"
@@ -149,7 +150,9 @@ def _fold(layer: nn.Module, norm: LiveNorm, *, path: str) -> None:
         if quantized.quantizer.trained is not None:
             raise ValueError(f"the weight range of {path} is still learned; settle the ranges first")
         quantized.quantizer.scale.copy_(quantized.quantizer.scale.double() * factor)
-    weight.copy_(weight.double() * factor.view(-1, *[1] * (weight.ndim - 1)))
+    turned = turned_groups(layer)
+    rows = outputs_first(weight.double(), turned=turned) * factor.view(-1, *[1] * (weight.ndim - 1))
+    weight.copy_(as_held(rows, turned=turned))
     bias.copy_((bias.double() - norm.running_mean.double()) * factor + norm.bias.double())
     bias.requires_grad_(weight.requires_grad)
     del layer._modules[NAME]

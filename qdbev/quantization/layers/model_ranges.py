@@ -74,7 +74,7 @@ def freeze_weight_ranges(model: nn.Module) -> None:
     """Stop weight ranges from following the weights, at their present values."""
     for layer in quantized_layers(model).values():
         for weight in layer.quantized_weights():
-            weight.quantizer.freeze(weight.value)
+            weight.quantizer.freeze(weight.rows)
 
 
 def _quantizers(model: nn.Module) -> Iterator[Quantizer]:

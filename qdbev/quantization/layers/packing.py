@@ -5,7 +5,9 @@ byte stream, least significant bit first. At four bits that is two elements per 
 is byte for byte the int32 layout of compressed-tensors where a row fills whole words.
 
 Names: a weight ``X.weight`` becomes ``X.weight_packed`` (uint8), ``X.weight_scale`` (float32) and ``X.weight_shape``
-(int32); everything else keeps its name. The law, tested: what is unpacked equals ``fake_quantize`` of the weight.
+(int32); everything else keeps its name. The integers lie output channel by output channel: a transposed convolution,
+whose weight has them second, has ``X.weight_groups`` (int32) beside, which says how to turn them back. The law, tested:
+what is unpacked equals ``fake_quantize`` of the weight.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from qdbev.quantization.grid.integers import check_bits, dequantize
 from qdbev.quantization.layers.grid_state import BITS, FOLLOWS, HAS_RANGE
 from qdbev.quantization.layers.quantized import QuantizedLayer, QuantizedWeight, quantizer_of
 from qdbev.quantization.layers.quantizer import Quantizer
+from qdbev.quantization.planning.output_channels import as_held, rows_shape
 from qdbev.quantization.planning.sharing import memory_of
 
 MAX_PACKED_BITS = 8
 
-_PACKED, _SCALE, _SHAPE = "_packed", "_scale", "_shape"
+_PACKED, _SCALE, _SHAPE, _GROUPS = "_packed", "_scale", "_shape", "_groups"
 
 
 def pack_bits(integers: Tensor, *, bits: int) -> Tensor:
@@ -137,11 +140,12 @@ def unpack_model(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if absent:
             raise ValueError(f"packed weight {weight} lacks {', '.join(absent)}; the file is incomplete")
         scale, shape = tensors[needed[0]], [int(side) for side in tensors[needed[1]]]
+        turned = int(tensors.get(weight + _GROUPS, 0))
         state[weight] = _unpack_weight(
-            tensors[name], scale=scale, shape=shape, bits=int(tensors[needed[2]][BITS]), name=weight
+            tensors[name], scale=scale, shape=shape, bits=int(tensors[needed[2]][BITS]), name=weight, turned=turned
         )
         state[f"{quantizer_of(weight)}.scale"] = scale.clone()
-        used.update((name, weight + _SCALE, weight + _SHAPE))
+        used.update((name, weight + _SCALE, weight + _SHAPE, weight + _GROUPS))
     for name, value in tensors.items():
         if name not in used:
             state[name] = value.to(torch.float32) if value.dtype == torch.float16 else value.clone()
@@ -172,7 +176,8 @@ def packed_size_bytes(model: nn.Module) -> int:
         if isinstance(layer, QuantizedLayer):
             for weight in layer.quantized_weights():
                 integers = packed_bytes(weight.value.numel(), bits=weight.quantizer.bits)
-                sizes[memory_of(weight.value)] = integers + weight.value.ndim * torch.int32.itemsize
+                numbers = weight.value.ndim + (weight.turned > 0)
+                sizes[memory_of(weight.value)] = integers + numbers * torch.int32.itemsize
     packed, grids = set(sizes), _grids(model)
     for name, value in model.state_dict().items():
         wide = name in grids or value.dtype not in (torch.float32, torch.float64)
@@ -202,10 +207,11 @@ def _check_packed(bits: int) -> int:
 def _pack_weight(weight: QuantizedWeight) -> dict[str, Tensor]:
     """Return by suffix of its name the packed weight, and the flags of its quantizer with the range frozen."""
     quantizer = weight.quantizer
-    integers = quantizer.integers(weight.value)
+    integers = quantizer.integers(weight.rows)
     flags = quantizer.flags.clone()
     flags[HAS_RANGE], flags[FOLLOWS] = 1, 0
-    return {
+    groups = {_GROUPS: torch.tensor(weight.turned, dtype=torch.int32)} if weight.turned else {}
+    return groups | {
         _PACKED: pack_bits(integers, bits=quantizer.bits),
         _SCALE: quantizer.scale.detach().clone(),
         _SHAPE: torch.tensor(weight.value.shape, dtype=torch.int32),
@@ -213,12 +219,14 @@ def _pack_weight(weight: QuantizedWeight) -> dict[str, Tensor]:
     }
 
 
-def _unpack_weight(packed: Tensor, *, scale: Tensor, shape: list[int], bits: int, name: str) -> Tensor:
+def _unpack_weight(packed: Tensor, *, scale: Tensor, shape: list[int], bits: int, name: str, turned: int) -> Tensor:
+    rows = rows_shape(shape, turned=turned)
     try:
-        integers = unpack_bits(packed, bits=bits, count=torch.Size(shape).numel()).view(shape)
+        integers = unpack_bits(packed, bits=bits, count=torch.Size(shape).numel()).view(rows)
     except ValueError as error:
         raise ValueError(f"packed weight {name}: {error}") from error
-    return dequantize(integers, scale=scale, axis=0 if scale.ndim else None)
+    values = dequantize(integers, scale=scale, axis=0 if scale.ndim else None)
+    return as_held(values, turned=turned).contiguous()
 
 
 def _to_half(value: Tensor) -> Tensor:

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qdbev.quantization.grid.recomputation import recomputing
 from qdbev.quantization.layers.products import Convolution, Linear, composed, quantized_product
 from qdbev.quantization.layers.quantizer import Quantizer
+from qdbev.quantization.planning.output_channels import as_held, outputs_first, turned_groups
 from qdbev.quantization.planning.plan import Site
 
 
@@ -34,11 +36,22 @@ class QuantizedWeight(NamedTuple):
         name: its path in the layer, such as ``weight`` or ``out_proj.weight``.
         quantizer: its quantizer, at ``quantizer_of(name)`` in the layer.
         value: the float parameter.
+        turned: see ``qdbev.quantization.planning.output_channels``.
     """
 
     name: str
     quantizer: Quantizer
     value: Tensor
+    turned: int = 0
+
+    @property
+    def rows(self) -> Tensor:
+        """The weight as its quantizer takes it, the output channels first."""
+        return outputs_first(self.value, turned=self.turned)
+
+    def write(self, rows: Tensor) -> None:
+        """Put another weight in its place, the output channels first."""
+        self.value.copy_(as_held(rows, turned=self.turned))
 
 
 class QuantizedLayer(nn.Module):
@@ -66,7 +79,7 @@ class QuantizedLayer(nn.Module):
             holder = self.get_submodule(owner)
             quantizer, value = holder._modules.get(quantizer_of(leaf)), holder._parameters[leaf]
             if isinstance(quantizer, Quantizer) and value is not None:
-                yield QuantizedWeight(name, quantizer, value)
+                yield QuantizedWeight(name, quantizer, value, turned_groups(self))
 
     def bias_of(self, weight: str) -> nn.Parameter | None:
         """The bias that belongs to a weight, such as ``in_proj_bias`` to ``in_proj_weight``; None without one."""
@@ -94,7 +107,7 @@ class QuantizedLayer(nn.Module):
         for weight in self.quantized_weights():
             present = weight.quantizer.scale
             if not present.is_meta:
-                weight.quantizer.refresh(weight.value)
+                weight.quantizer.refresh(weight.rows)
                 if torch.equal(weight.quantizer.scale, present):
                     weight.quantizer.scale = present
         super()._save_to_state_dict(*arguments)
@@ -116,6 +129,31 @@ class QuantConv2d(QuantizedLayer, nn.Conv2d):
         if self.padding_mode != "zeros" or isinstance(self.padding, str) or input.ndim != 4:
             return composed(self._conv_forward, input, self)
         return quantized_product(Convolution(self.stride, self.padding, self.dilation, self.groups), input, self)
+
+
+class QuantConvTranspose2d(QuantizedLayer, nn.ConvTranspose2d):
+    """``ConvTranspose2d`` on quantized input and weight."""
+
+    weight_quantizer: Quantizer | None
+    input_quantizer: Quantizer | None
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """As ``nn.ConvTranspose2d``."""
+        x, rows = through(self.input_quantizer, input), through(self.weight_quantizer, self.rows)
+        with recomputing():
+            return self.product(x, rows, self.bias, output_size)
+
+    @property
+    def rows(self) -> Tensor:
+        """The weight, its output channels first."""
+        return outputs_first(self.weight, turned=self.groups)
+
+    def product(self, x: Tensor, rows: Tensor, bias: Tensor | None, output_size: list[int] | None) -> Tensor:
+        """The output for another input and weight, the weight's output channels first."""
+        stride, padding, dilation = (list(map(int, sides)) for sides in (self.stride, self.padding, self.dilation))
+        more = self._output_padding(x, output_size, stride, padding, list(self.kernel_size), 2, dilation)
+        weight = as_held(rows, turned=self.groups)
+        return F.conv_transpose2d(x, weight, bias, stride, padding, more, self.groups, dilation)
 
 
 class QuantLinear(QuantizedLayer, nn.Linear):

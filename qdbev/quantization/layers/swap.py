@@ -17,6 +17,7 @@ from qdbev.quantization.layers.attention import QuantMultiheadAttention
 from qdbev.quantization.layers.grids import InputGrid, WeightGrid
 from qdbev.quantization.layers.quantized import (
     QuantConv2d,
+    QuantConvTranspose2d,
     QuantEmbedding,
     QuantizedLayer,
     QuantLinear,
@@ -24,6 +25,7 @@ from qdbev.quantization.layers.quantized import (
     quantizer_of,
 )
 from qdbev.quantization.layers.quantizer import Quantizer
+from qdbev.quantization.planning.output_channels import outputs_first, turned_groups
 from qdbev.quantization.planning.plan import FLOAT_BITS, Plan, Site
 from qdbev.quantization.planning.policy import is_deformable_conv
 from qdbev.quantization.planning.sharing import memory_of
@@ -32,12 +34,14 @@ Tensors = Literal["all", "weights", "inputs"]
 
 _CLASSES: dict[str, type[nn.Module]] = {
     "conv2d": QuantConv2d,
+    "transposed_conv": QuantConvTranspose2d,
     "linear": QuantLinear,
     "embedding": QuantEmbedding,
     "attention": QuantMultiheadAttention,
 }
 _FLOAT_CLASSES: dict[str, type[nn.Module]] = {
     "conv2d": nn.Conv2d,
+    "transposed_conv": nn.ConvTranspose2d,
     "linear": nn.Linear,
     "embedding": nn.Embedding,
     "attention": nn.MultiheadAttention,
@@ -147,7 +151,7 @@ def finish_observing(model: nn.Module, parts: Iterable[str] | None = None) -> li
     unseen = []
     for layer in _layers_of(model, parts):
         for weight in layer.quantized_weights():
-            weight.quantizer.calibrate(weight.value)
+            weight.quantizer.calibrate(weight.rows)
         unseen += [quantizer.name for quantizer in layer.input_quantizers() if not quantizer.finish_observing()]
     return unseen
 
@@ -218,7 +222,8 @@ def _add_weight_quantizers(
         weight, path, quantizer = layer.get_parameter(name), quantizer_of(name), None
         if layer.site.weight_bits < FLOAT_BITS:
             full = f"{layer.site.path}.{path}"
-            new = grid.quantizer(full, bits=layer.site.weight_bits, channels=weight.shape[0]).to(weight.device)
+            channels = len(outputs_first(weight, turned=turned_groups(layer)))
+            new = grid.quantizer(full, bits=layer.site.weight_bits, channels=channels).to(weight.device)
             quantizer = by_memory.setdefault(memory_of(weight), new)
         layer.add_quantizer(path, quantizer)
 

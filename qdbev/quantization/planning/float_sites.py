@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
+from qdbev.quantization.planning.output_channels import turned_groups
 from qdbev.quantization.planning.plan import FLOAT_BITS, Site
 from qdbev.quantization.planning.sharing import co_holders, memory_of
 
@@ -46,22 +47,26 @@ def with_shared_weights(sites: Sequence[Site], *, model: nn.Module, unrun: Colle
     if not others:
         return list(sites)
     by_path = {site.path: site for site in sites}
-    weights = {path: _weight(model.get_submodule(path)) for path in others}
+    holders = {path: model.get_submodule(path) for path in others}
+    weights = {path: _weight(module) for path, module in holders.items()}
+    turned = {path: turned_groups(module) for path, module in holders.items()}
     result = []
     for site in sites:
         paths = (site.path, f"{site.path}.out_proj") if site.kind == "attention" else (site.path,)
         partners = [other for path in paths for other in others.get(path, ()) if _share(weights[path], weights[other])]
-        result.append(_alike(site, partners=[path for path in partners if path not in unrun], sites=by_path))
+        partners = [path for path in partners if path not in unrun]
+        result.append(_alike(site, partners=partners, sites=by_path, turned=turned))
     return result
 
 
-def _alike(site: Site, *, partners: Sequence[str], sites: Mapping[str, Site]) -> Site:
-    """The site as those let it be that hold its weight too."""
+def _alike(site: Site, *, partners: Sequence[str], sites: Mapping[str, Site], turned: Mapping[str, int]) -> Site:
+    """The site as those let it be that hold its weight too; to a transposed convolution its channels are others."""
     if not site.quantized:
         return site
     found = [sites.get(path) for path in partners]
     for path, partner in zip(partners, found, strict=True):
-        if partner is None or not partner.quantized or "attention" in (site.kind, partner.kind):
+        unlike = partner is None or not partner.quantized or "attention" in (site.kind, partner.kind)
+        if unlike or turned[site.path] != turned[path]:
             return in_float(site, reason=f"holds a weight of {path} too, which is not quantized like it")
     most = max([site.weight_bits, *(partner.weight_bits for partner in found if partner is not None)])
     if most == site.weight_bits:

@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-SiteKind = Literal["conv2d", "linear", "deformable_conv", "attention", "embedding", "float"]
+SiteKind = Literal["conv2d", "transposed_conv", "linear", "deformable_conv", "attention", "embedding", "float"]
+
+CONVOLUTIONS_AND_LINEAR: tuple[SiteKind, ...] = ("conv2d", "transposed_conv", "linear", "deformable_conv")
 
 FLOAT_BITS = 32
 
@@ -34,7 +36,7 @@ class Site:
     Attributes:
         path: module path, or parameter path for a raw parameter.
         part: part of the detector it belongs to.
-        kind: conv2d, linear, deformable_conv, attention, embedding or float.
+        kind: conv2d, transposed_conv, linear, deformable_conv, attention, embedding or float.
         weight_bits: width of the weights, 32 for float.
         activation_bits: width of the inputs, 32 for float.
         reason: why so.
@@ -76,8 +78,7 @@ class Plan:
     @property
     def first_layer(self) -> str | None:
         """Path of the first layer, which reads the images; None where there is no layer."""
-        kinds = ("conv2d", "linear", "deformable_conv")
-        return next((site.path for site in self.sites if site.kind in kinds), None)
+        return next((site.path for site in self.sites if site.kind in CONVOLUTIONS_AND_LINEAR), None)
 
     def site(self, path: str) -> Site:
         """Return the site at ``path``, or raise ValueError."""

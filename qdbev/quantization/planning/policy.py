@@ -1,8 +1,8 @@
 """Making a plan: every parameter of a model gets a site, its bits, and the reason.
 
 Policy (QD-BEV, sections 3.1 and 4.1; where the paper is silent, ours): weights per output channel and the inputs per
-tensor of every convolution, linear layer, deformable convolution and attention projection; embedding tables per row;
-everything else in float.
+tensor of every convolution, transposed or not, linear layer, deformable convolution and attention projection;
+embedding tables per row; everything else in float.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from qdbev.quantization.grid.integers import check_bits
 from qdbev.quantization.planning.float_sites import in_float, with_float_layers, with_shared_weights
-from qdbev.quantization.planning.plan import FLOAT_BITS, Plan, Site, SiteKind
+from qdbev.quantization.planning.plan import CONVOLUTIONS_AND_LINEAR, FLOAT_BITS, Plan, Site, SiteKind
 
 # Classes that only guard nn.Conv2d / nn.Linear against empty inputs on old PyTorch; replaced without loss.
 _EMPTY_INPUT_GUARDS = "mmcv.cnn.bricks.wrappers"
@@ -152,6 +152,8 @@ def classify(module: nn.Module) -> tuple[SiteKind, str]:
         return "deformable_conv", f"{both}; offsets and mask stay float"
     if isinstance(module, nn.Conv2d):
         return _plain_or_float(module, kind="conv2d", parent=nn.Conv2d, reason=both)
+    if isinstance(module, nn.ConvTranspose2d):
+        return _plain_or_float(module, kind="transposed_conv", parent=nn.ConvTranspose2d, reason=both)
     if isinstance(module, nn.Linear):
         return _plain_or_float(module, kind="linear", parent=nn.Linear, reason=both)
     if isinstance(module, nn.Embedding):
@@ -217,7 +219,7 @@ def _computed_weight(module: nn.Module) -> str:
 
 
 def _widen_ends(sites: list[Site], *, bits: int, first: Sequence[str], last: Sequence[str]) -> list[Site]:
-    layers = [site.path for site in sites if site.kind in ("conv2d", "linear", "deformable_conv")]
+    layers = [site.path for site in sites if site.kind in CONVOLUTIONS_AND_LINEAR]
     if not layers:
         return sites
     patterns = [*(first or layers[:1]), *(last or layers[-1:])]

@@ -37,7 +37,7 @@ from qdbev.quantization.rounding.blocks import (
     in_rounds,
     layers_of,
     pass_through,
-    patches,
+    patches_of,
     quantize_inputs,
     roundable,
     share_of_signal,
@@ -184,10 +184,11 @@ def _left_nearest(layers: Mapping[str, QuantizedLayer], unlike: Iterable[Block])
     return {block.path: "it runs on other shapes in float" for block in unlike}
 
 
-def _rows(x: Tensor, layer: QuantizedLayer) -> Tensor:
+def _rows(block: Block, x: Tensor, *, layer: QuantizedLayer) -> Tensor:
     """What the weights are multiplied with in one call, (N, I)."""
-    if isinstance(layer, nn.Conv2d):
-        return torch.cat([patches(image[None], layer) for image in x.reshape(-1, *x.shape[-3:])])
+    images = patches_of(block, x, layer=layer)
+    if images is not None:
+        return torch.cat(images)
     rows = x.reshape(-1, x.shape[-1])
     return rows[:: max(1, len(rows) // ROWS)]
 
@@ -195,14 +196,13 @@ def _rows(x: Tensor, layer: QuantizedLayer) -> Tensor:
 def _targets(
     floats: Mapping[str, QuantizedLayer], blocks: Iterable[Block], *, run: Callable[[], object]
 ) -> dict[Block, deque[Tensor]]:
-    """What should come out of each block, call by call, (N, O), in main memory."""
+    """What should come out of each block, call by call, (N, O), in main memory; without a bias that others share."""
     targets: dict[Block, deque[Tensor]] = defaultdict(deque)
 
     def gather(block: Block, x: Tensor) -> None:
-        layer, rows = floats[block.layer], slice(block.start, block.stop)
-        bias = layer.bias_of(block.weight)
-        weight_OI = layer.get_parameter(block.weight)[rows].flatten(1)
-        targets[block].append(F.linear(_rows(x, layer), weight_OI, None if bias is None else bias[rows]).cpu())
+        tensors = tensors_of(block, layer=floats[block.layer])
+        bias = tensors.bias if tensors.has_outputs_alone else None
+        targets[block].append(F.linear(_rows(block, x, layer=floats[block.layer]), tensors.weight_OI, bias).cpu())
 
     watch_inputs(floats, blocks, gather, run=run)
     return targets
@@ -216,7 +216,7 @@ def _moments(
     unlike: set[Block] = set()
 
     def gather(block: Block, x: Tensor) -> None:
-        x_NI = _rows(x, layers[block.layer])
+        x_NI = _rows(block, x, layer=layers[block.layer])
         if not targets[block] or len(targets[block][0]) != len(x_NI):
             unlike.add(block)
         else:
@@ -231,14 +231,16 @@ def _round_block(
     block: BlockTensors, moments: ReconstructionMoments, *, asymmetric: bool, descent: Descent
 ) -> tuple[float, float]:
     """Round one block; its bias takes the mean of what is left."""
-    quadratic = moments.quadratic(centred=block.bias is not None)
+    alone = block.has_outputs_alone
+    quadratic = moments.quadratic(centred=block.bias is not None and alone)
     if not asymmetric:
         quadratic = quadratic.of_same_inputs(block.weight_OI)
     rounded, before_O, after_O = learned(
         block.weight_OI, quantizer=block.quantizer, scale=block.scale, moments=quadratic, descent=descent
     )
     if block.bias is not None:
-        block.bias.copy_(moments.mean_O - rounded.double() @ moments.inputs.mean)
+        left_O = moments.mean_O - rounded.double() @ moments.inputs.mean
+        block.bias.copy_(left_O if alone else block.bias + block.share * left_O)
     block.weight.copy_(rounded.view_as(block.weight))
     before, after = (share_of_signal(errors_O, signal_O=quadratic.power_O) for errors_O in (before_O, after_O))
     return before, after

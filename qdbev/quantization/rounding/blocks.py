@@ -19,6 +19,7 @@ from qdbev.quantization.layers.quantized import QuantizedLayer
 from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.layers.swap import quantized_layers
 from qdbev.quantization.rounding.moments import InputMean, InputMoments
+from qdbev.quantization.rounding.phases import Phase, phase_patches, phases_of, share_of, taps_of
 
 Sums = TypeVar("Sums", bound=InputMean)
 
@@ -35,6 +36,7 @@ class Block(NamedTuple):
         start: First row.
         stop: Row after the last.
         input: Name of the input quantizer in the layer.
+        phase: Of a transposed convolution, whose outputs read parts of the kernel each; None of other layers.
     """
 
     layer: str
@@ -42,6 +44,7 @@ class Block(NamedTuple):
     start: int
     stop: int
     input: str
+    phase: Phase | None = None
 
     @property
     def path(self) -> str:
@@ -58,12 +61,19 @@ class BlockTensors:
         weight: Float weights, (O, ...).
         scale: One per output, (O,), or one for all, ().
         bias: (O,), or None.
+        share: of the outputs that scale and bias belong to; below one these are those of other blocks too.
     """
 
     quantizer: Quantizer
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
+    share: float = 1.0
+
+    @property
+    def has_outputs_alone(self) -> bool:
+        """Whether scale and bias are of this block alone, to be chosen for it."""
+        return self.share == 1
 
     @property
     def weight_OI(self) -> Tensor:
@@ -134,6 +144,9 @@ def blocks_of(path: str, layer: QuantizedLayer) -> tuple[list[Block], str]:
         blocks = _attention_blocks(path, layer.embed_dim)
     elif isinstance(layer, nn.Linear):
         blocks = [Block(path, "weight", 0, layer.out_features, "input_quantizer")]
+    elif isinstance(layer, nn.ConvTranspose2d) and layer.groups == 1:
+        whole = Block(path, "weight", 0, layer.out_channels, "input_quantizer")
+        blocks = [whole._replace(phase=phase) for phase in phases_of(layer)]
     elif isinstance(layer, nn.Conv2d) and layer.groups == 1:
         blocks = [Block(path, "weight", 0, layer.out_channels, "input_quantizer")]
     else:
@@ -153,11 +166,16 @@ def tensors_of(block: Block, *, layer: QuantizedLayer) -> BlockTensors:
     """Views of a block's weights, scales and bias in its layer."""
     weight = next(weight for weight in layer.quantized_weights() if weight.name == block.weight)
     rows, quantizer, bias = slice(block.start, block.stop), weight.quantizer, layer.bias_of(block.weight)
+    values, share = weight.rows[rows], 1.0
+    if block.phase is not None:
+        assert isinstance(layer, nn.ConvTranspose2d)
+        values, share = taps_of(values, layer, phase=block.phase), share_of(layer)
     return BlockTensors(
         quantizer=quantizer,
-        weight=weight.value[rows],
+        weight=values,
         scale=quantizer.scale if quantizer.axis is None else quantizer.scale[rows],
         bias=None if bias is None else bias[rows],
+        share=share,
     )
 
 
@@ -234,16 +252,24 @@ def _gathered(
     gathered: dict[Block, Sums] = {}
 
     def gather(block: Block, x: Tensor) -> None:
-        layer, sums = layers[block.layer], gathered.setdefault(block, kind())
-        if isinstance(layer, nn.Conv2d):
-            calls = [patches(image[None], layer) for image in x.reshape(-1, *x.shape[-3:])]  # one image may come alone
-        else:
-            calls = [x.reshape(-1, x.shape[-1])]  # and one vector
-        for x_NI in calls:
+        sums = gathered.setdefault(block, kind())
+        images = patches_of(block, x, layer=layers[block.layer])
+        for x_NI in [x.reshape(-1, x.shape[-1])] if images is None else images:  # one vector may come alone
             sums.add(x_NI)
 
     watch_inputs(layers, blocks, gather, run=run)
     return gathered
+
+
+def patches_of(block: Block, x: Tensor, *, layer: QuantizedLayer) -> list[Tensor] | None:
+    """What a block's weights are multiplied with in each image of a call, (N, I) each; None of a layer on rows."""
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return None
+    images = x.reshape(-1, 1, *x.shape[-3:])  # one may come alone
+    if isinstance(layer, nn.Conv2d):
+        return [patches(image, layer) for image in images]
+    assert block.phase is not None
+    return [phase_patches(image, layer, phase=block.phase, positions=POSITIONS) for image in images]
 
 
 def patches(image_1CHW: Tensor, conv: nn.Conv2d) -> Tensor:

@@ -149,15 +149,14 @@ class _Learner:
         weights = [weight for layer in self.layers for weight in layer.quantized_weights()]
         inputs = [quantizer for layer in self.layers for quantizer in layer.input_quantizers()]
         roundings = [
-            LearnedRounding(weight.value, scale=weight.quantizer.scale, quantizer=weight.quantizer)
-            for weight in weights
+            LearnedRounding(weight.rows, scale=weight.quantizer.scale, quantizer=weight.quantizer) for weight in weights
         ]
         calibrated = [*(weight.value for weight in weights), *(b for quantizer in inputs for b in quantizer.buffers())]
         copies = [tensor.clone() for tensor in calibrated]
         before = self.error()
         self._descend(weights, inputs, roundings, descent=descent, before=before)
         for weight, rounding in zip(weights, roundings, strict=True):
-            weight.value.copy_(rounding.rounded())
+            weight.write(rounding.rounded())
         after = self.error()
         if after < before:
             return before, after

@@ -68,7 +68,8 @@ def compensate_rounding(
             done again.
 
     Returns:
-        What it did to every block; deformable and grouped convolutions and embedding tables stay as they were.
+        What it did to every block; deformable and grouped convolutions and embedding tables stay as they were, and so
+        do the ranges of transposed convolutions with strides.
 
     Raises:
         ValueError: Weight ranges that follow the weights, which would move under the rounded ones.
@@ -163,10 +164,11 @@ def _round_block(
 ) -> tuple[float, float]:
     """Round one block; ``mean`` is that of its input in float, which the bias keeps the output's mean at."""
     quantizer, weight = block.quantizer, block.weight_OI.double()
-    moment = moments.second if block.bias is None else moments.covariance
+    takes_mean = block.bias is not None and block.has_outputs_alone
+    moment = moments.covariance if takes_mean else moments.second
     scale_O1 = block.scale.expand(len(weight))[:, None].double()
     nearest = _nearest(weight, quantizer=quantizer, scale_O1=scale_O1)
-    factors = range_factors if quantizer.axis is not None else (1.0,)
+    factors = range_factors if quantizer.axis is not None and block.has_outputs_alone else (1.0,)
     scales_FO1 = torch.stack([factor * scale_O1 for factor in factors]).float().double()
     rounded, scale_O, errors_O = _best_of_ranges(
         weight, quantizer=quantizer, scales_FO1=scales_FO1, moment_II=moment, damping=damping
@@ -174,7 +176,7 @@ def _round_block(
     if quantizer.axis is not None:
         block.scale.copy_(scale_O)
     if block.bias is not None:
-        block.bias.sub_((rounded @ moments.mean - weight @ mean).to(block.bias))
+        block.bias.sub_((block.share * (rounded @ moments.mean - weight @ mean)).to(block.bias))
     block.weight.copy_(rounded.view_as(block.weight))
     signal_O, nearest_O = _errors(weight, moment), _errors(nearest - weight, moment)
     return share_of_signal(nearest_O, signal_O=signal_O), share_of_signal(errors_O, signal_O=signal_O)

@@ -15,7 +15,15 @@ from qdbev.detectors.bevdepth.image_lift import camera_numbers
 from qdbev.detectors.bevdepth.moving import moved_boxes
 from qdbev.detectors.detector import Scene
 from qdbev.detectors.lift import camera_frames
-from qdbev.quantization import make_plan
+from qdbev.quantization import (
+    WeightGrid,
+    compensate_rounding,
+    fold_batchnorm,
+    make_plan,
+    observing,
+    quantize,
+    set_parts,
+)
 from tests.detectors.bevdet.conftest import MITE, make_batch, steady
 from tests.detectors.bevdet.conftest import frame as sized_frame
 from tests.detectors.bevdet.test_detector import equal
@@ -190,11 +198,34 @@ def test_parts_plan_counts_and_constants(make_model: Any) -> None:
     kinds = {site.path: site.kind for site in plan}
     assert kinds["backbone.depth_net.depth_conv.4"] == "deformable_conv"
     assert kinds["backbone.depth_net.depth_mlp.fc1"] == "linear"
+    assert list(kinds.values()).count("transposed_conv") == 6
     assert {site.part for site in plan.quantized} == {"backbone", "neck", "encoder", "decoder"}
     with pytest.raises(RuntimeError, match=r"backbone\.voxel_size is of another grid"):
         model.load_state_dict(make_model(cell_m=1.2).state_dict())
     assert make_model().official_repeats(SCENE)["backbone.depth_net.depth_conv.4"] == 2
     assert make_model().shape_run(SCENE)().tasks[0].heat_BCHW.shape == (1, 1, 16, 16)
+
+
+@torch.no_grad()
+def test_the_whole_detector_is_rounded_with_compensation(make_model: Any) -> None:
+    model = make_model().eval()
+    batch = make_batch(pair())
+    folding = fold_batchnorm(model, lambda: model(*batch, mode="features"))
+    plan = make_plan(model, parts=model.parts(), weight_bits=4, activation_bits=6, last_sites=model.output_layers())
+    quantize(model, plan, weights=WeightGrid(follow=False))
+    transposed = {site.path for site in plan.quantized if site.kind == "transposed_conv"}
+    assert len(transposed) == 6 and transposed < {conv for conv, _ in folding.pairs}
+    expected = model(*batch, mode="features").bev_BQC
+    with observing(model):
+        model(*batch, mode="features")
+    set_parts(model, plan.parts)
+    nearest = model(*batch, mode="features").bev_BQC
+    done = compensate_rounding(model, lambda: model(*batch, mode="features"), plan.parts)
+    assert transposed < {block.layer for block in done.errors}
+    assert len({block for block in done.errors if block.layer == "head.neck.deblocks.3.0"}) == 64
+    set_parts(model, plan.parts)
+    rounded = model(*batch, mode="features").bev_BQC
+    assert (rounded - expected).square().mean() < (nearest - expected).square().mean()
 
 
 # Date, value and reason of every change:

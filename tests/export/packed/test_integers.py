@@ -28,6 +28,8 @@ MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "no bias": (lambda: nn.Linear(5, 3, bias=False), (7, 5)),
     "convolution": (lambda: nn.Conv2d(4, 6, 3, padding=1, stride=2), (2, 4, 7, 5)),
     "groups": (lambda: nn.Conv2d(4, 6, (1, 3), padding=(0, 2), dilation=2, groups=2, bias=False), (1, 4, 6, 6)),
+    "transposed": (lambda: nn.ConvTranspose2d(4, 6, 3, padding=1, stride=2, output_padding=1), (2, 4, 5, 3)),
+    "transposed groups": (lambda: nn.ConvTranspose2d(4, 6, (2, 1), stride=2, groups=2, bias=False), (1, 4, 3, 4)),
     "attention": (Attending, (2, 6, 8)),
 }
 GRIDS: dict[str, dict[str, Any]] = {

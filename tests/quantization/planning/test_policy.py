@@ -41,6 +41,7 @@ class Everything(nn.Module):
                 "table": nn.Embedding(5, 8),
                 "special": Special(8, 8),
                 "up": nn.ConvTranspose2d(8, 8, 2),
+                "wave": nn.ConvTranspose1d(8, 8, 2),
                 "out": nn.Linear(8, 3),
             }
         )
@@ -69,7 +70,8 @@ def test_every_kind_by_hand() -> None:
         "head.norm": ("head", "float", 32, 32),
         "head.table": ("head", "embedding", 4, 32),
         "head.special": ("head", "float", 32, 32),
-        "head.up": ("head", "float", 32, 32),
+        "head.up": ("head", "transposed_conv", 4, 6),
+        "head.wave": ("head", "float", 32, 32),
         "head.out": ("head", "linear", 4, 6),
         "level_embeds": ("head", "float", 32, 32),
     }
@@ -78,7 +80,7 @@ def test_every_kind_by_hand() -> None:
 def test_every_float_site_says_why() -> None:
     reasons = {site.path: site.reason for site in plan_of(Everything()) if site.kind == "float"}
     assert "not folded" in reasons["backbone.1"] and "kdim" in reasons["head.odd_attn"]
-    assert "own forward" in reasons["head.special"] and "ConvTranspose2d" in reasons["head.up"]
+    assert "own forward" in reasons["head.special"] and "ConvTranspose1d" in reasons["head.wave"]
     assert "raw parameter" in reasons["level_embeds"] and "LayerNorm" in reasons["head.norm"]
 
 
