@@ -18,10 +18,12 @@ from pipelines.store.naming import moment
 from pipelines.store.removing import bytes_below, old_scratch, remove_folder
 from profiles.manifest import Manifest
 from profiles.wording import counted, did_you_mean
+from qdbev.reporting.tables.rounding import disk_text
 from qdbev.reporting.tables.table import Table, plain_table
 
-_HEADS = ["kind", "stage", "name", "NDS", "age", "MB", "digest"]
-_KEYS = ["kind", "stage", "name", "NDS", "age", "mb", "digest"]
+_HEADS = ["kind", "stage", "name", "NDS", "age", "size", "digest"]
+_KEYS = ["kind", "stage", "name", "NDS", "age", "bytes", "digest"]
+_RULES = {"bytes": disk_text}
 _NAMED = 3
 _CENTURY_MIN = 100 * 365 * 24 * 60
 
@@ -40,9 +42,10 @@ def list_all(store: Store) -> Outcome:
     damaged = [folder for folder in store.folders() if folder not in paths]
     rows += [["?", "damaged", folder.name, None, "", None, ""] for folder in damaged]
     total = sum(entry.bytes for entry in entries)
-    message = f"{counted(len(entries), 'artifact')} in {store.root}, {total / 1e6:.1f} MB"
+    message = f"{counted(len(entries), 'artifact')} in {store.root}, {disk_text(total)}"
+    table = plain_table("artifacts", title="Artifacts", headers=_HEADS, rows=rows, keys=_KEYS, rules=_RULES)
     return Outcome(
-        tables=[plain_table("artifacts", title="Artifacts", headers=_HEADS, rows=rows, keys=_KEYS)] if rows else [],
+        tables=[table] if rows else [],
         messages=[message + (f", {len(damaged)} damaged" if damaged else "")],
         details={"artifacts": [_details(entry) for entry in entries], "bytes": total},
     )
@@ -174,23 +177,24 @@ def measure(store: Store) -> Outcome:
     sizes: dict[str, list[int]] = {}
     for entry in entries:
         sizes.setdefault(entry.artifact.manifest.kind, []).append(entry.bytes)
-    rows: list[list[Any]] = [[kind, len(listed), round(sum(listed) / 1e6, 2)] for kind, listed in sorted(sizes.items())]
+    rows: list[list[Any]] = [[kind, len(listed), sum(listed)] for kind, listed in sorted(sizes.items())]
     beside = {"resume state": old_scratch(store.root, days=0.0), "TensorBoard": event_folders(store.root)}
-    rows += [[name, len(listed), round(sum(map(bytes_below, listed)) / 1e6, 2)] for name, listed in beside.items()]
-    rows.append(["all", sum(row[1] for row in rows), round(sum(row[2] for row in rows), 2)])
-    return Outcome(tables=[plain_table("sizes", title="Sizes", headers=["kind", "count", "MB"], rows=rows)])
+    rows += [[name, len(listed), sum(map(bytes_below, listed))] for name, listed in beside.items()]
+    rows.append(["all", sum(row[1] for row in rows), sum(row[2] for row in rows)])
+    heads, keys = ["kind", "count", "size"], ["kind", "count", "bytes"]
+    return Outcome(tables=[plain_table("sizes", title="Sizes", headers=heads, rows=rows, keys=keys, rules=_RULES)])
 
 
 def _removed(named: Sequence[Path], *, dry_run: bool) -> Outcome:
     """Remove folders; the events of an artifact go with it."""
     folders = [path for folder in named for path in (folder, events_of(folder)) if path is folder or path.is_dir()]
-    size = sum(map(bytes_below, folders)) / 1e6
+    size = sum(map(bytes_below, folders))
     if dry_run:
-        return Outcome(would_do=[f"remove {folder}" for folder in folders] or ["nothing"], details={"mb": size})
+        return Outcome(would_do=[f"remove {folder}" for folder in folders] or ["nothing"], details={"bytes": size})
     for folder in folders:
         remove_folder(folder)
     names = [f"{EVENTS}/{folder.name}" if folder.parent.name == EVENTS else folder.name for folder in folders]
-    message = f"removed {counted(len(names), 'folder')}, {size:.1f} MB" if names else "there is nothing to remove"
+    message = f"removed {counted(len(names), 'folder')}, {disk_text(size)}" if names else "there is nothing to remove"
     return Outcome(messages=[*(f"removed {name}" for name in names), message], details={"removed": names})
 
 
@@ -204,8 +208,7 @@ def _check_files(artifact: Artifact) -> None:
 def _row(entry: Entry) -> list[Any]:
     manifest, nds = entry.artifact.manifest, entry.scores.get("NDS")
     shown = None if nds is None else round(float(nds), 4)
-    size = round(entry.bytes / 1e6, 2)
-    return [manifest.kind, entry.stage, manifest.name, shown, _age(manifest), size, entry.artifact.digest[:12]]
+    return [manifest.kind, entry.stage, manifest.name, shown, _age(manifest), entry.bytes, entry.artifact.digest[:12]]
 
 
 def _details(entry: Entry) -> dict[str, Any]:

@@ -93,6 +93,20 @@ def megabytes_text(size_bytes: float | None) -> str:
     return MISSING if size_bytes is None or is_missing(size_bytes) else f"{size_bytes / MEGABYTE:.2f}"
 
 
+def disk_text(size_bytes: float | None) -> str:
+    """What lies on a disk, in the unit that leaves one to three digits before the point; powers of 1000.
+
+    >>> disk_text(5_711_234), disk_text(416_042), disk_text(12), disk_text(1_234_567_890), disk_text(None)
+    ('5.7 MB', '416 kB', '12 B', '1.2 GB', '–')
+    """
+    if size_bytes is None or is_missing(size_bytes):
+        return MISSING
+    if size_bytes < 1e6:
+        return f"{size_bytes / 1e3:.0f} kB" if size_bytes >= 1e3 else f"{size_bytes:.0f} B"
+    divisor, letter = next((unit for unit in ((1e12, "T"), (1e9, "G")) if size_bytes >= unit[0]), (1e6, "M"))
+    return f"{size_bytes / divisor:.1f} {letter}B"
+
+
 def milliseconds_text(seconds: float | None) -> str:
     """A duration in milliseconds with one decimal.
 

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from tabulate import tabulate
@@ -96,8 +97,9 @@ def plain_table(
     rows: Iterable[Sequence[Any]],
     keys: Sequence[str] = (),
     notes: Iterable[str] = (),
+    rules: Mapping[str, Callable[[Any], str]] = MappingProxyType({}),
 ) -> Table:
-    """A table of values as they come, without rules of rounding: numbers to the right, all else to the left.
+    """A table of values as they come: numbers to the right, all else to the left.
 
     Args:
         name: Short name for files and JSON.
@@ -106,10 +108,14 @@ def plain_table(
         rows: Values, one for each head.
         keys: Names of the row entries; the heads where none are given.
         notes: Sentences below the table.
+        rules: Of ``rounding``, for entries that are not written as they come.
     """
     keys = keys or headers
     lines = tuple(dict(zip(keys, row, strict=True)) for row in rows)
-    columns = tuple(_value_column(key, head=head, rows=lines) for key, head in zip(keys, headers, strict=True))
+    columns = tuple(
+        number_column(key, head=head, rule=rules[key]) if key in rules else _value_column(key, head=head, rows=lines)
+        for key, head in zip(keys, headers, strict=True)
+    )
     return Table(name, title, columns, lines, notes=tuple(notes))
 
 

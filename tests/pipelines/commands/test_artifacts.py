@@ -36,7 +36,7 @@ def seal(store: Store, number: int) -> Artifact:
 def test_an_empty_store(store: Store) -> None:
     result = artifacts.list_all(store)
     assert (result.tables, result.details["artifacts"]) == ([], [])
-    assert result.messages == [f"0 artifacts in {store.root}, 0.0 MB"]
+    assert result.messages == [f"0 artifacts in {store.root}, 0 B"]
 
 
 def test_list_shows_the_damaged_at_the_end(store: Store) -> None:
@@ -115,12 +115,16 @@ def test_a_list_says_stage_score_age_and_size_also_of_what_an_evaluation_scored(
     store: Store, chain: dict[str, Artifact]
 ) -> None:
     result = artifacts.list_all(store)
-    rows = [(row["kind"], row["stage"], row["NDS"], row["age"]) for row in result.tables[0].rows]
+    (table,) = result.tables
+    rows = [(row["kind"], row["stage"], row["NDS"], row["age"]) for row in table.rows]
     assert rows == [
         ("calibration", "PTQ", 0.41, "now"),
         ("qat", "QAT 1/4 (+backbone)", 0.52, "now"),
         ("evaluation", "PTQ", 0.41, "now"),
         ("evaluation", "QAT 1/4 (+backbone)", 0.52, "now"),
+    ]
+    assert [(cells[5], row["bytes"]) for cells, row in zip(table.cells, table.rows, strict=True)] == [
+        (f"{size} B", size) for size in (3, 4, 5, 6)
     ]
     listed = result.details["artifacts"][1]
     created = chain["stage"].manifest.record.created
@@ -172,13 +176,14 @@ def test_du_adds_up(store: Store, chain: dict[str, Artifact]) -> None:
     (events / "events.out.tfevents.1").write_bytes(b"x" * 2 * 10**6)
     rows = [tuple(row.values()) for row in artifacts.measure(store).tables[0].rows]
     assert rows == [
-        ("calibration", 1, 0.0),
-        ("evaluation", 2, 0.0),
-        ("qat", 1, 0.0),
-        ("resume state", 1, 1.0),
-        ("TensorBoard", 1, 2.0),
-        ("all", 6, 3.0),
+        ("calibration", 1, 3),
+        ("evaluation", 2, 5 + 6),
+        ("qat", 1, 4),
+        ("resume state", 1, 10**6),
+        ("TensorBoard", 1, 2 * 10**6),
+        ("all", 6, 3 * 10**6 + 18),
     ]
+    assert [cells[-1] for cells in artifacts.measure(store).tables[0].cells[-2:]] == ["2.0 MB", "3.0 MB"]
 
 
 def test_events_go_with_their_artifact_or_when_nobody_goes_on_with_them(
@@ -199,7 +204,7 @@ def test_a_mistyped_store_is_said_and_so_is_a_mistyped_name(store: Store, chain:
     for ask in (artifacts.list_all, artifacts.verify, artifacts.measure):
         with pytest.raises(MissingArtifact, match=rf"there is no store .*; did you mean {store.root.name}\?"):
             ask(Store(f"{store.root}x"))
-    assert artifacts.list_all(Store("runs")).messages == ["0 artifacts in runs, 0.0 MB"]
+    assert artifacts.list_all(Store("runs")).messages == ["0 artifacts in runs, 0 B"]
     with pytest.raises(MissingArtifact, match=r"there is no artifact 'qat:w4a6-nan' .*; did you mean qat:w4a6-nano\?"):
         store.open("qat:w4a6-nan")
     with pytest.raises(MissingArtifact, match=r"`qdbev artifacts list` shows the 4 artifacts there"):
