@@ -25,6 +25,7 @@ from pipelines.reporting.outcome import Outcome
 from profiles.wording import sentence as in_short
 from qdbev_cli import leaving, machine, stopping
 from qdbev_cli.encoding import takes_all
+from qdbev_cli.speaking import has_word
 from qdbev_cli.telling import PLAINLY, Telling, told
 
 BUG, USAGE, INPUT, STOPPED = 1, 2, 3, 130
@@ -62,7 +63,12 @@ def guarded(action: Callable[[], Outcome], *, as_json: bool, telling: Telling = 
 
 
 def refuse(sentence: str, *, code: int, as_json: bool, details: Mapping[str, Any] = MappingProxyType({})) -> int:
-    """Say an error on stderr, with ``as_json`` on stdout too; the exit code, another where stdout takes no more."""
+    """Say an error on stderr, with ``as_json`` on stdout too; the exit code, another where stdout takes no more.
+
+    Of several processes only the first that fails says it.
+    """
+    if not has_word():
+        return code
     leaving.say(sentence)
     answer = {"error": sentence, "exit_code": code, **details}
     return _printed(lambda: typer.echo(_json(answer)) if as_json else None, code=code)
@@ -175,7 +181,7 @@ def _documents(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _explain(error: BaseException, *, code: int, verbose: bool) -> str:
-    if code == BUG or verbose or os.environ.get("QDBEV_DEBUG"):
+    if (code == BUG and has_word()) or verbose or os.environ.get("QDBEV_DEBUG"):
         traceback.print_exception(error, file=sys.stderr)
     if code == STOPPED or stopping.code():
         return stopping.sentence()

@@ -13,7 +13,7 @@ import os
 import sys
 from typing import NoReturn, TextIO
 
-from qdbev_cli import children, stopping
+from qdbev_cli import children, speaking, stopping
 
 PIPE_CLOSED = 141
 """What the shell says of a program that wrote to a pipe nobody reads: 128 + SIGPIPE."""
@@ -27,7 +27,7 @@ def leave(code: int) -> NoReturn:
         code: Exit code of the command.
     """
     code = stopping.code() or flushed(code)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the processes of a launcher part in their own order
+    if not speaking.alone():  # the processes of a launcher part in their own order
         sys.exit(code)
     children.wait_for_none()
     with contextlib.suppress(Exception):

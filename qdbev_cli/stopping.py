@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from qdbev_cli import children
+from qdbev_cli.speaking import has_word
 
 WORDS = {
     signal.SIGINT: "stopped",
@@ -135,7 +136,8 @@ def _unless_stopped(hook: Callable[..., Any], *, kind: Callable[..., type[BaseEx
 
 def _leave() -> None:
     with contextlib.suppress(OSError):
-        os.write(2, f"\nqdbev: {sentence()}\n".encode())
+        if has_word():
+            os.write(2, f"\nqdbev: {sentence()}\n".encode())
     os._exit(code())
 
 

@@ -86,6 +86,21 @@ def test_python_runs_the_package_as_the_command() -> None:
     assert (done.returncode, done.stderr) == (2, "qdbev: there is no command 'comprss'; did you mean compress?\n")
 
 
+def test_the_first_of_several_processes_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (folder := tmp_path / "attempt_0" / "1").mkdir(parents=True)
+    launchers = [{"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0"}, {"TORCHELASTIC_ERROR_FILE": str(folder / "error.json")}]
+    for launcher in launchers:
+        answers = []
+        for rank in ("1", "0"):
+            monkeypatch.setattr("qdbev_cli.speaking._Word.mine", None)
+            environment = {"WORLD_SIZE": "2", "RANK": rank, **launcher}
+            answers.append(RUN.invoke(app, ["evaluate", "--nothing", "--json"], env=environment))
+        assert [answer.exit_code for answer in answers] == [2, 2]
+        assert json.loads(answers[0].stdout)["exit_code"] == 2 and "no option --nothing" in answers[0].stderr
+        assert answers[1].output == ""
+
+
 @pytest.mark.parametrize(
     ("stated", "phrase"),
     [
