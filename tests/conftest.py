@@ -60,6 +60,12 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, prin
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    """A file of tests that cannot be imported is an error; among doctests pytest skips it without a word."""
+    if "unable to import module" in str(report.longrepr) and report.nodeid.startswith("tests/"):
+        raise pytest.UsageError(f"{report.nodeid} cannot be imported: {report.longrepr}")
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """What imports have made stays to the end: the garbage collector need not look at it again and again."""
     gc.collect()

@@ -135,7 +135,7 @@ def _counts(rig: RigProfile) -> dict[str, Any]:
 
 
 def _detr3d(model: DETR3DProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
-    return build_detr3d(**model.arguments(), **_counts(rig))
+    return build_detr3d(**model.arguments(), **_counts(rig), auxiliary=auxiliary)
 
 
 def _queues(
@@ -179,7 +179,7 @@ def _frames(samples: Sequence[Sample], *, root: Path, model: DETR3DProfile) -> F
 
 
 def _petr(model: PETRProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
-    return build_petr(**model.arguments(), classes=len(rig.classes))
+    return build_petr(**model.arguments(), classes=len(rig.classes), auxiliary=auxiliary)
 
 
 def _moved_frames(
@@ -202,11 +202,11 @@ def _cropped_frames(samples: Sequence[Sample], *, root: Path, model: PETRProfile
 
 
 def _bevdet(model: BEVDetProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
-    return build_bevdet(**model.arguments(), tasks=rig.tasks)
+    return build_bevdet(**model.arguments(), tasks=rig.tasks, auxiliary=auxiliary)
 
 
 def _bevdepth(model: BEVDepthProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
-    return build_bevdepth(**model.arguments(), tasks=rig.tasks)
+    return build_bevdepth(**model.arguments(), tasks=rig.tasks, auxiliary=auxiliary)
 
 
 def _lifted_queues(

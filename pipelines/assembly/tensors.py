@@ -1,15 +1,20 @@
-"""Tensors by name in a safetensors file: one that has several names is written once, its other names in the header."""
+"""Tensors by name in a safetensors file: one that has several names is written once, its other names in the header.
+
+Shipped weights may be bytes: an int8 tensor with a scale for each of its first indices, under its name and ``:scale``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from qdbev.quantization import memory_of
+
+_SCALE, _MOST = ":scale", 127
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -30,6 +35,27 @@ def write_tensors(path: Path, state: Mapping[str, Tensor]) -> None:
     if overlapping:  # views, which safetensors refuses
         tensors = {name: value.clone() for name, value in tensors.items()}
     save_file(tensors, path, metadata=aliases or None)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """What ``write_tensors`` wrote; bytes as the floats that they stand for."""
+    state = load_file(path)
+    scales = {name: state.pop(name) for name in list(state) if name.endswith(_SCALE)}
+    for name, scale in scales.items():
+        whole = state[name.removesuffix(_SCALE)]
+        state[name.removesuffix(_SCALE)] = whole * scale.view(-1, *[1] * (whole.dim() - 1))
+    return state
+
+
+def in_bytes(state: Mapping[str, Tensor], *, names: Iterable[str]) -> dict[str, Tensor]:
+    """A state dict with some tensors in bytes, as ``read_tensors`` takes it; their steps are at most 1/127 of a row."""
+    smaller = dict(state)
+    for name in names:
+        value = state[name].detach()
+        scale = value.abs().flatten(1).amax(1).clamp(min=torch.finfo(value.dtype).tiny) / _MOST
+        smaller[name] = (value / scale.view(-1, *[1] * (value.dim() - 1))).round().to(torch.int8)
+        smaller[f"{name}{_SCALE}"] = scale
+    return smaller
 
 
 def with_aliases(state: Mapping[str, Tensor], *, model: nn.Module) -> dict[str, Tensor]:

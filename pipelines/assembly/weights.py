@@ -11,14 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from pipelines.assembly.checkpoint import Checkpoint, read_checkpoint
 from pipelines.assembly.detector import Detector, build_detector, kind_of
 from pipelines.assembly.job import Job
 from pipelines.assembly.strict_loading import Misfit, load_strictly
-from pipelines.assembly.tensors import write_tensors
+from pipelines.assembly.tensors import read_tensors, write_tensors
 from pipelines.lineage.keys import imported_key, random_key
 from pipelines.lineage.kinds import FLOAT, WEIGHTS
 from pipelines.lineage.models import refuse_other_rig
@@ -204,7 +203,7 @@ def float_detector(job: Job) -> tuple[Detector, Artifact]:
     profile, artifact = job.stated, float_artifact(job)
     refuse_other_rig(artifact, profile=profile)
     detector = build_detector(profile.model, rig=profile.data.rig)
-    _load(detector, state=load_file(artifact.file(WEIGHTS)), origin=artifact.path.name, asked=profile.model.name)
+    _load(detector, state=read_tensors(artifact.file(WEIGHTS)), origin=artifact.path.name, asked=profile.model.name)
     detector.set_code_weights(profile.model.code_weights)
     return detector.eval(), artifact
 

@@ -60,7 +60,13 @@ def training_of_control(made: Manifest, *, before: Manifest) -> FloatSchedule | 
 
 
 def float_key(
-    training: FloatSchedule, *, settings: Mapping[str, Any], start: str | None, split: str, processes: int
+    training: FloatSchedule,
+    *,
+    settings: Mapping[str, Any],
+    start: str | None,
+    split: str,
+    processes: int,
+    backbone: str | None = None,
 ) -> str:
     """Key of a float training: everything that decides its weights.
 
@@ -70,13 +76,14 @@ def float_key(
         start: Digest of the artifact it starts from; None from scratch.
         split: Digest of the training samples.
         processes: How many processes train together, each on a batch of its own.
+        backbone: Digest of the artifact whose image backbone it starts from.
     """
     data = settings["data"]
     return fingerprint(
         {
             "kind": FLOAT,
             "model": {**settings["model"], "weights": None},
-            "training": training.content() | {"start_from": start},
+            "training": training.content() | {"start_from": start} | ({"backbone_from": backbone} if backbone else {}),
             "queue": [data["queue_length"], data["drop_one_frame"]],
             "data": split,
             "seed": settings["seed"],

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pipelines.assembly.detector import Detector, build_detector
 from pipelines.assembly.job import Job
 from pipelines.assembly.samples import Split, notes_on, with_more_seeds
 from pipelines.assembly.strict_loading import load_strictly
-from pipelines.assembly.tensors import write_tensors
+from pipelines.assembly.tensors import read_tensors, write_tensors
 from pipelines.assembly.weights import float_artifact, package_versions
 from pipelines.lineage.float_control import controls_of_stages
 from pipelines.lineage.keys import float_key
@@ -23,6 +22,7 @@ from pipelines.lineage.kinds import FLOAT, WEIGHTS
 from pipelines.store import processes
 from pipelines.store.artifacts import Artifact
 from pipelines.store.making import Content, Made, made
+from pipelines.training.image_backbone import backbone_source, load_backbone
 from pipelines.training.records import write_records
 from pipelines.training.run import Training, detection_loss, run_training
 from profiles import Profile
@@ -39,15 +39,16 @@ def float_trained(job: Job, *, label: str = "train-float") -> Made:
     """
     profile, schedule = job.profile, job.profile.float_training
     split = with_more_seeds(job.split("train"), data=profile.data, progress=job.progress)
-    start = _start(job)
+    start, backbone = _start(job), backbone_source(job)
     key = float_key(
         schedule,
         settings=profile.content(),
         start=start.digest if start else None,
         split=split.digest,
         processes=processes.count(),
+        backbone=backbone.digest if backbone else None,
     )
-    make = partial(_train, job, split=split, start=start, key=key, label=label)
+    make = partial(_train, job, split=split, start=start, backbone=backbone, key=key, label=label)
     return made(job, FLOAT, key=key, make=make, known="already trained; --force trains again")
 
 
@@ -82,13 +83,16 @@ def controls_of(profile: Profile) -> list[Profile]:
     return trainings
 
 
-def _train(job: Job, *, split: Split, start: Artifact | None, key: str, label: str) -> Content:
+def _train(
+    job: Job, *, split: Split, start: Artifact | None, backbone: Artifact | None, key: str, label: str
+) -> Content:
     """Train, and keep the averaged weights where an average was kept; heads that only training uses are dropped."""
     profile, schedule = job.profile, job.profile.float_training
     torch.manual_seed(profile.seed)
     detector = build_detector(profile.model, rig=profile.data.rig, auxiliary=schedule.auxiliary)
     if start is not None:
-        load_start(detector, state=load_file(start.file(WEIGHTS)), origin=start.path.name)
+        load_start(detector, state=read_tensors(start.file(WEIGHTS)), origin=start.path.name)
+    notes = [load_backbone(detector, source=backbone, paths=profile.model.backbone_paths)] if backbone else []
     paths = detector.parts()
     beside = [path for part in PARTS if part not in (schedule.parts or PARTS) for path in paths[part]]
     training = Training(
@@ -103,10 +107,14 @@ def _train(job: Job, *, split: Split, start: Artifact | None, key: str, label: s
     alone = round(schedule.steps * schedule.single_frame_share)
     loss = detection_loss(detector, job=job, single_frame_steps=alone)
     result = run_training(detector, job=job, training=training, loss=loss, split=split)
-    return _content(result.ema_state or detector.state_dict(), split=split, start=start, result=result)
+    parents = {name: source.digest for name, source in (("start", start), ("backbone", backbone)) if source}
+    state = result.ema_state or detector.state_dict()
+    return _content(state, split=split, parents=parents, notes=notes, result=result)
 
 
-def _content(state: Mapping[str, Tensor], *, split: Split, start: Artifact | None, result: TrainResult) -> Content:
+def _content(
+    state: Mapping[str, Tensor], *, split: Split, parents: dict[str, str], notes: list[str], result: TrainResult
+) -> Content:
     weights = {name: value for name, value in state.items() if not name.startswith("auxiliary.")}
 
     def write(folder: Path) -> None:
@@ -116,7 +124,7 @@ def _content(state: Mapping[str, Tensor], *, split: Split, start: Artifact | Non
     splits = (split, *split.further)
     return Content(
         write,
-        parents={"start": start.digest} if start else {},
+        parents=parents,
         data={
             "processes": processes.count(),
             "train": split.digest,
@@ -125,7 +133,7 @@ def _content(state: Mapping[str, Tensor], *, split: Split, start: Artifact | Non
         },
         metrics=_metrics(result),
         packages=package_versions(),
-        notes=notes_on(split),
+        notes=(*notes_on(split), *notes),
         seconds={"training": result.seconds},
         message=f"trained in {result.seconds / 60:.1f} minutes",
     )

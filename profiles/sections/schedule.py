@@ -66,12 +66,15 @@ class Schedule(Optimisation):
 class FloatSchedule(Schedule):
     """The training of float weights."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"parts", "other_multiplier"})
+    later: ClassVar[frozenset[str]] = frozenset({"parts", "other_multiplier", "backbone_from"})
 
     auxiliary: bool = False
     """Train dense heads beside the detector (heat, heading, velocity, depth); they are dropped afterwards."""
     start_from: str | None = None
     """Weights to start from: zoo, or any artifact of kind float by path or name; null starts from scratch."""
+    backbone_from: str | None = None
+    """Weights of the image backbone alone to start from, of any detector: the name of a shipped model, or any artifact
+    of kind float. Layers of other names or shapes start from scratch."""
     freeze_batchnorm: bool = False
     """Hold batch norms in evaluation mode, as quantization-aware training does: for its float control."""
     single_frame_share: float = Field(default=0.0, ge=0, le=1)
@@ -82,9 +85,11 @@ class FloatSchedule(Schedule):
     """Factor on the learning rate of the other parts; 0 freezes them."""
 
     @model_validator(mode="after")
-    def _others_need_parts(self) -> FloatSchedule:
+    def _fits_together(self) -> FloatSchedule:
         if self.parts is None and self.other_multiplier != 1:
             raise ValueError(f"other_multiplier is {self.other_multiplier}; it must be 1 where parts is null: all")
+        if self.start_from is not None and self.backbone_from is not None:
+            raise ValueError("start_from brings a backbone already: leave backbone_from null")
         return self
 
 

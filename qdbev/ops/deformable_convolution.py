@@ -33,11 +33,11 @@ class DeformableConv(ModulatedDeformConv2dPack):  # type: ignore[misc]  # mmcv i
         """
         first, second, mask = self.conv_offset(x).chunk(3, dim=1)
         tensors = (x, torch.cat((first, second), dim=1), mask.sigmoid(), self.weight)
-        ready = [each.contiguous() for each in tensors]
+        ready = [_ready(each) for each in tensors]
         found: Tensor = modulated_deform_conv2d(
             *ready, self.bias, self.stride, self.padding, self.dilation, self.groups, self.deform_groups
         )
-        return found
+        return found.to(x.dtype)
 
 
 class DeformableConvV1(DeformConv2dPack):  # type: ignore[misc]  # mmcv is untyped
@@ -52,16 +52,21 @@ class DeformableConvV1(DeformConv2dPack):  # type: ignore[misc]  # mmcv is untyp
         Returns:
             Map (B, C', H', W').
         """
-        ready = [each.contiguous() for each in (x, self.conv_offset(x), self.weight)]
+        ready = [_ready(each) for each in (x, self.conv_offset(x), self.weight)]
         together = next(count for count in range(_IMAGES_AT_ONCE, 0, -1) if len(x) % count == 0)
         found: Tensor = deform_conv2d(
             *ready, self.stride, self.padding, self.dilation, self.groups, self.deform_groups, False, together
         )
-        return found
+        return found.to(x.dtype)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         """As torch's; mmcv's renames what it had in 2019 and prints a line each time."""
         nn.Module._load_from_state_dict(self, *args)
+
+
+def _ready(tensor: Tensor) -> Tensor:
+    """As the kernel reads it; bf16 and fp16, of autocast, as floats: on a CPU it computes in nothing smaller."""
+    return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).contiguous()
 
 
 @contextmanager

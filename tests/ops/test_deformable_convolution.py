@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qdbev.ops.deformable_convolution import DeformableConv
+from qdbev.ops.deformable_convolution import DeformableConv, DeformableConvV1
 from qdbev.quantization.layers.quantized import deformable_class
 
 
@@ -46,3 +46,15 @@ def test_result_and_gradients_in_every_memory_format(layer_format, input_format)
 
 def test_its_quantized_form_is_made_of_it():
     assert issubclass(deformable_class(DeformableConv), DeformableConv)
+
+
+@pytest.mark.parametrize("kind", [DeformableConv, DeformableConvV1])
+def test_it_computes_in_single_precision_where_autocast_halves_its_input(kind):
+    torch.manual_seed(0)
+    layer = kind(6, 5, kernel_size=3, padding=1, bias=False)
+    x = torch.randn(2, 6, 4, 7).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = layer(x)
+    found.float().sum().backward()
+    assert found.dtype == torch.bfloat16 and layer.weight.grad is not None and layer.weight.grad.any()
+    torch.testing.assert_close(found.float(), layer(x.float()), atol=2e-2, rtol=2e-2)

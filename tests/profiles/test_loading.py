@@ -17,6 +17,10 @@ def test_built_in_names() -> None:
     assert set(profiles.builtin_profiles()) == set(BITS)
     assert set(profiles.builtin_models()) == {
         "nano",
+        "nano-bevdepth",
+        "nano-bevdet4d",
+        "nano-detr3d",
+        "nano-petr",
         "tiny",
         "small",
         "base",

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from qdbev.detectors.auxiliary import ImageHead
 from qdbev.detectors.bevdepth.detector import BEVDepth
 from qdbev.detectors.centre import TASKS
 from qdbev.detectors.images.resnet import resnet_config
@@ -40,6 +41,7 @@ def build_bevdepth(
     code_weights: Sequence[float],
     depth_weight: float,
     tasks: Sequence[Sequence[int]] = TASKS,
+    auxiliary: bool = False,
 ) -> BEVDepth:
     """Builds and initialises a detector.
 
@@ -65,6 +67,7 @@ def build_bevdepth(
             yaw, and velocity x, y.
         depth_weight: Of the loss of depths that the LiDAR saw; 0 trains without them.
         tasks: Class indices of each group that the head has maps for.
+        auxiliary: With the dense head on image features that only training uses.
 
     Returns:
         The detector in training mode, on the CPU.
@@ -121,6 +124,8 @@ def build_bevdepth(
     with without_lists():
         model.backbone.img_backbone.init_weights()
         model.head.trunk.init_weights()
+    if auxiliary:
+        model.auxiliary = ImageHead(channels=4 * image_channels, classes=sum(map(len, tasks)))
     # convolutions run about twice as fast on a CPU with the channels last
     parts: tuple[Any, ...] = (model.backbone.img_backbone, model.backbone.img_neck, model.head.trunk)
     for part in parts:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from qdbev.detectors.auxiliary import ImageHead
 from qdbev.detectors.bevdet.detector import BEVDet
 from qdbev.detectors.bevdet.image_neck import OneLevelFPN
 from qdbev.detectors.centre import TASKS
@@ -39,6 +40,7 @@ def build_bevdet(
     frames_back: int,
     code_weights: Sequence[float],
     tasks: Sequence[Sequence[int]] = TASKS,
+    auxiliary: bool = False,
 ) -> BEVDet:
     """Builds and initialises a detector.
 
@@ -62,6 +64,7 @@ def build_bevdet(
         code_weights: Weights in the loss of offset x, y, height, log width, log length, log height, sin and cos of the
             heading, and velocity x, y.
         tasks: Class indices of each group that the head has maps for.
+        auxiliary: With the dense head on image features that only training uses.
 
     Returns:
         The detector in training mode, on the CPU.
@@ -97,6 +100,8 @@ def build_bevdet(
     )
     with without_lists():
         model.img_backbone.init_weights()
+    if auxiliary:
+        model.auxiliary = ImageHead(channels=image_channels, classes=sum(map(len, tasks)))
     # convolutions run about twice as fast on a CPU with the channels last
     parts: tuple[Any, ...] = (
         model.img_backbone,

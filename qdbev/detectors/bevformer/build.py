@@ -93,7 +93,7 @@ def build_bevformer(
         max_boxes: Boxes per sample at most.
         centre_range_m: Boxes with their centre outside are dropped.
         auxiliary: With dense heads that only training uses.
-        auxiliary_weights: Weights of their losses where they differ from ``AuxiliaryWeights``.
+        auxiliary_weights: Weights of their losses where they differ from the usual ones.
 
     Returns:
         The detector in training mode, on the CPU.

@@ -15,7 +15,8 @@ from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from qdbev.detectors.bevformer.auxiliary import AuxiliaryHeads, AuxiliaryWeights, gather_objects
+from qdbev.detectors.auxiliary import gather_objects
+from qdbev.detectors.bevformer.auxiliary import AuxiliaryHeads
 from qdbev.detectors.bevformer.counting import (
     feature_sizes,
     official_repeats,
@@ -74,14 +75,14 @@ class BEVFormer(BEVFormerNetwork):
             pts_bbox_head: A ``BEVFormerHead``.
             motion_weight: Weight of the squared error of matched queries' heading and velocity.
             auxiliary: With the dense heads that only training uses.
-            auxiliary_weights: Weights of their losses where they differ from ``AuxiliaryWeights``.
+            auxiliary_weights: Weights of their losses where they differ from the usual ones.
             max_boxes: Boxes per sample at most.
             centre_range_m: Boxes with their centre outside are dropped.
             data_preprocessor: As in mmengine; images come normalised, so none is needed.
             init_cfg: As in mmengine.
         """
         super().__init__(img_backbone, img_neck, pts_bbox_head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.auxiliary = _auxiliary(pts_bbox_head, self.pts_bbox_head, auxiliary_weights or {}) if auxiliary else None
+        self.auxiliary = _auxiliary(pts_bbox_head, self.pts_bbox_head, auxiliary_weights) if auxiliary else None
         self.motion_weight = motion_weight
         self.max_boxes = max_boxes
         self.centre_range_m = tuple(centre_range_m)
@@ -252,10 +253,10 @@ def _features(image: list[Tensor], encoded: Encoded, decoded: Decoded) -> Featur
     return Features(image, encoded.bev_BQC, encoded.bev_mask_BNQD, decoded.logits_LBKC, decoded.code_LBK10)
 
 
-def _auxiliary(head_cfg: dict[str, Any], head: BEVFormerHead, weights: dict[str, float]) -> AuxiliaryHeads:
+def _auxiliary(head_cfg: dict[str, Any], head: BEVFormerHead, weights: dict[str, float] | None) -> AuxiliaryHeads:
     return AuxiliaryHeads(
         channels=head_cfg["channels"],
         classes=head_cfg["classes"],
         grid=head.transformer.grid,
-        weights=AuxiliaryWeights(**weights),
+        weights=weights,
     )

@@ -33,6 +33,7 @@ def build_detr3d(
     query_init: str,
     code_weights: Sequence[float],
     motion_weight: float = 0.0,
+    auxiliary: bool = False,
     cameras: int = 6,
     classes: int = 10,
     max_boxes: int = 300,
@@ -63,6 +64,7 @@ def build_detr3d(
         query_init: "random" (official) or "grid": first object positions spread over the range.
         code_weights: Weight of each box code entry in the L1 loss.
         motion_weight: Weight of the squared error of matched queries' heading and velocity.
+        auxiliary: With the dense head on image features that only training uses.
         cameras: Number of cameras; their order counts, each has weights of its own.
         classes: Number of classes.
         max_boxes: Boxes per sample at most.
@@ -112,6 +114,7 @@ def build_detr3d(
         img_neck=neck,
         pts_bbox_head=head,
         motion_weight=motion_weight,
+        auxiliary=auxiliary,
         max_boxes=max_boxes,
         centre_range_m=centre_range_m,
     )

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from qdbev.detectors.lift.detector import LiftDetector
-from qdbev.detectors.lift.frames import CameraFrames, camera_frames, checked_images, projected_frames, queue_frame
+from qdbev.detectors.lift.frames import (
+    CameraFrames,
+    camera_frames,
+    checked_images,
+    projected_frames,
+    projections,
+    queue_frame,
+)
 from qdbev.detectors.lift.frustum import VoxelGrid, cells_of, frustum, seen_cells, times_depth
 from qdbev.detectors.lift.history import Entry, LiftHistory, Past, entries_of, gap_s, past_of
 from qdbev.detectors.lift.lifted import Lifted, pooled
@@ -28,6 +35,7 @@ __all__ = [
     "past_of",
     "pooled",
     "projected_frames",
+    "projections",
     "queue_frame",
     "seen_cells",
     "times_depth",

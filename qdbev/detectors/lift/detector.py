@@ -16,13 +16,14 @@ from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from qdbev.detectors.auxiliary import gather_objects
 from qdbev.detectors.centre import decoded_boxes, dense_outputs
 from qdbev.detectors.detector import Ability, Detections, Scene, Stages
 from qdbev.detectors.features import Features
 from qdbev.detectors.frame_graph import FrameGraph
 from qdbev.detectors.images.batches import ground_truth
 from qdbev.detectors.lift.counting import feature_sizes, official_repeats, one_frame, sampling_repeats, shape_run
-from qdbev.detectors.lift.frames import CameraFrames, checked_images, queue_frame
+from qdbev.detectors.lift.frames import CameraFrames, checked_images, projections, queue_frame
 from qdbev.detectors.lift.frustum import seen_cells
 from qdbev.detectors.lift.history import Entry, LiftHistory, entries_of, past_of
 from qdbev.detectors.lift.lifted import Lifted
@@ -102,7 +103,7 @@ class LiftDetector(LiftNetwork):
         return self.neck_features(self.backbone_features(img_BNCHW))
 
     def loss(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> dict[str, Tensor]:
-        """Losses of the current frame."""
+        """Losses of the current frame, the auxiliary ones too where the model has their head."""
         return self.loss_with_features(inputs, data_samples)[0]
 
     def loss_with_features(
@@ -111,7 +112,8 @@ class LiftDetector(LiftNetwork):
         """Losses, and what distillation compares, of one forward pass."""
         image, encoded = self._encoded(inputs, data_samples)
         decoded = self.decode(encoded)
-        return self.losses(decoded, encoded, data_samples), self._features(image, encoded, decoded)
+        terms = self.losses(decoded, encoded, data_samples) | self._auxiliary_losses(image, data_samples)
+        return terms, self._features(image, encoded, decoded)
 
     def extract(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Features:
         """Features of the current frame; the head does not run."""
@@ -231,6 +233,17 @@ class LiftDetector(LiftNetwork):
             past_frames = queue_frame(data_samples, place=0, device=images.device)
             entries = entries_of(past, frames=past_frames, wanted=frames.follows)
         return image, self.encoded_with(lifted, frames=frames, entries=lambda: entries)
+
+    def _auxiliary_losses(self, image_ECHW: Tensor, data_samples: list[Det3DDataSample]) -> dict[str, Tensor]:
+        if self.auxiliary is None:
+            return {}
+        device = image_ECHW.device
+        cameras = projections(queue_frame(data_samples, place=-1, device=device), image_px=self.image_px)
+        objects = gather_objects(*ground_truth(data_samples, device=device))
+        losses: dict[str, Tensor] = self.auxiliary(
+            image_ECHW.unflatten(0, cameras.lidar2img_BN44.shape[:2]), cameras=cameras, objects=objects
+        )
+        return losses
 
     def _features(self, image_ECHW: Tensor, encoded: Encoded, decoded: Decoded | None) -> Features:
         cells = encoded.cells_BNDP

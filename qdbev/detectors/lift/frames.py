@@ -82,6 +82,29 @@ def camera_frames(frames: Sequence[Frame], *, device: torch.device | str) -> Cam
     )
 
 
+@dataclass(frozen=True)
+class Projections:
+    """Where a batch's cameras look.
+
+    Attributes:
+        lidar2img_BN44: LiDAR metres to pixels of the network's input, single precision.
+        image_size_B2: Width and height of that input [px].
+    """
+
+    lidar2img_BN44: Tensor
+    image_size_B2: Tensor
+
+
+def projections(frames: CameraFrames, *, image_px: tuple[int, int]) -> Projections:
+    """Every camera's matrices in one, for images of a height and width."""
+    image_BN44 = torch.eye(4).to(frames.image_BN44).repeat(*frames.image_BN44.shape[:2], 1, 1)
+    image_BN44[..., :2, :2] = frames.image_BN44[..., :2, :2]
+    image_BN44[..., :2, 2] = frames.image_BN44[..., :2, 3]  # a shift of pixels, before the division by depth
+    matrix_BN44 = image_BN44 @ frames.cam2img_BN44 @ frames.cam2lidar_BN44.inverse()
+    size_2 = matrix_BN44.new_tensor(image_px[::-1]).float()
+    return Projections(matrix_BN44.float(), size_2.expand(len(matrix_BN44), 2))
+
+
 def projected_frames(lidar2img_N44: Tensor, *, device: torch.device | str) -> CameraFrames:
     """One sample of a rig that is known by its projections alone: its cameras' matrices stand together in one.
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from mmdet3d.models.detectors import Base3DDetector
 from torch import Tensor, nn
 
+from qdbev.detectors.auxiliary import ImageHead
 from qdbev.detectors.centre import CentreGrid, CodeOrder, Decoding
 from qdbev.detectors.lift.frames import CameraFrames
 from qdbev.detectors.lift.frustum import VoxelGrid
@@ -30,6 +32,7 @@ class LiftNetwork(Base3DDetector):
         decoding: Which cells become boxes.
         code_weights: Weights of the ten numbers in the loss.
         tasks: Class indices of each group that the head has maps for.
+        auxiliary: The dense head on image features that only training uses, or None.
     """
 
     grid: VoxelGrid
@@ -39,6 +42,12 @@ class LiftNetwork(Base3DDetector):
     decoding: Decoding
     code_weights: tuple[float, ...]
     tasks: tuple[tuple[int, ...], ...]
+    auxiliary: ImageHead | None
+
+    def __init__(self, data_preprocessor: dict[str, Any] | None, init_cfg: dict[str, Any] | None) -> None:
+        """Without an auxiliary head."""
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.auxiliary = None
 
     @property
     def temporal(self) -> bool:

@@ -35,6 +35,7 @@ def build_petr(
     query_init: str,
     code_weights: Sequence[float],
     motion_weight: float = 0.0,
+    auxiliary: bool = False,
     classes: int = 10,
     max_boxes: int = 300,
     centre_range_m: Sequence[float] = CENTRE_RANGE_M,
@@ -65,6 +66,7 @@ def build_petr(
         query_init: "random" (official) or "grid": first anchors spread over the range.
         code_weights: Weight of each box code entry in the L1 loss.
         motion_weight: Weight of the squared error of matched queries' heading and velocity.
+        auxiliary: With the dense head on image features that only training uses.
         classes: Number of classes.
         max_boxes: Boxes per sample at most.
         centre_range_m: Boxes with their centre outside are dropped.
@@ -107,6 +109,7 @@ def build_petr(
         img_neck={"type": CPFPN, "in_channels": list(neck_in_channels), "out_channels": channels},
         pts_bbox_head=head,
         motion_weight=motion_weight,
+        auxiliary=auxiliary,
         max_boxes=max_boxes,
         centre_range_m=centre_range_m,
     )

@@ -18,10 +18,11 @@ from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from qdbev.detectors.auxiliary import ImageHead, gather_objects
 from qdbev.detectors.detector import Ability, Detections, NoHistory, Scene, Stages
 from qdbev.detectors.features import Features
 from qdbev.detectors.frame_graph import FrameGraph
-from qdbev.detectors.images.batches import checked_images, current_frames, current_tokens
+from qdbev.detectors.images.batches import checked_images, current_frames, current_tokens, ground_truth
 from qdbev.detectors.images.frame_batch import FrameBatch, frame_of_shapes
 from qdbev.detectors.images.network import ImageNetwork
 from qdbev.detectors.images.projection import project_each
@@ -59,6 +60,7 @@ class QueryDetector(ImageNetwork):
         img_neck: dict[str, Any],
         pts_bbox_head: dict[str, Any],
         motion_weight: float = 0.0,
+        auxiliary: bool = False,
         max_boxes: int = 300,
         centre_range_m: Sequence[float] = CENTRE_RANGE_M,
         data_preprocessor: dict[str, Any] | None = None,
@@ -71,12 +73,16 @@ class QueryDetector(ImageNetwork):
             img_neck: An mmdet neck.
             pts_bbox_head: The head.
             motion_weight: Weight of the squared error of matched queries' heading and velocity.
+            auxiliary: With the dense head on image features that only training uses.
             max_boxes: Boxes per sample at most.
             centre_range_m: Boxes with their centre outside are dropped.
             data_preprocessor: As in mmengine; images come normalised, so none is needed.
             init_cfg: As in mmengine.
         """
         super().__init__(img_backbone, img_neck, pts_bbox_head, data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.auxiliary = (
+            ImageHead(channels=pts_bbox_head["channels"], classes=pts_bbox_head["classes"]) if auxiliary else None
+        )
         self.motion_weight = motion_weight
         self.max_boxes = max_boxes
         self.centre_range_m = tuple(centre_range_m)
@@ -122,15 +128,19 @@ class QueryDetector(ImageNetwork):
         return modes[mode](inputs, data_samples)
 
     def loss(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> dict[str, Tensor]:
-        """Losses of the last frame."""
-        return self.losses(self._forward(inputs, data_samples), data_samples)
+        """Losses of the last frame, the auxiliary ones too where the model has their head."""
+        return self.loss_with_features(inputs, data_samples)[0]
 
     def loss_with_features(
         self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]
     ) -> tuple[dict[str, Tensor], Features]:
         """Losses, and what distillation compares, of one forward pass."""
         levels, decoded, frames = self._run(inputs, data_samples)
-        return self.losses(decoded, data_samples), self._features(levels, decoded, frames=frames)
+        terms = self.losses(decoded, data_samples)
+        if self.auxiliary is not None:
+            objects = gather_objects(*ground_truth(data_samples, device=levels[0].device))
+            terms |= self.auxiliary(levels[0], cameras=frames, objects=objects)
+        return terms, self._features(levels, decoded, frames=frames)
 
     def extract(self, inputs: dict[str, Tensor], data_samples: list[Det3DDataSample]) -> Features:
         """What distillation compares."""
