@@ -2,6 +2,10 @@
 
 mmcv's kernels, on CPU and GPU, read their inputs as if channels were the outermost in memory, whatever the strides say:
 in channels-last format, in which the rest of the backbone runs, their result is wrong without a warning (mmcv 2.1.0).
+On a CPU the same is computed by torch's sampling and one product, forward in a half to a quarter of the time of mmcv's
+kernel, backward in a seventh or less.
+
+Shapes: B samples, G groups of offsets, g groups of weights, C channels, K taps of the kernel, H W of a map.
 """
 
 from __future__ import annotations
@@ -11,8 +15,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack, deform_conv2d, modulated_deform_conv2d
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from qdbev.ops.shape_only import shape_only
 
@@ -34,6 +40,8 @@ class DeformableConv(ModulatedDeformConv2dPack):  # type: ignore[misc]  # mmcv i
         first, second, mask = self.conv_offset(x).chunk(3, dim=1)
         tensors = (x, torch.cat((first, second), dim=1), mask.sigmoid(), self.weight)
         ready = [_ready(each) for each in tensors]
+        if x.device.type == "cpu":
+            return _sampled(self, *ready[:2], weight=ready[3], mask=ready[2]).to(x.dtype)
         found: Tensor = modulated_deform_conv2d(
             *ready, self.bias, self.stride, self.padding, self.dilation, self.groups, self.deform_groups
         )
@@ -53,6 +61,8 @@ class DeformableConvV1(DeformConv2dPack):  # type: ignore[misc]  # mmcv is untyp
             Map (B, C', H', W').
         """
         ready = [_ready(each) for each in (x, self.conv_offset(x), self.weight)]
+        if x.device.type == "cpu":
+            return _sampled(self, *ready[:2], weight=ready[2]).to(x.dtype)
         together = next(count for count in range(_IMAGES_AT_ONCE, 0, -1) if len(x) % count == 0)
         found: Tensor = deform_conv2d(
             *ready, self.stride, self.padding, self.dilation, self.groups, self.deform_groups, False, together
@@ -67,6 +77,36 @@ class DeformableConvV1(DeformConv2dPack):  # type: ignore[misc]  # mmcv is untyp
 def _ready(tensor: Tensor) -> Tensor:
     """As the kernel reads it; bf16 and fp16, of autocast, as floats: on a CPU it computes in nothing smaller."""
     return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).contiguous()
+
+
+def _sampled(layer: Any, x_BCHW: Tensor, offset_BAHW: Tensor, *, weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    """The convolution by ``grid_sample``: what each tap sees, then the product with the weights."""
+    samples, groups, (rows, columns) = len(x_BCHW), layer.deform_groups, offset_BAHW.shape[-2:]
+    y_x = offset_BAHW.reshape(samples * groups, -1, 2, rows, columns) + _taps(layer, rows=rows, columns=columns)
+    sizes = y_x.new_tensor(x_BCHW.shape[-2:])[:, None, None]
+    grid = ((2 * y_x + 1) / sizes - 1).flip(2).permute(0, 1, 3, 4, 2).flatten(1, 2)
+    channels = x_BCHW.reshape(samples * groups, -1, *x_BCHW.shape[-2:])
+    seen = F.grid_sample(channels, grid, align_corners=False).unflatten(-2, (-1, rows))
+    if mask is not None:
+        seen = seen * mask.reshape(samples * groups, 1, -1, rows, columns)
+    patches = seen.reshape(samples, layer.groups, -1, rows * columns)
+    found = (weight.reshape(layer.groups, -1, patches.shape[2]) @ patches).reshape(samples, -1, rows, columns)
+    bias = getattr(layer, "bias", None)
+    return found if bias is None else found + bias[:, None, None]
+
+
+def _taps(layer: Any, *, rows: int, columns: int) -> Tensor:
+    """Where the taps look without offsets, (K, 2, H, W): y and x in pixels."""
+    sides = []
+    for side, count in enumerate((rows, columns)):
+        stride, padding, dilation, kernel = (
+            _pair(getattr(layer, name))[side] for name in ("stride", "padding", "dilation", "kernel_size")
+        )
+        sides.append((torch.arange(count) * stride - padding) + torch.arange(kernel)[:, None] * dilation)
+    y_kH, x_kW = sides
+    shape = (len(y_kH), len(x_kW), rows, columns)
+    y, x = y_kH[:, None, :, None].expand(shape), x_kW[None, :, None, :].expand(shape)
+    return torch.stack([y, x], 2).flatten(0, 1)
 
 
 @contextmanager

@@ -44,6 +44,23 @@ def test_result_and_gradients_in_every_memory_format(layer_format, input_format)
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        (DeformableConv, {"stride": 2, "dilation": 2, "groups": 2, "deform_groups": 2}),
+        (DeformableConvV1, {"stride": (1, 2), "groups": 4, "deform_groups": 4, "bias": False}),
+    ],
+)
+def test_on_a_cpu_it_is_what_mmcvs_kernel_computes(kind, options):
+    torch.manual_seed(0)
+    layer = kind(8, 12, kernel_size=3, padding=1, **options)
+    torch.nn.init.normal_(layer.conv_offset.bias, std=3)  # far over the borders, too
+    x = torch.randn(3, 8, 9, 13, requires_grad=True)
+    both = [forward(layer, x) for forward in (kind.forward, kind.__mro__[1].forward)]
+    ours, mmcvs = ((found, *torch.autograd.grad(found.square().sum(), [x, *layer.parameters()])) for found in both)
+    torch.testing.assert_close(ours, mmcvs, atol=1e-4, rtol=1e-5)
+
+
 def test_its_quantized_form_is_made_of_it():
     assert issubclass(deformable_class(DeformableConv), DeformableConv)
 
