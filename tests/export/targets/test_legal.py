@@ -75,3 +75,19 @@ def test_a_convolution_that_skips_pixels_is_not_pointwise() -> None:
     assert layer_of("conv2d", (64, 32, 1, 1)).kind == "1x1 convolution"
     assert layer_of("conv2d", (64, 32, 1, 1), stride=2).kind == "convolution"
     assert layer_of("attention", (96, 32)).kind == "linear" and layer_of("embedding", (10, 32)).kind == "table"
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@torch.no_grad()
+def test_a_transposed_convolution_is_left_in_float_on_the_values_of_its_integers(groups: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.ConvTranspose2d(4, 6, 2, stride=2, groups=groups)).eval()
+    quantize(model, make_plan(model, parts={"all": [""]}, weight_bits=3, activation_bits=16))
+    x = torch.randn(1, 4, 3, 3)
+    with observing(model):
+        model(x)
+    set_parts(model, {"all"})
+    model[0].input_quantizer.state = "off"  # type: ignore[union-attr, assignment]
+    expected = model(x)
+    assert put_onto_legal_bits(model, target="tensorrt")["0"].fate == "float"
+    assert model[0].weight_quantizer.state == "off" and torch.equal(model(x), expected)  # type: ignore[union-attr]

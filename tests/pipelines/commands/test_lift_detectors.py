@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,14 @@ def test_the_chain_of_commands(call: Call, store: Path, model: Path) -> None:
 
     last = Store(store).open(call("qat-progressive", *words)["artifact"]["digest"])
     assert (last.manifest.data["parts"], last.manifest.metrics["steps"]) == (parts, len(parts) // 2)
+
+    packed = Store(store).open(call("export packed", str(last.path))["artifact"]["digest"])
+    config = json.loads(packed.file("config.json").read_text(encoding="ascii"))
+    kinds = [site["kind"] for site in config["qdbev"]["structure"]["plan"]["sites"]]
+    assert (config["qdbev"]["format_version"], kinds.count("transposed_conv")) == (
+        (2, 6) if "bevdepth" in model.name else (1, 0)
+    )
+    assert packed.manifest.files["model.safetensors"].bytes < last.manifest.metrics["trainable"] * 1.5  # type: ignore[operator]
 
     student = Store(store).open(call("distill-vgd", *words)["artifact"]["digest"])
     assert student.manifest.metrics["vgd_weight"] > 0  # type: ignore[operator]

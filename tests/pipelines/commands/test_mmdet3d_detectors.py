@@ -75,6 +75,11 @@ def test_calibrate_evaluate_sensitivity_and_qat(call_on: Call, store: Path, mode
     made = call_on("calibrate", model, "--profile", "w4a6")
     calibration = Store(store).open(made["artifact"]["digest"])
     assert calibration.manifest.files["model.safetensors"].bytes < calibration.manifest.metrics["trainable"] * 1.5  # type: ignore[operator]
+    structure = json.loads(calibration.file("structure.json").read_text(encoding="utf-8"))
+    transposed = [site["path"] for site in structure["plan"]["sites"] if site["kind"] == "transposed_conv"]
+    assert transposed == (["pts_neck.deblocks.1.0"] if model == "centerpoint" else [])
+    assert set(transposed) <= {conv for conv, _ in structure["pairs"]}
+    assert list(structure["kept"]) == (["pts_voxel_encoder.pfn_layers.0.norm"] if model == "centerpoint" else [])
     bops: Any = calibration.manifest.metrics["gbops"]
     assert all((bops[part] > 0) == (part in PARTS[model]) for part in ("backbone", "neck", "encoder", "decoder"))
 

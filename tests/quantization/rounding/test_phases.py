@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.quantization import (
+    Keeper,
     WeightGrid,
     adaptive_rounding,
     compensate_rounding,
@@ -132,3 +134,37 @@ def test_phases_share_a_bias_that_takes_the_mean_of_all_outputs() -> None:
     compensate_rounding(model, lambda: model(IMAGE), ["all"], rounds=20)
     set_parts(model, ["all"])
     torch.testing.assert_close(model(IMAGE).mean((0, 2, 3)), expected.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+
+
+class Memory(Keeper):
+    """Keeps copies, as a file would."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, Tensor] = {}
+
+    def kept(self) -> dict[str, Tensor]:
+        return self.tensors
+
+    def keep(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def test_rounding_that_was_stopped_among_the_phases_goes_on_bit_for_bit() -> None:
+    whole, stopped, again, memory = calibrated(), calibrated(), calibrated(), Memory()
+    expected = compensate_rounding(whole, lambda: whole(IMAGE), ["all"], rounds=4)
+    runs = []
+
+    def run() -> None:
+        runs.append(stopped(IMAGE))
+        if len(runs) == 4:  # once in float, then two rounds; the third is stopped in the middle of a layer
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compensate_rounding(stopped, run, ["all"], rounds=4, keeper=memory)
+    kept = {name.partition(".")[0] for name in memory.tensors if name.endswith(".errors")}
+    assert 1 < len(kept) < len(expected.errors)
+    done = compensate_rounding(again, lambda: again(IMAGE), ["all"], rounds=4, keeper=memory)
+    assert done.errors == expected.errors
+    for value, other in zip(whole.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(value, other)
