@@ -63,8 +63,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Compress camera-only bird's-eye-view detectors: which part breaks under quantization, and a 4-bit model that "
-    "detects as well as the float one. Where nothing else is named, commands work on the shipped nano detector and "
+    help="Compress camera-only bird's-eye-view detectors: which part breaks under quantization, a 4- to 8-bit model, "
+    "and what that cost. Where nothing else is named, commands work on the shipped nano detector and "
     "synthetic scenes.",
     epilog="Start with: qdbev doctor, then qdbev compress, then qdbev report.",
 )

@@ -25,6 +25,7 @@ _HEADS = ["kind", "stage", "name", "NDS", "age", "size", "digest"]
 _KEYS = ["kind", "stage", "name", "NDS", "age", "bytes", "digest"]
 _RULES = {"bytes": disk_text}
 _NAMED = 3
+_PROGRAM = "qdbev"
 _CENTURY_MIN = 100 * 365 * 24 * 60
 
 
@@ -95,7 +96,8 @@ def _facts_table(artifact: Artifact, *, store: Store) -> Table:
 def _command(manifest: Manifest) -> list[str]:
     """The command line that made it, with the program's name alone."""
     program, *words = manifest.record.command or [""]
-    return [Path(program).name, *words] if program else []
+    name = Path(program).name
+    return [_PROGRAM if name == "__main__.py" else name, *words] if program else []  # python -m, as torchrun starts it
 
 
 def _files_table(artifact: Artifact) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -47,23 +48,24 @@ def find_run(profile: Profile, *, store: Store) -> Run | None:
     """The run that a profile describes; None where there is none.
 
     Args:
-        profile: As used, its bit plan by digest. Where it states no option, the newest run of its name will do.
+        profile: As used, its bit plan by digest. Where it states no option, the newest run of its name will do; where
+            something was made without options, a finished run that begins with it.
         store: Holds runs, or not.
     """
     if sealed := _sealed(profile, store=store):
         return _whole(sealed, store=store, remark="")
-    if end := _unfinished(profile, store=store):
+    stated = any(not word.startswith("model=") for word in profile.overrides)
+    end = _unfinished(profile, store=store)
+    if end and not stated and (finished := _beginning_with(end, store=store)):
+        return _whole(finished, store=store, remark=f"shown is a finished run of {_named(finished)}")
+    if end:
         links = chain_of(end, store=store, controls=controls_of(end, store=store))
         goes_on = f"`qdbev compress {command_words(profile)}{at_store(store.root)}` goes on"
         return Run(links, {}, f"this run is not finished: {_missing(end, profile=profile)}; {goes_on}")
-    if any(not word.startswith("model=") for word in profile.overrides):
+    if stated:
         return None
     if newest := store.last(COMPRESSION, profile=profile.name, model=profile.model.name):
-        return _whole(
-            newest,
-            store=store,
-            remark=f"shown is the newest run of {newest.manifest.name}: {_in_short(_words(newest)) or 'no options'}",
-        )
+        return _whole(newest, store=store, remark=f"shown is the newest run of {_named(newest)}")
     return None
 
 
@@ -147,6 +149,21 @@ def _unfinished(profile: Profile, *, store: Store) -> Artifact | None:
             if of_kind and _decided(artifact, decided):
                 return store.verify(artifact)
     return None
+
+
+def _beginning_with(model: Artifact, *, store: Store) -> Artifact | None:
+    """The newest compression of a model's name that stands on it."""
+    for artifact in reversed(store.list()):
+        if (artifact.manifest.kind, artifact.manifest.name) == (COMPRESSION, model.manifest.name):
+            with contextlib.suppress(MissingArtifact):
+                if model.digest in [link.model.digest for link in sealed_chain(artifact, store=store)]:
+                    return artifact
+    return None
+
+
+def _named(run: Artifact) -> str:
+    """A run by its name and the options that it was made with."""
+    return f"{run.manifest.name}: {_in_short(_words(run)) or 'no options'}"
 
 
 def _decided(artifact: Artifact, sections: dict[str, Any]) -> bool:

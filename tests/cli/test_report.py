@@ -112,7 +112,9 @@ def files_under(folder: Path) -> list[str]:
 # -- which run is shown --------------------------------------------------------------------------------------------
 
 
-def compress(store: Store, *words: str, nds: float, key: int, scored_on: str = "d") -> None:
+def compress(
+    store: Store, *words: str, nds: float, key: int, scored_on: str = "d", calibrated: Artifact | None = None
+) -> None:
     """A compression as ``compress`` seals it, under the key of its profile."""
     profile = profiles.load("w4a6", overrides=words)
     start = store.last("float")
@@ -125,7 +127,7 @@ def compress(store: Store, *words: str, nds: float, key: int, scored_on: str = "
         (folder / "curve.json").write_text(json.dumps([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]))
 
     fields: dict[str, Any] = {"profile": profile, "write": write, "data": data, "metrics": cost}
-    end = store.seal("qat", key=f"{key}" * 64, parents={"start": start.digest}, **fields)
+    end = store.seal("qat", key=f"{key}" * 64, parents={"start": (calibrated or start).digest}, **fields)
     parents = {"model": end.digest}
     for name, model, value in (("float", start, 0.4), (link_name(end), end, nds)):
         score = store.seal(
@@ -179,6 +181,20 @@ def test_without_options_an_unfinished_run_says_so_and_else_the_newest_is_shown_
     compress(store, "seed=1", nds=0.31, key=3)
     scores_, said = shown(store)
     assert scores_ == {"float": 0.4, "QAT 4/4": 0.31} and "shown is the newest run of w4a6-nano: seed=1" in said
+
+
+def test_without_options_a_finished_run_is_shown_that_begins_as_they_would(store: Store) -> None:
+    """As after a demo in two processes, whose batches are halved."""
+    shutil.rmtree(next(store.root.glob("qat-*")))
+    start = store.last("float")
+    assert start is not None
+    made = seal(store, "calibration", key=6, parents={"float": start.digest}, metrics=COST)
+    assert "not finished" in shown(store)[1]
+    compress(store, "qat.batch_size=4", nds=0.31, key=3, calibrated=made)
+    compress(store, "quantization.plan=other", nds=0.38, key=4)
+    scores_, said = shown(store)
+    assert scores_ == {"float": 0.4, "QAT 4/4": 0.31}
+    assert "shown is a finished run of w4a6-nano: qat.batch_size=4" in said and "not finished" not in said
 
 
 def test_all_runs_of_a_name_stand_side_by_side(store: Store) -> None:

@@ -141,6 +141,10 @@ def test_show_names_the_stage_the_model_that_was_scored_and_the_command(
     facts = {row["name"]: row["value"] for row in artifacts.show(store, ref=made.digest).tables[0].rows}
     assert facts["model scored"] == f"QAT 1/4 (+backbone): {chain['stage'].path.name}"
     assert facts["command"] == "qdbev evaluate --set 'seed=a b'"
+    monkeypatch.setattr("sys.argv", ["/somewhere/qdbev_cli/__main__.py", "evaluate"])
+    made = sealed(store, "evaluation", 8, on=chain["stage"], role="model", nds=0.5)
+    facts = {row["name"]: row["value"] for row in artifacts.show(store, ref=made.digest).tables[0].rows}
+    assert facts["command"] == "qdbev evaluate"
     facts = {row["name"]: row["value"] for row in artifacts.show(store, ref=chain["ptq"].digest).tables[0].rows}
     assert facts["stage"] == "PTQ" and "model scored" not in facts
 
