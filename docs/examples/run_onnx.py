@@ -3,7 +3,7 @@
     python run_onnx.py model.onnx frames.npz
 
 frames.npz holds, frame after frame, what docs/export.md says of the inputs: image (frames, cameras, 3, height, width),
-normalised as metadata says; can_bus (frames, 18); lidar2img (frames, cameras, 4, 4).
+normalised as metadata says; lidar2img (frames, cameras, 4, 4); can_bus (frames, 18) where the graph asks for it.
 """
 
 import json
@@ -36,15 +36,19 @@ def main(model, frames):
     """Run all frames, each with what the one before left."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     stated = session.get_modelmeta().custom_metadata_map
-    classes = json.loads(stated["qdbev.classes"])
+    classes, carried = (json.loads(stated[f"qdbev.{name}"]) for name in ("classes", "carried"))
+    recorded, names = dict(np.load(frames)), [port.name for port in session.get_outputs()]
+    if "lidar2img" in recorded:
+        recorded["img2lidar"] = np.linalg.inv(recorded["lidar2img"].astype(np.float64)).astype(np.float32)
     shapes = {port.name: port.shape for port in session.get_inputs()}
-    previous, exists = np.zeros(shapes["prev_bev"], np.float32), np.zeros(1, np.float32)
-    recorded = np.load(frames)
+    kept = [name for name in shapes if name.removeprefix("has_") in carried.values()]
+    memory = {name: np.zeros(shapes[name], np.float32) for name in kept}
     for index in range(len(recorded["image"])):
-        feeds = {name: recorded[name][index : index + 1] for name in ("image", "can_bus", "lidar2img")}
-        feeds |= {"prev_bev": previous, "has_prev_bev": exists}
-        logits, codes, previous = session.run(["class_logits", "box_codes", "bev"], feeds)
-        exists = np.ones(1, np.float32)
+        feeds = {name: recorded[name][index : index + 1] for name in shapes if name not in kept}
+        outputs = dict(zip(names, session.run(names, feeds | memory), strict=True))
+        logits, codes = outputs["class_logits"], outputs["box_codes"]
+        memory = {name: np.ones(1, np.float32) for name in kept}
+        memory |= {name: outputs[output] for output, name in carried.items()}
         print(f"frame {index}")
         for score, label, box in zip(*best(logits[0], codes[0]), strict=True):
             x, y, z, length, width, height, yaw, *_ = box

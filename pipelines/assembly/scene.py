@@ -27,7 +27,7 @@ def scene_of(profile: Profile) -> Scene:
     matrices = lidar2img(mounts, image_size_px=size, scale=framing.scale)
     matrices[:, 0] -= framing.left_px * matrices[:, 2]
     matrices[:, 1] -= framing.top_px * matrices[:, 2]
-    return Scene(framing.network_px, torch.from_numpy(matrices).float())
+    return Scene(framing.network_px, torch.from_numpy(matrices).float(), padding_px=framing.padding_px)
 
 
 def countable(profile: Profile) -> tuple[Detector, Scene]:

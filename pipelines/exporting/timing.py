@@ -56,7 +56,7 @@ class Contender:
 
 
 def timed_export(job: Job, *, export: Artifact, device: str) -> list[Table]:
-    """Time an export and its rivals on one frame with a history; images are noise.
+    """Time an export and its rivals on one frame that follows another; images are noise.
 
     Args:
         job: Its profile is that of the export.
@@ -140,7 +140,7 @@ def _exported(job: Job, *, export: Artifact, profile: Profile) -> Any:
 
 
 def noise(frame: FrameGraph, *, seed: int) -> Tensors:
-    """Inputs of one frame with a history, images and history of noise."""
+    """Inputs of one frame that follows another, images and history of noise."""
     generator = torch.Generator().manual_seed(seed)
     outputs = {output: torch.randn(frame.inputs[name].shape, generator=generator) for output, name in _carried(frame)}
     image = torch.randn(frame.inputs["image"].shape, generator=generator)

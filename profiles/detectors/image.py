@@ -23,6 +23,8 @@ class Framing(NamedTuple):
     """Rows cut off behind scaling."""
     left_px: int = 0
     """Columns cut off at the left behind scaling."""
+    padding_px: tuple[int, int] = (0, 0)
+    """(rows below, columns at the right) of the network's input that are zeros."""
 
 
 class ImageProfile(Document):
@@ -43,4 +45,5 @@ class ImageProfile(Document):
         """The framing of images of a width and height."""
         width, height = image_size_px
         padded = [-(-round(side * self.scale) // self.pad_divisor) * self.pad_divisor for side in (height, width)]
-        return Framing((padded[0], padded[1]), self.scale, 0)
+        padding = [whole - int(side * self.scale) for whole, side in zip(padded, (height, width), strict=True)]
+        return Framing((padded[0], padded[1]), self.scale, 0, padding_px=(padding[0], padding[1]))

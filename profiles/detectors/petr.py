@@ -145,8 +145,9 @@ class PETRProfile(DetectorProfile):
         scale = max(self.image.height_px / height, self.image.width_px / width)
         top = int(height * scale) - self.image.height_px
         divisor = self.image.pad_divisor
-        padded = tuple(-(-side // divisor) * divisor for side in (self.image.height_px, self.image.width_px))
-        return Framing((padded[0], padded[1]), scale, top)
+        rows, columns = (-side % divisor for side in (self.image.height_px, self.image.width_px))
+        padded = (self.image.height_px + rows, self.image.width_px + columns)
+        return Framing(padded, scale, top, padding_px=(rows, columns))
 
     def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
         """Whether tensors of these shapes have as many anchors, channels and depths."""

@@ -63,10 +63,12 @@ class Scene:
     Attributes:
         image_px: (height, width) of the padded network input.
         lidar2img_N44: LiDAR metres to pixels of the network input.
+        padding_px: (rows below, columns at the right) of the images that are padding.
     """
 
     image_px: tuple[int, int]
     lidar2img_N44: Tensor
+    padding_px: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)

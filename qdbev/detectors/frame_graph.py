@@ -47,6 +47,9 @@ class FrameGraph(nn.Module):
             inputs: The batch, as the detector takes it.
             sample: The data sample.
             place: Which of the batch it is.
+
+        Raises:
+            ValueError: Images of another size than the graph's.
         """
 
     @abstractmethod

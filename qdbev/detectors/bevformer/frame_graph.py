@@ -16,7 +16,7 @@ from qdbev.detectors.bevformer.frames.history import History
 from qdbev.detectors.bevformer.network import BEVFormerNetwork
 from qdbev.detectors.detector import Detections, Scene
 from qdbev.detectors.frame_graph import FrameGraph, Tensors
-from qdbev.detectors.images.batches import checked_images, current_frames
+from qdbev.detectors.images.batches import current_frames, images_of_sample
 from qdbev.detectors.images.frame_batch import CAN_BUS_SIZE, FrameBatch
 from qdbev.detectors.queries.decoded import Decoded, last_boxes
 
@@ -75,17 +75,8 @@ class BEVFormerGraph(FrameGraph):
         return decoded.logits_LBKC[-1], decoded.code_LBK10[-1], encoded.bev_BQC
 
     def feeds(self, inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int) -> Tensors:
-        """See ``FrameGraph``.
-
-        Raises:
-            ValueError: Images of another size than the graph's.
-        """
-        images = checked_images({"img": inputs["img"][place : place + 1]}, [sample])[:, -1].float()
-        if images.shape != self.inputs["image"].shape:
-            raise ValueError(
-                f"images have shape {tuple(images.shape)}, this graph takes {tuple(self.inputs['image'].shape)} alone: "
-                "export the detector for the size of these data"
-            )
+        """See ``FrameGraph``."""
+        images = images_of_sample(inputs, sample, place=place, shape=self.inputs["image"].shape)
         frames = current_frames([sample], device=images.device)
         return {"image": images, "can_bus": frames.can_bus_B18, "lidar2img": frames.lidar2img_BN44}
 

@@ -58,18 +58,28 @@ class DETR3DHead(nn.Module):
 
     def decode(self, encoded: list[Tensor], *, frames: FrameBatch) -> Decoded:
         """Logits, metric box codes and query features of the neck's levels."""
+        states_LBKC, code_LBK10 = self._refined(encoded, frames=frames)
+        logits = [branch(states) for branch, states in zip(self.cls_branches, states_LBKC, strict=True)]
+        return Decoded(torch.stack(logits).float(), metric(code_LBK10, pc_range=self.pc_range), states_LBKC[-1])
+
+    def decode_last(self, encoded: list[Tensor], *, frames: FrameBatch) -> Decoded:
+        """The same of the last layer alone, which is all that prediction looks at."""
+        states_LBKC, code_LBK10 = self._refined(encoded, frames=frames)
+        logits_1BKC = self.cls_branches[-1](states_LBKC[-1:])
+        return Decoded(logits_1BKC.float(), metric(code_LBK10[-1:], pc_range=self.pc_range), states_LBKC[-1])
+
+    def _refined(self, encoded: list[Tensor], *, frames: FrameBatch) -> tuple[Tensor, Tensor]:
         objects = torch.arange(self.query_embedding.num_embeddings, device=self.query_embedding.weight.device)
         position_KC, content_KC = self.query_embedding(objects).chunk(2, dim=-1)
         batch = len(encoded[0])
-        states_LBKC, code = self.transformer.decoder(
+        refined: tuple[Tensor, Tensor] = self.transformer.decoder(
             content_KC.expand(batch, -1, -1),
             position_BKC=position_KC.expand(batch, -1, -1),
             reference_BK3=self.transformer.first_references(position_KC).expand(batch, -1, -1),
             view=View(encoded, frames, self.pc_range),
             reg_branches=self.reg_branches,
         )
-        logits = [branch(states) for branch, states in zip(self.cls_branches, states_LBKC, strict=True)]
-        return Decoded(torch.stack(logits).float(), metric(code, pc_range=self.pc_range), states_LBKC[-1])
+        return refined
 
     def _start(self, query_init: str) -> None:
         """First values as in the official code: Xavier for the transformer, equal looks, a low prior of classes."""

@@ -5,6 +5,9 @@ Shapes: B samples, T frames, N cameras, M objects.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from mmdet3d.structures import Det3DDataSample
 from torch import Tensor
@@ -49,6 +52,27 @@ def checked_images(inputs: dict[str, Tensor], data_samples: list[Det3DDataSample
             "expected (samples, frames, cameras, 3, height, width)"
         )
     return img
+
+
+def images_of_sample(inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int, shape: Sequence[int]) -> Tensor:
+    """The last frame's images (1, N, 3, H, W) of one sample of a batch, for a graph that takes one shape.
+
+    Args:
+        inputs: The batch.
+        sample: The data sample.
+        place: Which of the batch it is.
+        shape: What the graph takes.
+
+    Raises:
+        ValueError: Images of another shape.
+    """
+    images = checked_images({"img": inputs["img"][place : place + 1]}, [sample])[:, -1].float()
+    if images.shape != tuple(shape):
+        raise ValueError(
+            f"images have shape {tuple(images.shape)}, this graph takes {tuple(shape)} alone: "
+            "export the detector for the size of these data"
+        )
+    return images
 
 
 def _frames(sample: Det3DDataSample) -> list[Frame]:

@@ -31,6 +31,7 @@ class FrameBatch:
         lidar2img_BN44: LiDAR metres to pixels of the network input.
         image_size_B2: (width, height) of the padded network input [px].
         valid_size_B2: the same before padding; None where nothing is padded.
+        img2lidar_BN44: the inverses of ``lidar2img_BN44`` where they are known; None where nobody has computed them.
     """
 
     scenes: tuple[str, ...]
@@ -40,6 +41,13 @@ class FrameBatch:
     lidar2img_BN44: Tensor
     image_size_B2: Tensor
     valid_size_B2: Tensor | None = None
+    img2lidar_BN44: Tensor | None = None
+
+    def to_lidar(self) -> Tensor:
+        """(B, N, 4, 4) pixels times depth to LiDAR metres: as given, or inverted in float64."""
+        if self.img2lidar_BN44 is not None:
+            return self.img2lidar_BN44
+        return torch.linalg.inv(self.lidar2img_BN44.double()).float()
 
     def can_bus(self, present: Sequence[bool] | Tensor) -> Tensor:
         """CAN-bus values with no ego motion for samples that have no history."""

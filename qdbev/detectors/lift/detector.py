@@ -156,7 +156,11 @@ class LiftDetector(LiftNetwork):
 
     def cannot(self, ability: Ability) -> str:
         """To be a graph, yet; it runs part by part and by shapes alone."""
-        return f"{type(self).__name__} cannot be exported as a graph yet: BEVFormer can" if ability == "export" else ""
+        return (
+            f"{type(self).__name__} cannot be exported as a graph yet: BEVFormer, PETR and DETR3D can"
+            if ability == "export"
+            else ""
+        )
 
     def frame_graph(self, scene: Scene) -> FrameGraph:
         """Refuse: see ``cannot``."""

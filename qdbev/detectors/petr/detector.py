@@ -6,6 +6,7 @@ from mmdet3d.registry import MODELS
 from mmdet3d.structures import Det3DDataSample
 from torch import Tensor
 
+from qdbev.detectors.petr.frame_graph import PETRGraph
 from qdbev.detectors.petr.head import PETRHead
 from qdbev.detectors.queries.decoded import Decoded, losses
 from qdbev.detectors.queries.detector import QueryDetector
@@ -17,6 +18,7 @@ _HEAD = "pts_bbox_head"
 class PETR(QueryDetector):
     """The detector. Build it with ``build_petr``, or from the registry with the three dicts that it makes."""
 
+    graph_type = PETRGraph
     pts_bbox_head: PETRHead
 
     def losses(self, decoded: Decoded, data_samples: list[Det3DDataSample]) -> dict[str, Tensor]:

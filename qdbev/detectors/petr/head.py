@@ -98,7 +98,13 @@ class PETRHead(nn.Module):
 
     def decode(self, encoded: Memory, *, frames: FrameBatch) -> Decoded:
         """Logits, metric box codes and query features; every layer's boxes start from the same anchors."""
-        states_LBKE = self.transformer.decoder(encoded)
+        return self._read(self.transformer.decoder(encoded))
+
+    def decode_last(self, encoded: Memory, *, frames: FrameBatch) -> Decoded:
+        """The same of the last layer alone, which is all that prediction looks at."""
+        return self._read(self.transformer.decoder(encoded)[-1:])
+
+    def _read(self, states_LBKE: Tensor) -> Decoded:
         logits = self.cls_branches[0](states_LBKE).float()
         code = moved(self.reg_branches[0](states_LBKE).float(), reference_BK3=self.anchors())
         return Decoded(logits, metric(code, pc_range=self.pc_range), states_LBKE[-1])

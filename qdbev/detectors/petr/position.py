@@ -54,10 +54,11 @@ def frustum_logits(
     point_BHWD4 = torch.cat(
         [scaled, depths[:, None].expand(*scaled.shape[:-1], 1), scaled.new_ones(*scaled.shape[:-1], 1)], -1
     )
-    img2lidar = torch.linalg.inv(frames.lidar2img_BN44.double()).float()
-    lidar_BND3HW = torch.einsum("bnij,bhwdj->bndihw", img2lidar, point_BHWD4)[:, :, :, :3]
-    low, high = (lidar_BND3HW.new_tensor(position_range[side])[:, None, None] for side in (slice(0, 3), slice(3, 6)))
-    return inverse_sigmoid((lidar_BND3HW - low) / (high - low)).flatten(2, 3)
+    # cells and depths in one axis: devices that run a graph of this take five axes at most
+    lidar_BNP3 = (point_BHWD4.flatten(1, 3)[:, None] @ frames.to_lidar().transpose(2, 3))[..., :3]
+    low, high = (lidar_BNP3.new_tensor(position_range[side]) for side in (slice(0, 3), slice(3, 6)))
+    logits_BNP3 = inverse_sigmoid((lidar_BNP3 - low) / (high - low))
+    return logits_BNP3.unflatten(2, (height * width, -1)).flatten(3).transpose(2, 3).unflatten(-1, shape)
 
 
 def padded_cells(shape: tuple[int, int], *, frames: FrameBatch) -> Tensor | None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from mmdet3d.structures import Det3DDataSample
@@ -27,22 +27,9 @@ from qdbev.detectors.images.frame_batch import FrameBatch, frame_of_shapes
 from qdbev.detectors.images.network import ImageNetwork
 from qdbev.detectors.images.projection import project_each
 from qdbev.detectors.queries.decoded import CENTRE_RANGE_M, Decoded, last_boxes, losses
+from qdbev.detectors.queries.frame_graph import QueryGraph
+from qdbev.detectors.queries.head import QueryHead
 from qdbev.ops.deformable_convolution import deformable_shapes
-
-
-class QueryHead(Protocol):
-    """Everything after the neck."""
-
-    levels: int
-    """Neck levels that it reads, the finest first."""
-    code_weights: torch.nn.Parameter
-    """Weight of each number of a box code in the loss."""
-
-    def encode(self, levels: list[Tensor], *, frames: FrameBatch) -> Any:
-        """What the decoder looks at, of neck levels (B, N, C, H, W)."""
-
-    def decode(self, encoded: Any, *, frames: FrameBatch) -> Decoded:
-        """Logits, metric box codes and query features."""
 
 
 class QueryDetector(ImageNetwork):
@@ -52,6 +39,7 @@ class QueryDetector(ImageNetwork):
     """
 
     memory_part = None
+    graph_type: ClassVar[type[QueryGraph]] = QueryGraph
     pts_bbox_head: QueryHead
 
     def __init__(
@@ -174,12 +162,12 @@ class QueryDetector(ImageNetwork):
             self.pts_bbox_head.code_weights.copy_(torch.tensor(weights))
 
     def cannot(self, ability: Ability) -> str:
-        """To be a graph, yet; it runs part by part and by shapes alone."""
-        return f"{type(self).__name__} cannot be exported as a graph yet: BEVFormer can" if ability == "export" else ""
+        """Nothing: it runs part by part, by shapes alone and as a graph."""
+        return ""
 
     def frame_graph(self, scene: Scene) -> FrameGraph:
-        """Refuse: see ``cannot``."""
-        raise ValueError(self.cannot("export"))
+        """One frame as a graph of tensors; it moves to eval mode."""
+        return self.graph_type(self, scene, max_boxes=self.max_boxes, centre_range=self.centre_range_m)
 
     def new_history(self, *, scenes: int) -> NoHistory:
         """None is needed."""

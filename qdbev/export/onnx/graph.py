@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,15 @@ class Graph:
     def inputs(self) -> list[str]:
         """Names of the inputs."""
         return [value.name for value in self._model.graph.input]
+
+    @property
+    def smallest_input(self) -> str:
+        """Name of the input of the fewest numbers; all shapes are fixed."""
+        sizes = {
+            value.name: math.prod(side.dim_value for side in value.type.tensor_type.shape.dim)
+            for value in self._model.graph.input
+        }
+        return min(sizes, key=sizes.__getitem__)
 
     @property
     def outputs(self) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from qdbev.export.onnx.activations import STEPS, Grid, write_grids
 from qdbev.export.onnx.biases import fold_offsets, write_biases
+from qdbev.export.onnx.constant_grids import let_constants_depend
 from qdbev.export.onnx.graph import Array, Graph
 from qdbev.export.onnx.packages import onnx_package
 from qdbev.export.onnx.stored_weights import Stored, stored_weights, write_integers
@@ -45,6 +46,8 @@ def runtime_graph(neutral: onnx.ModelProto, *, target: str = "ort") -> Lowered:
     """
     graph = Graph(neutral)
     stored = stored_weights(graph)
+    if target == "openvino":
+        let_constants_depend(graph, weights=stored)
     # without a Clip, OpenVINO 2026.4.1 moves scales of bytes through a Concat and then fails to broadcast them
     grids = write_grids(graph, clips_bytes=target == "openvino")
     fold_offsets(graph, grids=grids, stored=stored)

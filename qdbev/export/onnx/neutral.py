@@ -133,12 +133,13 @@ def _stored_value(integers: Tensor, scale: Tensor, name: str, bits: int, axis: i
 
 
 def _register() -> None:
-    """How torch's exporter writes our operations, and two of torch's own that it does not know."""
+    """How torch's exporter writes our operations, and three of torch's own that it cannot write as they are."""
     symbols: dict[str, Callable[..., Any]] = {
         "qdbev_graph::grid": _grid_node,
         "qdbev_graph::stored": _stored_node,
         "aten::hypot": _hypot_node,
         "aten::atan2": _atan2_node,
+        "aten::nan_to_num": _finite_node,
     }
     for name, symbol in symbols.items():
         torch.onnx.register_custom_op_symbolic(name, symbol, OPSET)
@@ -162,6 +163,17 @@ def _atan2_node(g: Any, y: Any, x: Any) -> Any:
     turned = g.op("Where", g.op("Less", y, zero), g.op("Neg", pi), pi)
     angle = g.op("Atan", g.op("Div", y, right))
     return g.op("Where", g.op("Less", x, zero), g.op("Add", angle, turned), angle)
+
+
+@parse_args("v", "f", "f", "f")
+def _finite_node(g: Any, x: Any, nan: float | None, largest: float | None, least: float | None) -> Any:
+    """Limits are those of float32; torch's own symbol looks for infinities in float64, which devices do not have."""
+    assert (nan, largest, least) == (None, None, None)
+    zero, low, high = (
+        g.op("Constant", value_t=torch.tensor(value))
+        for value in (0.0, torch.finfo(torch.float32).min, torch.finfo(torch.float32).max)
+    )
+    return g.op("Clip", g.op("Where", g.op("IsNaN", x), zero, x), low, high)
 
 
 def _hypot_node(g: Any, x: Any, y: Any) -> Any:

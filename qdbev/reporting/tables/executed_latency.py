@@ -28,7 +28,7 @@ def latencies_table(rows: Sequence[Row], *, device: str, frames: int) -> Table:
         name_column("layers", head="layers in integers"),
         number_column("integer_share", head="time in integers", rule=percent_text),
     )
-    notes = (f"{frames} frames each, in turn; one frame with a history, images are noise",)
+    notes = (f"{frames} frames each, in turn; one frame that follows another, images are noise",)
     title = f"Latency of the exported detector, measured on {device}"
     return Table("executed_latency", title, columns, tuple(rows), notes=notes, shown_in="In milliseconds.")
 

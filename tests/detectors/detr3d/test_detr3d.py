@@ -16,37 +16,15 @@ from qdbev.detectors.detr3d import DETR3D, build_detr3d
 from qdbev.detectors.detr3d.image_attention import ImageCrossAttention, View, sampled
 from qdbev.detectors.images.frame_batch import FrameBatch
 from qdbev.detectors.queries.references import inverse_sigmoid
+from tests.detectors.queries.variants import DETR3D_MITE
 
-MITE: dict[str, Any] = {
-    "backbone_depth": 18,
-    "backbone_style": "pytorch",
-    "backbone_base_channels": 8,
-    "backbone_stages": 3,
-    "backbone_out_indices": (1, 2),
-    "backbone_dcn_stages": (False, False, False),
-    "backbone_frozen_stages": -1,
-    "backbone_norm_frozen": False,
-    "backbone_with_checkpointing": False,
-    "neck_in_channels": (16, 32),
-    "neck_outputs": 3,
-    "neck_extra_convs": True,
-    "channels": 16,
-    "heads": 2,
-    "hidden": 24,
-    "dropout": 0.0,
-    "pc_range_m": (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0),
-    "decoder_layers": 2,
-    "queries": 12,
-    "query_init": "grid",
-    "code_weights": (1.0,) * 8 + (0.2,) * 2,
-}
 OFFICIAL = {"detr3d": "detr3d_r101", "detr3d-r50": "detr3d_r50"}
 
 
 @pytest.fixture
 def mite() -> DETR3D:
     torch.manual_seed(0)
-    model = build_detr3d(**MITE)
+    model = build_detr3d(**DETR3D_MITE)
     for name, parameter in model.named_parameters():  # so that looks differ, and boxes move
         if "attention_weights.weight" in name or name.endswith("4.weight"):
             torch.nn.init.normal_(parameter, std=0.5)

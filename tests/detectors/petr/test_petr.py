@@ -21,38 +21,15 @@ from qdbev.detectors.petr import PETR, build_petr
 from qdbev.detectors.petr.decoder import CellCrossAttention, Memory
 from qdbev.detectors.petr.neck import CPFPN
 from qdbev.detectors.petr.position import depths_m, frustum_logits, padded_cells, query_sines, rig_sines
+from tests.detectors.queries.variants import PETR_MITE
 
-MITE: dict[str, Any] = {
-    "backbone_depth": 18,
-    "backbone_style": "pytorch",
-    "backbone_base_channels": 8,
-    "backbone_stages": 3,
-    "backbone_out_indices": (1, 2),
-    "backbone_dcn_stages": (False, False, False),
-    "backbone_frozen_stages": -1,
-    "backbone_norm_frozen": False,
-    "backbone_with_checkpointing": False,
-    "neck_in_channels": (16, 32),
-    "channels": 16,
-    "heads": 2,
-    "hidden": 24,
-    "dropout": 0.0,
-    "pc_range_m": (-51.2, -51.2, -5.0, 51.2, 51.2, 3.0),
-    "position_range_m": (-61.2, -61.2, -10.0, 61.2, 61.2, 10.0),
-    "depths": 5,
-    "depth_start_m": 1.0,
-    "decoder_layers": 2,
-    "queries": 12,
-    "query_init": "grid",
-    "code_weights": (1.0,) * 8 + (0.2,) * 2,
-}
 CAMERA = torch.tensor([[2.0, 0, 4, 0], [0, 2.0, 4, 0], [0, 0, 1, 0], [0, 0, 0, 1]])  # 8 x 8 pixels, along z
 
 
 @pytest.fixture
 def mite() -> PETR:
     torch.manual_seed(0)
-    return build_petr(**MITE).eval()
+    return build_petr(**PETR_MITE).eval()
 
 
 def frames_of(*, width: float = 8.0, height: float = 8.0, cameras: int = 1, valid: Any = None) -> FrameBatch:

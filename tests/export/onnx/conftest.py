@@ -1,4 +1,4 @@
-"""A BEVFormer of one encoder and one decoder layer with random weights, quantized, and its frames."""
+"""Very small detectors with random weights, quantized, and their frames; a BEVFormer of one encoder layer for most."""
 
 from __future__ import annotations
 
@@ -63,15 +63,34 @@ def random_feeds(frame: FrameGraph, *, seed: int) -> dict[str, Tensor]:
 def make_frame(weight_bits: int = 4, activation_bits: int = 6, **options: Any) -> FrameGraph:
     """The detector, its ranges set by one frame of noise."""
     torch.manual_seed(0)
-    float_layers, bits = options.pop("float_layers", ()), options.pop("bits", {})
     detector = build_bevformer(**(SMALLEST | options.pop("variant", {}))).eval()
+    frame = detector.frame_graph(Scene(IMAGE_PX, matrices()))
+    feeds = random_feeds(frame, seed=1)
+
+    def observe() -> None:
+        first = frame.run({**feeds, **frame.start()})
+        second = frame.run({**feeds, **frame.carry(first)})
+        detector.decode(second["bev"])  # classes of the first decoder layer too, which a frame leaves out
+
+    put_onto_bits(detector, weight_bits, activation_bits, observe=observe, **options)
+    return frame
+
+
+def matrices() -> Tensor:
+    """Two of nuScenes' cameras."""
+    return torch.from_numpy(nuscenes_lidar2img(image_size_px=IMAGE_PX[::-1], scale=1.0)[:CAMERAS]).float()
+
+
+def put_onto_bits(
+    detector: Any, weight_bits: int, activation_bits: int, *, observe: Callable[[], object], **options: Any
+) -> None:
+    """Fold, plan and quantize; ranges come of what ``observe`` runs, which all quantized layers take part in."""
+    float_layers, bits = options.pop("float_layers", ()), options.pop("bits", {})
     for module in detector.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(module.bias, std=0.5)
-    matrices = torch.from_numpy(nuscenes_lidar2img(image_size_px=IMAGE_PX[::-1], scale=1.0)[:CAMERAS]).float()
-    frame = detector.frame_graph(Scene(IMAGE_PX, matrices))
-    feeds = random_feeds(frame, seed=1)
-    fold_batchnorm(detector, lambda: frame.run({**feeds, **frame.start()}))
+    with torch.no_grad():
+        fold_batchnorm(detector, observe)
     plan = make_plan(
         detector,
         parts=detector.parts(),
@@ -84,11 +103,8 @@ def make_frame(weight_bits: int = 4, activation_bits: int = 6, **options: Any) -
         plan = with_bits(plan, mixed)
     quantize(detector, plan, weights=WeightGrid(follow=False), inputs=InputGrid(**options))
     with torch.no_grad(), observing(detector):
-        first = frame.run({**feeds, **frame.start()})
-        second = frame.run({**feeds, **frame.carry(first)})
-        detector.decode(second["bev"])  # classes of the first decoder layer too, which a frame leaves out
+        observe()
     set_parts(detector, {site.part for site in plan.quantized})
-    return frame
 
 
 @pytest.fixture(scope="session")
