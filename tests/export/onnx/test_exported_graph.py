@@ -18,6 +18,7 @@ from qdbev.detectors.images.frame_batch import FrameBatch
 from qdbev.export.onnx import lowering
 from qdbev.export.onnx.execution import OpenVinoSession, OrtSession
 from qdbev.export.onnx.gate.check import GateReport, check, with_biases
+from qdbev.export.onnx.gate.forced_run import Tap
 from qdbev.export.onnx.gate.node_table import foreign_quantizers, layer_fates
 from qdbev.export.onnx.lowering import Lowered, runtime_graph
 from qdbev.export.onnx.metadata import read_metadata, write_metadata
@@ -299,6 +300,14 @@ def test_the_gate_names_what_differs(frame: FrameGraph, lowered: Lowered, damage
     damaged.CopyFrom(lowered.model)
     sentence = damage(damaged)
     assert sentence in gate(frame, lowered, model=damaged).failure()
+
+
+@pytest.mark.parametrize(
+    ("differing", "count", "passes"), [(1, 100, True), (2, 100, False), (4, 3000, True), (5, 3000, False)]
+)
+def test_one_number_of_a_small_tap_may_lie_at_a_tie(differing: int, count: int, passes: bool) -> None:
+    tap = Tap("layer", largest=1, total=differing, count=count, differing=differing)
+    assert (GateReport(taps={"layer": tap}).failure() == "") is passes
 
 
 def test_metadata_comes_back(lowered: Lowered) -> None:
