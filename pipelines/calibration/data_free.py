@@ -23,6 +23,7 @@ from qdbev.quantization import (
     CheckedRun,
     Connections,
     Correction,
+    Keeper,
     WatchedCalls,
     absorb_biases,
     correct_analytically,
@@ -106,13 +107,16 @@ def prepared_from_float(
     return Prepared(quantized, connections, absorption)
 
 
-def correct(prepared: Prepared, *, how: str, run: Callable[[], object], progress: bool = False) -> Equalised:
+def correct(
+    prepared: Prepared, *, how: str, run: Callable[[], object], keeper: Keeper | None = None, progress: bool = False
+) -> Equalised:
     """Correct the biases of a detector that has its ranges.
 
     Args:
         prepared: By ``prepared_from_float``, calibrated since.
         how: ``none``, ``analytic`` or ``empirical``.
         run: Runs the calibration samples; once per layer, for ``empirical`` alone.
+        keeper: Is given what is done after each layer, and has what a call that was stopped has done.
         progress: Show a bar.
     """
     detector, correction = prepared.quantized.detector, Correction({}, {})
@@ -120,7 +124,7 @@ def correct(prepared: Prepared, *, how: str, run: Callable[[], object], progress
         correction = correct_analytically(detector, prepared.connections.links, prepared.absorption.statistics)
     elif how == "empirical":
         with tqdm(desc="correct biases", unit="layer", disable=not progress) as bar:
-            correction = correct_empirically(detector, run, on_layer=lambda _: bar.update())
+            correction = correct_empirically(detector, run, keeper=keeper or Keeper(), on_layer=lambda _: bar.update())
     return Equalised(prepared.connections, prepared.absorption, correction)
 
 

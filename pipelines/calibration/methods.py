@@ -88,7 +88,7 @@ def _dfq(detector: Detector, job: Job, example: CheckedRun, kept: Kept) -> Calib
     observe(prepared.quantized, job=job, kept=kept.ranges, progress=job.progress)
     run = partial(run_samples, detector, job=job)
     how = job.profile.calibration.bias_correction
-    return prepared.quantized, [correct(prepared, how=how, run=run, progress=job.progress)]
+    return prepared.quantized, [correct(prepared, how=how, run=run, keeper=kept.rounds, progress=job.progress)]
 
 
 def _gptq(detector: Detector, job: Job, example: CheckedRun, kept: Kept) -> Calibrated:

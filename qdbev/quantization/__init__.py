@@ -20,6 +20,7 @@ from qdbev.quantization.equalisation.smoothing import Smoothing, smooth
 from qdbev.quantization.grid.fake_quantize import fake_quantize
 from qdbev.quantization.grid.integers import dequantize, quantize_int, scale_of_range
 from qdbev.quantization.layers.grids import InputGrid, WeightGrid
+from qdbev.quantization.layers.keeping import Keeper
 from qdbev.quantization.layers.live_norms import LiveNorms, thaw_norms
 from qdbev.quantization.layers.model_ranges import (
     freeze_weight_ranges,
@@ -80,7 +81,6 @@ from qdbev.quantization.rounding.adaround import adaptive_rounding
 from qdbev.quantization.rounding.blocks import Compensation
 from qdbev.quantization.rounding.brecq import Reconstruction, reconstruct
 from qdbev.quantization.rounding.gptq import compensate_rounding
-from qdbev.quantization.rounding.kept_rounds import Keeper
 from qdbev.quantization.rounding.moments import InputMoments
 from qdbev.quantization.whole_model import quantize_model
 

@@ -435,7 +435,8 @@ def test_profiles_list_names_all() -> None:
     listed = json.loads(result.stdout)
     assert listed["profiles"] == ["float", "w4a4", "w4a6", "w6a6", "w8a8"]
     official = ["base", "bevdepth", "bevdet", "bevdet4d", "detr3d", "detr3d-r50", "petr", "small", "tiny"]
-    assert sorted(listed["models"]) == sorted(["nano", *official])
+    own = ["nano", "nano-bevdepth", "nano-bevdet4d", "nano-detr3d", "nano-petr"]
+    assert sorted(listed["models"]) == sorted([*own, *official])
     assert listed["recipes"] == list(profiles.builtin_recipes())
 
 

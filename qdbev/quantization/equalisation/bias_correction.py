@@ -12,8 +12,8 @@ zero: ``b <- b - E[e x]`` (Nagel et al., ICCV 2019, section 4.2 and appendix B).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from qdbev.quantization.equalisation.bias_absorption import through_kernel
 from qdbev.quantization.equalisation.folding import ChannelStatistics
 from qdbev.quantization.equalisation.links import Link
-from qdbev.quantization.equalisation.output_means import observed_means
+from qdbev.quantization.equalisation.output_means import Place, observed_means
+from qdbev.quantization.layers.keeping import NOWHERE, Keeper
 from qdbev.quantization.layers.quantized import QuantizedWeight
 from qdbev.quantization.layers.swap import quantized_layers, set_sites
 
@@ -73,13 +74,18 @@ def correct_analytically(
 
 @torch.no_grad()
 def correct_empirically(
-    model: nn.Module, run: Callable[[], object], *, on_layer: Callable[[str], object] | None = None
+    model: nn.Module,
+    run: Callable[[], object],
+    *,
+    keeper: Keeper = NOWHERE,
+    on_layer: Callable[[str], object] | None = None,
 ) -> Correction:
     """Correct every layer that has a bias, in place; afterwards all quantizers are off.
 
     Args:
         model: A quantized model with weight ranges, in eval mode.
         run: Runs the model over the same samples each time; called once in float and once per quantized weight.
+        keeper: Is given what is done after each layer; what it kept of a call that was stopped is not done again.
         on_layer: Told the path of each weight that is corrected.
     """
     set_sites(model, [])
@@ -87,18 +93,47 @@ def correct_empirically(
     places = [(path, weight.name) for path, layer in layers.items() for weight in layer.quantized_weights()]
     biases = {(path, name): bias for path, name in places if (bias := layers[path].bias_of(name)) is not None}
     refused = {f"{path}.{name}": "it has no bias" for path, name in places if (path, name) not in biases}
-    expected = observed_means(model, run, biases)
+    work = _Corrections.taken_up(keeper.kept(), places=list(biases)) or _Corrections(observed_means(model, run, biases))
+    expected = work.expected
     refused |= {f"{path}.{name}": "it did not run" for path, name in biases if (path, name) not in expected}
     _switch_weights_on(model)
     for (path, name), mean in expected.items():
-        shift = observed_means(model, run, [(path, name)])[path, name] - mean
-        bias = biases[path, name]
+        if (path, name) not in work.shifts:
+            now = observed_means(model, run, [(path, name)])[path, name]
+            work.shifts[path, name] = now - mean.to(now)
+            keeper.keep(work.tensors(places=list(biases)))
+        bias, shift = biases[path, name], work.shifts[path, name]
         bias.sub_(shift.to(bias))
         shifts[f"{path}.{name}"] = shift
         if on_layer is not None:
             on_layer(f"{path}.{name}")
     set_sites(model, [])
     return Correction(shifts=shifts, refused=refused)
+
+
+@dataclass
+class _Corrections:
+    """What empirical correction has done: means in float, in the order that layers ran, and shifts; both by place."""
+
+    expected: dict[Place, Tensor]
+    shifts: dict[Place, Tensor] = field(default_factory=dict)
+
+    def tensors(self, *, places: Sequence[Place]) -> dict[str, Tensor]:
+        """All of it, by the numbers of places."""
+        number = {place: index for index, place in enumerate(places)}
+        means = {f"{number[place]}.mean": mean for place, mean in self.expected.items()}
+        shifts = {f"{number[place]}.shift": shift for place, shift in self.shifts.items()}
+        order = torch.tensor([number[place] for place in self.expected], dtype=torch.int64)
+        return means | shifts | {"order": order, "rounds": torch.tensor(len(self.shifts))}
+
+    @classmethod
+    def taken_up(cls, kept: Mapping[str, Tensor], *, places: Sequence[Place]) -> _Corrections | None:
+        """What ``tensors`` gave; None where nothing was kept."""
+        if not kept:
+            return None
+        order = kept["order"].tolist()
+        shifts = {places[index]: kept[f"{index}.shift"] for index in order if f"{index}.shift" in kept}
+        return cls({places[index]: kept[f"{index}.mean"] for index in order}, shifts)
 
 
 def expected_input(link: Link, statistics: Mapping[str, ChannelStatistics]) -> Tensor | None:

@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qdbev.quantization.layers.keeping import NOWHERE, Keeper
 from qdbev.quantization.layers.quantized import QuantizedLayer
 from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.rounding.blocks import (
@@ -45,7 +46,7 @@ from qdbev.quantization.rounding.blocks import (
     tensors_of,
     watch_inputs,
 )
-from qdbev.quantization.rounding.kept_rounds import NOWHERE, Keeper, taken_up
+from qdbev.quantization.rounding.kept_rounds import taken_up
 from qdbev.quantization.rounding.learned_rounding import Descent, LearnedRounding
 from qdbev.quantization.rounding.moments import power_of_two
 from qdbev.quantization.rounding.quadratic import Quadratic, ReconstructionMoments

@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from qdbev.quantization.layers.keeping import NOWHERE, Keeper
 from qdbev.quantization.layers.quantized import QuantizedLayer, QuantizedWeight
 from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.rounding.blocks import SHARED, layers_of, refuse_following, sharing, switch
-from qdbev.quantization.rounding.kept_rounds import NOWHERE, Keeper
 from qdbev.quantization.rounding.kept_units import taken_up
 from qdbev.quantization.rounding.learned_rounding import Descent, LearnedRounding
 from qdbev.quantization.rounding.moments import power_of_two

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.quantization.grid.integers import dequantize, quantize_int
+from qdbev.quantization.layers.keeping import NOWHERE, Keeper
 from qdbev.quantization.layers.quantizer import Quantizer
 from qdbev.quantization.rounding.blocks import (
     BlockTensors,
@@ -32,7 +33,7 @@ from qdbev.quantization.rounding.blocks import (
     switch,
     tensors_of,
 )
-from qdbev.quantization.rounding.kept_rounds import NOWHERE, Keeper, taken_up
+from qdbev.quantization.rounding.kept_rounds import taken_up
 from qdbev.quantization.rounding.moments import InputMoments
 
 DAMPING = 0.01  # of the mean variance, added to every variance: GPTQ's value

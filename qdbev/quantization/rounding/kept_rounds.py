@@ -17,20 +17,6 @@ from qdbev.quantization.layers.quantized import QuantizedLayer
 from qdbev.quantization.rounding.blocks import Block, tensors_of
 
 
-class Keeper:
-    """Where the rounds that are done are kept: nowhere, unless a subclass says where."""
-
-    def kept(self) -> Mapping[str, Tensor]:
-        """What was kept last, by a call that was stopped; nothing where there was none."""
-        return {}
-
-    def keep(self, tensors: Mapping[str, Tensor]) -> None:
-        """Keep these in the place of what was kept before."""
-
-
-NOWHERE = Keeper()
-
-
 @dataclass
 class Rounds:
     """What is done.

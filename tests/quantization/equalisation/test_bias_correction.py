@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from qdbev.quantization import (
     Connections,
+    Keeper,
     absorb_biases,
     correct_analytically,
     correct_empirically,
@@ -193,6 +195,40 @@ def test_empirical_correction_removes_the_mean_error_of_every_layer() -> None:
         "conv.weight", "linear.weight", "attn.in_proj_weight", "attn.out_proj.weight",
     ]  # fmt: skip
     assert correction.refused == {"bare.weight": "it has no bias", "idle.weight": "it did not run"}
+
+
+def test_a_correction_that_was_stopped_goes_on_to_the_same_bits() -> None:
+    class Memory(Keeper):
+        tensors: Mapping[str, Tensor] = MappingProxyType({})
+
+        def kept(self) -> Mapping[str, Tensor]:
+            return self.tensors
+
+        def keep(self, tensors: Mapping[str, Tensor]) -> None:
+            self.tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+
+    def corrected(keeper: Keeper, *, stop_in_run: int = 0) -> tuple[nn.Module, int]:
+        torch.manual_seed(0)
+        model, runs = Mixed().eval(), 0
+        quantized(model)
+
+        def run() -> None:
+            nonlocal runs
+            runs += 1
+            if runs == stop_in_run:
+                raise KeyboardInterrupt
+            model(torch.linspace(0, 1, 2 * 3 * 8 * 8).view(2, 3, 8, 8))
+
+        correct_empirically(model, run, keeper=keeper)
+        return model, runs
+
+    (whole, runs), keeper = corrected(Keeper()), Memory()
+    with pytest.raises(KeyboardInterrupt):
+        corrected(keeper, stop_in_run=4)
+    again, fewer = corrected(keeper)
+    assert (runs, fewer) == (5, 2)  # in float, then once a layer
+    for (name, value), other in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
+        assert torch.equal(value, other), name
 
 
 def test_calls_by_keyword_and_single_images_are_corrected_alike() -> None:
