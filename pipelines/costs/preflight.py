@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from pipelines.assembly.job import Job
 from pipelines.assembly.samples import present_scenes, scene_bytes, scenes_to_make
@@ -20,6 +21,15 @@ from qdbev.engine.accelerating import refuse_absent
 
 _BOX_BYTES = 90
 """Of a detection in a sealed result, compressed."""
+
+
+class Need(NamedTuple):
+    """What is taken of the disk."""
+
+    folder: Path
+    bytes: int
+    what: str
+    """What for, in words."""
 
 
 def preflight(
@@ -54,7 +64,9 @@ def preflight(
     if trains:
         refuse_absent(job.stated.log_with)
     _refuse_empty(job.stated.data, splits=_splits(job.stated, calibrates=calibrates, evaluations=evaluations))
-    checks = [*([lambda: refuse_missing_weights(job)] if weights else []), lambda: _refuse_full(job, evaluations)]
+    splits = _made(job.stated, trains=calibrates or trains, scores=calibrates or bool(evaluations))
+    needs = list(_needs(job, splits=splits, evaluations=evaluations))
+    checks = [*([lambda: refuse_missing_weights(job)] if weights else []), lambda: _refuse_full(needs)]
     missing = []
     for check in checks:
         try:
@@ -65,12 +77,18 @@ def preflight(
             missing.append(f"not ready: {error}")
     if calibrates:
         _refuse_too_few(job.stated)
-    return [*missing, *_disk(job, evaluations)] if dry_run else []
+    return [*missing, *_disk(needs)] if dry_run else []
 
 
 def _splits(profile: Profile, *, calibrates: bool, evaluations: int) -> list[str]:
     scored = profile.evaluation.split.removeprefix("mini_")
     return [*(["train"] if calibrates else []), *([scored] if evaluations else [])]
+
+
+def _made(profile: Profile, *, trains: bool, scores: bool) -> list[str]:
+    """The splits whose scenes are made where they are missing; calibration asks for what is scored, to leave it out."""
+    scored = "train" if profile.evaluation.split.endswith("train") else "val"
+    return list(dict.fromkeys([*(["train"] if trains else []), *([scored] if scores else [])]))
 
 
 def _refuse_empty(data: DataProfile, *, splits: Sequence[str]) -> None:
@@ -94,8 +112,8 @@ def _samples(data: DataProfile, *, split: str) -> int:
         return sample_count(data, split=split)
 
 
-def _refuse_full(job: Job, evaluations: int) -> None:
-    for folder, needed, what in _needs(job, evaluations):
+def _refuse_full(needs: Sequence[Need]) -> None:
+    for folder, needed, what in needs:
         free = shutil.disk_usage(_existing(folder)).free
         if needed > free:
             raise UnusableInput(
@@ -104,19 +122,18 @@ def _refuse_full(job: Job, evaluations: int) -> None:
             )
 
 
-def _disk(job: Job, evaluations: int) -> list[str]:
-    return [f"disk: about {_size(needed)} for {what}, in {folder}" for folder, needed, what in _needs(job, evaluations)]
+def _disk(needs: Sequence[Need]) -> list[str]:
+    return [f"disk: about {_size(needed)} for {what}, in {folder}" for folder, needed, what in needs]
 
 
-def _needs(job: Job, evaluations: int) -> Iterator[tuple[Path, int, str]]:
-    """Folder, bytes, and what for."""
+def _needs(job: Job, *, splits: Sequence[str], evaluations: int) -> Iterator[Need]:
     profile = job.stated
     data = profile.data
-    if data.source == SYNTHETIC and (scenes := scenes_to_make(data, splits=["train", "val"])):
-        yield synthetic_root(data), round(scenes * scene_bytes(data)), counted(scenes, "synthetic scene")
+    if data.source == SYNTHETIC and (scenes := scenes_to_make(data, splits=splits)):
+        yield Need(synthetic_root(data), round(scenes * scene_bytes(data)), counted(scenes, "synthetic scene"))
     if evaluations:
         boxes = _samples(profile.data, split="val") * profile.evaluation.max_boxes
-        yield (
+        yield Need(
             job.store.root,
             evaluations * boxes * _BOX_BYTES,
             "the result of an evaluation" if evaluations == 1 else f"results of {evaluations} evaluations",

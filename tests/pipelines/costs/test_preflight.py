@@ -85,6 +85,17 @@ def test_a_full_disk_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_scenes_that_a_command_does_not_read_take_no_room(tmp_path: Path) -> None:
+    asked = job(tmp_path, "data.train_scenes=8", "data.val_scenes=2")
+    said = [preflight(asked, dry_run=True, calibrates=False, evaluations=1)[0]]
+    said += [preflight(asked, dry_run=True, calibrates=False, trains=True)[0], preflight(asked, dry_run=True)[0]]
+    assert [text.split(" for ")[1].partition(",")[0] for text in said] == [
+        "2 synthetic scenes",
+        "8 synthetic scenes",
+        "10 synthetic scenes",
+    ]
+
+
 def test_the_bytes_of_a_scene_are_those_that_scenes_have(tiny_synthetic: Path) -> None:
     settings = json.loads((tiny_synthetic / "settings.json").read_text(encoding="utf-8"))
     frames = len(list((tiny_synthetic / "scenes").iterdir())) * settings["key_frames"]
