@@ -234,15 +234,19 @@ def _disk() -> tuple[bool, str, str]:
 
 
 def _weights() -> tuple[bool, str, str]:
-    """The shipped float weights of nano, every byte verified."""
+    """All shipped float weights, every byte verified; nano's must be there."""
     import qdbev
     from pipelines.store.artifacts import Store
 
-    shipped = Store.zoo(Path(qdbev.__file__).parent / "zoo").last("float", model=WEIGHTS_MODEL)
-    if shipped is None:
+    zoo = Store.zoo(Path(qdbev.__file__).parent / "zoo")
+    if zoo.last("float", model=WEIGHTS_MODEL) is None:
         return False, "not shipped with this copy", "train them: `qdbev train-float --model nano`"
-    size = sum(file.bytes for file in shipped.manifest.files.values())
-    return True, f"{shipped.path.name}, {size / 1e6:.1f} MB, verified", ""
+    shipped = [zoo.verify(folder) for folder in zoo.folders()]
+    said = [
+        f"{artifact.path.name}, {sum(file.bytes for file in artifact.manifest.files.values()) / 1e6:.1f} MB"
+        for artifact in shipped
+    ]
+    return True, f"{'; '.join(said)}; verified", ""
 
 
 def _data() -> tuple[bool, str, str]:
