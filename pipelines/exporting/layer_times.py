@@ -46,7 +46,7 @@ def layer_times(job: Job, *, model: Artifact) -> Iterator[LayerTime]:
         path: [path] for path, layer in quantized_layers(frame.detector).items() if layer.site.kind != "embedding"
     }
     for bits in WIDTHS:
-        lowered = runtime_graph(neutral_graph(at_bits(frame, bits, 8)))
+        lowered = runtime_graph(neutral_graph(at_bits(frame, bits, 8), lists_rows=True))
         seconds = profiled(lowered.model, feeds, parts=layers, threads=threads).parts
         rest = seconds.pop(BETWEEN)
         for path, value in seconds.items():

@@ -36,7 +36,7 @@ from qdbev.export.onnx.stream import StreamedGraph
 from qdbev.export.targets.legal import put_onto_legal_bits
 from qdbev.export.targets.structure import breaches
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 GATE_FRAMES = 3
 _FAILED = "_gates"
 
@@ -118,7 +118,7 @@ def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, 
     if WAYS[target].rules:
         put_onto_legal_bits(quantized.detector, target=target)
     frame = frame_of(quantized.detector, profile=profile)
-    lowered = WAYS[target].lower(neutral_graph(frame))
+    lowered = WAYS[target].lower(neutral_graph(frame, lists_rows=WAYS[target].lists_rows))
     describe_ports(lowered.model, meanings=frame.meanings)
     if not settings["stripped"]:
         write_metadata(lowered.model, _metadata(frame, profile=profile, model=model, scored=scored, target=target))

@@ -122,16 +122,14 @@ def _contenders(job: Job, *, export: Artifact) -> list[Contender]:
     ours = frame_of(_exported(job, export=export, profile=profile), profile=profile)
     label = profile.quantization.label
     other = (8, 8) if label != "W8A8" else (4, 6)
-    for_openvino = onnx_package().ModelProto()
-    for_openvino.CopyFrom(neutral := neutral_graph(ours))  # each target changes what it is given
-    rival = neutral_graph(at_bits(ours, *other))
+    by_rows = partial(neutral_graph, lists_rows=True)
     integers = partial(_integers_by_ort, feeds=feeds, parts=_module_paths(detector), threads=threads)
     return [
         Contender("float, torch", lambda: frame.run(feeds)),
-        _by_ort(FLOAT_BY_ORT, neutral_graph(frame), feeds, parts=_module_paths(detector), threads=threads),
-        integers(f"W{other[0]}A{other[1]}", rival),
-        integers(label, neutral, sealed=export if target_of(export) == "ort" else None),
-        *_by_openvino(label, for_openvino, feeds, threads=threads),
+        _by_ort(FLOAT_BY_ORT, by_rows(frame), feeds, parts=_module_paths(detector), threads=threads),
+        integers(f"W{other[0]}A{other[1]}", by_rows(at_bits(ours, *other))),
+        integers(label, by_rows(ours), sealed=export if target_of(export) == "ort" else None),
+        *_by_openvino(label, neutral_graph(ours), feeds, threads=threads),
     ]
 
 

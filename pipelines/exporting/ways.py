@@ -31,6 +31,7 @@ class Way:
         runtime: What ``evaluate`` runs it by where nothing else is asked for.
         package: What has to be installed, by the name that pip knows.
         imported: Imports it, or says in a sentence that it is missing.
+        lists_rows: Whether the graph lists who looks where in each frame; otherwise its shapes are fixed.
         counts: Whether the operations that the graph shows are held against those of the plan.
         rules: What the graph has to look like, where the target is not here; the detector then gets its bits first.
     """
@@ -40,6 +41,7 @@ class Way:
     runtime: str
     package: str = "onnxruntime"
     imported: Callable[[], Any] = runtime_package
+    lists_rows: bool = False
     counts: bool = False
     rules: tuple[GraphRule, ...] = ()
 
@@ -49,7 +51,7 @@ def _device(target: str) -> Way:
 
 
 WAYS: Mapping[str, Way] = {
-    "ort": Way(runtime_graph, OrtSession, "ort"),
+    "ort": Way(runtime_graph, OrtSession, "ort", lists_rows=True),
     "openvino": Way(
         partial(runtime_graph, target="openvino"), OpenVinoSession, "openvino", "openvino", openvino_package
     ),

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from qdbev.ops.deformable_attention import Rows, deformable_attention, has_cpu_kernel, has_cuda_kernel, has_triton
+from qdbev.ops.deformable_attention import (
+    Rows,
+    deformable_attention,
+    exporting_rows,
+    exports_all_pairs,
+    has_cpu_kernel,
+    has_cuda_kernel,
+    has_triton,
+)
 from qdbev.ops.integer_products import Bytes, integer_weight_bits
 from qdbev.ops.listening import listening
 
@@ -10,6 +18,8 @@ __all__ = [
     "Bytes",
     "Rows",
     "deformable_attention",
+    "exporting_rows",
+    "exports_all_pairs",
     "has_cpu_kernel",
     "has_cuda_kernel",
     "has_triton",

@@ -12,6 +12,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor
 from qdbev.ops.listening import tell_listeners
 from qdbev.ops.shape_only import shape_only
 
+_EXPORTS_ROWS = ContextVar("_EXPORTS_ROWS", default=False)
 LevelShapes = Sequence[tuple[int, int]]
 Form = Callable[[Tensor, LevelShapes, "Rows", Tensor, Tensor, Tensor], Tensor]
 
@@ -110,6 +113,21 @@ def deformable_attention(
     return _form(value, rows)(value, level_shapes, rows, references, offsets, weights).to(value_ESMC.dtype)
 
 
+@contextmanager
+def exporting_rows() -> Iterator[None]:
+    """Inside, an exported graph lists who looks where in each frame: numbers decide shapes, but no look is in vain."""
+    token = _EXPORTS_ROWS.set(True)
+    try:
+        yield
+    finally:
+        _EXPORTS_ROWS.reset(token)
+
+
+def exports_all_pairs() -> bool:
+    """Whether a graph is being exported in which each query looks into all images, so that shapes are fixed."""
+    return torch.onnx.is_in_onnx_export() and not _EXPORTS_ROWS.get()
+
+
 def has_cuda_kernel() -> bool:
     """Whether mmcv was built with its CUDA operators."""
     try:
@@ -144,7 +162,30 @@ def _form(value: Tensor, rows: Rows) -> Form:
             return triton_form
         if value.is_cuda and has_cuda_kernel():
             return mmcv_form
+    if _EXPORTS_ROWS.get():
+        return listed_form
     return dense_form if rows.views is None else regular_form
+
+
+def listed_form(
+    value: Tensor, level_shapes: LevelShapes, rows: Rows, references: Tensor, offsets: Tensor, weights: Tensor
+) -> Tensor:
+    """The torch operations of ``deformable_attention_gathered.py``."""
+    from qdbev.ops.deformable_attention_gathered import gathered_form
+
+    looks = gathered_form(
+        value,
+        level_shapes,
+        image_R=rows.image_R,
+        query_R=None if rows.one_each else rows.query_R,
+        references_RLP2=references,
+        offsets_JMLP2=offsets,
+        weights_JMLP=weights,
+    )
+    if rows.one_each:
+        return looks
+    # torch's exporter writes ``index_add`` so that of rows of one query only the last one counts
+    return looks.new_zeros(len(weights), looks.shape[1]).scatter_add(0, rows.query_R[:, None].expand_as(looks), looks)
 
 
 def cpu_form(

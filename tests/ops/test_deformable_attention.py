@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qdbev.ops import Rows, deformable_attention, has_cpu_kernel
-from qdbev.ops.deformable_attention import cpu_form, dense_form, regular_form
+from qdbev.ops.deformable_attention import cpu_form, dense_form, listed_form, regular_form
 
 FORMS = [
     pytest.param(cpu_form, marks=pytest.mark.skipif(not has_cpu_kernel(), reason="numba is not installed")),
     dense_form,
+    listed_form,
 ]
 
 
@@ -140,7 +141,7 @@ def test_a_wrong_number_of_tokens_is_refused():
 def test_an_empty_list_of_rows_gives_zeros():
     value, shapes, _, references, offsets, weights = problem(0, shapes=[(3, 4)])
     none = Rows(torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-    for form in (cpu_form, dense_form):
+    for form in (cpu_form, dense_form, listed_form):
         out = form(value, shapes, none, references[:0], offsets, weights)
         assert out.shape == (3, 10)
         assert math.isclose(float(out.abs().sum()), 0)
@@ -156,4 +157,14 @@ def test_the_form_of_exported_graphs_is_the_others(views, levels, points):
     references = torch.rand(samples * views * queries, levels, points, 2, **double)
     offsets, weights = torch.randn(samples * queries, 2, 2, 3, 2, **double), torch.rand(12, 2, 2, 3, **double)
     arguments = (value, shapes, rows, references, offsets, weights)
-    assert (regular_form(*arguments) - dense_form(*arguments)).abs().max() < 1e-12
+    for form in (regular_form, listed_form):
+        assert (form(*arguments) - dense_form(*arguments)).abs().max() < 1e-12
+    alone = Rows.own_image(images=1, queries=6, device=torch.device("cpu"))
+    arguments = (value[:1], shapes, alone, references[:6], offsets[:6], weights[:6])
+    assert (listed_form(*arguments) - dense_form(*arguments)).abs().max() < 1e-12
+
+
+def test_rows_of_maps_that_floats_cannot_count_are_refused():
+    value, _, rows, references, offsets, weights = problem(0, shapes=[(3, 4)])
+    with pytest.raises(ValueError, match="rows of pixels and heads cannot be counted in float32: at most 16777216"):
+        listed_form(value[:, :1].expand(-1, 1 << 23, -1, -1), [(1 << 22, 2)], rows, references, offsets, weights)

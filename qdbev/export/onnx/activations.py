@@ -6,7 +6,7 @@ them: ``q - low``, with the zero of the grid at ``-low``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,7 +62,7 @@ def grid_of(node: onnx.NodeProto, graph: Graph) -> Grid:
 
 
 def write_grids(
-    graph: Graph, *, bare: bool = False, signed: bool = False, clips_bytes: bool = False
+    graph: Graph, *, bare: bool = False, signed: bool = False, clips_bytes: bool = False, pools: bool = False
 ) -> dict[str, Grid]:
     """Write every grid as QCDQ; returns the grids by the tensor that they give.
 
@@ -71,12 +71,19 @@ def write_grids(
         bare: Nothing stands between Q and DQ: grids are whole bytes, and only those from zero on do a ReLU's work.
         signed: Integers are INT8 around zero, as the grids themselves are.
         clips_bytes: A Clip stands behind a whole byte, too, which it does not change.
+        pools: Integers are pooled in place of what grids then read, where all that read it are one grid.
     """
     producers, readers = graph.producers(), graph.readers()
     replacements, grids = {}, {}
+    pooled = _pools_of_one_grid(graph, readers=readers) if pools else {}
+    steps_of: dict[str, str] = {}
     for node in of_kind(graph, "Grid", domain="qdbev"):
-        grid = grid_of(node, graph)
-        source, floor = _unrectified(node.input[0], producers, readers, graph)
+        grid, pool = grid_of(node, graph), pooled.get(node.input[0])
+        grids[node.output[0]] = grid
+        if (steps := steps_of.get(node.input[0])) is not None:
+            replacements[id(node)] = _same(grid, graph, steps=steps, output=node.output[0])
+            continue
+        source, floor = _unrectified(node.input[0] if pool is None else pool.input[0], producers, readers, graph)
         if bare and (signed or grid.low < 0):
             source, floor = node.input[0], False
         zero = np.asarray(0, np.int8) if signed else np.asarray(grid.zero, np.uint8)
@@ -88,11 +95,32 @@ def write_grids(
             rectified=floor,
             zero_point=zero,
             always_clips=clips_bytes,
+            pool=pool,
         )
-        grids[node.output[0]] = grid
+        if pool is not None:
+            steps_of[node.input[0]] = f"{grid.name}{STEPS}"
     graph.replace(replacements)
     graph.drop_unread()
     return grids
+
+
+def _pools_of_one_grid(graph: Graph, *, readers: dict[str, list[onnx.NodeProto]]) -> dict[str, onnx.NodeProto]:
+    """Output of each ``MaxPool`` that only grids read which are all the same -> the node.
+
+    The largest of some numbers is on the grid what it was before, so the pool may read integers: the layer before it
+    then ends on a grid.
+    """
+    pools = {}
+    for node in of_kind(graph, "MaxPool"):
+        following = readers.get(node.output[0], [])
+        if len(node.output) > 1 or node.output[0] in graph.outputs or len(readers[node.input[0]]) > 1:
+            continue
+        if not following or any(reader.op_type != "Grid" for reader in following):
+            continue
+        first, *others = (grid_of(reader, graph) for reader in following)
+        if not first.offset and all(replace(other, name=first.name) == first for other in others):
+            pools[node.output[0]] = node
+    return pools
 
 
 def _unrectified(
@@ -102,9 +130,17 @@ def _unrectified(
     node = producers.get(tensor)
     if node is None or node.op_type != "Relu" or tensor in graph.outputs:
         return tensor, False
-    if any(reader.op_type != "Grid" for reader in readers[tensor]):
+    if any(reader.op_type not in ("Grid", "MaxPool") for reader in readers[tensor]):
         return tensor, False
     return node.input[0], True
+
+
+def _same(grid: Grid, graph: Graph, *, steps: str, output: str) -> list[onnx.NodeProto]:
+    """A grid of which another one made the integers."""
+    scale = graph.constant(f"{grid.name}.scale", grid.scale)
+    zero = graph.constant(f"zero.{grid.zero}", np.asarray(grid.zero, np.uint8))
+    own = f"{grid.name}{STEPS}"
+    return [graph.node("Identity", [steps], [own]), graph.node("DequantizeLinear", [own, scale, zero], [output])]
 
 
 def _nodes_of(
@@ -116,6 +152,7 @@ def _nodes_of(
     rectified: bool,
     zero_point: Array,
     always_clips: bool,
+    pool: onnx.NodeProto | None,
 ) -> list[onnx.NodeProto]:
     scale = graph.constant(f"{grid.name}.scale", grid.scale)
     zero = graph.constant(f"zero.{zero_point}", zero_point)
@@ -126,10 +163,12 @@ def _nodes_of(
         source, values = f"{grid.name}/shifted", f"{grid.name}/values"
         rectified = False
     least, most = (grid.zero if rectified and grid.offset == 0 else 0), grid.high - grid.low
-    clipped = least > 0 or most < 255 or always_clips
-    nodes.append(graph.node("QuantizeLinear", [source, scale, zero], [f"{grid.name}/rounded" if clipped else steps]))
+    clipped, whole = least > 0 or most < 255 or always_clips, steps if pool is None else f"{grid.name}/whole"
+    nodes.append(graph.node("QuantizeLinear", [source, scale, zero], [f"{grid.name}/rounded" if clipped else whole]))
     if clipped:
         limits = [graph.constant(f"limit.{limit}", np.asarray(limit, np.uint8)) for limit in (least, most)]
-        nodes.append(graph.node("Clip", [f"{grid.name}/rounded", *limits], [steps]))
+        nodes.append(graph.node("Clip", [f"{grid.name}/rounded", *limits], [whole]))
+    if pool is not None:
+        nodes.append(graph.node("MaxPool", [whole], [steps], **attributes_of(pool)))
     nodes.append(graph.node("DequantizeLinear", [steps, scale, zero], [values]))
     return nodes + ([graph.node("Add", [values, beta], [output])] if grid.offset else [])

@@ -3,7 +3,9 @@
 A convolution from grid to grid runs in integers only with a bias of int32 in steps of input scale times weight scale; a
 float one is put onto that grid without a word. With four bits a step is coarse: half of it moves every two hundredth
 activation by one. So weights are read as larger integers with a smaller scale, as far as a byte and the sums of two
-products in 16 bits hold them, and the bias has that much finer steps.
+products in 16 bits hold them, and the bias has that much finer steps. Even so, rounded biases are most of what a free
+run differs by. So small convolutions keep theirs in float, as those before a sum do (``convolutions``); of large ones
+that would take half as long again.
 
 An offset of the input of a linear layer is constant, and so is what it adds to the output: it goes into the bias.
 
@@ -13,19 +15,32 @@ into a ``Gemm``, which multiplies floats.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
 from qdbev.export.onnx.activations import STEPS, Grid
+from qdbev.export.onnx.convolutions import can_be_rows
 from qdbev.export.onnx.graph import Array, Graph, of_kind
 from qdbev.export.onnx.stored_weights import VALUES, Stored
 
 _LARGEST = 2**31 - 1
+SMALL = 1 << 26
+"""Multiplications of a convolution below which its bias stays in float, and ``multiply_rows`` takes it."""
 
 
-def write_biases(graph: Graph, *, grids: dict[str, Grid], stored: dict[str, Stored]) -> dict[str, Array]:
-    """Write the biases of all layers of integers for ONNX Runtime; some weights get larger integers in ``stored``.
+def write_biases(
+    graph: Graph, *, grids: dict[str, Grid], stored: dict[str, Stored], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Array]:
+    """Write the biases of layers of integers for ONNX Runtime; some weights get larger integers in ``stored``.
+
+    Args:
+        graph: Changed in place.
+        grids: By the tensor that they give.
+        stored: Name of a tensor -> the weight that it is.
+        shapes: Of tensors; a convolution whose output has none is taken for a large one.
 
     Returns:
         Name of each bias that is in integers -> the values that these stand for.
@@ -35,6 +50,10 @@ def write_biases(graph: Graph, *, grids: dict[str, Grid], stored: dict[str, Stor
         x, weight, *bias = node.input
         follows = [reader.op_type for reader in readers.get(node.output[0], [])]
         if not bias or x not in grids or weight not in stored or grids[x].offset or follows != ["QuantizeLinear"]:
+            continue
+        places = shapes.get(node.output[0], (SMALL,))
+        small = prod(places) * stored[weight].integers[0].size < SMALL
+        if small and can_be_rows(node, grid=grids[x], weight=stored[weight]):
             continue
         finer = replace(stored[weight], finer=_finer(grids[x], stored[weight]))
         scale = (grids[x].scale * (finer.scale / np.float32(finer.finer))).astype(np.float32)

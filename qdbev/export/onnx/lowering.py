@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from qdbev.export.onnx.activations import STEPS, Grid, write_grids
 from qdbev.export.onnx.biases import fold_offsets, write_biases
 from qdbev.export.onnx.constant_grids import let_constants_depend
+from qdbev.export.onnx.convolutions import multiply_rows
 from qdbev.export.onnx.graph import Array, Graph
 from qdbev.export.onnx.packages import onnx_package
+from qdbev.export.onnx.shapes import known_shapes
 from qdbev.export.onnx.stored_weights import Stored, stored_weights, write_integers
 
 if TYPE_CHECKING:
@@ -44,16 +46,18 @@ def runtime_graph(neutral: onnx.ModelProto, *, target: str = "ort") -> Lowered:
         neutral: With its constants folded; it is changed.
         target: ``ort``; or ``openvino``, which takes layers into integers whatever their bias and what follows.
     """
+    shapes = known_shapes(neutral) if target == "ort" else {}
     graph = Graph(neutral)
     stored = stored_weights(graph)
     if target == "openvino":
         let_constants_depend(graph, weights=stored)
     # without a Clip, OpenVINO 2026.4.1 moves scales of bytes through a Concat and then fails to broadcast them
-    grids = write_grids(graph, clips_bytes=target == "openvino")
+    grids = write_grids(graph, clips_bytes=target == "openvino", pools=target == "ort")
     fold_offsets(graph, grids=grids, stored=stored)
-    biases = write_biases(graph, grids=grids, stored=stored) if target == "ort" else {}
+    biases = write_biases(graph, grids=grids, stored=stored, shapes=shapes) if target == "ort" else {}
+    in_float = multiply_rows(graph, grids=grids, stored=stored) if target == "ort" else set[str]()
     read = graph.readers()
-    write_integers(graph, stored, unsigned_bytes=target == "ort")
+    write_integers(graph, stored, unsigned_bytes=target == "ort", in_float=in_float)
     model = graph.finish()
     del model.opset_import[:]
     model.opset_import.append(onnx_package().helper.make_opsetid("", OPSET))

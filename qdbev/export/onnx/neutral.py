@@ -13,7 +13,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from torch.onnx.symbolic_helper import parse_args
 from qdbev.detectors.frame_graph import FrameGraph
 from qdbev.export.onnx.packages import onnx_package
 from qdbev.export.onnx.shapes import fold_constants
+from qdbev.ops import exporting_rows
 from qdbev.quantization import Quantizer, dequantize, quantized_layers
 from qdbev.quantization.grid.fake_quantize import limits_of
 
@@ -39,16 +40,22 @@ _LIBRARY.define("grid(Tensor x, Tensor scale, Tensor offset, str name, int low, 
 _LIBRARY.define("stored(Tensor integers, Tensor scale, str name, int bits, int axis) -> Tensor")
 
 
-def neutral_graph(frame: FrameGraph) -> onnx.ModelProto:
+def neutral_graph(frame: FrameGraph, *, lists_rows: bool = False) -> onnx.ModelProto:
     """Trace a frame whose quantizers that are on become nodes, all that follows from shapes folded.
+
+    Args:
+        frame: The detector.
+        lists_rows: Sampling looks where somebody is seen, in rows as many as a frame needs, for runtimes that take
+            shapes which numbers decide; otherwise all shapes are fixed.
 
     Raises:
         ValueError: ONNX is not installed.
     """
     onnx: Any = onnx_package()
+    rows = exporting_rows() if lists_rows else nullcontext()
     frame.eval()
     _register()
-    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), _quantizers_as_nodes(frame):
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad(), _quantizers_as_nodes(frame), rows:
         written = Path(folder, "neutral.onnx")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes that are fixed, which is what is wanted

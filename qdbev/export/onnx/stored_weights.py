@@ -8,7 +8,7 @@ VNNI): two of 255 times 127 do not fit there, and its kernels for unsigned weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,11 @@ class Stored:
         axis = None if self.axis is None else order.index(self.axis)
         return replace(self, integers=self.integers.transpose(order), axis=axis)
 
+    def as_matrix(self) -> Stored:
+        """Of a convolution, as rows of channels are multiplied by it: places of the filter and input channels first."""
+        rows = self.integers.transpose(2, 3, 1, 0).reshape(-1, len(self.integers))
+        return replace(self, integers=rows, axis=None if self.axis is None else 1)
+
     def sliced(self, *, axis: int, start: int, end: int) -> Stored:
         """A range of an axis."""
         cut = np.arange(self.integers.shape[axis])[start:end]
@@ -82,7 +87,9 @@ def stored_weights(graph: Graph) -> dict[str, Stored]:
     return stored
 
 
-def write_integers(graph: Graph, stored: dict[str, Stored], *, unsigned_bytes: bool = False) -> None:
+def write_integers(
+    graph: Graph, stored: dict[str, Stored], *, unsigned_bytes: bool = False, in_float: Container[str] = ()
+) -> None:
     """Write each weight that is read as small integers, widened to int8 and given its scale where it is read.
 
     INT4 behind a Cast is what ONNX Runtime turns into int8 once, when it loads; read as INT4 it would be turned into
@@ -92,11 +99,15 @@ def write_integers(graph: Graph, stored: dict[str, Stored], *, unsigned_bytes: b
         graph: Gets the weights.
         stored: Name of the tensor that layers read -> the weight.
         unsigned_bytes: Write full bytes around 128.
+        in_float: Tensors that floats are multiplied by: written so that the runtime makes floats of them once.
     """
     readers, before = graph.readers(), []
     written: dict[str, str] = {}
     for tensor, weight in stored.items():
         if tensor in readers and written.setdefault(weight.name, tensor) == tensor:
+            if tensor in in_float:
+                before += _floats_of(weight, graph)
+                continue
             full = unsigned_bytes and weight.bits > ADDABLE_BITS and weight.finer == 1
             before += _bytes_of(weight, graph) if full else _nodes_of(weight, graph)
     graph.rename({tensor: f"{weight.name}{VALUES}" for tensor, weight in stored.items()})
@@ -116,6 +127,14 @@ def _nodes_of(weight: Stored, graph: Graph) -> list[onnx.NodeProto]:
         source = f"{name}{READ}"
     scale = graph.constant(f"{name}_scale", weight.scale / np.float32(weight.finer))
     return [*nodes, graph.node("DequantizeLinear", [source, scale], [f"{name}{VALUES}"], **_along(weight))]
+
+
+def _floats_of(weight: Stored, graph: Graph) -> list[onnx.NodeProto]:
+    """Without a DequantizeLinear, behind which a runtime would keep integers and make floats of them in each frame."""
+    names = [graph.constant(weight.name, _small(weight)), graph.constant(f"{weight.name}_scale", weight.spread_scale)]
+    floats = f"{weight.name}/float"
+    cast = graph.node("Cast", names[:1], [floats], to=onnx_package().TensorProto.FLOAT)
+    return [cast, graph.node("Mul", [floats, names[1]], [f"{weight.name}{VALUES}"])]
 
 
 def _bytes_of(weight: Stored, graph: Graph) -> list[onnx.NodeProto]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from qdbev.ops import Rows
+from qdbev.ops import Rows, exports_all_pairs
 
 OUTSIDE = -1000.0
 """Fractions of an image: so far outside that no offset leads back."""
@@ -66,12 +66,13 @@ class Visibility:
 def visibility(image_BNQD2: Tensor, *, mask_BNQD: Tensor) -> Visibility:
     """Lists, sample by sample, the cells with at least one visible height in each camera."""
     seen_BNQ = mask_BNQD.any(-1)
-    if torch.onnx.is_in_onnx_export():
+    if exports_all_pairs():
         return _of_all_pairs(image_BNQD2, seen_BNQ=seen_BNQ)
-    sample, camera, cell = seen_BNQ.nonzero(as_tuple=True)
-    _, cameras, cells = seen_BNQ.shape
-    rows = Rows(sample * cameras + camera, sample * cells + cell)
-    return Visibility(rows, image_BNQD2[sample, camera, cell], seen_BNQ.sum(1).clamp(min=1))
+    samples, cameras, cells = seen_BNQ.shape
+    pair_R = seen_BNQ.flatten().nonzero().flatten()
+    pairs = Rows.all_images(samples=samples, views=cameras, queries=cells, device=seen_BNQ.device)
+    rows = Rows(pairs.image_R[pair_R], pairs.query_R[pair_R])
+    return Visibility(rows, image_BNQD2.flatten(0, 2)[pair_R], seen_BNQ.sum(1).clamp(min=1))
 
 
 def _of_all_pairs(image_BNQD2: Tensor, *, seen_BNQ: Tensor) -> Visibility:

@@ -44,6 +44,8 @@ def layer_fates(optimised: onnx.ModelProto, *, weights: Iterable[str]) -> list[L
     for weight in weights:
         names = [name for name in constants if name == weight or name.startswith((f"{weight}/", f"{weight}_T"))]
         operators = dict.fromkeys(operator for name in names for operator in _multiplied_by(name, readers))
+        if not names:  # its floats were laid out anew, as ONNX Runtime's convolutions of floats want them
+            operators = dict.fromkeys(["Conv"])
         fates += [LayerFate(weight, each, _fate(each)) for each in operators if each != "Gather"]
     return fates
 
