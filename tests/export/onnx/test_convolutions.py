@@ -134,3 +134,23 @@ def test_a_pool_of_one_grid_pools_integers(other_step: str, pooled: bool, monkey
     assert (found["y"] - expected).abs().max() < 1e-4
     # what ends on a grid is an integer, and what is not is pooled in float
     assert operators(lowered)["stem"] == ("QLinearConv" if pooled else "Conv")
+
+
+def test_two_convolutions_that_are_added_have_one_bias() -> None:
+    nodes = [
+        *(stored(name) for name in ("first", "other")),
+        grid("x", "on"),
+        helper.make_node("Conv", ["on", "first.w", "b"], ["one"], name="one"),
+        helper.make_node("Conv", ["on", "other.w", "c"], ["two"], name="two"),
+        helper.make_node("Add", ["one", "two"], ["y"]),
+    ]
+    biases_of = {name: np.linspace(-3, end, 4, dtype=np.float32) for name, end in (("b", 1), ("c", 2))}
+    constants = [*weight("first", 4, 5, 1, 1), *weight("other", 4, 5, 1, 1)]
+    constants += [numpy_helper.from_array(value, name) for name, value in biases_of.items()]
+    model = graph(nodes, constants, shape=(1, 5, 3, 4))
+    filters = values(model, "first") + values(model, "other")
+    lowered = runtime_graph(model)
+    assert [node.op_type for node in lowered.model.graph.node].count("Sub") == 1
+    x = torch.randn(1, 5, 3, 4, generator=torch.Generator().manual_seed(0)) * 6
+    expected = torch.conv2d(on_grid(x), filters, torch.from_numpy(sum(biases_of.values())))
+    assert (OrtSession(lowered.model).run({"x": x})["y"] - expected).abs().max() < 1e-4
