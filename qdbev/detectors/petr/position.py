@@ -55,7 +55,7 @@ def frustum_logits(
         [scaled, depths[:, None].expand(*scaled.shape[:-1], 1), scaled.new_ones(*scaled.shape[:-1], 1)], -1
     )
     # cells and depths in one axis: devices that run a graph of this take five axes at most
-    lidar_BNP3 = (point_BHWD4.flatten(1, 3)[:, None] @ frames.to_lidar().transpose(2, 3))[..., :3]
+    lidar_BNP3 = torch.einsum("bnij,bpj->bnpi", frames.to_lidar(), point_BHWD4.flatten(1, 3))[..., :3]
     low, high = (lidar_BNP3.new_tensor(position_range[side]) for side in (slice(0, 3), slice(3, 6)))
     logits_BNP3 = inverse_sigmoid((lidar_BNP3 - low) / (high - low))
     return logits_BNP3.unflatten(2, (height * width, -1)).flatten(3).transpose(2, 3).unflatten(-1, shape)

@@ -110,8 +110,8 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         Rule(
             ("deformable convolution",),
             "exact",
-            "DeformConv of floats",
-            "microsoft/onnxruntime PR 27393, 2026-03",
+            "sampled, then a product of floats",
+            _MEASURED,
             weights=_HALVES,
             inputs=_ANY,
         ),
@@ -120,7 +120,14 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     ),
     "openvino": (
         Rule(("linear", *_CONVOLUTIONS), "exact", "u8 by i8, sums in float", _OPENVINO, weights=_HALVES, inputs=_ANY),
-        Rule(("deformable convolution",), "float", "no importer", "openvinotoolkit/openvino PR 34132, closed, 2026-03"),
+        Rule(
+            ("deformable convolution",),
+            "exact",
+            "sampled, then a product of floats",
+            _OPENVINO,
+            weights=_HALVES,
+            inputs=_ANY,
+        ),
         Rule(("table",), "exact", "looked up, then floats", _OPENVINO, weights=_HALVES),
         _TRANSPOSED,
     ),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,15 +25,18 @@ from qdbev.export.onnx.device.lowering import device_graph
 from qdbev.export.onnx.device.session import DeviceSession
 from qdbev.export.onnx.execution import OpenVinoSession, OrtSession
 from qdbev.export.onnx.gate.check import GateReport, check
+from qdbev.export.onnx.gate.node_table import foreign_quantizers_of_openvino, layer_fates_of_openvino
 from qdbev.export.onnx.lowering import Lowered, runtime_graph
 from qdbev.export.onnx.metadata import write_metadata
 from qdbev.export.onnx.neutral import neutral_graph
 from qdbev.export.onnx.qonnx.lowering import quant_graph
+from qdbev.export.onnx.qonnx.operations import by_layer, counted, differing
 from qdbev.export.onnx.qonnx.session import QonnxSession
 from qdbev.export.onnx.stream import StreamedGraph
 from qdbev.export.targets.device_rules import DEVICE_RULES
 from qdbev.export.targets.legal import put_onto_legal_bits
 from qdbev.export.targets.structure import breaches
+from qdbev.quantization import count_macs
 from tests.detectors.queries.variants import DETR3D_MITE, PETR_MITE
 from tests.export.onnx.conftest import CAMERAS, IMAGE_PX, Traced, copies, matrices, put_onto_bits
 
@@ -41,10 +46,10 @@ PADDING_PX = (6, 20)
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "run_onnx.py"
 
 
-def build(kind: str) -> QueryDetector:
+def build(kind: str, *, variant: Mapping[str, Any] = MappingProxyType({})) -> QueryDetector:
     torch.manual_seed(0)
     if kind == "petr":
-        return build_petr(**(PETR_MITE | SHALLOW))
+        return build_petr(**(PETR_MITE | SHALLOW | variant))
     detector = build_detr3d(**(DETR3D_MITE | SHALLOW), cameras=CAMERAS)
     for name, parameter in detector.named_parameters():  # so that looks differ, and boxes move
         if "attention_weights.weight" in name or name.endswith("4.weight"):
@@ -66,7 +71,7 @@ def batch(seed: int, *, valid_px: tuple[int, int] | None = None) -> tuple[dict[s
 
 
 def make(kind: str, weight_bits: int = 4, activation_bits: int = 6, **options: Any) -> FrameGraph:
-    detector = build(kind).eval()
+    detector = build(kind, variant=options.pop("variant", {})).eval()
     frame = detector.frame_graph(Scene(IMAGE_PX, matrices(), padding_px=PADDING_PX))
     put_onto_bits(detector, weight_bits, activation_bits, observe=lambda: detector(*batch(1)), **options)
     return frame
@@ -184,6 +189,47 @@ def test_graphs_for_devices_keep_every_rule(kind: str, target: str) -> None:
     lowered = device_graph(neutral_graph(frame), target=target)
     assert [str(breach) for breach in breaches(lowered.model, rules=DEVICE_RULES[target])] == []
     agrees(frame, lowered, session=DeviceSession)
+
+
+@pytest.fixture(scope="module")
+def deformable() -> tuple[FrameGraph, Traced]:
+    """PETR on bottlenecks whose 3x3 convolutions are deformable, behind a pooled map that grids alone read."""
+    stage: dict[str, Any] = {"backbone_stages": 1, "backbone_out_indices": (0,), "backbone_dcn_stages": (True,)}
+    stage |= {"backbone_depth": 50, "backbone_style": "caffe", "neck_in_channels": (32,)}
+    frame = make("petr", variant=stage, may_be_unsigned=True)
+    return frame, copies(frame)
+
+
+def test_deformable_convolutions_are_sampled_and_multiplied(deformable: tuple[FrameGraph, Traced]) -> None:
+    frame, traced = deformable
+    lowered = runtime_graph(traced())
+    fates = {each.weight: each for each in agrees(frame, lowered).layers}
+    assert fates["img_backbone.layer1.0.conv2.weight"].fate == "float"  # sampled values lie between grids
+
+
+def test_deformable_convolutions_count_at_the_width_of_their_grid(deformable: tuple[FrameGraph, Traced]) -> None:
+    frame, traced = deformable
+    lines = count_macs(frame.detector, lambda: frame.run(frame.inputs))
+    expected = {line.path: (line.macs, line.macs * 4 * 6) for line in lines if line.is_layer}
+    assert sum("conv2" in path for path in expected) == 6  # three, and what gives their offsets
+    assert list(differing(by_layer(counted(quant_graph(traced()).model), paths=expected), expected)) == []
+
+
+def test_openvino_names_a_product_by_its_weight_too() -> None:
+    """Of some products it keeps no name but that of the weight it turned."""
+    weight = SimpleNamespace(get_friendly_name=lambda: "/ffns/MatMul/transpose_b")
+    source = SimpleNamespace(get_source_output=lambda: SimpleNamespace(get_node=lambda: weight))
+    said = {"layerType": "FullyConnected", "runtimePrecision": "u8", "originalLayersNames": "Multiply_7"}
+    operation = SimpleNamespace(
+        get_rt_info=lambda: {name: SimpleNamespace(value=value) for name, value in said.items()},
+        inputs=lambda: [source, source],
+    )
+    node = onnx.helper.make_node("MatMul", ["x", "ffns.weight/values"], ["y"], name="/ffns/MatMul")
+    exported = onnx.helper.make_model(onnx.helper.make_graph([node], "one", [], []))
+    model, ours = SimpleNamespace(get_ops=lambda: [operation]), ["ffns.weight"]
+    assert foreign_quantizers_of_openvino(model, exported=exported, weights=ours) == []
+    assert [each.fate for each in layer_fates_of_openvino(model, exported=exported, weights=ours)] == ["integers"]
+    assert foreign_quantizers_of_openvino(model, exported=exported, weights=[]) == ["Multiply_7"]
 
 
 def test_a_stream_of_frames_needs_no_history(frame: FrameGraph, lowered: Lowered) -> None:

@@ -16,6 +16,8 @@ Fate = Literal["integers", "float", "changed"]
 INTEGER_OPERATORS = ("QLinearConv", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger", "QGemm")
 _CHANGED = ("MatMulNBits", "DynamicQuantizeMatMul", "DynamicQuantizeLinear")
 """These quantize their inputs anew, on grids of their own."""
+_TURNED = "/transpose_b"
+"""End of the name of a weight that OpenVINO turned: it keeps that of the product where the product itself loses it."""
 _PASSING = ("DequantizeLinear", "Cast", "Mul", "Transpose", "Reshape", "Identity", "ReorderInput")
 
 
@@ -118,6 +120,8 @@ def _products(runtime_model: Any) -> Iterator[_Product]:
         if said.get("layerType") in ("Convolution", "FullyConnected", "MatMul", "DeformableConvolution"):
             names = (name.partition("/Dequantization")[0] for name in said["originalLayersNames"].split(","))
             originals = [name.removesuffix("/WithoutBiases") for name in names]
+            weight = operation.inputs()[1].get_source_output().get_node().get_friendly_name()
+            originals += [weight.removesuffix(_TURNED)] if weight.endswith(_TURNED) else []
             yield _Product(said["layerType"], said["runtimePrecision"] in ("u8", "i8"), originals)
 
 

@@ -1,7 +1,8 @@
 """Multiply-accumulates and bit operations counted from a graph of QONNX alone: shapes of tensors, widths of ``Quant``.
 
 Nothing of the detector or of its plan is asked, so that the count is a second opinion on both. A product counts as a
-layer where one side is a weight; products of two activations are none, as in Eq. 7 of QD-BEV.
+layer where one side is a weight; products of two activations are none, as in Eq. 7 of QD-BEV. What is sampled from a
+grid, as in deformable convolutions, counts at the width of that grid.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 FLOAT_BITS = 32
 _MOVES = ("Reshape", "Transpose", "Slice", "Identity", "Unsqueeze", "Squeeze", "Flatten")
+_SAMPLING = ("GridSample", "Mul")
 _PRODUCTS = ("Conv", "MatMul", "Gemm")
 
 
@@ -52,11 +54,13 @@ def counted(model: onnx.ModelProto) -> list[Operations]:
     operations = []
     for node in graph.nodes:
         if node.op_type in _PRODUCTS:
-            (constant, weight_bits), (_, input_bits) = (
-                _origin(name, producers, graph) for name in (node.input[1], node.input[0])
-            )
+            x, weight = node.input[:2]
+            if _is_sampled(weight, producers):
+                x, weight = weight, x
+            constant, weight_bits = _origin(weight, producers, graph)
             if constant in graph.constants:
                 macs = math.prod(shapes[node.output[0]]) * _inner(node, shapes)
+                _, input_bits = _origin(x, producers, graph, past=(*_MOVES, *_SAMPLING))
                 operations.append(Operations(constant, macs, weight_bits, input_bits))
     return operations
 
@@ -84,15 +88,26 @@ def differing(found: Mapping[str, tuple[int, int]], expected: Mapping[str, tuple
             yield f"{path} takes {macs} MACs and {bits} bit operations by the graph, {counts[0]} and {counts[1]} by us"
 
 
-def _origin(name: str, producers: Mapping[str, onnx.NodeProto], graph: Graph) -> tuple[str, int]:
-    """Where a tensor comes from, past what only moves numbers, and the width that it has."""
+def _origin(
+    name: str, producers: Mapping[str, onnx.NodeProto], graph: Graph, *, past: tuple[str, ...] = _MOVES
+) -> tuple[str, int]:
+    """Where a tensor comes from, past nodes of some kinds, and the width that it has."""
     while (node := producers.get(name)) is not None:
         if node.op_type == NAME:
             return node.input[0], int(graph.constants[node.input[3]])
-        if node.op_type not in _MOVES:
+        if node.op_type not in past:
             break
         name = node.input[0]
     return name, FLOAT_BITS
+
+
+def _is_sampled(name: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Whether it was read off a map: in a deformable convolution, whose weight stands on the left."""
+    while (node := producers.get(name)) is not None and node.op_type in (*_MOVES, *_SAMPLING):
+        if node.op_type == "GridSample":
+            return True
+        name = node.input[0]
+    return False
 
 
 def _inner(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
