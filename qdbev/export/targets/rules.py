@@ -102,7 +102,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         Rule(
             _CONVOLUTIONS,
             "exact",
-            "QLinearConv between grids; else a convolution of floats",
+            "QLinearConv or MatMulIntegerToFloat; floats of a few channels before a sum",
             _MEASURED,
             weights=_HALVES,
             inputs=_ANY,
