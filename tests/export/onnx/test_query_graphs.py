@@ -215,6 +215,18 @@ def test_deformable_convolutions_count_at_the_width_of_their_grid(deformable: tu
     assert list(differing(by_layer(counted(quant_graph(traced()).model), paths=expected), expected)) == []
 
 
+def test_a_runtime_that_rounds_otherwise_with_taps_is_told(frame: FrameGraph, lowered: Lowered) -> None:
+    tapped = OrtSession(lowered.model, taps=lowered.taps)
+
+    class Other(OrtSession):
+        def run(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value + 1 for name, value in super().run(feeds).items()}
+
+    sequence = [feeds(frame, 2)]
+    report = check(frame, session=Other(lowered.model), tapped=tapped, sequence=sequence, biases=lowered.biases)
+    assert report.failure() == "the graph computes something else once its taps are looked at"
+
+
 def test_openvino_names_a_product_by_its_weight_too() -> None:
     """Of some products it keeps no name but that of the weight it turned."""
     weight = SimpleNamespace(get_friendly_name=lambda: "/ffns/MatMul/transpose_b")

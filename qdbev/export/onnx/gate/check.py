@@ -116,7 +116,7 @@ def check(
         with with_biases(frame.detector, biases), forced(frame.detector, steps=seen, taps=report.taps):
             expected = frame.run(given)
         for name, value in expected.items():
-            largest = float((value - found[name]).abs().max())
+            largest = float((value - seen[name]).abs().max())  # of the run whose integers the detector was given
             report.outputs[name] = max(report.outputs.get(name, 0.0), largest)
             report.taps_change |= not torch.equal(found[name], seen[name])
         carried = frame.carry(found)
