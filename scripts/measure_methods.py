@@ -2,6 +2,8 @@
 
     python scripts/measure_methods.py --store runs --methods min-max gptq --bits w4a6 w4a4 --seeds 0 1 2
     python scripts/methods_page.py > docs/methods.md
+    python scripts/measure_methods.py --store runs --model nano-petr --methods float dfq --bits w8a8
+    python scripts/detectors_table.py > docs/table5.md
 
 What is scored is sealed in the store, so this may be called in pieces, by several processes and on other days; what is
 sealed already is not made again. A run is written into the file as soon as it is scored, in the place of an older one
@@ -22,7 +24,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from method_rows import BITS, CALIBRATE, CONTROL, DISTIL, FLOAT, LEDGER, METHODS, NO_TEACHER, SCORES, Method
+from method_rows import (
+    BITS,
+    CALIBRATE,
+    CONTROL,
+    DISTIL,
+    FLOAT,
+    LEDGER,
+    LEDGER_OF_OTHERS,
+    METHODS,
+    NANO,
+    NO_TEACHER,
+    SCORES,
+    Method,
+)
 
 import profiles
 from pipelines.assembly.detector import device_of
@@ -45,46 +60,49 @@ def main() -> None:
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", default="runs")
-    parser.add_argument("--ledger", type=Path, default=LEDGER, help="file that the runs are written into")
+    parser.add_argument("--model", default=NANO, help="the detector; others than nano have a file of their own")
+    parser.add_argument("--ledger", type=Path, help="file that the runs are written into")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), metavar="METHOD")
     parser.add_argument("--bits", nargs="+", choices=BITS, default=["w4a6", "w4a4"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     options = parser.parse_args()
     store = Store(options.store)
+    ledger = options.ledger or (LEDGER if options.model == NANO else LEDGER_OF_OTHERS)
     for name in options.methods:
         for bits in options.bits if METHODS[name].compressed else BITS[:1]:
             for seed in options.seeds:
-                run = measured(name, bits=bits, seed=seed, store=store)
-                write(run, ledger=options.ledger)
-                print(f"{name} {bits} seed {seed}: NDS {run['NDS']:.4f}", flush=True)
+                run = measured(name, model=options.model, bits=bits, seed=seed, store=store)
+                write(run, ledger=ledger)
+                print(f"{options.model} {name} {bits} seed {seed}: NDS {run['NDS']:.4f}", flush=True)
 
 
-def measured(name: str, *, bits: str, seed: int, store: Store) -> dict[str, Any]:
+def measured(name: str, *, model: str, bits: str, seed: int, store: Store) -> dict[str, Any]:
     """What the page needs of a run: scores, differences with their intervals, and where it was made."""
-    profile, evaluation = make(METHODS[name], bits=bits, seed=seed, store=store)
+    profile, evaluation = make(METHODS[name], model=model, bits=bits, seed=seed, store=store)
     metrics = evaluation.manifest.metrics
     return {
+        **({} if model == NANO else {"model": model}),
         "method": name,
         "bits": bits,
         "seed": seed,
         **{score: round(float(str(metrics[score])), 5) for score in SCORES},
         **_differences(evaluation, name=name, bits=bits, seed=seed, profile=profile, store=store),
-        **({"budget": _budget(bits, store=store)} if METHODS[name].mixed else {}),
+        **({"budget": _budget(bits, model=model, store=store)} if METHODS[name].mixed else {}),
         **_place(evaluation, name=name, bits=bits, seed=seed, profile=profile, store=store),
         "torch": evaluation.manifest.packages["torch"],
     }
 
 
-def make(method: Method, *, bits: str, seed: int, store: Store) -> tuple[Profile, Artifact]:
+def make(method: Method, *, model: str, bits: str, seed: int, store: Store) -> tuple[Profile, Artifact]:
     """The profile and the sealed evaluation of one run; made where it is missing."""
     drawn = seed if method.draws_samples else 0
-    plan = plan_of(bits, seed=drawn, store=store) if method.mixed else None
-    profile = method.profile(bits, seed=seed, plan=plan)
-    model = _model(method, profile=profile, store=store)
-    return profile, evaluate_artifact(Job(profile, store, progress=True), model=model)
+    plan = plan_of(bits, model=model, seed=drawn, store=store) if method.mixed else None
+    profile = method.profile(bits, model=model, seed=seed, plan=plan)
+    made = _made(method, profile=profile, store=store)
+    return profile, evaluate_artifact(Job(profile, store, progress=True), model=made)
 
 
-def _model(method: Method, *, profile: Profile, store: Store) -> Artifact:
+def _made(method: Method, *, profile: Profile, store: Store) -> Artifact:
     if method.command == FLOAT:
         return float_artifact(Job(profile, store))
     if method.command.startswith(CONTROL):
@@ -97,21 +115,21 @@ def _model(method: Method, *, profile: Profile, store: Store) -> Artifact:
     return distil(Job(profile, store, progress=True), parent=stages, distilled=method.command == DISTIL)[0]
 
 
-def plan_of(bits: str, *, seed: int, store: Store) -> str:
+def plan_of(bits: str, *, model: str, seed: int, store: Store) -> str:
     """Digest of the bit plan with no more size and bit operations than the uniform profile, on drawn samples."""
-    words = [f"calibration.seed={seed}", *budget_words(bits, seed=seed, store=store)]
-    return bit_plan_of(Job(profiles.load(bits, overrides=words), store)).artifact.digest
+    words = [f"calibration.seed={seed}", *budget_words(bits, model=model, seed=seed, store=store)]
+    return bit_plan_of(Job(profiles.load(bits, model=model, overrides=words), store)).artifact.digest
 
 
-def _budget(bits: str, *, store: Store) -> list[str]:
+def _budget(bits: str, *, model: str, store: Store) -> list[str]:
     """The words of ``sensitivity --budget`` for the budget of a plan."""
-    named = [word.removeprefix("bit_plan.").split("=") for word in budget_words(bits, seed=0, store=store)]
+    named = [word.removeprefix("bit_plan.").split("=") for word in budget_words(bits, model=model, seed=0, store=store)]
     return [f"{name}={float(share):.3g}" for name, share in named]
 
 
-def budget_words(bits: str, *, seed: int, store: Store) -> list[str]:
+def budget_words(bits: str, *, model: str, seed: int, store: Store) -> list[str]:
     """Overrides that ask for the size and the bit operations of the uniform profile, as shares of float."""
-    profile = profiles.load(bits, overrides=[f"calibration.seed={seed}"])
+    profile = profiles.load(bits, model=model, overrides=[f"calibration.seed={seed}"])
     whole = evaluate_artifact(Job(profile, store), model=float_artifact(Job(profile, store)))
     uniform, _ = calibrated(Job(profile, store, progress=True))
     share = _gbops(uniform) / _gbops(whole)
@@ -125,7 +143,7 @@ def _gbops(artifact: Artifact) -> float:
 
 def _place(evaluation: Artifact, *, name: str, bits: str, seed: int, profile: Profile, store: Store) -> dict[str, str]:
     """Where a run was made, and what its quantized layers multiplied; noted in the store when it is first met there."""
-    note = _note(store, name=name, bits=bits, seed=seed)
+    note = _note(store, model=profile.model.name, name=name, bits=bits, seed=seed)
     known = json.loads(note.read_text(encoding="utf-8")) if note.exists() else {}
     if known.get("evaluation") != evaluation.digest:
         device = device_of(profile)
@@ -150,7 +168,7 @@ def _differences(
         rivals["no teacher"] = (NO_TEACHER, bits, seed)
     found = {}
     for title, (rival, its_bits, its_seed) in rivals.items():
-        note = _note(store, name=rival, bits=its_bits, seed=its_seed)
+        note = _note(store, model=profile.model.name, name=rival, bits=its_bits, seed=its_seed)
         if rival == name or not note.exists():
             continue
         base = store.open(json.loads(note.read_text(encoding="utf-8"))["evaluation"])
@@ -169,9 +187,10 @@ def difference(base: Artifact, other: Artifact, *, profile: Profile, store: Stor
     return values
 
 
-def _note(store: Store, *, name: str, bits: str, seed: int) -> Path:
+def _note(store: Store, *, model: str, name: str, bits: str, seed: int) -> Path:
     """The file that keeps which evaluation a run ended with, and where."""
-    return store.root / "_methods" / f"{name}.{bits}.{seed}"
+    of_model = "" if model == NANO else f"{model}."
+    return store.root / "_methods" / f"{of_model}{name}.{bits}.{seed}"
 
 
 def write(run: dict[str, Any], *, ledger: Path) -> None:
@@ -194,8 +213,9 @@ def _locked(ledger: Path) -> Iterator[list[dict[str, Any]]]:
         part.replace(ledger)
 
 
-def _key(run: dict[str, Any]) -> tuple[int, int, int]:
-    return list(METHODS).index(run["method"]), BITS.index(run["bits"]), int(run["seed"])
+def _key(run: dict[str, Any]) -> tuple[str, int, int, int]:
+    place = list(METHODS).index(run["method"])
+    return run.get("model", NANO), place, BITS.index(run["bits"]), int(run["seed"])
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from profiles import Profile
 
 SCORES = ("NDS", "mAP", "mATE", "mASE", "mAOE", "mAVE", "mAAE")
 LEDGER = Path(__file__).parents[1] / "docs" / "methods.json"
+LEDGER_OF_OTHERS = LEDGER.with_name("detectors.json")
+NANO = "nano"
 BITS = ("w8a8", "w4a6", "w4a4")
 CALIBRATE, STAGES, DISTIL, CONTROL = "calibrate", "qat-progressive", "distill-vgd", "train-float"
 FLOAT, NO_TEACHER = "float", "ours-longer"
@@ -49,9 +51,10 @@ class Method:
         """Whether bits make a difference to it."""
         return self.command != FLOAT and not self.command.startswith(CONTROL)
 
-    def profile(self, bits: str, *, seed: int, plan: str | None = None) -> Profile:
+    def profile(self, bits: str, *, seed: int, plan: str | None = None, model: str = NANO) -> Profile:
         """The profile of one run; the seed draws what training sees, or where nothing trains calibration samples."""
-        return profiles.load(bits, recipes=self.recipes, overrides=self._words(seed, plan=plan), seed=self._seed(seed))
+        words = self._words(seed, plan=plan)
+        return profiles.load(bits, model=model, recipes=self.recipes, overrides=words, seed=self._seed(seed))
 
     def shell(self, bits: str) -> str:
         """The command of seed 0."""
