@@ -62,7 +62,7 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     """A file of tests that cannot be imported is an error; among doctests pytest skips it without a word."""
-    if "unable to import module" in str(report.longrepr) and report.nodeid.startswith("tests/"):
+    if "unable to import module" in str(report.longrepr) and Path(report.nodeid).name.startswith("test_"):
         raise pytest.UsageError(f"{report.nodeid} cannot be imported: {report.longrepr}")
 
 
