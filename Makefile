@@ -16,10 +16,12 @@ PROCESSES ?= $(shell if [ "$$(env -u OMP_NUM_THREADS nproc)" -ge 2 ] && ! nvidia
 QDBEV := $(if $(filter-out 1,$(PROCESSES)),$(BIN)/python scripts/in_processes.py $(PROCESSES),$(BIN)/qdbev)
 SHARE := $(if $(filter 1 2 4 8,$(PROCESSES)),$(word $(PROCESSES),8 4 . 2 . . . 1))
 SHARES := $(if $(filter-out 8,$(SHARE)),qat.batch_size=$(SHARE) distillation.schedule.batch_size=$(SHARE))
-# A demo of minutes: few scenes, few steps, few choices, a store of its own.
+# The demo trains a third of the profile's steps, on half of its scenes.
+SHORT := data.train_scenes=120 qat.steps_per_stage=[20,20,30,100]
+# QUICK, a demo of two minutes: few scenes, few steps, few choices, a store of its own.
 FEW := data.train_scenes=8 data.val_scenes=5 calibration.samples=2 evaluation.bootstrap_resamples=50 bit_plan.samples=1 \
 	bit_plan.candidates=[2,4,8] qat.steps_per_stage=1 distillation.schedule.steps=2 distillation.auto_steps=1
-DEMO := $(if $(QUICK),--store runs/quick) $(foreach word,$(SHARES) $(if $(QUICK),$(FEW)),--set $(word))
+DEMO := $(if $(QUICK),--store runs/quick) $(foreach word,$(SHARES) $(if $(QUICK),$(FEW),$(SHORT)),--set $(word))
 # Each test process computes on one thread; pytest-xdist starts one process per core, four at most.
 PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -q \
 	--numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
