@@ -36,6 +36,14 @@ def test_the_processes_of_the_demo_share_out_the_batch(processes: int, batch: in
     assert [[word for word in words if "batch_size" in word] for words in compressing] == [sizes, sizes]
 
 
+@pytest.mark.parametrize(("quick", "scenes"), [("", 120), ("1", 8)])
+def test_the_demo_and_its_report_speak_of_the_same_run(quick: str, scenes: int) -> None:
+    lines = [line for line in made("demo", "--dry-run", f"QUICK={quick}").stdout.splitlines() if "--set" in line]
+    settings = [[word for word in line.split() if "=" in word] for line in lines]
+    assert len(lines) == 3 and settings[0] == settings[1] == settings[2]
+    assert f"data.train_scenes={scenes}" in settings[0]
+
+
 def test_a_batch_that_cannot_be_shared_out_is_refused() -> None:
     refused = made("shares", "PROCESSES=3")
     assert refused.returncode == 2

@@ -2,8 +2,8 @@
 
 mmcv's kernels, on CPU and GPU, read their inputs as if channels were the outermost in memory, whatever the strides say:
 in channels-last format, in which the rest of the backbone runs, their result is wrong without a warning (mmcv 2.1.0).
-On a CPU the same is computed by torch's sampling and one product, forward in a half to a quarter of the time of mmcv's
-kernel, backward in a seventh or less.
+On a CPU the same is computed by torch's sampling and one product, which takes about half the time of mmcv's kernel or
+less, and a seventh or less backward.
 
 Shapes: B samples, G groups of offsets, g groups of weights, C channels, K taps of the kernel, H W of a map.
 """
