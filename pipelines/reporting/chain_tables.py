@@ -13,7 +13,7 @@ from pipelines.reporting.runs import Intervals, nds_bounds
 from pipelines.store.artifacts import Artifact, Store
 from pipelines.store.locations import SYNTHETIC
 from profiles import Profile
-from profiles.sections.evaluation import FEWEST_SCENES
+from profiles.sections.evaluation import FEWEST_SCENES, TELLING_SCENES
 from profiles.sections.schedule import PARTS
 from qdbev.reporting.tables.costs import bops_table, size_table
 from qdbev.reporting.tables.results import accuracy_table, comparison_table, sensitivity_table
@@ -94,6 +94,12 @@ def _scored_on(scored: Sequence[Link]) -> Iterator[str]:
         yield f"Scored on {told}, {' to '.join(dict.fromkeys([days[0], days[-1]]))}."
     if few:
         yield f"No intervals: {counted_scenes(min(few))}, and {FEWEST_SCENES} are the fewest that give one."
+    yield from few_scenes(min(map(_scenes, scored), default=TELLING_SCENES))
+
+
+def few_scenes(count: int) -> list[str]:
+    """A sentence where so many scenes show how it works and no more."""
+    return [f"Scores of {counted_scenes(count)} show that it runs, not how well."] if count < TELLING_SCENES else []
 
 
 def counted_scenes(count: int) -> str:

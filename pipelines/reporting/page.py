@@ -8,7 +8,7 @@ from typing import Any
 
 from pipelines.lineage.chain import Link
 from pipelines.lineage.kinds import DETECTIONS_PICTURE
-from pipelines.reporting.chain_tables import counted_scenes, data_of, is_drawn
+from pipelines.reporting.chain_tables import counted_scenes, data_of, few_scenes, is_drawn
 from pipelines.reporting.runs import Run
 from pipelines.reporting.training_curve import curve_svg
 from pipelines.store.artifacts import Artifact
@@ -52,10 +52,9 @@ def _subtitle(run: Run) -> str:
     sentences = []
     if evaluation is not None:
         data, day = evaluation.manifest.data, evaluation.manifest.record.created[:10]
-        scenes = counted_scenes(int(str(data["scenes"])))
-        sentences.append(
-            f"{counted(int(str(data['samples'])), 'sample')} of {scenes}, {data_of(evaluation)}, scored on {day}."
-        )
+        scenes = int(str(data["scenes"]))
+        told = f"{counted(int(str(data['samples'])), 'sample')} of {counted_scenes(scenes)}"
+        sentences += [f"{told}, {data_of(evaluation)}, scored on {day}.", *few_scenes(scenes)]
     if run.remark:
         sentences.append(f"{run.remark[0].upper()}{run.remark[1:]}.")
     return " ".join(sentences)

@@ -11,6 +11,9 @@ from profiles.document import Document
 FEWEST_SCENES = 5
 """Of fewer scenes no interval is made: drawn again from themselves they say little of others."""
 
+TELLING_SCENES = 20
+"""Scores of fewer are called a trial by the report."""
+
 
 class EvaluationProfile(Document):
     """Streaming evaluation by nuscenes-devkit: scenes in order, history carried from frame to frame."""

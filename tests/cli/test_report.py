@@ -22,6 +22,7 @@ import profiles
 from pipelines.lineage.chain import link_name
 from pipelines.lineage.keys import compression_key
 from pipelines.lineage.stated import stated_data, stated_weights
+from pipelines.reporting.chain_tables import few_scenes
 from pipelines.store.artifacts import Artifact, Store
 from qdbev.reporting.charts import curve
 from qdbev_cli.app import app
@@ -215,7 +216,14 @@ def test_scores_say_on_what_they_stand(store: Store) -> None:
 
 
 def test_few_scenes_give_no_interval_and_the_report_says_so(store: Store) -> None:
-    assert "No intervals: 2 scenes, and 5 are the fewest that give one." in report(store).stdout
+    text = report(store).stdout
+    assert "No intervals: 2 scenes, and 5 are the fewest that give one." in text
+    assert "Scores of 2 scenes show that it runs, not how well." in text
+
+
+@pytest.mark.parametrize(("scenes", "sentences"), [(1, 1), (19, 1), (20, 0)])
+def test_twenty_scenes_are_more_than_a_trial(scenes: int, sentences: int) -> None:
+    assert len(few_scenes(scenes)) == sentences
 
 
 def test_runs_that_were_scored_on_other_data_are_counted_and_not_shown_beside(store: Store) -> None:
@@ -260,6 +268,7 @@ def test_the_page_says_data_day_command_and_what_is_kept_of_float(
     page = path.read_text(encoding="utf-8")
     top = page[: page.index("<section")]
     assert "4 samples of 2 scenes, split val of synthetic scenes, scored on 20" in top
+    assert "Scores of 2 scenes show that it runs, not how well." in top
     assert "<span>NDS of float</span><b>77.5 %</b>" in top  # 0.31 / 0.4
     assert "<span>best run</span><b>99.5 %</b><span>QAT 4/4, W4A6, seed=2</span>" in top
     assert "<dt>command</dt><dd>qdbev compress --seed 1" in page

@@ -37,3 +37,11 @@ def test_the_ego_starts_in_its_lane(number: int) -> None:
     layout = draw_layout(generator("roads", number), duration_s=3.5)
     gap = np.linalg.norm(layout.ego_path.at(0.0)[:2] - layout.roads[0].lane(layout.ego_lane).at(0.0)[:2])
     assert gap < 1.0
+
+
+@pytest.mark.parametrize("seed", [17, 18, 19, 41, 50, 53])
+def test_a_turn_joins_its_lanes_without_a_gap(seed: int) -> None:
+    layout = draw_layout(np.random.default_rng(seed), duration_s=4.0)
+    assert layout.turning
+    steps = np.linalg.norm(np.diff(layout.ego_path.points, axis=0), axis=1)
+    assert steps.max() < 2.0 + 1e-9  # the crossing road's own
