@@ -43,19 +43,41 @@ class Detector(nn.Module, detectors.Detector):
 
 
 @dataclass(frozen=True)
+class Augmentation:
+    """What decides how the samples of a training are drawn and changed."""
+
+    data: DataProfile
+    schedule: Optimisation
+
+    @property
+    def of_images(self) -> dict[str, Any]:
+        """The changes of images, as data sets of camera frames take them."""
+        return {
+            "photometric": self.schedule.photometric,
+            "grid_mask_probability": self.schedule.grid_mask_probability,
+        }
+
+
+def _classes(_: ModelProfile, rig: RigProfile) -> tuple[str, ...]:
+    return rig.class_names
+
+
+def _cameras_alone(_: ModelProfile) -> dict[str, bool]:
+    return {"use_camera": True, "use_lidar": False}
+
+
+@dataclass(frozen=True)
 class Kind:
     """What a kind of detector is built from and what it sees: functions of its section of the profile."""
 
     build: Callable[..., detectors.Detector]
     """The detector of a ``rig``, from its section; ``auxiliary`` adds the dense heads that only float training uses."""
-    classes: Callable[[Any, RigProfile], tuple[str, ...]]
+    frames: Callable[..., Frames]
+    """Samples under a ``root``: by a ``training``'s augmentation, or single frames in order where it is None."""
+    classes: Callable[[Any, RigProfile], tuple[str, ...]] = _classes
     """The classes of a rig in the order of its scores."""
-    sensors: Callable[[Any], dict[str, bool]]
+    sensors: Callable[[Any], dict[str, bool]] = _cameras_alone
     """Whether it uses cameras and LiDAR, as a submission states it: ``use_camera``, ``use_lidar``."""
-    training_frames: Callable[..., Frames]
-    """Samples under a ``root`` with the augmentation of a training; ``data`` and ``schedule`` say more."""
-    ordered_frames: Callable[..., Frames]
-    """Samples under a ``root``, single frames without augmentation."""
 
 
 def kind_of(model: ModelProfile) -> Kind:
@@ -130,75 +152,16 @@ def _bevformer(model: BEVFormerProfile, *, rig: RigProfile, auxiliary: bool) -> 
     return build_bevformer(**model.arguments(), **_counts(rig), auxiliary=auxiliary)
 
 
-def _counts(rig: RigProfile) -> dict[str, Any]:
-    return {"cameras": len(rig.cameras), "classes": len(rig.classes)}
-
-
 def _detr3d(model: DETR3DProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
     return build_detr3d(**model.arguments(), **_counts(rig), auxiliary=auxiliary)
 
 
-def _queues(
-    samples: Sequence[Sample], *, root: Path, model: BEVFormerProfile, data: DataProfile, schedule: Optimisation
-) -> Frames:
-    return TemporalDataset(
-        samples,
-        root=root,
-        train=True,
-        queue_length=data.queue_length,
-        drop_one=data.drop_one_frame,
-        photometric=schedule.photometric,
-        grid_mask_probability=schedule.grid_mask_probability,
-        point_cloud_range=model.bev.range_m,
-        **dict(model.image),
-    )
-
-
-def _single_frames(samples: Sequence[Sample], *, root: Path, model: BEVFormerProfile) -> Frames:
-    return TemporalDataset(samples, root=root, train=False, point_cloud_range=model.bev.range_m, **dict(model.image))
-
-
-def _augmented_frames(
-    samples: Sequence[Sample], *, root: Path, model: DETR3DProfile, data: DataProfile, schedule: Optimisation
-) -> Frames:
-    return TemporalDataset(
-        samples,
-        root=root,
-        train=True,
-        photometric=schedule.photometric,
-        grid_mask_probability=schedule.grid_mask_probability,
-        point_cloud_range=model.decoder.range_m,
-        **dict(model.image),
-    )
-
-
-def _frames(samples: Sequence[Sample], *, root: Path, model: DETR3DProfile) -> Frames:
-    return TemporalDataset(
-        samples, root=root, train=False, point_cloud_range=model.decoder.range_m, **dict(model.image)
-    )
+def _counts(rig: RigProfile) -> dict[str, Any]:
+    return {"cameras": len(rig.cameras), "classes": len(rig.classes)}
 
 
 def _petr(model: PETRProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
     return build_petr(**model.arguments(), classes=len(rig.classes), auxiliary=auxiliary)
-
-
-def _moved_frames(
-    samples: Sequence[Sample], *, root: Path, model: PETRProfile, data: DataProfile, schedule: Optimisation
-) -> Frames:
-    return CroppedDataset(
-        samples,
-        root=root,
-        train=True,
-        photometric=schedule.photometric,
-        grid_mask_probability=schedule.grid_mask_probability,
-        point_cloud_range=model.decoder.range_m,
-        **dict(model.augmentation),
-        **dict(model.image),
-    )
-
-
-def _cropped_frames(samples: Sequence[Sample], *, root: Path, model: PETRProfile) -> Frames:
-    return CroppedDataset(samples, root=root, train=False, point_cloud_range=model.decoder.range_m, **dict(model.image))
 
 
 def _bevdet(model: BEVDetProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
@@ -209,30 +172,55 @@ def _bevdepth(model: BEVDepthProfile, *, rig: RigProfile, auxiliary: bool) -> de
     return build_bevdepth(**model.arguments(), tasks=rig.tasks, auxiliary=auxiliary)
 
 
-def _lifted_queues(
+def _queues(samples: Sequence[Sample], *, root: Path, model: BEVFormerProfile, training: Augmentation | None) -> Frames:
+    past = {"queue_length": training.data.queue_length, "drop_one": training.data.drop_one_frame} if training else {}
+    return _whole(samples, root=root, model=model, training=training, range_m=model.bev.range_m, **past)
+
+
+def _frames(samples: Sequence[Sample], *, root: Path, model: DETR3DProfile, training: Augmentation | None) -> Frames:
+    return _whole(samples, root=root, model=model, training=training, range_m=model.decoder.range_m)
+
+
+def _whole(
+    samples: Sequence[Sample],
+    *,
+    root: Path,
+    model: BEVFormerProfile | DETR3DProfile,
+    training: Augmentation | None,
+    range_m: Sequence[float],
+    **past: Any,
+) -> Frames:
+    """Whole images of all cameras."""
+    changes = training.of_images if training else {}
+    of_images = {**changes, **dict(model.image)}
+    return TemporalDataset(samples, root=root, train=bool(training), point_cloud_range=range_m, **past, **of_images)
+
+
+def _cropped(samples: Sequence[Sample], *, root: Path, model: PETRProfile, training: Augmentation | None) -> Frames:
+    changes = {**dict(model.augmentation), **training.of_images} if training else {}
+    of_images = {**changes, **dict(model.image)}
+    return CroppedDataset(
+        samples, root=root, train=bool(training), point_cloud_range=model.decoder.range_m, **of_images
+    )
+
+
+def _lifted(
     samples: Sequence[Sample],
     *,
     root: Path,
     model: BEVDetProfile | BEVDepthProfile,
-    data: DataProfile,
-    schedule: Optimisation,
+    training: Augmentation | None,
 ) -> Frames:
     """Without augmentation, whatever the schedule says; with depths of the LiDAR where these are learned from."""
-    depths = isinstance(model, BEVDepthProfile) and model.depth.weight > 0
+    past: dict[str, Any] = {}
+    if training:
+        past["frames_back"] = model.frames_back if training.data.queue_length > 1 else 0
+        past["draw_past"] = training.data.drop_one_frame
+        depths = isinstance(model, BEVDepthProfile) and model.depth.weight > 0
+        past["depth_stride"] = _DEPTH_STRIDE if depths else None
     return LiftDataset(
-        samples,
-        root=root,
-        train=True,
-        frames_back=model.frames_back if data.queue_length > 1 else 0,
-        draw_past=data.drop_one_frame,
-        depth_stride=_DEPTH_STRIDE if depths else None,
-        point_cloud_range=model.lift.range_m,
-        **dict(model.image),
+        samples, root=root, train=bool(training), point_cloud_range=model.lift.range_m, **past, **dict(model.image)
     )
-
-
-def _lifted_frames(samples: Sequence[Sample], *, root: Path, model: BEVDetProfile | BEVDepthProfile) -> Frames:
-    return LiftDataset(samples, root=root, train=False, point_cloud_range=model.lift.range_m, **dict(model.image))
 
 
 def _configured(model: ConfiguredProfile, *, rig: RigProfile, auxiliary: bool) -> detectors.Detector:
@@ -259,66 +247,26 @@ def _class_order(model: ConfiguredProfile) -> tuple[int, ...]:
     return tuple(class_order(dataset_section(_config(model), name="test")))
 
 
-def _training_frames_of_config(
-    samples: Sequence[Sample], *, root: Path, model: ConfiguredProfile, data: DataProfile, schedule: Optimisation
-) -> Frames:
+def _frames_of_config(
+    samples: Sequence[Sample], *, root: Path, model: ConfiguredProfile, training: Augmentation | None
+) -> ConfiguredDataset:
     """The config has an augmentation of its own, on single frames."""
-    section = dataset_section(_config(model), name="train")
-    return ConfiguredDataset(samples, root=root, section=section, train=True)
-
-
-def _frames_of_config(samples: Sequence[Sample], *, root: Path, model: ConfiguredProfile) -> ConfiguredDataset:
-    section = dataset_section(_config(model), name="test")
-    return ConfiguredDataset(samples, root=root, section=section, train=False)
-
-
-def _classes(_: ModelProfile, rig: RigProfile) -> tuple[str, ...]:
-    return rig.class_names
+    section = dataset_section(_config(model), name="train" if training else "test")
+    return ConfiguredDataset(samples, root=root, section=section, train=bool(training))
 
 
 _DEPTH_STRIDE = 16  # of BEVDepth's image features
 _KINDS = {
-    "bevdepth": Kind(
-        build=_bevdepth,
-        classes=_classes,
-        sensors=lambda model: {"use_camera": True, "use_lidar": False},
-        training_frames=_lifted_queues,
-        ordered_frames=_lifted_frames,
-    ),
-    "bevdet": Kind(
-        build=_bevdet,
-        classes=_classes,
-        sensors=lambda model: {"use_camera": True, "use_lidar": False},
-        training_frames=_lifted_queues,
-        ordered_frames=_lifted_frames,
-    ),
-    "bevformer": Kind(
-        build=_bevformer,
-        classes=_classes,
-        sensors=lambda model: {"use_camera": True, "use_lidar": False},
-        training_frames=_queues,
-        ordered_frames=_single_frames,
-    ),
-    "detr3d": Kind(
-        build=_detr3d,
-        classes=_classes,
-        sensors=lambda model: {"use_camera": True, "use_lidar": False},
-        training_frames=_augmented_frames,
-        ordered_frames=_frames,
-    ),
-    "petr": Kind(
-        build=_petr,
-        classes=_classes,
-        sensors=lambda model: {"use_camera": True, "use_lidar": False},
-        training_frames=_moved_frames,
-        ordered_frames=_cropped_frames,
-    ),
+    "bevdepth": Kind(_bevdepth, _lifted),
+    "bevdet": Kind(_bevdet, _lifted),
+    "bevformer": Kind(_bevformer, _queues),
+    "detr3d": Kind(_detr3d, _frames),
+    "petr": Kind(_petr, _cropped),
     "mmdet3d": Kind(
-        build=_configured,
+        _configured,
+        _frames_of_config,
         classes=lambda model, rig: tuple(rig.class_names[index] for index in _class_order(model)),
-        sensors=lambda model: _frames_of_config([], root=Path(), model=model).modality,
-        training_frames=_training_frames_of_config,
-        ordered_frames=_frames_of_config,
+        sensors=lambda model: _frames_of_config([], root=Path(), model=model, training=None).modality,
     ),
 }
 """A row for each kind of detector, under the name that profiles give it."""

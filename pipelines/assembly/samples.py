@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pipelines.assembly.detector import kind_of
+from pipelines.assembly.detector import Augmentation, kind_of
 from pipelines.assembly.scene import vehicle_of
 from pipelines.store import processes
 from pipelines.store.integrity import reading_data
@@ -254,7 +254,7 @@ def streaming_dataset(split: Split, *, model: ModelProfile) -> Frames:
 def training_dataset(split: Split, *, model: ModelProfile, data: DataProfile, schedule: Optimisation) -> Frames:
     """What the detector trains on, with its augmentation: queues of frames by the schedule, or a config's own."""
     samples = [*split.samples, *(sample for further in split.further for sample in _anywhere(further))]
-    return kind_of(model).training_frames(samples, root=split.root, model=model, data=data, schedule=schedule)
+    return kind_of(model).frames(samples, root=split.root, model=model, training=Augmentation(data, schedule))
 
 
 def _anywhere(split: Split) -> Iterator[Sample]:
@@ -268,7 +268,7 @@ def _anywhere(split: Split) -> Iterator[Sample]:
 
 def ordered_dataset(split: Split, *, model: ModelProfile, samples: Sequence[Sample]) -> Frames:
     """The same for chosen samples of a split, such as those that calibrate."""
-    return kind_of(model).ordered_frames(samples, root=split.root, model=model)
+    return kind_of(model).frames(samples, root=split.root, model=model, training=None)
 
 
 def sensors(model: ModelProfile) -> dict[str, bool]:
