@@ -37,7 +37,13 @@ def words(command: str, *, store: Path, model: str) -> list[str]:
     """The command with settings that make it quick."""
     settings = [word for setting in QUICK for word in ("--set", setting)]
     stages = ["--device", "cpu", *(["--stages", "1"] if command == "compress" else [])]
-    return [sys.executable, "-m", "qdbev_cli", command, "--model", model, "--store", str(store), *settings, *stages]
+    return [command, "--model", model, "--store", str(store), *settings, *stages]
+
+
+def started(words: list[str]) -> subprocess.Popen[bytes]:
+    """``qdbev`` with these words, at work."""
+    command = [sys.executable, "-m", "qdbev_cli", *words]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def try_pair(command: str, *, store: Path, model: str, lag_s: float) -> tuple[bool, str]:
@@ -46,9 +52,7 @@ def try_pair(command: str, *, store: Path, model: str, lag_s: float) -> tuple[bo
     pair = []
     for wait in (0.0, lag_s):
         time.sleep(wait)
-        pair.append(
-            subprocess.Popen(words(command, store=store, model=model), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        )
+        pair.append(started(words(command, store=store, model=model)))
     printed = [process.communicate() for process in pair]
     codes = [process.returncode for process in pair]
     last = [out.decode().strip().rpartition("\n")[2] for out, _ in printed]

@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 _SERVER = multiprocessing.get_context("forkserver")
-_IMPORTED = ("cv2", "qdbev_cli.app", "pipelines.scoring.evaluation", "pipelines.training.distillation")
+_IMPORTED = (
+    *("cv2", "qdbev_cli.app", "pipelines.scoring.evaluation", "pipelines.training.distillation"),
+    # what commands import once they run: kernels that numba compiles, and what torch and accelerate put off
+    *("qdbev.ops.deformable_attention_cpu", "qdbev.quantization.grid.cpu", "torch._dynamo", "torch.utils.tensorboard"),
+)
 
 
 def start(words: list[str], *, output: Path | None = None, **environment: object) -> BaseProcess:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from typer.testing import CliRunner
 from pipelines.store import processes
 from pipelines.store.artifacts import Store, UnusableInput
 from qdbev_cli.app import app
-from tests.apart import exit_code, start_two
+from tests.apart import exit_code, start_two, two
 
 SETTINGS = (
     "data.train_scenes=3",
@@ -120,10 +121,21 @@ def test_evaluation_shared_out_scene_by_scene_is_the_same(tiny_synthetic: Path, 
     settings = [f"data.source={tiny_synthetic}", "data.val_scenes=2", "evaluation.max_boxes=50"]
     alone, shared_out = (
         _scores(run("evaluate", store=tmp_path / name, settings=settings))
-        for name, run in (("one", _run), ("two", _run_under_torchrun))
+        for name, run in (("one", _run), ("two", partial(_run_two, device="auto")))
     )
     assert alone["NDS"] > 0
     assert shared_out == pytest.approx(alone, abs=1e-6, nan_ok=True)
+
+
+def test_the_launcher_that_users_have_states_what_the_processes_here_are_told() -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    told = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    stated = " ".join(f"${name}" for name in told)
+    done = subprocess.run([*launcher, "bash", "-c", f"echo {stated}"], capture_output=True, text=True, check=True)
+    by_torchrun = sorted(line.split() for line in done.stdout.splitlines())
+    by_us = two(lambda **environment: [str(environment[name]) for name in told])
+    assert [line[:3] for line in by_torchrun] == [line[:3] for line in by_us]
+    assert all(len(line) == len(told) and line[4].isdigit() for line in by_torchrun)
 
 
 def _scores(document: dict[str, Any]) -> dict[str, float]:
@@ -143,23 +155,14 @@ def _run(command: str, *, store: Path, settings: list[str], model: str = "nano")
     return document
 
 
-def _run_two(command: str, *, store: Path, settings: list[str], model: str = "nano") -> dict[str, Any]:
+def _run_two(
+    command: str, *, store: Path, settings: list[str], model: str = "nano", device: str = "cpu"
+) -> dict[str, Any]:
     """What it prints in two processes, which is one document."""
     output = store.with_suffix(".json")
-    pair = start_two(_words(command, store=store, settings=settings, model=model), output=output)
+    pair = start_two(_words(command, store=store, settings=settings, model=model, device=device), output=output)
     assert [exit_code(one) for one in pair] == [0, 0], output.with_suffix(".errors").read_text()[-3000:]
     document: dict[str, Any] = json.loads(output.read_text())
-    return document
-
-
-def _run_under_torchrun(command: str, *, store: Path, settings: list[str]) -> dict[str, Any]:
-    """The same, with the launcher that users have."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    blind = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    words = [*launcher, "-m", "qdbev_cli", *_words(command, store=store, settings=settings, device="auto")]
-    made = subprocess.run(words, capture_output=True, text=True, timeout=900, env=blind, check=False)
-    assert made.returncode == 0, made.stderr[-3000:]
-    document: dict[str, Any] = json.loads(made.stdout)
     return document
 
 
