@@ -275,7 +275,9 @@ def test_stopped_at_any_step_it_ends_the_same(
 
 
 @pytest.mark.slow
-def test_two_processes_killed_between_delay_and_stop_end_the_same(tiny_synthetic: Path, tmp_path: Path) -> None:
+def test_two_processes_killed_between_delay_and_stop_end_the_same(
+    tiny_synthetic: Path, mite: str, tmp_path: Path
+) -> None:
     words = [
         "qat.steps_per_stage=[4,0,0,0]",
         "qat.quantizer_delay=1",
@@ -284,13 +286,13 @@ def test_two_processes_killed_between_delay_and_stop_end_the_same(tiny_synthetic
     ]
     settings = [f"data.source={tiny_synthetic}", *QUICK, *PACT, *words, "qat.evaluate_each_stage=false"]
     options = [word for setting in settings for word in ("--set", setting)]
-    command = ["qat-progressive", "--stages", "1", "--device", "cpu", *options, "--store"]
+    command = ["qat-progressive", "--model", mite, "--stages", "1", "--device", "cpu", *options, "--store"]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert [exit_code(one) for one in start_two([*command, str(whole)])] == [0, 0]
     pair = start_two([*command, str(broken)])
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and not list(broken.glob(".scratch/*/state-0000000[12]-*")):
-        time.sleep(0.02)
+        time.sleep(0.005)
     for one in pair:
         one.kill()
     assert [exit_code(one) for one in pair] == [-signal.SIGKILL] * 2, "it was over before it was killed"
