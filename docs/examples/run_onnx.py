@@ -41,7 +41,7 @@ def main(model, frames):
     if "lidar2img" in recorded:
         recorded["img2lidar"] = np.linalg.inv(recorded["lidar2img"].astype(np.float64)).astype(np.float32)
     shapes = {port.name: port.shape for port in session.get_inputs()}
-    kept = [name for name in shapes if name.removeprefix("has_") in carried.values()]
+    kept = [name for name in shapes if name.startswith("has_") or name in carried.values()]
     memory = {name: np.zeros(shapes[name], np.float32) for name in kept}
     for index in range(len(recorded["image"])):
         feeds = {name: recorded[name][index : index + 1] for name in shapes if name not in kept}

@@ -26,7 +26,7 @@ from pipelines.store.sealing import explained_writing
 from profiles import Profile
 from profiles.wording import counted
 from qdbev.data.queues.batches import streaming_batches
-from qdbev.detectors.frame_graph import FrameGraph, Tensors
+from qdbev.detectors.frame_graph import Frame, FrameGraph, Tensors
 from qdbev.export.onnx.gate.check import GateReport, check
 from qdbev.export.onnx.lowering import Lowered
 from qdbev.export.onnx.metadata import describe_ports, write_metadata
@@ -173,11 +173,14 @@ def first_frames(frame: FrameGraph, *, split: Split, profile: Profile) -> list[T
     few = Split(first.root, first.version, first.samples[:GATE_FRAMES], "", rig=first.rig)
     batches = fetched(streaming_batches(streaming_dataset(few, model=profile.model), streams=1, workers=0))
     device = frame.inputs["image"].device
-    return [
-        frame.feeds(inputs_on(batch, device=device), sample, place=place)
-        for batch in batches
-        for place, sample in enumerate(batch["data_samples"])
-    ]
+    sequence: list[Tensors] = []
+    before: list[Frame] = []
+    for batch in batches:
+        inputs = inputs_on(batch, device=device)
+        for place, sample in enumerate(batch["data_samples"]):
+            sequence.append(frame.feeds(inputs, sample, place=place, before=before))
+            before = frame.seen(before, sample.metainfo["frames"][-1])
+    return sequence
 
 
 def _metadata(

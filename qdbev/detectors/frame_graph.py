@@ -6,7 +6,7 @@ What a detector remembers goes in as an input and comes out as an output; the ca
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 Tensors = dict[str, Tensor]
+Frame = Mapping[str, Any]
+"""What the data room says of one time step: token, scene, cameras, poses."""
 
 
 class FrameGraph(nn.Module):
@@ -26,6 +28,7 @@ class FrameGraph(nn.Module):
         carried: Output -> the input that it is at the next frame of the same scene.
         meanings: Name of an input or output -> what it is, in a line.
         detector: What it runs.
+        frames_back: How many frames before the current one of a scene ``feeds`` looks at.
     """
 
     detector: Any
@@ -33,20 +36,28 @@ class FrameGraph(nn.Module):
     outputs: tuple[str, ...]
     carried: Mapping[str, str]
     meanings: Mapping[str, str]
+    frames_back: int = 0
 
     def run(self, feeds: Mapping[str, Tensor]) -> Tensors:
         """The outputs by name, computed by torch."""
         with torch.no_grad():
             return dict(zip(self.outputs, self(*(feeds[name] for name in self.inputs)), strict=True))
 
+    def seen(self, before: Sequence[Frame], frame: Frame) -> list[Frame]:
+        """The frames before the next one that ``feeds`` looks at, given those before this one."""
+        return [*before, frame][-self.frames_back :] if self.frames_back else []
+
     @abstractmethod
-    def feeds(self, inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int) -> Tensors:
+    def feeds(
+        self, inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int, before: Sequence[Frame] = ()
+    ) -> Tensors:
         """What goes in for one sample of a batch, without what is carried.
 
         Args:
             inputs: The batch, as the detector takes it.
             sample: The data sample.
             place: Which of the batch it is.
+            before: The frames right before in the scene, oldest first, as ``seen`` gives them.
 
         Raises:
             ValueError: Images of another size than the graph's.
@@ -61,5 +72,5 @@ class FrameGraph(nn.Module):
         """The carried inputs of the next frame."""
 
     @abstractmethod
-    def detections(self, outputs: Mapping[str, Tensor], *, token: str) -> list[tuple[str, InstanceData]]:
-        """Token and boxes of what came out."""
+    def detections(self, outputs: Mapping[str, Tensor], *, frame: Frame) -> list[tuple[str, InstanceData]]:
+        """Token and boxes of what came out for a frame."""

@@ -59,7 +59,9 @@ def pool_frustum(depth_EDP: Tensor, context_EPC: Tensor, *, cells_EDP: Tensor, c
 
 
 def _form(context: Tensor) -> Form:
-    """What computes it on this device."""
+    """What computes it on this device, and what an exporter can write."""
+    if torch.onnx.is_in_onnx_export():
+        return graph_form
     if context.is_cpu and has_cpu_kernel():
         return cpu_form
     if context.is_cuda and has_triton():
@@ -87,6 +89,21 @@ def torch_form(depth: Tensor, context: Tensor, cells_EDP: Tensor, cells: int) ->
     """Torch operations, depth after depth; any device."""
     out: Tensor = _DepthByDepth.apply(depth, context, cells_EDP, cells)
     return out
+
+
+def graph_form(depth: Tensor, context: Tensor, cells_EDP: Tensor, cells: int) -> Tensor:
+    """Torch operations that a graph can hold, some depths at a time: no more points at once than there are cells.
+
+    Whoever writes the graph has to add what falls into one cell twice; torch's own symbol of ``index_add`` does not.
+    """
+    out = context.new_zeros(cells + 1, context.shape[-1])
+    images, depths, pixels = depth.shape
+    index_EDP, at_once = _or_last(cells_EDP, cells=cells), max(1, (cells + 1) // (images * pixels))
+    for first in range(0, depths, at_once):
+        places = slice(first, first + at_once)
+        products_EDPC = depth[:, places, :, None] * context[:, None]
+        out = out.index_add(0, index_EDP[:, places].flatten(), products_EDPC.flatten(0, 2))
+    return out[:cells]
 
 
 def direct_form(depth: Tensor, context: Tensor, cells_EDP: Tensor, cells: int) -> Tensor:

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qdbev.ops.deformable_attention import has_cpu_kernel
-from qdbev.ops.frustum_pooling import cpu_form, direct_form, pool_frustum, torch_form, triton_form
+from qdbev.ops.frustum_pooling import cpu_form, direct_form, graph_form, pool_frustum, torch_form, triton_form
 
 FORMS = [
     pytest.param(cpu_form, marks=pytest.mark.skipif(not has_cpu_kernel(), reason="numba is not installed")),
     torch_form,
+    graph_form,
 ]
 
 

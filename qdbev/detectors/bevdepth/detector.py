@@ -13,96 +13,36 @@ from typing import Any
 import torch
 from mmdet3d.registry import MODELS
 from mmdet3d.structures import Det3DDataSample
-from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from qdbev.detectors.bevdepth.depth_loss import depth_bins, depth_loss
-from qdbev.detectors.bevdepth.ground_head import GroundHead
-from qdbev.detectors.bevdepth.image_lift import ImageLift, camera_numbers
+from qdbev.detectors.bevdepth.frame_graph import BEVDepthGraph
 from qdbev.detectors.bevdepth.moving import moved_boxes
-from qdbev.detectors.centre import LENGTH_FIRST, TASKS, Circle, Decoding, task_losses, task_targets
-from qdbev.detectors.lift import CameraFrames, Decoded, Encoded, LiftDetector, Lifted, Past, VoxelGrid, pooled
+from qdbev.detectors.bevdepth.network import BEVDepthNetwork
+from qdbev.detectors.centre import task_losses, task_targets
+from qdbev.detectors.detector import Scene
+from qdbev.detectors.lift import Decoded, Encoded
 
 LEAST_OBJECTS = 1e-4  # that the errors of boxes are divided by
-CIRCLES = (4.0, 12.0, 10.0, 1.0, 0.85, 0.175)
-"""Squared distances of each of nuScenes' tasks."""
-PLAIN_CIRCLE = 1.0
-"""That of each task where classes are other."""
 
 
 @MODELS.register_module()
-class BEVDepth(LiftDetector):
+class BEVDepth(BEVDepthNetwork):
     """The detector. Build it with ``build_bevdepth``."""
 
     def __init__(
         self,
-        backbone: dict[str, Any],
-        head: dict[str, Any],
-        *,
-        grid: VoxelGrid,
-        image_px: tuple[int, int],
+        *parts: dict[str, Any],
         depth_bounds_m: tuple[float, float, float],
-        frames_back: int,
         code_weights: Sequence[float],
         depth_weight: float,
-        tasks: Sequence[Sequence[int]] = TASKS,
-        data_preprocessor: dict[str, Any] | None = None,
-        init_cfg: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
-        """Builds the parts: arguments of ``ImageLift`` and ``GroundHead``; the others stand in ``build_bevdepth``."""
-        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
-        self.grid, self.image_px, self.frames_back = grid, image_px, frames_back
-        self.code_weights, self.depth_weight = tuple(code_weights), depth_weight
+        """Builds the parts; the arguments are explained in ``build_bevdepth``."""
+        super().__init__(*parts, **options)
         self.depth_bounds_m = depth_bounds_m
-        self.tasks = tuple(map(tuple, tasks))
-        circles = CIRCLES if self.tasks == TASKS else (PLAIN_CIRCLE,) * len(self.tasks)
-        self.order, self.decoding = LENGTH_FIRST, Decoding(tuple(Circle(squared) for squared in circles))
-        self.backbone = ImageLift(**backbone, grid=grid, image_px=image_px)
-        self.head = GroundHead(**head, tasks=self.tasks)
+        self.code_weights, self.depth_weight = tuple(code_weights), depth_weight
         self.history = self.new_history(scenes=16)
-
-    def backbone_features(self, img_BNCHW: Tensor) -> tuple[Tensor, ...]:
-        """Backbone maps of all images, each (E, C, H, W)."""
-        images = img_BNCHW.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        return tuple(self.backbone.img_backbone(images))
-
-    def neck_features(self, backbone_maps: Sequence[Tensor]) -> Tensor:
-        """The neck's map (E, C, H, W)."""
-        out: Tensor = self.backbone.img_neck(tuple(backbone_maps))
-        return out
-
-    def lift(self, image_ECHW: Tensor, *, frames: CameraFrames) -> Lifted:
-        """Depths and features of every pixel; past images too are told the CURRENT cameras, as in the official code."""
-        return self.backbone.lift(image_ECHW, camera_E27=camera_numbers(frames, sensor2ego_BN44=_sensor2ego(frames)))
-
-    def encode(self, lifted: Lifted, *, frames: CameraFrames, past: Past | None) -> Encoded:
-        """Features of the ground."""
-        cells_BNDP = self.backbone.cells(frames, sensor2ego_BN44=_sensor2ego(frames))
-        bev_BCHW = pooled(lifted, cells_BNDP=cells_BNDP, grid=self.grid)
-        if past is not None:
-            bev_BCHW = torch.cat([bev_BCHW, self._past_map(past, frames=frames)], 1)
-        lidar2grid = frames.bev_B44 @ frames.lidar2ego_B44
-        return Encoded(self.head.ground(bev_BCHW), cells_BNDP, lifted, lidar2grid_B44=lidar2grid)
-
-    @torch.no_grad()
-    def _past_map(self, past: Past, *, frames: CameraFrames) -> Tensor:
-        """The past frame laid down where its cameras were, as the current vehicle sees it; nothing is warped."""
-        global2ego = frames.lidar2ego_B44 @ frames.lidar2global_B44.inverse()
-        past2ego = (global2ego @ past.lidar2global_B44)[:, None] @ past.cam2lidar_BN44
-        cells_BNDP = self.backbone.cells(frames, sensor2ego_BN44=past2ego)
-        return pooled(past.lifted, cells_BNDP=cells_BNDP, grid=self.grid)
-
-    def decode(self, encoded: Encoded) -> Decoded:
-        """The maps of every task."""
-        return Decoded(self.head(encoded.bev_BCHW.float()), lidar2grid_B44=encoded.lidar2grid_B44)
-
-    def boxes(self, decoded: Decoded) -> list[InstanceData]:
-        """Boxes of every sample in the LiDAR's frame, best first."""
-        found = super().boxes(decoded)
-        assert decoded.lidar2grid_B44 is not None
-        for instances, lidar2grid_44 in zip(found, decoded.lidar2grid_B44, strict=True):
-            instances.bboxes_3d.tensor = moved_boxes(instances.bboxes_3d.tensor, pose_44=lidar2grid_44.inverse())
-        return found
 
     def head_losses(self, decoded: Decoded, *, boxes: list[Tensor], labels: list[Tensor]) -> dict[str, Tensor]:
         """Losses of every task; boxes are turned into the grid's frame."""
@@ -140,6 +80,10 @@ class BEVDepth(LiftDetector):
         bins = depth_bins(nearest.flatten(1), first_m=first, step_m=step, depths=depth.shape[1])
         return {"loss_depth": self.depth_weight * depth_loss(depth, bins_EP=bins)}
 
+    def frame_graph(self, scene: Scene) -> BEVDepthGraph:
+        """See ``Detector``."""
+        return BEVDepthGraph(self, scene)
+
     def parts(self) -> dict[str, list[str]]:
         """The paper's four parts as paths of modules, together everything."""
         return {
@@ -156,7 +100,3 @@ class BEVDepth(LiftDetector):
     def head_layers(self) -> list[nn.Module]:
         """The convolutions that maps come out of."""
         return self.head.last_layers()
-
-
-def _sensor2ego(frames: CameraFrames) -> Tensor:
-    return frames.lidar2ego_B44[:, None] @ frames.cam2lidar_BN44

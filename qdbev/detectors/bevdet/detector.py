@@ -12,8 +12,10 @@ import torch
 from mmdet3d.registry import MODELS
 from torch import Tensor, nn
 
+from qdbev.detectors.bevdet.frame_graph import BEVDetGraph
 from qdbev.detectors.bevdet.network import BEVDetNetwork
 from qdbev.detectors.centre import TASKS, WIDTH_FIRST, Circle, Decoding, Rotated, task_losses, task_targets
+from qdbev.detectors.detector import Scene
 from qdbev.detectors.lift import Decoded
 
 FEW = 1e-4  # added to the number of objects of a task before it divides
@@ -55,6 +57,10 @@ class BEVDet(BEVDetNetwork):
             named = {f"loss_{name}": value for name, value in loss.boxes.items()} | {"loss_heatmap": loss.heat}
             losses |= {f"task{number}.{name}": value for name, value in named.items()}
         return losses
+
+    def frame_graph(self, scene: Scene) -> BEVDetGraph:
+        """See ``Detector``."""
+        return BEVDetGraph(self, scene)
 
     def parts(self) -> dict[str, list[str]]:
         """The paper's four parts as paths of modules, together everything."""

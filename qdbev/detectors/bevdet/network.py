@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qdbev.detectors.bevdet.bev_encoder import BevNeck, BevStages
 from qdbev.detectors.bevdet.view_transformer import ViewTransformer
-from qdbev.detectors.bevdet.warping import warped
+from qdbev.detectors.bevdet.warping import now_to, warped
 from qdbev.detectors.centre import TASKS, CentreHead
 from qdbev.detectors.lift import CameraFrames, Decoded, Encoded, LiftDetector, Lifted, Past, VoxelGrid, gap_s, pooled
 
@@ -92,9 +92,13 @@ class BEVDetNetwork(LiftDetector):
         if past is not None:
             bev_BCHW = self.pre_process_net(bev_BCHW)[0]
             bev_BCHW = torch.cat([bev_BCHW, self._past_map(past, frames=frames, cells_BNDP=cells_BNDP)], 1)
-        stages = self.img_bev_encoder_backbone(bev_BCHW)
         gap = None if past is None else gap_s(past, frames=frames, frames_back=self.frames_back)
-        return Encoded(self.img_bev_encoder_neck(stages), cells_BNDP, lifted, gap)
+        return Encoded(self.ground(bev_BCHW), cells_BNDP, lifted, gap)
+
+    def ground(self, bev_BCHW: Tensor) -> Tensor:
+        """Features of the ground of the map, or of both maps, of what lies in every cell."""
+        out: Tensor = self.img_bev_encoder_neck(self.img_bev_encoder_backbone(bev_BCHW))
+        return out
 
     def decode(self, encoded: Encoded) -> Decoded:
         """The maps of every task."""
@@ -104,6 +108,4 @@ class BEVDetNetwork(LiftDetector):
     def _past_map(self, past: Past, *, frames: CameraFrames, cells_BNDP: Tensor) -> Tensor:
         """The past frame's map under the current vehicle; pooled into the CURRENT cells, as in the official code."""
         bev_BCHW = self.pre_process_net(pooled(past.lifted, cells_BNDP=cells_BNDP, grid=self.grid))[0]
-        now2past = past.lidar2global_B44.inverse() @ frames.lidar2global_B44
-        now2past = frames.bev_B44 @ now2past @ frames.bev_B44.inverse()
-        return warped(bev_BCHW, now2past_B44=now2past, grid=self.grid)
+        return warped(bev_BCHW, now2past_B44=now_to(past.lidar2global_B44, frames=frames), grid=self.grid)

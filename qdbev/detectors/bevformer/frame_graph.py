@@ -5,7 +5,7 @@ Shapes: N cameras, Q BEV cells, K object queries, C channels, H W of an image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from qdbev.detectors.bevformer.frames.history import History
 from qdbev.detectors.bevformer.network import BEVFormerNetwork
 from qdbev.detectors.detector import Detections, Scene
-from qdbev.detectors.frame_graph import FrameGraph, Tensors
+from qdbev.detectors.frame_graph import Frame, FrameGraph, Tensors
 from qdbev.detectors.images.batches import current_frames, images_of_sample
 from qdbev.detectors.images.frame_batch import CAN_BUS_SIZE, FrameBatch
 from qdbev.detectors.queries.decoded import Decoded, last_boxes
@@ -74,7 +74,9 @@ class BEVFormerGraph(FrameGraph):
         decoded = self.detector.pts_bbox_head.decode_last(encoded.bev_BQC)
         return decoded.logits_LBKC[-1], decoded.code_LBK10[-1], encoded.bev_BQC
 
-    def feeds(self, inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int) -> Tensors:
+    def feeds(
+        self, inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int, before: Sequence[Frame] = ()
+    ) -> Tensors:
         """See ``FrameGraph``."""
         images = images_of_sample(inputs, sample, place=place, shape=self.inputs["image"].shape)
         frames = current_frames([sample], device=images.device)
@@ -91,7 +93,8 @@ class BEVFormerGraph(FrameGraph):
         """See ``FrameGraph``."""
         return {PREVIOUS: outputs["bev"], EXISTS: torch.ones(1)}
 
-    def detections(self, outputs: Mapping[str, Tensor], *, token: str) -> Detections:
+    def detections(self, outputs: Mapping[str, Tensor], *, frame: Frame) -> Detections:
         """See ``FrameGraph``."""
         decoded = Decoded(outputs["class_logits"][None], outputs["box_codes"][None])
-        return [(token, last_boxes(decoded, max_boxes=self.max_boxes, centre_range=self.centre_range)[0])]
+        boxes = last_boxes(decoded, max_boxes=self.max_boxes, centre_range=self.centre_range)[0]
+        return [(str(frame["token"]), boxes)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from qdbev.detectors.centre.code_order import LENGTH_FIRST, WIDTH_FIRST, CodeOrder
-from qdbev.detectors.centre.decoding import Circle, Decoding, Rotated, decoded_boxes, dense_outputs
+from qdbev.detectors.centre.decoding import Circle, Decoding, Rotated, boxes_of_outputs, decoded_boxes, dense_outputs
 from qdbev.detectors.centre.grid import CentreGrid
 from qdbev.detectors.centre.head import TASKS, CentreHead, TaskMaps
 from qdbev.detectors.centre.losses import TaskLoss, task_losses
@@ -22,6 +22,7 @@ __all__ = [
     "TaskLoss",
     "TaskMaps",
     "TaskTargets",
+    "boxes_of_outputs",
     "decoded_boxes",
     "dense_outputs",
     "task_losses",

@@ -83,9 +83,9 @@ def dense_outputs(
     logits, codes = [], []
     for maps, of_task in zip(tasks, classes, strict=True):
         heat_BQC = maps.heat_BCHW.flatten(2).transpose(1, 2)
-        rows = heat_BQC.new_full((*heat_BQC.shape[:2], count), OUTSIDE_LOGIT)
-        rows[..., list(of_task)] = heat_BQC
-        logits.append(rows)
+        outside = torch.full_like(heat_BQC[..., :1], OUTSIDE_LOGIT)
+        places = [of_task.index(label) if label in of_task else len(of_task) for label in range(count)]
+        logits.append(torch.cat([heat_BQC, outside], -1)[..., places])
         codes.append(metric_code(maps, grid=grid, order=order))
     return torch.cat(logits, 1), torch.cat(codes, 1)
 
@@ -99,18 +99,33 @@ def decoded_boxes(
     decoding: Decoding,
 ) -> list[InstanceData]:
     """Boxes of every sample, best first, in the frame of the map."""
-    samples: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in range(len(tasks[0].heat_BCHW))]
-    for maps, of_task, suppression in zip(tasks, classes, decoding.suppression, strict=True):
-        codes = metric_code(maps, grid=grid, order=order)
-        for rows, heat_CHW, code_Q10 in zip(samples, maps.heat_BCHW, codes, strict=True):
-            code, scores, label = _candidates(heat_CHW.flatten(1), code_Q10, decoding=decoding)
-            boxes = decode_boxes(code)
-            left = _left(boxes, label=label, by=suppression)[: decoding.most]
-            rows.append((boxes[left], scores[left], label.new_tensor(list(of_task))[label[left]]))
-    return [_instances(rows) for rows in samples]
+    heats = zip(*(maps.heat_BCHW.flatten(2) for maps in tasks), strict=True)
+    codes = zip(*(metric_code(maps, grid=grid, order=order) for maps in tasks), strict=True)
+    return [_instances(*pair, classes=classes, decoding=decoding) for pair in zip(heats, codes, strict=True)]
 
 
-def _instances(rows: Sequence[tuple[Tensor, Tensor, Tensor]]) -> InstanceData:
+def boxes_of_outputs(
+    logits_BKC: Tensor, codes_BKD: Tensor, *, classes: Sequence[Sequence[int]], decoding: Decoding
+) -> list[InstanceData]:
+    """The same of what ``dense_outputs`` gives."""
+    boxes = []
+    for logits_KC, codes_KD in zip(logits_BKC, codes_BKD, strict=True):
+        rows = zip(logits_KC.chunk(len(classes)), classes, strict=True)
+        heats = [logits_QC[:, list(of_task)].T for logits_QC, of_task in rows]
+        boxes.append(_instances(heats, codes_KD.chunk(len(classes)), classes=classes, decoding=decoding))
+    return boxes
+
+
+def _instances(
+    heats: Sequence[Tensor], codes: Sequence[Tensor], *, classes: Sequence[Sequence[int]], decoding: Decoding
+) -> InstanceData:
+    """Of one sample's logits (classes, Q) and box codes (Q, 10) of each task."""
+    rows: list[tuple[Tensor, Tensor, Tensor]] = []
+    for heat_CQ, code_Q10, of_task, suppression in zip(heats, codes, classes, decoding.suppression, strict=True):
+        code, scores, label = _candidates(heat_CQ, code_Q10, decoding=decoding)
+        boxes = decode_boxes(code)
+        left = _left(boxes, label=label, by=suppression)[: decoding.most]
+        rows.append((boxes[left], scores[left], label.new_tensor(list(of_task))[label[left]]))
     boxes, scores, labels = (torch.cat(column) for column in zip(*rows, strict=True))
     best = scores.argsort(descending=True, stable=True)
     return InstanceData(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qdbev.detectors.lift.detector import LiftDetector
+from qdbev.detectors.lift.frame_graph import LiftGraph
 from qdbev.detectors.lift.frames import (
     CameraFrames,
     camera_frames,
@@ -12,16 +13,18 @@ from qdbev.detectors.lift.frames import (
     queue_frame,
 )
 from qdbev.detectors.lift.frustum import VoxelGrid, cells_of, frustum, seen_cells, times_depth
-from qdbev.detectors.lift.history import Entry, LiftHistory, Past, entries_of, gap_s, past_of
+from qdbev.detectors.lift.history import KEY_FRAME_S, Entry, LiftHistory, Past, entries_of, gap_s, past_of
 from qdbev.detectors.lift.lifted import Lifted, pooled
 from qdbev.detectors.lift.outputs import Decoded, Encoded
 
 __all__ = [
+    "KEY_FRAME_S",
     "CameraFrames",
     "Decoded",
     "Encoded",
     "Entry",
     "LiftDetector",
+    "LiftGraph",
     "LiftHistory",
     "Lifted",
     "Past",

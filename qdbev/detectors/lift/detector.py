@@ -20,7 +20,6 @@ from qdbev.detectors.auxiliary import gather_objects
 from qdbev.detectors.centre import decoded_boxes, dense_outputs
 from qdbev.detectors.detector import Ability, Detections, Scene, Stages
 from qdbev.detectors.features import Features
-from qdbev.detectors.frame_graph import FrameGraph
 from qdbev.detectors.images.batches import ground_truth
 from qdbev.detectors.lift.counting import feature_sizes, official_repeats, one_frame, sampling_repeats, shape_run
 from qdbev.detectors.lift.frames import CameraFrames, checked_images, projections, queue_frame
@@ -155,16 +154,8 @@ class LiftDetector(LiftNetwork):
         self.code_weights = tuple(weights)
 
     def cannot(self, ability: Ability) -> str:
-        """To be a graph, yet; it runs part by part and by shapes alone."""
-        return (
-            f"{type(self).__name__} cannot be exported as a graph yet: BEVFormer, PETR and DETR3D can"
-            if ability == "export"
-            else ""
-        )
-
-    def frame_graph(self, scene: Scene) -> FrameGraph:
-        """Refuse: see ``cannot``."""
-        raise ValueError(self.cannot("export"))
+        """Nothing."""
+        return ""
 
     def new_history(self, *, scenes: int) -> LiftHistory:
         """An empty memory of so many scenes."""

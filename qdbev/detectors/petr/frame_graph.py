@@ -6,7 +6,7 @@ computed where the graph is fed, in float64. Shapes are fixed, and so is the pad
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from mmdet3d.structures import Det3DDataSample
 from torch import Tensor
 
-from qdbev.detectors.frame_graph import Tensors
+from qdbev.detectors.frame_graph import Frame, Tensors
 from qdbev.detectors.images.batches import current_frames
 from qdbev.detectors.images.frame_batch import FrameBatch
 from qdbev.detectors.queries.frame_graph import QueryGraph
@@ -35,7 +35,9 @@ class PETRGraph(QueryGraph):
         padded = any(self.scene.padding_px)
         return replace(frames, img2lidar_BN44=cameras_1N44, valid_size_B2=self._valid_size() if padded else None)
 
-    def feeds(self, inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int) -> Tensors:
+    def feeds(
+        self, inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int, before: Sequence[Frame] = ()
+    ) -> Tensors:
         """See ``FrameGraph``.
 
         Raises:

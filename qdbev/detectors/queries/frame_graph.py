@@ -5,7 +5,7 @@ Shapes: N cameras, K object queries, H W of an image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from mmdet3d.structures import Det3DDataSample
 from torch import Tensor
 
 from qdbev.detectors.detector import Detections, Scene
-from qdbev.detectors.frame_graph import FrameGraph, Tensors
+from qdbev.detectors.frame_graph import Frame, FrameGraph, Tensors
 from qdbev.detectors.images.batches import current_frames, images_of_sample
 from qdbev.detectors.images.frame_batch import FrameBatch, frame_of_shapes
 from qdbev.detectors.images.network import ImageNetwork
@@ -78,7 +78,9 @@ class QueryGraph(FrameGraph):
         head: QueryHead = self.detector.pts_bbox_head
         return head
 
-    def feeds(self, inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int) -> Tensors:
+    def feeds(
+        self, inputs: Mapping[str, Any], sample: Det3DDataSample, *, place: int, before: Sequence[Frame] = ()
+    ) -> Tensors:
         """See ``FrameGraph``."""
         images = images_of_sample(inputs, sample, place=place, shape=self.inputs["image"].shape)
         return {"image": images, self.camera_input: self.cameras(current_frames([sample], device=images.device))}
@@ -91,7 +93,8 @@ class QueryGraph(FrameGraph):
         """Nothing: every frame is seen alone."""
         return {}
 
-    def detections(self, outputs: Mapping[str, Tensor], *, token: str) -> Detections:
+    def detections(self, outputs: Mapping[str, Tensor], *, frame: Frame) -> Detections:
         """See ``FrameGraph``."""
         decoded = Decoded(outputs["class_logits"][None], outputs["box_codes"][None])
-        return [(token, last_boxes(decoded, max_boxes=self.max_boxes, centre_range=self.centre_range)[0])]
+        boxes = last_boxes(decoded, max_boxes=self.max_boxes, centre_range=self.centre_range)[0]
+        return [(str(frame["token"]), boxes)]

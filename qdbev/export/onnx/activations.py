@@ -62,7 +62,7 @@ def grid_of(node: onnx.NodeProto, graph: Graph) -> Grid:
 
 
 def write_grids(
-    graph: Graph, *, bare: bool = False, signed: bool = False, clips_bytes: bool = False, pools: bool = False
+    graph: Graph, *, bare: bool = False, signed: bool = False, clips_bytes: bool = False, shares: bool = False
 ) -> dict[str, Grid]:
     """Write every grid as QCDQ; returns the grids by the tensor that they give.
 
@@ -71,11 +71,12 @@ def write_grids(
         bare: Nothing stands between Q and DQ: grids are whole bytes, and only those from zero on do a ReLU's work.
         signed: Integers are INT8 around zero, as the grids themselves are.
         clips_bytes: A Clip stands behind a whole byte, too, which it does not change.
-        pools: Integers are pooled in place of what grids then read, where all that read it are one grid.
+        shares: What grids read that are all one is put onto it once, and where it was pooled, integers are pooled.
+            ONNX Runtime would join them by itself, and then put the bias of the layer before onto a grid of its own.
     """
     producers, readers = graph.producers(), graph.readers()
     replacements, grids = {}, {}
-    pooled = _pools_of_one_grid(graph, readers=readers) if pools else {}
+    pooled = _pools_of_one_grid(graph, readers=readers) if shares else {}
     steps_of: dict[str, str] = {}
     for node in of_kind(graph, "Grid", domain="qdbev"):
         grid, pool = grid_of(node, graph), pooled.get(node.input[0])
@@ -97,7 +98,7 @@ def write_grids(
             always_clips=clips_bytes,
             pool=pool,
         )
-        if pool is not None:
+        if shares and _is_read_by_one_grid(node.input[0], graph, readers=readers):
             steps_of[node.input[0]] = f"{grid.name}{STEPS}"
     graph.replace(replacements)
     graph.drop_unread()
@@ -112,15 +113,20 @@ def _pools_of_one_grid(graph: Graph, *, readers: dict[str, list[onnx.NodeProto]]
     """
     pools = {}
     for node in of_kind(graph, "MaxPool"):
-        following = readers.get(node.output[0], [])
-        if len(node.output) > 1 or node.output[0] in graph.outputs or len(readers[node.input[0]]) > 1:
+        if len(node.output) > 1 or len(readers[node.input[0]]) > 1:
             continue
-        if not following or any(reader.op_type != "Grid" for reader in following):
-            continue
-        first, *others = (grid_of(reader, graph) for reader in following)
-        if not first.offset and all(replace(other, name=first.name) == first for other in others):
+        if _is_read_by_one_grid(node.output[0], graph, readers=readers):
             pools[node.output[0]] = node
     return pools
+
+
+def _is_read_by_one_grid(tensor: str, graph: Graph, *, readers: dict[str, list[onnx.NodeProto]]) -> bool:
+    """Whether only grids read a tensor, all of them the same and around zero."""
+    following = readers.get(tensor, [])
+    if not following or tensor in graph.outputs or any(reader.op_type != "Grid" for reader in following):
+        return False
+    first, *others = (grid_of(reader, graph) for reader in following)
+    return not first.offset and all(replace(other, name=first.name) == first for other in others)
 
 
 def _unrectified(

@@ -52,7 +52,7 @@ def runtime_graph(neutral: onnx.ModelProto, *, target: str = "ort") -> Lowered:
     if target == "openvino":
         let_constants_depend(graph, weights=stored)
     # without a Clip, OpenVINO 2026.4.1 moves scales of bytes through a Concat and then fails to broadcast them
-    grids = write_grids(graph, clips_bytes=target == "openvino", pools=target == "ort")
+    grids = write_grids(graph, clips_bytes=target == "openvino", shares=target == "ort")
     fold_offsets(graph, grids=grids, stored=stored)
     biases = write_biases(graph, grids=grids, stored=stored, shapes=shapes) if target == "ort" else {}
     in_float = multiply_rows(graph, grids=grids, stored=stored) if target == "ort" else set[str]()

@@ -140,13 +140,14 @@ def _stored_value(integers: Tensor, scale: Tensor, name: str, bits: int, axis: i
 
 
 def _register() -> None:
-    """How torch's exporter writes our operations, and three of torch's own that it cannot write as they are."""
+    """How torch's exporter writes our operations, and four of torch's own that it cannot write as they are."""
     symbols: dict[str, Callable[..., Any]] = {
         "qdbev_graph::grid": _grid_node,
         "qdbev_graph::stored": _stored_node,
         "aten::hypot": _hypot_node,
         "aten::atan2": _atan2_node,
         "aten::nan_to_num": _finite_node,
+        "aten::index_add": _sums_node,
     }
     for name, symbol in symbols.items():
         torch.onnx.register_custom_op_symbolic(name, symbol, OPSET)
@@ -181,6 +182,14 @@ def _finite_node(g: Any, x: Any, nan: float | None, largest: float | None, least
         for value in (0.0, torch.finfo(torch.float32).min, torch.finfo(torch.float32).max)
     )
     return g.op("Clip", g.op("Where", g.op("IsNaN", x), zero, x), low, high)
+
+
+@parse_args("v", "i", "v", "v", "f")
+def _sums_node(g: Any, into: Any, axis: int, index: Any, rows: Any, alpha: float) -> Any:
+    """Rows added where an index says, also where two say the same: torch's own symbol forgets one of them."""
+    assert (axis, alpha) == (0, 1.0)
+    last = g.op("Constant", value_t=torch.tensor([-1]))
+    return g.op("ScatterND", into, g.op("Unsqueeze", index, last), rows, reduction_s="add").setType(into.type())
 
 
 def _hypot_node(g: Any, x: Any, y: Any) -> Any:

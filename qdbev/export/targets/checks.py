@@ -170,6 +170,14 @@ def scatter_only_writes(view: View) -> Iterator[str]:
     return (node.name for node in view.of_kind("ScatterND") if view.attribute(node, "reduction", "none") != "none")
 
 
+def few_sums_at_once(view: View) -> Iterator[str]:
+    """ScatterElements that adds has no more indices along any axis than what it adds to has numbers."""
+    for node in view.of_kind("ScatterElements"):
+        data, index = (view.shape(name) for name in node.input[:2])
+        if view.attribute(node, "reduction", "none") != "none" and any(map(int.__gt__, index, data)):
+            yield node.name
+
+
 def axes_are_constant(view: View) -> Iterator[str]:
     """Axes of sums are known when the engine is built."""
     for node in view.nodes:

@@ -78,6 +78,12 @@ DEVICE_RULES: Mapping[str, tuple[GraphRule, ...]] = {
             checks.products_are_wide(16),
         ),
         GraphRule("scatter", "ScatterND without reduction", _PARSER, checks.scatter_only_writes),
+        GraphRule(
+            "sums",
+            "ScatterElements that adds has no more indices than what it adds to has rows",
+            "NVIDIA/TensorRT 3650, read 2026-12",
+            checks.few_sums_at_once,
+        ),
         GraphRule("axes of sums", "axes of Reduce are constants", _PARSER, checks.axes_are_constant),
     ),
     "qnn": (

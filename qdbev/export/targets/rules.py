@@ -92,9 +92,8 @@ _TRT = "TensorRT documentation, Working with Quantized Types, 2026-11"
 _MODELOPT = "Model Optimizer changelog, 2026-08"
 _QNN = "Qualcomm 80-63442-10, HTP guidelines for INT4 weights, 2026-06"
 _QONNX = "QONNX 1.0, operators Quant and IntQuant, 2026-02"
-_TRANSPOSED = Rule(
-    ("transposed convolution",), "float", "not written as a graph", "no detector that is exported has one, 2026-11"
-)
+_TRANSPOSED: tuple[Kind, ...] = ("transposed convolution",)
+_LEFT = "ours: ConvTranspose is written with floats, 2026-12"
 
 RULES: Mapping[str, tuple[Rule, ...]] = {
     "ort": (
@@ -116,7 +115,7 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             inputs=_ANY,
         ),
         Rule(("table",), "exact", "looked up, then floats", _MEASURED, weights=_HALVES),
-        _TRANSPOSED,
+        Rule(_TRANSPOSED, "exact", "ConvTranspose of floats", _MEASURED, weights=_HALVES, inputs=_ANY),
     ),
     "openvino": (
         Rule(("linear", *_CONVOLUTIONS), "exact", "u8 by i8, sums in float", _OPENVINO, weights=_HALVES, inputs=_ANY),
@@ -129,21 +128,21 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             inputs=_ANY,
         ),
         Rule(("table",), "exact", "looked up, then floats", _OPENVINO, weights=_HALVES),
-        _TRANSPOSED,
+        Rule(_TRANSPOSED, "exact", "ConvTranspose of floats", _OPENVINO, weights=_HALVES, inputs=_ANY),
     ),
     "tensorrt": (
         Rule(("linear",), "float", "Q and DQ of narrow products make them slower", _MODELOPT, below=16),
         Rule(("linear", *_CONVOLUTIONS), "same range at 8 bits", "INT8; INT4 has no inputs of integers", _TRT),
         Rule(("deformable convolution", "table"), "float", "a plugin in FP16", _TRT),
-        _TRANSPOSED,
+        Rule(_TRANSPOSED, "float", "ConvTranspose of floats", _LEFT),
     ),
     "qnn": (
         Rule(("1x1 convolution", "linear"), "same range at 8 bits", "W4A8", _QNN, outputs_above=32, weights=_HALVES),
         Rule(("linear", *_CONVOLUTIONS), "same range at 8 bits", "W8A8", _QNN),
         Rule(("deformable convolution", "table"), "float", "not an operator of the HTP", _QNN),
-        _TRANSPOSED,
+        Rule(_TRANSPOSED, "float", "ConvTranspose of floats", _LEFT),
     ),
-    "qonnx": (Rule(_ALL, "exact", "Quant of any width", _QONNX, weights=_ANY, inputs=_ANY), _TRANSPOSED),
+    "qonnx": (Rule((*_ALL, *_TRANSPOSED), "exact", "Quant of any width", _QONNX, weights=_ANY, inputs=_ANY),),
 }
 """Target -> its rules, the first that fits holds."""
 

@@ -51,6 +51,11 @@ class View:
         """The value of a constant."""
         return self.graph.constants.get(name)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a constant, or of a tensor whose shape is known; () of another one."""
+        constant = self.constant(name)
+        return self.shapes.get(name, ()) if constant is None else constant.shape
+
     def integers(self, node: onnx.NodeProto) -> str:
         """Type of the integers of a QuantizeLinear or DequantizeLinear, such as ``int8``."""
         constant = self.constant(node.input[0]) if node.op_type == "DequantizeLinear" else None

@@ -142,6 +142,11 @@ BROKEN = {
                constants={"i": np.zeros((1, 4), np.int64), "v": np.ones(1, F)}),
         "ScatterND0",
     ),
+    ("tensorrt", "sums"): (
+        simple("ScatterElements", ["x", "i", "v"], opset=19, reduction="add", axis=0,
+               constants={"i": np.zeros((2, 1, 1, 1), np.int64), "v": np.ones((2, 1, 1, 1), F)}),
+        "ScatterElements0",
+    ),
     ("tensorrt", "axes of sums"): (
         graph(("Cast", ["x"], {"to": 7}), ("ReduceSum", ["x", "Cast0"], {}), opset=19), "ReduceSum1",
     ),

@@ -91,7 +91,7 @@ def test_sixty_lines_of_numpy_find_the_same_boxes(
     session, carried, expected = OrtSession(onnx.load(graph)), frame.start(), []
     for index, feeds in enumerate(sequence):
         outputs = session.run({**feeds, **carried})
-        ((_, found),) = frame.detections(outputs, token="")
+        ((_, found),) = frame.detections(outputs, frame={"token": ""})
         carried = frame.carry(outputs)
         expected.append(f"frame {index}")
         for place in range(10):

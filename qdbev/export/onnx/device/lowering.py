@@ -13,6 +13,7 @@ import numpy as np
 
 from qdbev.export.onnx.activations import STEPS, Grid, write_grids
 from qdbev.export.onnx.device.sampling import gather_samples
+from qdbev.export.onnx.device.sums import add_elements
 from qdbev.export.onnx.graph import Array, Graph, attributes_of, of_kind
 from qdbev.export.onnx.lowering import Lowered
 from qdbev.export.onnx.packages import onnx_package
@@ -34,6 +35,7 @@ class Form:
         four_bits: Whether a weight that a node multiplies may be INT4; None: none may.
         integer_biases: Biases between grids are int32, in steps of input times weight.
         gathers: Sampling is written as gathered rows.
+        adds_elements: Rows are added up by ``ScatterElements``, which a plugin runs; no operator adds whole rows.
     """
 
     opset: int
@@ -42,6 +44,7 @@ class Form:
     four_bits: Callable[[Any, Stored], bool] | None
     integer_biases: bool
     gathers: bool
+    adds_elements: bool
 
 
 def _wide_and_pointwise(node: Any, weight: Stored) -> bool:
@@ -54,8 +57,10 @@ def _wide_and_pointwise(node: Any, weight: Stored) -> bool:
 
 
 FORMS = {
-    "tensorrt": Form(19, 9, signed=True, four_bits=None, integer_biases=False, gathers=True),
-    "qnn": Form(21, 10, signed=False, four_bits=_wide_and_pointwise, integer_biases=True, gathers=False),
+    "tensorrt": Form(19, 9, signed=True, four_bits=None, integer_biases=False, gathers=True, adds_elements=True),
+    "qnn": Form(
+        21, 10, signed=False, four_bits=_wide_and_pointwise, integer_biases=True, gathers=False, adds_elements=False
+    ),
 }
 """Target -> its form: INT4 initialisers need opset 21, and sampling means something else to TensorRT from 20 on."""
 
@@ -69,6 +74,8 @@ def device_graph(neutral: onnx.ModelProto, *, target: str) -> Lowered:
     _count_from_the_front(graph, shapes=shapes)
     if form.gathers:
         gather_samples(graph, shapes=shapes)
+    if form.adds_elements:
+        add_elements(graph, shapes=shapes)
     read = graph.readers()
     _write_weights(graph, {tensor: weight for tensor, weight in stored.items() if tensor in read}, form=form)
     model = graph.finish()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FLOAT_BITS = 32
 _MOVES = ("Reshape", "Transpose", "Slice", "Identity", "Unsqueeze", "Squeeze", "Flatten")
 _SAMPLING = ("GridSample", "Mul")
-_PRODUCTS = ("Conv", "MatMul", "Gemm")
+_PRODUCTS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def counted(model: onnx.ModelProto) -> list[Operations]:
                 x, weight = weight, x
             constant, weight_bits = _origin(weight, producers, graph)
             if constant in graph.constants:
-                macs = math.prod(shapes[node.output[0]]) * _inner(node, shapes)
+                macs = _macs(node, shapes)
                 _, input_bits = _origin(x, producers, graph, past=(*_MOVES, *_SAMPLING))
                 operations.append(Operations(constant, macs, weight_bits, input_bits))
     return operations
@@ -110,9 +110,9 @@ def _is_sampled(name: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
     return False
 
 
-def _inner(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Products that each number of the output sums up."""
-    shape = shapes[node.input[1]]
-    if node.op_type == "Conv":
-        return math.prod(shape[1:])
-    return shapes[node.input[0]][-1]
+def _macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Each number of the output sums up so many products; in a transposed convolution each of the input takes part."""
+    x, weight, out = (shapes[name] for name in (*node.input[:2], node.output[0]))
+    if node.op_type == "ConvTranspose":
+        return math.prod(x) * math.prod(weight[1:])
+    return math.prod(out) * (math.prod(weight[1:]) if node.op_type == "Conv" else x[-1])
