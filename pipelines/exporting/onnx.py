@@ -194,17 +194,14 @@ def _metadata(
         "quantization": profile.quantization.label,
         "classes": list(kind_of(profile.model).classes(profile.model, profile.data.rig)),
         "image": structure.get("image"),
-        "ranges": {name: section["range_m"] for name, section in structure.items() if _has_range(section)},
+        "ranges": {name: section.range_m for name, section in profile.model if hasattr(section, "range_m")},
+        "lift": structure.get("lift"),
         "carried": dict(frame.carried),
         "meanings": dict(frame.meanings),
         "artifact": model.digest,
         "parents": dict(model.manifest.parents),
         "score": None if scored is None else _score(scored),
     }
-
-
-def _has_range(section: Any) -> bool:
-    return isinstance(section, Mapping) and "range_m" in section
 
 
 def _score(evaluation: Artifact) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``export onnx`` of a detector without history, and ``evaluate``: a small PETR whose images are padded."""
+"""``export onnx`` and ``evaluate`` of other detectors than BEVFormer: a small PETR, its images padded, and a BEVDet4D."""
 
 from __future__ import annotations
 
@@ -31,13 +31,27 @@ PETR = """model:
   head: {queries: 12, query_init: grid}
 data: {queue_length: 1}
 """
+BEVDET4D = """model:
+  detector: bevdet
+  weights: random
+  image: {scale: 1.0, size_px: [160, 64]}
+  backbone: {depth: 18, base_channels: 8}
+  image_channels: 16
+  lift: {depths_m: [2, 42, 8], channels: 8, rows: 16, columns: 16, cell_m: 6.4}
+  ground: {channels: [8, 8, 8], neck_channels: 8}
+  head: {channels: 8}
+  frames_back: 1
+data: {queue_length: 2}
+"""
+MODELS = {"petr": PETR, "bevdet4d": BEVDET4D}
+TOLD = {"petr": "img2lidar", "bevdet4d": "prev_depths"}
 Call = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def usual_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("models") / "petr.yaml"
-    path.write_text(PETR, encoding="utf-8")
+@pytest.fixture(scope="module", params=MODELS)
+def usual_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("models") / f"{request.param}.yaml"
+    path.write_text(MODELS[request.param], encoding="utf-8")
     return str(path)
 
 
@@ -53,7 +67,7 @@ def settings(tiny_synthetic: Path) -> list[str]:
     ]
 
 
-def test_a_graph_of_petr_counts_what_the_plan_counts_and_is_scored(call: Call, model: dict[str, Any]) -> None:
+def test_a_graph_counts_what_the_plan_counts_and_is_scored(call: Call, model: dict[str, Any], usual_model: str) -> None:
     made = call("export onnx", model["path"], "--target", "qonnx")
     folder = Path(made["artifact"]["path"])
     report = json.loads((folder / "gate.json").read_text())
@@ -61,7 +75,12 @@ def test_a_graph_of_petr_counts_what_the_plan_counts_and_is_scored(call: Call, m
     operations = made["metrics"]["gate"]["operations"]
     assert operations["bit_operations"] == operations["macs"] * 4 * 6
     stated = read_metadata(onnx.load(folder / "model.onnx"))
-    assert stated["carried"] == {} and "img2lidar" in stated["meanings"] and "prev_bev" not in stated["meanings"]
+    kind = Path(usual_model).stem
+    carried = {} if kind == "petr" else {"depths": "prev_depths", "features": "prev_features"}
+    assert stated["carried"] == carried and TOLD[kind] in stated["meanings"] and "prev_bev" not in stated["meanings"]
+    assert (stated["ranges"].get("lift"), stated["lift"] is None) == (
+        (None, True) if kind == "petr" else ([-51.2, -51.2, -10.0, 51.2, 51.2, 10.0], False)
+    )
     scored = json.loads(
         (Path(call("evaluate", made["artifact"]["path"])["artifact"]["path"]) / "manifest.json").read_text()
     )
