@@ -1,4 +1,4 @@
-"""``export onnx`` and ``evaluate`` of other detectors than BEVFormer: a small PETR, its images padded, and a BEVDet4D."""
+"""``export onnx`` and ``evaluate`` of other detectors than BEVFormer: a small PETR with padded images, a BEVDet4D."""
 
 from __future__ import annotations
 
