@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -70,6 +71,27 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     """What imports have made stays to the end: the garbage collector need not look at it again and again."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files whose tests start processes go to one worker: the server that forks them imports everything once."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneServer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "apart" if _starts_processes(file) else file
+
+    return OneServer(config, log)
+
+
+@functools.cache
+def _starts_processes(file: str) -> bool:
+    path = ROOT / file
+    return path.is_file() and "from tests.apart import" in path.read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="session", autouse=True)
