@@ -3,7 +3,7 @@
 The shipped weights have learned these scenes, and stores name data by version alone: whatever changes a number below
 changes what was measured. Golden numbers, with the day they were taken and the reason of each later change:
 
-2026-12-01  seated, animal, parked bicycle, ridden motorcycle: first taken
+2026-12-01  seated, animal, parked bicycle, ridden motorcycle, grounds: first taken
 2026-11-30  all: as the scenes are that the shipped weights were trained on
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from qdbev.data.synthetic.sensors.appearance import Appearance, draw_appearance
+from qdbev.data.synthetic.sensors.ground import paint_ground
 from qdbev.data.synthetic.shapes import figures, scenery, vehicles
 from qdbev.data.synthetic.shapes.catalogue import draw_paint, draw_size
 from qdbev.data.synthetic.stage.world import build_world
@@ -49,6 +50,7 @@ SCENERY: dict[Callable, tuple[tuple[float, float, float], float]] = {
     scenery.clutter: ((0.8, 0.8, 1.2), 12.80587892),
 }
 WORLDS = ((90, 15.712962318), (117, 14.80144888), (112, 15.27994213))
+GROUNDS = (103.266195, 100.603942, 114.218122)
 SKIES = 40
 
 
@@ -91,6 +93,14 @@ def test_a_scene_is_the_one_that_was_learned(number: int) -> None:
     things = [value for actor in world.actors for value in (actor.track, actor.size_lwh, actor.gait)]
     assert len(world.actors) == WORLDS[number][0]
     assert golden(world.ego_track, *things) == pytest.approx(WORLDS[number][1], abs=1e-8)
+
+
+@pytest.mark.parametrize(("number", "expected"), enumerate(GROUNDS))
+def test_the_ground_is_painted_as_it_was_learned(number: int, expected: float) -> None:
+    world = build_world(generator("golden", number), duration_s=1.0)
+    rng = generator("golden ground", number)
+    ground = paint_ground(rng, world.layout, ego_track=world.ego_track, metres_per_px=0.5)
+    assert golden(ground.fine, ground.coarse) == pytest.approx(expected, abs=1e-3)
 
 
 def test_light_is_the_one_that_was_learned(skies: list[Appearance]) -> None:
