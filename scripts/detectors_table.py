@@ -59,7 +59,7 @@ deviation and a number where there are several seeds. A dash was not made.
 
 READING = """What is alike: calibration by min-max at W4A6 loses the most. Ranges of least squared error with
 compensated rounding win a part of it back without a step of training. Bits chosen layer by layer are the best W4A6 of
-every family that has them. The neck hardly loses anything, in any family.
+every family. The neck hardly loses anything, in any family.
 
 Which part loses the most differs. In the three with object queries it is their decoder. BEVDet4D's decoder is a few
 convolutions and loses little; its encoder, the network on the ground, loses the most.
