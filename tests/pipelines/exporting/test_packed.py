@@ -227,6 +227,16 @@ def test_an_unknown_version_is_refused(copy: Path) -> None:
         load_packed(copy)
 
 
+def test_the_config_speaks_the_words_of_compressed_tensors(folder: Path) -> None:
+    quantization = json.loads((folder / "config.json").read_text(encoding="utf-8"))["quantization_config"]
+    assert (quantization["quant_method"], quantization["format"]) == ("qdbev", "pack-quantized")
+    groups = quantization["config_groups"].values()
+    assert {(group["weights"]["num_bits"], group["weights"]["strategy"]) for group in groups} == {(4, "channel")}
+    inputs = [group["input_activations"] for group in groups if group["input_activations"]]  # tables have none
+    assert {(scheme["num_bits"], scheme["strategy"]) for scheme in inputs} == {(6, "tensor")}
+    assert all(group["targets"] for group in groups)
+
+
 def test_a_changed_config_is_refused(copy: Path) -> None:
     text = (copy / CONFIG).read_text(encoding="ascii")
     (copy / CONFIG).write_text(text.replace("bevformer", "bevformes"), encoding="ascii")
