@@ -59,9 +59,10 @@ deviation and a number where there are several seeds. A dash was not made.
 
 READING = """What is alike: calibration by min-max at W4A6 loses the most. Ranges of least squared error with
 compensated rounding win a part of it back without a step of training. Bits chosen layer by layer are the best W4A6 of
-every family. The neck hardly loses anything, in any family.
+the four. The neck hardly loses anything.
 
-Which part loses the most differs. In the three with object queries it is their decoder. BEVDet4D's decoder is a few
+Which part loses the most differs. In PETR and DETR3D it is the decoder, as in `nano`
+([sensitivity.md](sensitivity.md), on six scenes). BEVDet4D's decoder is a few
 convolutions and loses little; its encoder, the network on the ground, loses the most.
 
 PETR breaks by far the most. A third of its score goes with plain calibration, W8A8 by DFQ costs it 2.8 %, and uniform
@@ -71,9 +72,10 @@ attention to image cells, and on the last weights of both branches. DETR3D loses
 PETR and DETR3D see single frames, so their velocities are guesses, and NDS counts them as nothing, in float too.
 BEVDet4D's shipped weights are bytes already: its float row is what these bytes score."""
 
-WHICH_PART = """## Which part breaks
+SCENES = 64
+WHICH_PART = f"""## Which part breaks
 
-NDS less float's, with its 95 % interval over 64 scenes, and the share of float's that is left. Each part alone is
+NDS less float's, with its 95 % interval over {SCENES} scenes, and the share of float's that is left. Each part alone is
 quantized to W4A6, calibrated by min-max as `qdbev sensitivity --model nano-petr` does it.
 """
 
@@ -107,8 +109,15 @@ def taken(store: Store) -> Run:
             },
         }
         for manifest in sealed
-        if manifest.data["level"] == "part"
+        if _is_of_the_page(manifest)
     }
+
+
+def _is_of_the_page(manifest: Any) -> bool:
+    """Whether a sensitivity is of parts, in uniform W4A6, on the scenes that the page speaks of."""
+    bits = manifest.profile["quantization"]
+    uniform = (bits["weight_bits"], bits["activation_bits"], bits["plan"]) == (4, 6, None)
+    return uniform and (manifest.data["level"], manifest.data["scenes"]) == ("part", SCENES)
 
 
 def read() -> list[Run]:
