@@ -5,15 +5,11 @@ from __future__ import annotations
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.costs import forecast
-from pipelines.costs.memory import Memory
-from profiles import Profile
 from qdbev_cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,23 +27,7 @@ NO_DRY_RUN = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def memory_counted_once() -> Iterator[None]:
-    """Several lines compress the same detector in the same way: its memory is counted for the first of them."""
-    counted: dict[tuple[object, ...], Memory] = {}
-    count = forecast.memory
-
-    def memory(profile: Profile) -> Memory:
-        read = (profile.model, profile.data, profile.quantization, profile.qat, profile.distillation)
-        if read not in counted:
-            counted[read] = count(profile)
-        return counted[read]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(forecast, "memory", memory)
-        yield
-
-
+@pytest.mark.usefixtures("shapes_counted_once")
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)[1:]

@@ -38,6 +38,10 @@ from qdbev.detectors.detr3d import build_detr3d
 from qdbev.detectors.petr import build_petr
 
 
+class Unable(ValueError):
+    """A detector lacks what a command needs of it."""
+
+
 class Detector(nn.Module, detectors.Detector):
     """What is built here: a torch module that keeps the library's promises. It names a type; nothing is made of it."""
 
@@ -112,10 +116,10 @@ def refuse_unable(detector: Detector, *, ability: detectors.Ability) -> None:
     """Refuse a detector for what needs an ability.
 
     Raises:
-        ValueError: It lacks it, in the detector's own words.
+        Unable: It lacks it, in the detector's own words.
     """
     if reason := detector.cannot(ability):
-        raise ValueError(reason)
+        raise Unable(reason)
 
 
 def device_of(profile: Profile) -> torch.device:

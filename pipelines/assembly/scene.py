@@ -34,7 +34,7 @@ def countable(profile: Profile) -> tuple[Detector, Scene]:
     """The detector of a profile with fresh weights, and the scene on which it is counted by shapes alone.
 
     Raises:
-        ValueError: It cannot run by shapes alone.
+        Unable: It cannot run by shapes alone.
     """
     detector = build_detector(profile.model, rig=profile.data.rig)
     refuse_unable(detector, ability="shapes")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from pipelines.assembly.detector import build_detector
+from pipelines.assembly.detector import Unable
 from pipelines.costs.epochs import epochs_of, is_absent, sample_count
 from pipelines.costs.memory import float_step_bytes, inference_bytes, memory
 from pipelines.store.integrity import reading_data
@@ -56,25 +56,31 @@ def distillation_forecast(profile: Profile) -> list[str]:
 
 def training_memory(profile: Profile, *, distils: bool) -> list[str]:
     """A sentence about the memory of stages of QAT, and of distillation; none of a detector without shapes."""
-    if not _has_shapes(profile):
-        return []
-    needed = memory(profile)
-    sizes = {"inference": needed.inference, "a step of QAT": needed.qat_step}
-    return [_gigabytes(sizes | ({"a step of distillation": needed.distillation_step} if distils else {}))]
+
+    def sizes() -> dict[str, int]:
+        needed = memory(profile)
+        stages = {"inference": needed.inference, "a step of QAT": needed.qat_step}
+        return stages | ({"a step of distillation": needed.distillation_step} if distils else {})
+
+    return _by_shapes(sizes)
 
 
 def inference_memory(profile: Profile) -> list[str]:
     """A sentence about the memory of an evaluation; none of a detector without shapes."""
-    return [_gigabytes({"inference": inference_bytes(profile)})] if _has_shapes(profile) else []
+    return _by_shapes(lambda: {"inference": inference_bytes(profile)})
 
 
 def float_training_memory(profile: Profile) -> list[str]:
     """A sentence about the memory of a float training; none of a detector without shapes."""
-    return [_gigabytes({"a step": float_step_bytes(profile)})] if _has_shapes(profile) else []
+    return _by_shapes(lambda: {"a step": float_step_bytes(profile)})
 
 
-def _has_shapes(profile: Profile) -> bool:
-    return not build_detector(profile.model, rig=profile.data.rig).cannot("shapes")
+def _by_shapes(sizes: Callable[[], Mapping[str, int]]) -> list[str]:
+    """The sentence about sizes; none where the detector they are counted on, built once, cannot run by shapes."""
+    try:
+        return [_gigabytes(sizes())]
+    except Unable:
+        return []
 
 
 def _gigabytes(sizes: Mapping[str, int]) -> str:

@@ -11,12 +11,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+import pipelines.assembly.detector as assembly
 import profiles
 from pipelines.assembly.detector import build_detector
 from pipelines.assembly.quantized import detector_plan
 from pipelines.assembly.scene import scene_of
 from pipelines.costs import counts
 from pipelines.costs.counts import FLOAT, Footprint, cost_tables, count, footprint
+from pipelines.costs.forecast import inference_memory
 from pipelines.costs.memory import Memory, memory
 from profiles.sections.schedule import PARTS
 from qdbev.detectors.bevformer.counting import one_frame
@@ -24,6 +26,7 @@ from qdbev.quantization import bops
 from qdbev.quantization.planning.activation_memory import activation_memory
 from qdbev_cli.app import app
 
+EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
 VARIANTS = ("tiny", "small", "base")
 NANO = profiles.load("w4a6", model="nano")
 STEPS = ("qat", "distillation.schedule")
@@ -146,6 +149,14 @@ def test_memory_follows_batch_and_average(mite):
     weights = sum(value.numel() * value.element_size() for value in build_detector(load().model).state_dict().values())
     assert qat("qat.ema_decay=null", "qat.batch_size=1") == one - weights
     assert needed.inference < needed.qat_step < needed.distillation_step
+
+
+def test_memory_is_told_of_a_detector_that_is_built_once_and_not_of_one_without_shapes(mite, monkeypatch):
+    built, kind_of = [], assembly.kind_of
+    monkeypatch.setattr(assembly, "kind_of", lambda model: built.append(model.name) or kind_of(model))
+    (said,) = inference_memory(profiles.load("float", model=mite))
+    assert said.endswith("GB for inference") and built == ["mite"]
+    assert inference_memory(profiles.load("float", model=str(EXAMPLES / "fcos3d.yaml"))) == []
 
 
 def test_packed_bytes_shrink_with_the_bits():
