@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from pipelines.assembly.detector import Detector, build_detector, inputs_on, kind_of, refuse_unable
+from pipelines.assembly.detector import Detector, build_detector, inputs_on, kind_of
 from pipelines.assembly.job import Job
 from pipelines.assembly.quantized import Quantized, load_quantized
-from pipelines.assembly.samples import Split, streaming_dataset
+from pipelines.assembly.samples import Split, sensors, streaming_dataset
 from pipelines.assembly.scene import scene_of
 from pipelines.assembly.weights import package_versions
+from pipelines.exporting.image_branch import HOLDS, IMAGE_BRANCH, branch_metadata, branch_on
 from pipelines.exporting.second_count import second_count
 from pipelines.exporting.ways import WAYS
 from pipelines.lineage.keys import export_key
@@ -25,8 +26,9 @@ from pipelines.store.making import Content, Made, made
 from pipelines.store.sealing import explained_writing
 from profiles import Profile
 from profiles.wording import counted
-from qdbev.data.queues.batches import streaming_batches
-from qdbev.detectors.frame_graph import Frame, FrameGraph, Tensors
+from qdbev.data.queues.batches import Batch, streaming_batches
+from qdbev.detectors.configured import ConfiguredDetector, ImageBranch
+from qdbev.detectors.frame_graph import Frame, FrameGraph, TensorGraph, Tensors
 from qdbev.export.onnx.gate.check import GateReport, check
 from qdbev.export.onnx.lowering import Lowered
 from qdbev.export.onnx.metadata import describe_ports, write_metadata
@@ -46,7 +48,7 @@ class GateFailed(UnusableInput):
 
 
 def onnx_export(job: Job, *, model: Artifact, target: str, strip_metadata: bool = False) -> Made:
-    """The sealed ONNX export of a model artifact, made where it is missing.
+    """The sealed ONNX export of a model artifact, made where it is missing: the detector, or its image branch alone.
 
     Args:
         job: Its profile is the one that the model was made with; the gate runs frames of its train split.
@@ -62,6 +64,8 @@ def onnx_export(job: Job, *, model: Artifact, target: str, strip_metadata: bool 
     scored = _evaluation_of(model, store=job.store)
     stated = None if scored is None or strip_metadata else scored.digest
     settings = {"format_version": FORMAT_VERSION, "target": target, "stripped": strip_metadata, "score": stated}
+    if build_detector(job.profile.model, rig=job.profile.data.rig).cannot("export"):
+        settings[HOLDS] = IMAGE_BRANCH
     key = export_key(ONNX, model=model.digest, settings=settings)
     make = partial(
         _export, job, model=model, target=target, scored=None if strip_metadata else scored, settings=settings
@@ -82,7 +86,8 @@ def refuse_unexportable(model: Artifact, *, profile: Profile, target: str) -> No
         )
     if target not in WAYS:
         raise ValueError(f"target is {target!r}, expected one of {', '.join(WAYS)}")
-    refuse_unable(build_detector(profile.model, rig=profile.data.rig), ability="export")
+    if not sensors(profile.model)["use_camera"]:
+        raise ValueError(f"{profile.model.name} sees no images, so it has no image branch to be exported")
     onnx_package()
     WAYS[target].imported()
 
@@ -117,13 +122,13 @@ def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, 
     quantized = load_quantized(model, profile=profile)
     if WAYS[target].rules:
         put_onto_legal_bits(quantized.detector, target=target)
-    frame = frame_of(quantized.detector, profile=profile)
+    frame, sequence = _subject(quantized.detector, split=_gate_split(job), profile=profile)
     lowered = WAYS[target].lower(neutral_graph(frame, lists_rows=WAYS[target].lists_rows))
     describe_ports(lowered.model, meanings=frame.meanings)
     if not settings["stripped"]:
         write_metadata(lowered.model, _metadata(frame, profile=profile, model=model, scored=scored, target=target))
-    onnx_package().checker.check_model(lowered.model, full_check=True)
-    report = _gate(frame, lowered, target=target, split=_gate_split(job), profile=profile)
+    _check(lowered.model, target=target)
+    report = _gate(frame, lowered, target=target, sequence=sequence)
     report.breaches = [str(breach) for breach in breaches(lowered.model, rules=WAYS[target].rules)]
     if WAYS[target].counts:
         _count(report, lowered, frame=frame, quantized=quantized)
@@ -142,8 +147,34 @@ def _export(job: Job, *, model: Artifact, target: str, scored: Artifact | None, 
         metrics={"gate": _summary(report)},
         packages=package_versions() | {name: version(name) for name in ("onnx", WAYS[target].package)},
         message=f"run for {counted(report.frames, 'frame')}: "
-        f"{counted(len(report.taps), 'tap')} agree with the detector",
+        f"{counted(len(report.taps), 'tap')} agree with the detector{_alone(frame)}",
     )
+
+
+def _check(model: Any, *, target: str) -> None:
+    checker = onnx_package().checker
+    try:
+        checker.check_model(model, full_check=True)
+    except checker.ValidationError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"there is no graph of this detector for {target}: {reason}") from error
+
+
+def _alone(frame: TensorGraph) -> str:
+    """What of a detector is no part of its graph, to be said; nothing where all of it is."""
+    if not isinstance(frame, ImageBranch):
+        return ""
+    left = f", not {', '.join(frame.left_out)}" if frame.left_out else ""
+    return f"; it is the image branch alone, {' and '.join(frame.paths)}{left}: maps of features come out, no boxes"
+
+
+def _subject(detector: Detector, *, split: Split, profile: Profile) -> tuple[FrameGraph | ImageBranch, list[Tensors]]:
+    """What becomes a graph, and what goes into it at the first frames of a split."""
+    if detector.cannot("export"):
+        few = _first_batches(split, profile=profile)
+        return branch_on(cast(ConfiguredDetector, detector), few)
+    frame = frame_of(detector, profile=profile)
+    return frame, first_frames(frame, split=split, profile=profile)
 
 
 def _gate_split(job: Job) -> Split:
@@ -152,16 +183,15 @@ def _gate_split(job: Job) -> Split:
     return job.of(job.stated.model_copy(update={"data": data})).split("train")
 
 
-def _gate(frame: FrameGraph, lowered: Lowered, *, target: str, split: Split, profile: Profile) -> GateReport:
+def _gate(frame: TensorGraph, lowered: Lowered, *, target: str, sequence: list[Tensors]) -> GateReport:
     session = WAYS[target].session(lowered.model)
     tapped = WAYS[target].session(lowered.model, taps=lowered.taps)
-    sequence = first_frames(frame, split=split, profile=profile)
     report = check(frame, session=session, tapped=tapped, sequence=sequence, biases=lowered.biases)
     report.layers, report.foreign = session.layers(lowered.weights), session.foreign(lowered.weights)
     return report
 
 
-def _count(report: GateReport, lowered: Lowered, *, frame: FrameGraph, quantized: Quantized) -> None:
+def _count(report: GateReport, lowered: Lowered, *, frame: TensorGraph, quantized: Quantized) -> None:
     count = second_count(lowered, frame=frame, quantized=quantized)
     report.operations = {"macs": count.macs, "bit_operations": count.bit_operations}
     report.miscounted = count.differing
@@ -169,13 +199,10 @@ def _count(report: GateReport, lowered: Lowered, *, frame: FrameGraph, quantized
 
 def first_frames(frame: FrameGraph, *, split: Split, profile: Profile) -> list[Tensors]:
     """The first frames of the first scene, as the graph takes them."""
-    first = split.first_scenes(1)
-    few = Split(first.root, first.version, first.samples[:GATE_FRAMES], "", rig=first.rig)
-    batches = fetched(streaming_batches(streaming_dataset(few, model=profile.model), streams=1, workers=0))
     device = frame.inputs["image"].device
     sequence: list[Tensors] = []
     before: list[Frame] = []
-    for batch in batches:
+    for batch in _first_batches(split, profile=profile):
         inputs = inputs_on(batch, device=device)
         for place, sample in enumerate(batch["data_samples"]):
             sequence.append(frame.feeds(inputs, sample, place=place, before=before))
@@ -183,24 +210,37 @@ def first_frames(frame: FrameGraph, *, split: Split, profile: Profile) -> list[T
     return sequence
 
 
+def _first_batches(split: Split, *, profile: Profile) -> Iterator[Batch]:
+    first = split.first_scenes(1)
+    few = Split(first.root, first.version, first.samples[:GATE_FRAMES], "", rig=first.rig)
+    return fetched(streaming_batches(streaming_dataset(few, model=profile.model), streams=1, workers=0))
+
+
 def _metadata(
-    frame: FrameGraph, *, profile: Profile, model: Artifact, scored: Artifact | None, target: str
+    frame: FrameGraph | ImageBranch, *, profile: Profile, model: Artifact, scored: Artifact | None, target: str
 ) -> dict[str, Any]:
-    structure = profile.model.content()
     return {
         "format_version": FORMAT_VERSION,
         "target": target,
         "model": profile.model.name,
         "quantization": profile.quantization.label,
+        **(branch_metadata(frame) if isinstance(frame, ImageBranch) else _detector_metadata(frame, profile=profile)),
+        "artifact": model.digest,
+        "parents": dict(model.manifest.parents),
+        "score": None if scored is None else _score(scored),
+    }
+
+
+def _detector_metadata(frame: FrameGraph, *, profile: Profile) -> dict[str, Any]:
+    structure = profile.model.content()
+    return {
         "classes": list(kind_of(profile.model).classes(profile.model, profile.data.rig)),
         "image": structure.get("image"),
         "ranges": {name: section.range_m for name, section in profile.model if hasattr(section, "range_m")},
         "lift": structure.get("lift"),
+        "circles_m2": list(frame.circles_m2),
         "carried": dict(frame.carried),
         "meanings": dict(frame.meanings),
-        "artifact": model.digest,
-        "parents": dict(model.manifest.parents),
-        "score": None if scored is None else _score(scored),
     }
 
 

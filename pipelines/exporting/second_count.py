@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.assembly.quantized import Quantized
-from qdbev.detectors.frame_graph import FrameGraph
+from qdbev.detectors.frame_graph import TensorGraph
 from qdbev.export.onnx.lowering import Lowered
 from qdbev.export.onnx.qonnx.operations import by_layer, counted, differing
 from qdbev.quantization import FLOAT_BITS, MacLine, Plan, count_macs
@@ -28,7 +28,7 @@ class SecondCount:
     differing: list[str]
 
 
-def second_count(lowered: Lowered, *, frame: FrameGraph, quantized: Quantized) -> SecondCount:
+def second_count(lowered: Lowered, *, frame: TensorGraph, quantized: Quantized) -> SecondCount:
     """Count the layers of a graph and hold them against the detector's plan, layer by layer.
 
     Layers in float have lost their names in a graph, so their sum is compared. Those that give the first sampling

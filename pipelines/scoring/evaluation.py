@@ -17,6 +17,7 @@ from pipelines.assembly.quantized import float_cost, load_quantized
 from pipelines.assembly.quantized_files import check_quantized
 from pipelines.assembly.samples import Split, notes_on, sensors
 from pipelines.assembly.weights import float_detector, package_versions
+from pipelines.exporting.image_branch import refuse_image_branch
 from pipelines.exporting.onnx import executed, runtime_of
 from pipelines.exporting.packed import load_packed
 from pipelines.exporting.simulation import simulated
@@ -86,6 +87,7 @@ def refuse_no_detector(model: Artifact) -> None:
     kind = model.manifest.kind
     if kind not in MODELS:
         raise ValueError(f"{model.path.name} is a {kind} artifact, which holds no detector: name one of {MODELS}")
+    refuse_image_branch(model)
 
 
 def runtime_stated(model: Artifact, *, stated: str | None) -> dict[str, str]:

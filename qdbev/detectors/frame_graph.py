@@ -19,8 +19,8 @@ Frame = Mapping[str, Any]
 """What the data room says of one time step: token, scene, cameras, poses."""
 
 
-class FrameGraph(nn.Module):
-    """The module; its ``forward`` takes the inputs in order and gives the outputs in order, shapes fixed.
+class TensorGraph(nn.Module):
+    """What is traced; its ``forward`` takes the inputs in order and gives the outputs in order, shapes fixed.
 
     Attributes:
         inputs: Name -> an example, in the order of ``forward``.
@@ -28,7 +28,8 @@ class FrameGraph(nn.Module):
         carried: Output -> the input that it is at the next frame of the same scene.
         meanings: Name of an input or output -> what it is, in a line.
         detector: What it runs.
-        frames_back: How many frames before the current one of a scene ``feeds`` looks at.
+        foreign: Whether its code and the units of its outputs are somebody else's: outputs are then told by their own
+            size, and what a trace would get wrong without a word is looked for.
     """
 
     detector: Any
@@ -36,12 +37,33 @@ class FrameGraph(nn.Module):
     outputs: tuple[str, ...]
     carried: Mapping[str, str]
     meanings: Mapping[str, str]
-    frames_back: int = 0
+    foreign: bool = False
 
     def run(self, feeds: Mapping[str, Tensor]) -> Tensors:
         """The outputs by name, computed by torch."""
         with torch.no_grad():
             return dict(zip(self.outputs, self(*(feeds[name] for name in self.inputs)), strict=True))
+
+    def start(self) -> Tensors:
+        """The carried inputs where nothing was seen before."""
+        return {}
+
+    def carry(self, outputs: Mapping[str, Tensor]) -> Tensors:
+        """The carried inputs of the next frame."""
+        return {}
+
+
+class FrameGraph(TensorGraph):
+    """One frame from images to boxes.
+
+    Attributes:
+        frames_back: How many frames before the current one of a scene ``feeds`` looks at.
+        circles_m2: For each task of a map of centres, the SQUARED distance within which a host may take two peaks for
+            one object; none where no two outputs are of one object.
+    """
+
+    frames_back: int = 0
+    circles_m2: Sequence[float] = ()
 
     def seen(self, before: Sequence[Frame], frame: Frame) -> list[Frame]:
         """The frames before the next one that ``feeds`` looks at, given those before this one."""
@@ -62,14 +84,6 @@ class FrameGraph(nn.Module):
         Raises:
             ValueError: Images of another size than the graph's.
         """
-
-    @abstractmethod
-    def start(self) -> Tensors:
-        """The carried inputs where nothing was seen before."""
-
-    @abstractmethod
-    def carry(self, outputs: Mapping[str, Tensor]) -> Tensors:
-        """The carried inputs of the next frame."""
 
     @abstractmethod
     def detections(self, outputs: Mapping[str, Tensor], *, frame: Frame) -> list[tuple[str, InstanceData]]:

@@ -74,6 +74,18 @@ class DeformableConvV1(DeformConv2dPack):  # type: ignore[misc]  # mmcv is untyp
         nn.Module._load_from_state_dict(self, *args)
 
 
+_OWN: dict[type[nn.Module], type[nn.Module]] = {
+    ModulatedDeformConv2dPack: DeformableConv,
+    DeformConv2dPack: DeformableConvV1,
+}
+
+
+def take_over_deformable(model: nn.Module) -> None:
+    """Let layers of these very classes of mmcv run as ours, in place, under the same names and without its kernels."""
+    for module in model.modules():
+        module.__class__ = _OWN.get(type(module), type(module))
+
+
 def _ready(tensor: Tensor) -> Tensor:
     """As the kernel reads it; bf16 and fp16, of autocast, as floats: on a CPU it computes in nothing smaller."""
     return (tensor.float() if tensor.dtype in (torch.bfloat16, torch.float16) else tensor).contiguous()

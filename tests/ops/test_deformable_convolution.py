@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from qdbev.ops.deformable_convolution import DeformableConv, DeformableConvV1
+from qdbev.ops.deformable_convolution import DeformableConv, DeformableConvV1, take_over_deformable
 from qdbev.quantization.layers.quantized import deformable_class
 
 
@@ -75,3 +75,25 @@ def test_it_computes_in_single_precision_where_autocast_halves_its_input(kind):
     found.float().sum().backward()
     assert found.dtype == torch.bfloat16 and layer.weight.grad is not None and layer.weight.grad.any()
     torch.testing.assert_close(found.float(), layer(x.float()), atol=2e-2, rtol=2e-2)
+
+
+def test_layers_of_mmcv_are_taken_over_in_place_and_classes_made_of_them_are_left():
+    from mmcv.ops import DeformConv2dPack, ModulatedDeformConv2dPack
+
+    class Special(ModulatedDeformConv2dPack):
+        pass
+
+    torch.manual_seed(0)
+    model = torch.nn.ModuleList(
+        each(4, 6, 3, padding=1) for each in (DeformConv2dPack, ModulatedDeformConv2dPack, Special)
+    )
+    for layer in model:
+        torch.nn.init.normal_(layer.conv_offset.weight, std=0.3)
+    image, state = torch.randn(2, 4, 5, 7), list(model.state_dict())
+    with torch.no_grad():
+        expected = [layer(image) for layer in model]
+        take_over_deformable(model)
+        found = [layer(image) for layer in model]
+    assert [type(layer) for layer in model] == [DeformableConvV1, DeformableConv, Special]
+    assert list(model.state_dict()) == state
+    assert all((one - other).abs().max() < 1e-5 for one, other in zip(found, expected, strict=True))

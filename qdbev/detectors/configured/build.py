@@ -15,6 +15,7 @@ from qdbev.detectors.configured.detector import ConfiguredDetector
 from qdbev.detectors.configured.taps import check_taps
 from qdbev.detectors.detector import NoHistory
 from qdbev.detectors.quiet import without_lists
+from qdbev.ops.deformable_convolution import take_over_deformable
 
 
 def build_configured(
@@ -45,6 +46,7 @@ def build_configured(
         raise ValueError(f"mmdet3d cannot build the config's model: {type(error).__name__}: {error}") from error
     if not hasattr(detector, "data_preprocessor"):
         raise ValueError(f"{type(detector).__name__} is no detector of mmdet3d: it has no data_preprocessor")
+    take_over_deformable(detector)
     check_parts(detector, parts=parts)
     check_taps(detector, taps=taps)
     detector.__class__ = type(type(detector).__name__, (ConfiguredDetector, type(detector)), {})

@@ -27,7 +27,8 @@ _CANNOT = {
     "latency of each part need that",
     "shapes": "{name} cannot run by shapes alone, because it is known by its mmdet3d config alone; its costs and "
     "memory cannot be counted before it runs",
-    "export": "{name} cannot be exported as a graph, because it is known by its mmdet3d config alone",
+    "export": "{name} cannot be one graph from images to boxes, because it is known by its mmdet3d config alone; "
+    "`export onnx` writes its image branch, which is neither scored nor timed",
 }
 
 

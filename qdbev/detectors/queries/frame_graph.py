@@ -85,14 +85,6 @@ class QueryGraph(FrameGraph):
         images = images_of_sample(inputs, sample, place=place, shape=self.inputs["image"].shape)
         return {"image": images, self.camera_input: self.cameras(current_frames([sample], device=images.device))}
 
-    def start(self) -> Tensors:
-        """Nothing: every frame is seen alone."""
-        return {}
-
-    def carry(self, outputs: Mapping[str, Tensor]) -> Tensors:
-        """Nothing: every frame is seen alone."""
-        return {}
-
     def detections(self, outputs: Mapping[str, Tensor], *, frame: Frame) -> Detections:
         """See ``FrameGraph``."""
         decoded = Decoded(outputs["class_logits"][None], outputs["box_codes"][None])

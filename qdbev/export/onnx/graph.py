@@ -102,6 +102,17 @@ class Graph:
         graph.initializer.extend(from_array(value, name) for name, value in self.constants.items() if name in read)
         return self._model
 
+    def join_outputs(self) -> None:
+        """Let what an output is a copy of be the output itself."""
+        made, outputs = self.producers(), set(self.outputs)
+        copies = [node for node in of_kind(self, "Identity") if node.output[0] in outputs and node.input[0] in made]
+        names = {node.input[0]: node.output[0] for node in reversed(copies)}
+        joined = {id(node) for node in copies if names[node.input[0]] == node.output[0]}
+        self.nodes = [node for node in self.nodes if id(node) not in joined]
+        self.rename(names)
+        for node in self.nodes:
+            node.output[:] = [names.get(name, name) for name in node.output]
+
     def drop_unread(self) -> None:
         """Drop the nodes that no output needs."""
         wanted, kept = set(self.outputs), []

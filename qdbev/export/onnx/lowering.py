@@ -58,6 +58,7 @@ def runtime_graph(neutral: onnx.ModelProto, *, target: str = "ort") -> Lowered:
     in_float = multiply_rows(graph, grids=grids, stored=stored) if target == "ort" else set[str]()
     read = graph.readers()
     write_integers(graph, stored, unsigned_bytes=target == "ort", in_float=in_float)
+    graph.join_outputs()
     model = graph.finish()
     del model.opset_import[:]
     model.opset_import.append(onnx_package().helper.make_opsetid("", OPSET))

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.onnx.symbolic_helper import parse_args
 
-from qdbev.detectors.frame_graph import FrameGraph
+from qdbev.detectors.frame_graph import TensorGraph
+from qdbev.export.onnx.gate.decisions import refuse_decisions
 from qdbev.export.onnx.packages import onnx_package
 from qdbev.export.onnx.shapes import fold_constants
 from qdbev.ops import exporting_rows
@@ -40,7 +41,7 @@ _LIBRARY.define("grid(Tensor x, Tensor scale, Tensor offset, str name, int low, 
 _LIBRARY.define("stored(Tensor integers, Tensor scale, str name, int bits, int axis) -> Tensor")
 
 
-def neutral_graph(frame: FrameGraph, *, lists_rows: bool = False) -> onnx.ModelProto:
+def neutral_graph(frame: TensorGraph, *, lists_rows: bool = False) -> onnx.ModelProto:
     """Trace a frame whose quantizers that are on become nodes, all that follows from shapes folded.
 
     Args:
@@ -49,7 +50,7 @@ def neutral_graph(frame: FrameGraph, *, lists_rows: bool = False) -> onnx.ModelP
             shapes which numbers decide; otherwise all shapes are fixed.
 
     Raises:
-        ValueError: ONNX is not installed.
+        ValueError: ONNX is not installed, or has no operator for something that the detector does.
     """
     onnx: Any = onnx_package()
     rows = exporting_rows() if lists_rows else nullcontext()
@@ -59,18 +60,65 @@ def neutral_graph(frame: FrameGraph, *, lists_rows: bool = False) -> onnx.ModelP
         written = Path(folder, "neutral.onnx")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of shapes that are fixed, which is what is wanted
-            torch.onnx.export(
-                frame,
-                tuple(frame.inputs.values()),
-                written,
-                dynamo=False,
-                opset_version=OPSET,
-                input_names=list(frame.inputs),
-                output_names=list(frame.outputs),
-            )
+            if frame.foreign:
+                refuse_decisions(lambda: frame.run(frame.inputs))
+            _write(frame, written)
         model = onnx.load(written)
     _name_as_the_detector(model)
+    _refuse_strangers(model)
+    if frame.foreign:
+        _refuse_repeated_layers(model)
+        _keep_outputs_apart(model)
     return fold_constants(model)
+
+
+def _write(frame: TensorGraph, path: Path) -> None:
+    try:
+        torch.onnx.export(
+            frame,
+            tuple(frame.inputs.values()),
+            path,
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=list(frame.inputs),
+            output_names=list(frame.outputs),
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"the detector cannot be written as ONNX: {reason}") from error
+
+
+def _refuse_strangers(model: onnx.ModelProto) -> None:
+    """Refuse operators of other libraries, which no target knows."""
+    for node in model.graph.node:
+        if node.domain not in ("", DOMAIN):
+            raise ValueError(f"{node.name} is an operator {node.op_type} of {node.domain}, which no target runs")
+
+
+def _refuse_repeated_layers(model: onnx.ModelProto) -> None:
+    """Refuse a layer that sees two tensors: the gate looks at the input of a layer once."""
+    helper, seen = onnx_package().helper, dict[str, str]()
+    for node in model.graph.node:
+        if (node.domain, node.op_type) != (DOMAIN, "Grid"):
+            continue
+        name = helper.get_node_attr_value(node, "name").decode()
+        if seen.setdefault(name, node.input[0]) != node.input[0]:
+            raise ValueError(
+                f"{name.rpartition('.')[0]} runs more than once on different tensors, and the gate cannot see that"
+            )
+
+
+def _keep_outputs_apart(model: onnx.ModelProto) -> None:
+    """Let a node read each output, so that who rewrites a layer sees that its output is wanted as it is.
+
+    ``Graph.join_outputs`` takes these nodes off again.
+    """
+    helper, graph = onnx_package().helper, model.graph
+    inside = {output.name: f"{output.name}/inside" for output in graph.output}
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [inside.get(name, name) for name in names]
+    graph.node.extend(helper.make_node("Identity", [name], [output], name=output) for output, name in inside.items())
 
 
 def _name_as_the_detector(model: onnx.ModelProto) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qdbev.export.onnx.activations import STEPS, Grid, write_grids
+from qdbev.export.onnx.device.gelu import FIRST_OPSET, write_out_gelu
 from qdbev.export.onnx.device.sampling import gather_samples
 from qdbev.export.onnx.device.sums import add_elements
 from qdbev.export.onnx.graph import Array, Graph, attributes_of, of_kind
@@ -76,6 +77,8 @@ def device_graph(neutral: onnx.ModelProto, *, target: str) -> Lowered:
         gather_samples(graph, shapes=shapes)
     if form.adds_elements:
         add_elements(graph, shapes=shapes)
+    if form.opset < FIRST_OPSET:
+        write_out_gelu(graph)
     read = graph.readers()
     _write_weights(graph, {tensor: weight for tensor, weight in stored.items() if tensor in read}, form=form)
     model = graph.finish()

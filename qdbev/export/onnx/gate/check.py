@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qdbev.detectors.frame_graph import FrameGraph, Tensors
+from qdbev.detectors.frame_graph import TensorGraph, Tensors
 from qdbev.export.onnx.gate.forced_run import Tap, forced
 from qdbev.export.onnx.gate.node_table import LayerFate
 from qdbev.export.onnx.graph import Array
@@ -23,7 +24,7 @@ from qdbev.export.onnx.graph import Array
 LARGEST_STEPS = 1
 LARGEST_SHARE = 1e-3
 LARGEST_OUTPUT = 1e-3
-"""Of logits, and of box codes in metres."""
+"""Of logits, and of box codes in metres; of features that have a size of their own, of the largest of them."""
 
 
 class Runs(Protocol):
@@ -43,8 +44,8 @@ class GateReport:
     """Differences at the input of each layer, by path of its quantizer, in the order that layers run."""
     outputs: dict[str, float] = field(default_factory=dict)
     """Name of an output -> its largest difference, both on the same integers."""
-    free_boxes: float = 1.0
-    """Share of box codes that are equal within a thousandth where both run freely."""
+    free_boxes: float | None = None
+    """Share of box codes that are equal within a thousandth where both run freely; None where none come out."""
     taps_change: bool = False
     """Whether the graph computes something else once its taps are looked at."""
     layers: list[LayerFate] = field(default_factory=list)
@@ -93,7 +94,7 @@ def _differs(tap: Tap) -> bool:
 
 
 def check(
-    frame: FrameGraph,
+    frame: TensorGraph,
     *,
     session: Runs,
     tapped: Runs,
@@ -116,12 +117,14 @@ def check(
         with with_biases(frame.detector, biases), forced(frame.detector, steps=seen, taps=report.taps):
             expected = frame.run(given)
         for name, value in expected.items():
-            largest = float((value - seen[name]).abs().max())  # of the run whose integers the detector was given
-            report.outputs[name] = max(report.outputs.get(name, 0.0), largest)
+            apart = (value - seen[name]).abs().max()  # of the run whose integers the detector was given
+            unit = value.abs().max() if frame.foreign and apart > 0 else 1.0
+            report.outputs[name] = float(np.maximum(report.outputs.get(name, 0.0), float(apart / unit)))  # keeps NaN
             report.taps_change |= not torch.equal(found[name], seen[name])
         carried = frame.carry(found)
         report.frames += 1
-    report.free_boxes = _equal_boxes(frame, session=session, sequence=sequence)
+    if "box_codes" in frame.outputs:
+        report.free_boxes = _equal_boxes(frame, session=session, sequence=sequence)
     return report
 
 
@@ -143,7 +146,7 @@ def _set(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -
         parameter.copy_(values[name])
 
 
-def _equal_boxes(frame: FrameGraph, *, session: Runs, sequence: Sequence[Tensors]) -> float:
+def _equal_boxes(frame: TensorGraph, *, session: Runs, sequence: Sequence[Tensors]) -> float:
     """Share of box codes, of all frames, that a free run of detector and graph both have."""
     ours, theirs, equal, count = frame.start(), frame.start(), 0, 0
     for feeds in sequence:

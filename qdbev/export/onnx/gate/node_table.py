@@ -119,16 +119,19 @@ def _products(runtime_model: Any) -> Iterator[_Product]:
         said = {name: str(value.value) for name, value in operation.get_rt_info().items() if hasattr(value, "value")}
         if said.get("layerType") in ("Convolution", "FullyConnected", "MatMul", "DeformableConvolution"):
             names = (name.partition("/Dequantization")[0] for name in said["originalLayersNames"].split(","))
-            originals = [name.removesuffix("/WithoutBiases") for name in names]
+            originals = [name.removesuffix("/WithoutBiases").removesuffix("_original") for name in names]
             weight = operation.inputs()[1].get_source_output().get_node().get_friendly_name()
             originals += [weight.removesuffix(_TURNED)] if weight.endswith(_TURNED) else []
             yield _Product(said["layerType"], said["runtimePrecision"] in ("u8", "i8"), originals)
 
 
 def _readers_of_weights(exported: onnx.ModelProto, weights: Iterable[str]) -> dict[str, list[str]]:
-    """Path of each weight -> names of the nodes that multiply by its values; tables are only looked up."""
+    """Path of each weight -> names of the nodes that multiply by its values; tables are only looked up.
+
+    OpenVINO calls a node whose result is an output of the graph by the name of the output.
+    """
     readers: dict[str, list[str]] = {}
     for node in exported.graph.node:
         for name in node.input if node.op_type != "Gather" else ():
-            readers.setdefault(name, []).append(node.name)
+            readers.setdefault(name, []).extend([node.name, *node.output])
     return {weight: readers[f"{weight}{VALUES}"] for weight in weights if f"{weight}{VALUES}" in readers}
