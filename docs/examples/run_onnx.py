@@ -2,8 +2,8 @@
 
     python run_onnx.py model.onnx frames.npz
 
-frames.npz holds, frame after frame, what docs/export.md says of the inputs: image (frames, cameras, 3, height, width),
-normalised as metadata says; lidar2img (frames, cameras, 4, 4); can_bus (frames, 18) where the graph asks for it.
+frames.npz holds, frame after frame, what docs/export.md says of the inputs; lidar2img (frames, cameras, 4, 4) does in
+place of img2lidar. Boxes of BEVDepth are in the vehicle's frame, or in the LiDAR's with lidar2ego (frames, 4, 4).
 """
 
 import json
@@ -15,42 +15,51 @@ import onnxruntime
 BOXES = 10
 
 
-def decode(codes):
-    """Box codes to centre [m], length, width, height [m], yaw [radians] and velocity [m/s] in the LiDAR frame."""
-    x, y, log_width, log_length, z, log_height, sine, cosine = codes[:, :8].T
-    sizes = np.exp([log_length, log_width, log_height])
-    yaw = -np.arctan2(sine, cosine) - np.pi / 2
-    yaw = np.where(yaw < -np.pi, yaw + 2 * np.pi, yaw)
-    return np.stack([x, y, z, *sizes, yaw, *codes[:, 8:].T], axis=1)
+def decode(codes, pose):
+    """Box codes to centre [m], length, width, height [m], yaw [radians] and velocity [m/s], in the frame of a pose."""
+    turn = pose[:2, :2].T
+    centre = codes[:, [0, 1, 4]] @ pose[:3, :3].T + pose[:3, 3]
+    ahead, velocity = -codes[:, 6:8] @ turn, codes[:, 8:] @ turn
+    yaw = np.arctan2(ahead[:, 1:], ahead[:, :1])
+    return np.concatenate([centre, np.exp(codes[:, [3, 2, 5]]), yaw, velocity], axis=1)
 
 
-def best(logits, codes):
-    """Score, class and box of the best pairs of an object query and a class."""
-    scores = 1 / (1 + np.exp(-logits))
-    order = np.argsort(-scores, axis=None, kind="stable")[:BOXES]
-    query, label = np.unravel_index(order, scores.shape)
-    return scores[query, label], label, decode(codes[query])
+def best(logits, codes, circles):
+    """Score, class and code of the best pairs of a row and a class, none near a better one of its task."""
+    scores, pairs = 1 / (1 + np.exp(-logits)), []
+    task = np.arange(len(codes)) * len(circles) // len(codes)
+    for place in np.argsort(-scores, axis=None, kind="stable"):
+        row, label = np.unravel_index(place, scores.shape)
+        better = [other for other, _ in pairs if task[other] == task[row]]
+        if np.all(np.square(codes[better, :2] - codes[row, :2]).sum(1) > circles[task[row]]):
+            pairs.append((row, label))
+        if len(pairs) == BOXES:
+            break
+    rows, labels = np.transpose(pairs)
+    return scores[rows, labels], labels, codes[rows]
 
 
 def main(model, frames):
     """Run all frames, each with what the one before left."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    stated = session.get_modelmeta().custom_metadata_map
-    classes, carried = (json.loads(stated[f"qdbev.{name}"]) for name in ("classes", "carried"))
+    stated = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    classes, carried = stated["qdbev.classes"], stated["qdbev.carried"]
+    circles = stated.get("qdbev.circles_m2") or [-1.0]
     recorded, names = dict(np.load(frames)), [port.name for port in session.get_outputs()]
     if "lidar2img" in recorded:
         recorded["img2lidar"] = np.linalg.inv(recorded["lidar2img"].astype(np.float64)).astype(np.float32)
     shapes = {port.name: port.shape for port in session.get_inputs()}
     kept = [name for name in shapes if name.startswith("has_") or name in carried.values()]
     memory = {name: np.zeros(shapes[name], np.float32) for name in kept}
-    for index in range(len(recorded["image"])):
+    poses = np.linalg.inv(recorded.get("lidar2ego", np.broadcast_to(np.eye(4), (len(recorded["image"]), 4, 4))))
+    for index, pose in enumerate(poses):
         feeds = {name: recorded[name][index : index + 1] for name in shapes if name not in kept}
         outputs = dict(zip(names, session.run(names, feeds | memory), strict=True))
-        logits, codes = outputs["class_logits"], outputs["box_codes"]
         memory = {name: np.ones(1, np.float32) for name in kept}
         memory |= {name: outputs[output] for output, name in carried.items()}
         print(f"frame {index}")
-        for score, label, box in zip(*best(logits[0], codes[0]), strict=True):
+        scores, labels, codes = best(outputs["class_logits"][0], outputs["box_codes"][0], circles)
+        for score, label, box in zip(scores, labels, decode(codes, pose), strict=True):
             x, y, z, length, width, height, yaw, *_ = box
             where = f"({x:6.2f}, {y:6.2f}, {z:5.2f}) m"
             print(f"  {score:.3f} {classes[label]:20} {where}  {length:.2f} x {width:.2f} x {height:.2f} m  {yaw:5.2f}")

@@ -17,13 +17,8 @@ from torch import Tensor
 from qdbev.detectors.bevdepth.ground_head import GroundHead
 from qdbev.detectors.bevdepth.image_lift import ImageLift, camera_numbers
 from qdbev.detectors.bevdepth.moving import moved_boxes
-from qdbev.detectors.centre import LENGTH_FIRST, TASKS, Circle, Decoding
+from qdbev.detectors.centre import LENGTH_FIRST, TASKS, Decoding, circles_of
 from qdbev.detectors.lift import CameraFrames, Decoded, Encoded, LiftDetector, Lifted, Past, VoxelGrid, pooled
-
-CIRCLES = (4.0, 12.0, 10.0, 1.0, 0.85, 0.175)
-"""Squared distances of each of nuScenes' tasks."""
-PLAIN_CIRCLE = 1.0
-"""That of each task where classes are other."""
 
 
 class BEVDepthNetwork(LiftDetector):
@@ -45,8 +40,7 @@ class BEVDepthNetwork(LiftDetector):
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.grid, self.image_px, self.frames_back = grid, image_px, frames_back
         self.tasks = tuple(map(tuple, tasks))
-        circles = CIRCLES if self.tasks == TASKS else (PLAIN_CIRCLE,) * len(self.tasks)
-        self.order, self.decoding = LENGTH_FIRST, Decoding(tuple(Circle(squared) for squared in circles))
+        self.order, self.decoding = LENGTH_FIRST, Decoding(circles_of(self.tasks))
         self.backbone = ImageLift(**backbone, grid=grid, image_px=image_px)
         self.head = GroundHead(**head, tasks=self.tasks)
 

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from qdbev.detectors.centre.code_order import LENGTH_FIRST, WIDTH_FIRST, CodeOrder
-from qdbev.detectors.centre.decoding import Circle, Decoding, Rotated, boxes_of_outputs, decoded_boxes, dense_outputs
+from qdbev.detectors.centre.decoding import (
+    Circle,
+    Decoding,
+    Rotated,
+    boxes_of_outputs,
+    circles_of,
+    decoded_boxes,
+    dense_outputs,
+)
 from qdbev.detectors.centre.grid import CentreGrid
 from qdbev.detectors.centre.head import TASKS, CentreHead, TaskMaps
 from qdbev.detectors.centre.losses import TaskLoss, task_losses
@@ -23,6 +31,7 @@ __all__ = [
     "TaskMaps",
     "TaskTargets",
     "boxes_of_outputs",
+    "circles_of",
     "decoded_boxes",
     "dense_outputs",
     "task_losses",

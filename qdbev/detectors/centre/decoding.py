@@ -17,7 +17,7 @@ from torch import Tensor
 from qdbev.detectors.boxes.box_code import decode_boxes
 from qdbev.detectors.centre.code_order import CodeOrder
 from qdbev.detectors.centre.grid import CentreGrid
-from qdbev.detectors.centre.head import TaskMaps
+from qdbev.detectors.centre.head import TASKS, TaskMaps
 from qdbev.ops.rotated_suppression import suppressed
 
 OUTSIDE_LOGIT = -20.0  # of classes that a task does not have
@@ -45,6 +45,15 @@ class Circle:
     """
 
     squared_m2: float
+
+
+_CIRCLES_M2 = (4.0, 12.0, 10.0, 1.0, 0.85, 0.175)  # of nuScenes' tasks, by CenterPoint
+_PLAIN_CIRCLE_M2 = 1.0
+
+
+def circles_of(tasks: Sequence[Sequence[int]]) -> tuple[Circle, ...]:
+    """CenterPoint's circle of each of nuScenes' tasks, and one of a metre for tasks of other classes."""
+    return tuple(map(Circle, _CIRCLES_M2 if tasks == TASKS else (_PLAIN_CIRCLE_M2,) * len(tasks)))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from mmdet3d.structures import Det3DDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from qdbev.detectors.centre import boxes_of_outputs
+from qdbev.detectors.centre import boxes_of_outputs, circles_of
 from qdbev.detectors.detector import Detections, Scene
 from qdbev.detectors.frame_graph import Frame, FrameGraph, Tensors
 from qdbev.detectors.images.batches import images_of_sample
@@ -55,6 +55,7 @@ class LiftGraph(FrameGraph):
         super().__init__()
         self.detector, self.frames_back = detector.eval(), detector.frames_back
         self.carried = CARRIED if self.frames_back else {}
+        self.circles_m2 = [circle.squared_m2 for circle in circles_of(detector.tasks)]
         self.outputs = ("class_logits", "box_codes", *self.carried)
         images, frames = one_frame(scene, device="cpu")
         self.inputs = {"image": torch.zeros_like(images), **self.geometry(frames, past=None)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from qdbev.detectors.bevdepth import build_bevdepth
+from qdbev.detectors.bevdepth.network import in_lidar
 from qdbev.detectors.bevdet import build_bevdet
+from qdbev.detectors.centre import Circle, Decoding, boxes_of_outputs
 from qdbev.detectors.detector import Scene
 from qdbev.detectors.frame_graph import FrameGraph
 from qdbev.detectors.lift import LiftGraph
@@ -42,6 +45,8 @@ from tests.detectors.conftest import ring_of_cameras
 from tests.export.onnx.conftest import Traced, copies, put_onto_bits
 
 FEW_TASKS: dict[str, Any] = {"tasks": ((0, 2), (1,))}
+CIRCLES_M2 = (9.0, 4.0)
+NEVER = (Circle(-1.0),) * 2
 SIZES = {"bevdet4d": SIZE, "bevdepth": DEPTH_SIZE}
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "run_onnx.py"
 
@@ -138,6 +143,7 @@ def test_a_frame_is_compared_with_the_oldest_that_is_carried(kind: str, frame: L
 def test_what_goes_in_and_comes_out_is_told(kind: str, frame: LiftGraph) -> None:
     own = {"bevdet4d": ["cells", "places", "gap_s"], "bevdepth": ["cameras", "cells", "prev_cells"]}[kind]
     assert list(frame.inputs) == ["image", *own, "prev_depths", "prev_features", "has_prev"]
+    assert frame.circles_m2 == [1.0, 1.0]  # of tasks that are not nuScenes'
     assert list(frame.meanings) == [*frame.inputs, "class_logits", "box_codes", "depths", "features"]
     with pytest.raises(ValueError, match=r"images have shape .* this graph takes"):
         inputs, (sample,) = step(kind, 0)
@@ -215,19 +221,39 @@ def test_what_falls_into_one_cell_adds_up() -> None:
         assert len(sums) == 2  # three depths of two pixels at once, as many as there are cells and one
 
 
-def test_numpy_alone_carries_what_is_to_be_carried(
+def test_numpy_alone_finds_the_boxes_of_the_detector_with_its_circles(
     kind: str, frame: LiftGraph, lowered: Lowered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_metadata(lowered.model, {"classes": ["car", "bus", "van"], "carried": dict(frame.carried)})
+    """Of BEVDet, which suppresses what overlaps, with circles in its place; wider ones, for the cells are large."""
+    classes, detector = ("car", "bus", "van"), frame.detector
+    metadata = {"classes": classes, "carried": dict(frame.carried), "circles_m2": CIRCLES_M2}
+    write_metadata(lowered.model, metadata)
     onnx.save(lowered.model, tmp_path / "model.onnx")
     sequence = drive(kind, frame, 2)
-    np.savez(
-        tmp_path / "frames.npz", **{name: np.concatenate([feeds[name] for feeds in sequence]) for name in sequence[0]}
-    )
+    recorded = {name: np.concatenate([feeds[name] for feeds in sequence]) for name in sequence[0]}
+    lidar2ego = np.array([[0, -1, 0, 3.0], [1, 0, 0, -1], [0, 0, 1, 0.5], [0, 0, 0, 1]])  # a quarter turn, and a shift
+    recorded |= {"lidar2ego": np.stack([lidar2ego] * 2)} if kind == "bevdepth" else {}
+    np.savez(tmp_path / "frames.npz", **recorded)
     runpy.run_path(str(EXAMPLE))["main"](str(tmp_path / "model.onnx"), str(tmp_path / "frames.npz"))
-    printed, session, carried = capsys.readouterr().out.splitlines(), OrtSession(lowered.model), frame.start()
+    session, carried, expected = OrtSession(lowered.model), frame.start(), []
+    wide = Decoding(
+        tuple(map(Circle, CIRCLES_M2)), candidates=10**6, min_score=0.0, centre_range_m=(-1e6,) * 3 + (1e6,) * 3
+    )
     for place, feeds in enumerate(sequence):
         outputs = session.run(feeds | carried)
         carried = frame.carry(outputs)
-        best = outputs["class_logits"].sigmoid().max()
-        assert printed[11 * place + 1].startswith(f"  {best:.3f} ")
+        logits, codes = outputs["class_logits"], outputs["box_codes"]
+        (found,) = boxes_of_outputs(logits, codes, classes=detector.tasks, decoding=wide)
+        (free,) = boxes_of_outputs(logits, codes, classes=detector.tasks, decoding=replace(wide, suppression=NEVER))
+        assert not torch.equal(found.scores_3d[:10], free.scores_3d[:10])  # some are suppressed
+        if kind == "bevdepth":
+            in_lidar([found], lidar2grid_B44=torch.from_numpy(lidar2ego)[None])
+        expected.append(f"frame {place}")
+        for box, score, label in zip(
+            found.bboxes_3d.tensor[:10].tolist(), found.scores_3d, found.labels_3d, strict=False
+        ):
+            x, y, bottom, length, width, height, yaw, *_ = box
+            where = f"({x:6.2f}, {y:6.2f}, {bottom + height / 2:5.2f}) m"
+            size = f"{length:.2f} x {width:.2f} x {height:.2f} m"
+            expected.append(f"  {score:.3f} {classes[label]:20} {where}  {size}  {yaw:5.2f}")
+    assert capsys.readouterr().out.splitlines() == expected
