@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from torch import Tensor, nn
 
-from qdbev.detectors.configured import ConfiguredDetector, ImageBranch
-from tests.detectors.configured.conftest import fcos3d, key_frame
+from qdbev.data.configured.config import read_config
+from qdbev.detectors.configured import ConfiguredDetector, ImageBranch, build_configured
+from tests.detectors.configured.conftest import CONFIG, fcos3d, key_frame
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,23 @@ def test_a_head_that_stands_among_the_necks_is_refused(fcos: ConfiguredDetector)
     detector.stated_parts = {"backbone": ["backbone"], "neck": ["neck", "bbox_head"]}
     with pytest.raises(ValueError, match="bbox_head gives something else than maps"):
         ImageBranch(detector, *key_frame(1))
+
+
+def test_of_a_detector_of_images_and_lidar_what_sees_images_is_taken() -> None:
+    """CenterPoint with the image branch of FCOS3D beside its pillars."""
+    cameras = read_config(CONFIG, options={})["model"]
+    model = read_config(CONFIG.with_name("centerpoint_config.py"), options={})["model"]
+    model |= {"img_backbone": cameras["backbone"], "img_neck": cameras["neck"]}
+    model["data_preprocessor"] |= {name: cameras["data_preprocessor"][name] for name in ("mean", "std")}
+    backbone, neck = (["pts_backbone", "img_backbone"], ["img_neck", "pts_neck"])
+    parts = {"backbone": backbone, "neck": neck, "encoder": ["pts_voxel_encoder"], "decoder": ["pts_bbox_head"]}
+    points = torch.rand(200, 5, generator=torch.Generator().manual_seed(0)) * 8
+    told = {"token": "", "img_shape": [(64, 96)] * 2, "box_type_3d": LiDARInstance3DBoxes}
+    inputs = {"points": [points], "img": [torch.stack(key_frame(1)[0]["img"])]}
+    branch = ImageBranch(build_configured(model, parts=parts), inputs, [Det3DDataSample(metainfo=told)])
+    assert (branch.paths, branch.left_out) == (["img_backbone", "img_neck"], ["pts_backbone", "pts_neck"])
+    assert branch.inputs["image"].shape == (2, 3, 64, 96)
+    assert branch.normalisation["sides_are_multiples_of"] == 1 and not branch.normalisation["swaps_red_and_blue"]
 
 
 class Stack(nn.Module):

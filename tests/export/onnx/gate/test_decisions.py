@@ -25,6 +25,10 @@ IMAGE = torch.arange(12.0).reshape(1, 3, 2, 2)
         (lambda x: x + torch.tensor(x.flatten().tolist()).sum(), "Tensor.tolist"),
         (lambda x: x + torch.from_numpy(x.numpy()), "Tensor.numpy"),
         (lambda x: x if torch.equal(x, x * 2) else x + 1, "torch.equal"),
+        (lambda x: x * len(x.nonzero()), "Tensor.nonzero"),
+        (lambda x: x * len(torch.nonzero(x)), "torch.nonzero"),
+        (lambda x: x[x > 3], "a mask as index"),
+        (lambda x: x[0, x[0, :, 0, 0] > 3], "a mask as index"),
     ],
 )
 def test_numbers_that_leave_torch_are_refused(decides: Callable[[Tensor], Any], how: str) -> None:
