@@ -22,10 +22,9 @@ SHORT := data.train_scenes=120 qat.steps_per_stage=[20,20,30,100]
 FEW := data.train_scenes=8 data.val_scenes=5 calibration.samples=2 evaluation.bootstrap_resamples=50 bit_plan.samples=1 \
 	bit_plan.candidates=[2,4,8] qat.steps_per_stage=1 distillation.schedule.steps=2 distillation.auto_steps=1
 DEMO := $(if $(QUICK),--store runs/quick) $(foreach word,$(SHARES) $(if $(QUICK),$(FEW),$(SHORT)),--set $(word))
-# Each test process computes on one thread; pytest-xdist starts one process per core, four at most. Memory that large maps leave
-# is used again instead of returned: a fifth of a step. Compiled tests are kept: half of what each process takes to collect them.
-PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg PYTHONDONTWRITEBYTECODE= MALLOC_TOP_PAD_=67108864 \
-	MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824 $(BIN)/python -m pytest -q \
+# Each test process computes on one thread; pytest-xdist starts one process per core, four at most.
+# Compiled tests are kept, whatever the shell says: half of what each process takes to collect them.
+PYTEST := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 MPLBACKEND=Agg PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q \
 	--numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 section = @printf '\n==== %s\n' "$(1)"

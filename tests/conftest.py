@@ -120,6 +120,14 @@ def one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def freed_memory() -> None:
+    """Large maps take what others have freed, as in every command, instead of new pages that must be cleared."""
+    from pipelines.store import processes
+
+    processes.keep_freed_memory()
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_tree_of_commands() -> Iterator[None]:
     """Typer builds all commands anew for every line that a test runs; once is enough."""
     import typer.testing

@@ -121,7 +121,7 @@ def _opened(path: Path, *, entries: Mapping[str, Entry]) -> Callable[[str], np.n
     """What gives the numbers of a tensor; the file is mapped, not read."""
     import numpy as np  # only where tensors are looked at
 
-    content = np.memmap(path, dtype=np.uint8, mode="r")
+    content = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)  # its slices are quicker made
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
 
     def read(name: str) -> np.ndarray[Any, Any]:
@@ -136,13 +136,11 @@ def _opened(path: Path, *, entries: Mapping[str, Entry]) -> Callable[[str], np.n
 
 def _check_tensor(name: str, *, entries: Mapping[str, Entry], read: Callable[[str], np.ndarray[Any, Any]]) -> None:
     """Finite where it is a float, above zero where it is the scale of a quantizer, not below where it is a variance."""
-    import numpy as np
-
     if entries[name].dtype not in ("F64", "F32", "F16", "BF16") or not entries[name].size:
         return
     numbers = read(name)
     least, largest = float(numbers.min()), float(numbers.max())  # a NaN comes through both
-    if not np.isfinite([least, largest]).all():
+    if not (math.isfinite(least) and math.isfinite(largest)):
         raise ValueError(f"tensor {name} holds numbers that are not finite")
     owner, _, word = name.rpartition(".")
     is_scale = (word == "scale" and f"{owner}.flags" in entries) or f"{name.removesuffix('_scale')}_packed" in entries

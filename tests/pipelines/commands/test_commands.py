@@ -397,13 +397,14 @@ def test_dfq_says_what_it_would_do(call: Call) -> None:
     assert len(call("calibrate", "--profile", "w4a6", "--dry-run")["would_do"]) == 1
 
 
-def test_dfq_changes_the_latent_weights(call: Call, store: Path) -> None:
-    words = [*NANO[:2], "--method", "dfq"]
+def test_dfq_changes_the_latent_weights(of_nano: dict[str, Any], call: Call, store: Path) -> None:
+    words = [*NANO[:2], *UNSCORED, "--method", "dfq"]
     made = call("calibrate", *words)
     assert "equalised 28 pairs of layers" in made["messages"][0]
-    plain = call("calibrate", *NANO[:2])
+    plain = call("calibrate", *NANO[:2], *UNSCORED)
     uncorrected = call("calibrate", *words, "--set", "calibration.bias_correction=none")
     ids = {outcome["artifact"]["digest"] for outcome in (made, plain, uncorrected)}
+    assert plain["artifact"]["digest"] == of_nano["metrics"]["PTQ"]["artifact"]
     assert len(ids) == 3 and call("calibrate", *words)["artifact"]["digest"] == made["artifact"]["digest"]
     profile = profiles.load("w4a6", overrides=["calibration.method=dfq"])
     states = []
