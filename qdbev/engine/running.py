@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from qdbev.engine.moment import ExtraState, Moment, OnSave, OnStep, TrainResult
 from qdbev.engine.schedule import ScheduleSettings, learning_rate_factor
 from qdbev.engine.state import DamagedState, ResumeState, load_state, save_state
 from qdbev.engine.stepping import Stepper, StepResult
+
+_LOG = logging.getLogger(__name__)
+_FAR_ABOVE = 1e6  # as many times the norm that gradients are clipped to: hardly anything of most of them is left
 
 
 @dataclass
@@ -46,6 +50,7 @@ class Training:
     curve: Curve = field(default_factory=Curve)
     skipped: list[int] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)  # losses of the non-finite steps in a row
+    warned: bool = False
     seconds: float = 0.0
     began: float = field(default_factory=time.monotonic)
     bar: Any = None
@@ -149,6 +154,18 @@ class Training:
         if metrics or self.step % self.log_every == 0 or not self._left():
             row = self.curve.close_row(step=self.step, learning_rate=learning_rate, metrics=metrics or {})
             self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step=self.step)
+            self._warn_of_norm(row.get("grad_norm", 0.0))
+
+    def _warn_of_norm(self, norm: float) -> None:
+        """Say once that a few gradients drown all others: the loss may well go on falling."""
+        clip = self.stepper.clip_norm
+        if self.warned or norm <= _FAR_ABOVE * clip or not self.accelerator.is_main_process:
+            return
+        self.warned = True
+        _LOG.warning(
+            f"step {self.step}: gradients are clipped from a norm of {norm:.1e} to {clip:g}, so a few numbers decide "
+            "and most weights hardly move; look at the named losses, or train with precision=fp32"
+        )
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:

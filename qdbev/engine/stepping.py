@@ -45,6 +45,7 @@ class Stepper:
     Attributes:
         model: The model, unwrapped.
         average: The moving average, or None.
+        clip_norm: Norm that gradients are clipped to; infinite where they are not.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Stepper:
         self.average = None if ema_decay is None else AverageWeights(model, decay=ema_decay)
         self._accelerator = accelerator
         self._settings = settings
+        self.clip_norm = math.inf if settings.clip_norm is None else settings.clip_norm
         self._seed = seed
         # the fused kernel and the gradient scaler of fp16 both want to unscale
         self._plain = build_optimiser(model, settings=settings, fused=accelerator.scaler is None)
@@ -82,8 +84,7 @@ class Stepper:
         """
         buffers = [buffer.clone() for buffer in self.model.buffers()]
         terms = self._backward(stream, step=step)
-        clip = math.inf if self._settings.clip_norm is None else self._settings.clip_norm
-        terms["grad_norm"] = self._accelerator.clip_grad_norm_(self._parameters, clip)
+        terms["grad_norm"] = self._accelerator.clip_grad_norm_(self._parameters, self.clip_norm)
         values, stop = self._agree(terms, stop=stop)
         set_learning_rate(self._plain, learning_rate=self._settings.learning_rate * factor)
         # with fp16 an infinite gradient is the scaler's business: it skips and halves its scale

@@ -99,6 +99,14 @@ def test_agrees_with_a_loop_written_out(tmp_path):
     assert result.ema_state is None and result.skipped == [] and result.resumed_from == 0
 
 
+@pytest.mark.parametrize(("clip_norm", "said"), [(1e-9, 1), (1.0, 0), (None, 0)])
+def test_says_once_that_gradients_are_clipped_to_next_to_nothing(tmp_path, caplog, clip_norm, said):
+    _train(tmp_path, optimiser=OptimiserSettings(learning_rate=0.05, clip_norm=clip_norm), log_every=2)
+    warnings = [record.getMessage() for record in caplog.records if "clipped from a norm of" in record.getMessage()]
+    assert len(warnings) == said
+    assert all(line.startswith("step 2: ") and "to 1e-09" in line for line in warnings)
+
+
 def test_accumulated_batches_count_like_one_large_batch(tmp_path):
     def plain():
         torch.manual_seed(0)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qdbev.detectors.bevdepth.depth_net import DepthNet
 from qdbev.detectors.bevdepth.pyramid import Pyramid
 from qdbev.detectors.images.projection import without_autocast
-from qdbev.detectors.lift import CameraFrames, Lifted, VoxelGrid, cells_of, frustum, times_depth
+from qdbev.detectors.lift import CameraFrames, Lifted, VoxelGrid, cells_of, depth_probabilities, frustum, times_depth
 
 _TOLERANCE = 0.01  # of a constant in a checkpoint; half precision keeps three digits
 _STRIDES = (0.25, 0.5, 1, 2)
@@ -59,7 +59,7 @@ class ImageLift(nn.Module):
     def lift(self, image_ECHW: Tensor, *, camera_E27: Tensor) -> Lifted:
         """Depth probabilities and features of every pixel of the neck's map."""
         depth, context = self.depth_net(image_ECHW, camera_E27=camera_E27)
-        return Lifted(depth.softmax(1).flatten(2), context.flatten(2).transpose(1, 2))
+        return Lifted(depth_probabilities(depth), context.flatten(2).transpose(1, 2))
 
     def cells(self, frames: CameraFrames, *, sensor2ego_BN44: Tensor) -> Tensor:
         """The cell of every point, (B, N, D, P), in the official code's precision and order.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from qdbev.detectors.images.projection import without_autocast
-from qdbev.detectors.lift import CameraFrames, Lifted, VoxelGrid, cells_of, frustum, times_depth
+from qdbev.detectors.lift import CameraFrames, Lifted, VoxelGrid, cells_of, depth_probabilities, frustum, times_depth
 
 _TOLERANCE = 0.01  # of a constant in a checkpoint, relative; half precision keeps three digits
 
@@ -59,7 +59,7 @@ class ViewTransformer(nn.Module):
     def lift(self, image_ECHW: Tensor) -> Lifted:
         """Depth probabilities and features of every pixel of the neck's map."""
         both = self.depthnet(image_ECHW)
-        depth = both[:, : self.depths].softmax(1).flatten(2)
+        depth = depth_probabilities(both[:, : self.depths])
         return Lifted(depth, both[:, self.depths :].flatten(2).transpose(1, 2))
 
     def cells(self, frames: CameraFrames) -> Tensor:

@@ -14,7 +14,7 @@ from qdbev.detectors.lift.frames import (
 )
 from qdbev.detectors.lift.frustum import VoxelGrid, cells_of, frustum, seen_cells, times_depth
 from qdbev.detectors.lift.history import KEY_FRAME_S, Entry, LiftHistory, Past, entries_of, gap_s, past_of
-from qdbev.detectors.lift.lifted import Lifted, pooled
+from qdbev.detectors.lift.lifted import Lifted, depth_probabilities, pooled
 from qdbev.detectors.lift.outputs import Decoded, Encoded
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "camera_frames",
     "cells_of",
     "checked_images",
+    "depth_probabilities",
     "entries_of",
     "frustum",
     "gap_s",
