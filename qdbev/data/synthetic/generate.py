@@ -29,6 +29,7 @@ from tqdm import tqdm
 
 from qdbev.data.synthetic.files.tables import SCENE_TABLES, Row, shared_tables, shared_token
 from qdbev.data.synthetic.files.tree import (
+    FILES,
     MARKER,
     SETTINGS,
     SyntheticSummary,
@@ -37,6 +38,7 @@ from qdbev.data.synthetic.files.tree import (
     read_fragment,
     read_marker,
     read_settings,
+    sizes_of,
     verify,
     write_atomically,
 )
@@ -213,18 +215,22 @@ def _assemble(root: Path, settings: Settings, train: list[str], val: list[str]) 
         digests[table] = hashlib.sha256(text.encode()).hexdigest()
     if settings.vehicle.tables != "nuscenes":
         write_atomically(root / settings.version / "splits.json", json.dumps({"train": train, "val": val}))
+    sizes = sizes_of(fragments)
+    listed = json.dumps(sizes, separators=(",", ":"))
+    write_atomically(root / FILES, listed)
     summary = SyntheticSummary(
         train_scenes=len(train),
         val_scenes=len(val),
         samples=len(tables["sample"]),
         annotations=len(tables["sample_annotation"]),
         instances=len(tables["instance"]),
-        files=sum(len(f["files"]) for f in fragments),
-        size_bytes=sum(sum(f["files"].values()) for f in fragments),
+        files=len(sizes),
+        size_bytes=sum(sizes.values()),
         digest=digest_of(root, names),
     )
     scenes = {"train": train, "val": val, "digest": summary.digest}
-    marker = {**settings.as_dict(), **scenes, "tables": digests, "counts": asdict(summary)}
+    sealed = {"tables": digests, "files": hashlib.sha256(listed.encode()).hexdigest()}
+    marker = {**settings.as_dict(), **scenes, **sealed, "counts": asdict(summary)}
     write_atomically(root / MARKER, json.dumps(marker, indent=1))
 
 

@@ -29,6 +29,7 @@ from nuscenes.utils.geometry_utils import points_in_box
 from pyquaternion import Quaternion
 
 from qdbev.data.synthetic import generate, verify
+from qdbev.data.synthetic.files import tree as files
 from qdbev.data.synthetic.shapes.catalogue import CLASSES
 
 VERSION = "v1.0-trainval"
@@ -339,12 +340,29 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
+@pytest.mark.parametrize("listed", [True, False], ids=["its list", "no list, as in trees of before"])
 @pytest.mark.parametrize("message", DAMAGES)
-def test_damage_is_named(small: Path, tmp_path: Path, message: str) -> None:
+def test_damage_is_named(small: Path, tmp_path: Path, message: str, listed: bool) -> None:
     root = tmp_path / "damaged"
     shutil.copytree(small, root)
+    if not listed:
+        (root / "files.json").unlink()
     DAMAGES[message](root)
     with pytest.raises(ValueError, match=message):
+        verify(root)
+
+
+def test_a_whole_tree_is_checked_by_its_list_of_files(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A fragment holds every row of its scene: reading 700 of them takes each command seconds."""
+    root = tmp_path / "copy"
+    shutil.copytree(small, root)
+    expected = verify(root)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "read_fragment", None)
+        assert verify(root) == expected
+    (root / "files.json").write_text("{}")  # not as it was sealed: the fragments count
+    _cut_image(root)
+    with pytest.raises(ValueError, match=r"CAM_FRONT/.* has .* bytes, expected"):
         verify(root)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 MARKER = "synthetic.json"
 SETTINGS = "settings.json"
+FILES = "files.json"
 _OF_MARKER = {"version": str, "train": list, "val": list, "digest": str, "tables": dict, "counts": dict}
 _OF_FRAGMENT = {"scene": str, "files": dict, "tables": dict}
 
@@ -112,7 +113,7 @@ def verify(root: Path) -> SyntheticSummary:
     names = [*marker["train"], *marker["val"]]
     if digest_of(root, names) != marker["digest"]:
         raise ValueError(f"{root}: the fragments in scenes/ differ from those that {MARKER} sealed; {_remedy()}")
-    _check_files(root, [read_fragment(root, name) for name in names])
+    _check_files(root, names, sizes=_sizes(root, marker, names))
     _check_tables(root, marker)
     try:
         return SyntheticSummary(**marker["counts"])
@@ -124,22 +125,33 @@ def _remedy() -> str:
     return "generate with the same settings again, into an empty folder if that does not help"
 
 
-def _check_files(root: Path, fragments: list[dict[str, Any]]) -> None:
-    folders = [root / "can_bus", *root.glob("samples/*"), *root.glob("sweeps/*")]
-    sizes = {
-        f"{folder.relative_to(root).as_posix()}/{entry.name}": entry.stat().st_size
-        for folder in folders
-        if folder.is_dir()
-        for entry in os.scandir(folder)
-    }
-    for fragment in fragments:
-        for file, size in fragment["files"].items():
-            if sizes.get(file) != size:
-                found = f"has {sizes[file]} bytes" if file in sizes else "is missing"
-                raise ValueError(
-                    f"{root}: {file} {found}, expected {size} bytes; delete scenes/{fragment['scene']}.json "
-                    f"and {MARKER}, then {_remedy()}"
-                )
+def _sizes(root: Path, marker: Mapping[str, Any], names: Iterable[str]) -> dict[str, int]:
+    """Bytes of each data file: those written beside the marker, or of a tree without them those of its fragments."""
+    path = root / FILES
+    if "files" in marker and path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == marker["files"]:
+        return _read_object(path, holding={})
+    return sizes_of(read_fragment(root, name) for name in names)
+
+
+def sizes_of(fragments: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Bytes of each data file of some fragments."""
+    return {file: size for fragment in fragments for file, size in fragment["files"].items()}
+
+
+def _check_files(root: Path, names: Iterable[str], *, sizes: Mapping[str, int]) -> None:
+    there: dict[str, int] = {}
+    for folder in (root / "can_bus", *root.glob("samples/*"), *root.glob("sweeps/*")):
+        prefix = folder.relative_to(root).as_posix()
+        if folder.is_dir():
+            there |= {f"{prefix}/{entry.name}": entry.stat().st_size for entry in os.scandir(folder)}
+    for file, size in sizes.items():
+        if there.get(file) != size:
+            found = f"has {there[file]} bytes" if file in there else "is missing"
+            scene = next(name for name in names if file in read_fragment(root, name)["files"])
+            raise ValueError(
+                f"{root}: {file} {found}, expected {size} bytes; delete scenes/{scene}.json and {MARKER}, "
+                f"then {_remedy()}"
+            )
 
 
 def _check_tables(root: Path, marker: dict[str, Any]) -> None:
