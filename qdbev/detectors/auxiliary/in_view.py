@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from qdbev.detectors.auxiliary.objects import MIN_SIGMA_CELLS, Objects
+from qdbev.detectors.images.projection import without_autocast
 
 MIN_DEPTH_M = 1.0
 
@@ -49,9 +50,16 @@ class InView:
     angle_V: Tensor
 
 
-@torch.no_grad()
 def in_view(objects: Objects, cameras: Cameras, *, rows: int, columns: int) -> InView:
-    """Projects all centres into the cameras of their sample; ``rows`` and ``columns`` are those of the feature map."""
+    """Projects all centres into the cameras of their sample; ``rows`` and ``columns`` are those of the feature map.
+
+    In float32 also under autocast: half precision would move centres by pixels.
+    """
+    with torch.no_grad(), without_autocast(cameras.lidar2img_BN44.device):
+        return _in_view(objects, cameras, rows=rows, columns=columns)
+
+
+def _in_view(objects: Objects, cameras: Cameras, *, rows: int, columns: int) -> InView:
     matrix_ON44 = cameras.lidar2img_BN44[objects.sample_O]
     centre_O4 = torch.cat([objects.centres_O3, torch.ones_like(objects.centres_O3[:, :1])], -1)
     pixels_ON3 = torch.einsum("onij,oj->oni", matrix_ON44, centre_O4)[..., :3]

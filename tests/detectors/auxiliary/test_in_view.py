@@ -43,6 +43,16 @@ def test_an_object_ahead_is_in_view_by_hand():
     assert math.isclose(float(view.sigma_V), 100 * 2 / 10 / 8 / 2, rel_tol=0.05)
 
 
+def test_a_centre_stays_in_its_cell_under_autocast():
+    frames = frames_of(camera_at(0.3, -0.7, focal=321.0, width=704, height=256), width=704, height=256)
+    box = one_box(5.37, 31.9, yaw=0.7)
+    precise = in_view(box, frames, rows=128, columns=352)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        view = in_view(box, frames, rows=128, columns=352)
+    for name in ("cells_V2", "depth_V", "sigma_V", "angle_V"):
+        assert torch.equal(getattr(view, name), getattr(precise, name)), name
+
+
 def test_objects_behind_or_beside_the_image_are_not_in_view():
     frames = frames_of(camera_at(0.0, 0.0))
     for x, y in ((0.0, -10.0), (11.0, 10.0), (0.0, 0.5)):
