@@ -66,8 +66,11 @@ Which part loses the most differs. In PETR and DETR3D it is the decoder, as in `
 convolutions and loses little; its encoder, the network on the ground, loses the most.
 
 PETR breaks by far the most. A third of its score goes with plain calibration, W8A8 by DFQ costs it 2.8 %, and uniform
-W4A6 without a step keeps 79 %. Its bit plan spends 8 bits on the inputs of the layers that make positions and of the
-attention to image cells, and on the last weights of both branches. DETR3D loses more than BEVFormer, BEVDet4D less.
+W4A6 without a step keeps 79 %. Training in stages, 470 steps of one seed, brings that to 90 %. Distillation adds 0.002;
+the interval of its difference to float is 0.009 wide. PACT and HAWQ-V3 keep 81 and 80 %. None of them reaches the 95 %
+that bits of its own keep without a step. Its bit plan spends 8 bits on the inputs of the layers that make positions and
+of the attention to image cells, and on the last weights of both branches. DETR3D loses more than BEVFormer,
+BEVDet4D less.
 
 PETR and DETR3D see single frames, so their velocities are guesses, and NDS counts them as nothing, in float too.
 BEVDet4D's shipped weights are bytes already: its float row is what these bytes score."""
