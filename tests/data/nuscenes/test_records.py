@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from qdbev.data.nuscenes.layout import CAMERAS, CLASSES
+from qdbev.data.nuscenes.layout import CAMERAS, CLASSES, NUSCENES
 from qdbev.data.nuscenes.records import read_samples
 from qdbev.data.nuscenes.sample_cache import scene_digest
 from qdbev.data.nuscenes.tables import available_scenes, split_scenes
@@ -44,6 +45,16 @@ def test_boxes_by_hand(tiny_tree: Path) -> None:
     assert [CLASSES[label] for label in found["bbox_label_3d"]] == ["car", "car", "traffic_cone", "car"]  # no animal
     assert found["bbox_3d_isvalid"].tolist() == [True, False, True, True]
     assert found["attribute"] == ["vehicle.moving", "vehicle.parked", "", "vehicle.parked"]
+
+
+def test_boxes_in_the_vehicles_frame_are_seen_from_where_nuscenes_has_its_lidar(tiny_tree: Path) -> None:
+    layout = replace(NUSCENES, frame="vehicle")
+    sample = read_samples(tiny_tree, version=VERSION, scenes=["scene-0002"], layout=layout)[1]
+    # x right, y ahead, 0.94 m before and 1.84 m above the vehicle's origin; the car of above, 19 m ahead of that
+    np.testing.assert_allclose(sample["lidar2ego"] @ [1, 0, 0, 1], [0.94, -1, 1.84, 1], atol=1e-12)
+    np.testing.assert_allclose(sample["lidar2ego"] @ [0, 1, 0, 1], [1.94, 0, 1.84, 1], atol=1e-12)
+    np.testing.assert_allclose(sample["instances"]["bbox_3d"][0][:3], [-3, 19 - 0.94, 1 - 1.84], atol=1e-9)
+    assert sample["lidar_path"] == ""
 
 
 def test_projection_compensates_the_ego_motion(tiny_tree: Path) -> None:

@@ -256,4 +256,16 @@ def test_numpy_alone_finds_the_boxes_of_the_detector_with_its_circles(
             where = f"({x:6.2f}, {y:6.2f}, {bottom + height / 2:5.2f}) m"
             size = f"{length:.2f} x {width:.2f} x {height:.2f} m"
             expected.append(f"  {score:.3f} {classes[label]:20} {where}  {size}  {yaw:5.2f}")
-    assert capsys.readouterr().out.splitlines() == expected
+    told = above_ties(capsys.readouterr().out.splitlines())
+    assert told == above_ties(expected) and min(map(len, told)) > 2
+
+
+def above_ties(lines: list[str]) -> list[list[str]]:
+    """Boxes of each frame above the score of its last one: cells that look alike tie, and torch picks any of them."""
+    frames: list[list[str]] = []
+    for line in lines:
+        if line.startswith("frame "):
+            frames.append([])
+        else:
+            frames[-1].append(line)
+    return [sorted(line for line in boxes if line.split()[0] != boxes[-1].split()[0]) for boxes in frames]

@@ -120,6 +120,15 @@ def test_evaluate_runs_the_graph(call: Call, exported: dict[str, Any], model: di
     assert sealed["data"]["runtime"] == "ort" and "to_trained" not in sealed["metrics"]
 
 
+def test_a_dry_run_counts_no_memory_of_a_detector_for_a_graph(
+    call: Call, exported: dict[str, Any], model: dict[str, Any]
+) -> None:
+    of_graph, of_model = (
+        call("evaluate", made["path"], "--dry-run")["messages"] for made in (exported["artifact"], model)
+    )
+    assert [any("memory of" in line for line in lines) for lines in (of_graph, of_model)] == [False, True]
+
+
 def test_what_a_target_makes_of_each_layer_is_told_and_nothing_written(
     call: Call, model: dict[str, Any], store: Path
 ) -> None:
