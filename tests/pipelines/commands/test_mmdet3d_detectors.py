@@ -90,7 +90,10 @@ def test_calibrate_evaluate_sensitivity_and_qat(call_on: Call, store: Path, mode
     assert all(len(entries) > 0 for one in found.values() for entries in one["results"].values())
     assert found["float"]["results"] != found["w4a6"]["results"]
 
-    rows = call_on("sensitivity", model, "--profile", "w4a6")["metrics"]["rows"]
+    parts = Store(store).open(call_on("sensitivity", model, "--profile", "w4a6")["artifact"]["digest"])
+    rows: Any = parts.manifest.metrics["rows"]
+    ran, asked = (parts.manifest.metrics[name] for name in ("stages_run", "stages_without_sharing"))
+    assert ran == asked  # no row takes another's boxes
     assert [row["name"] for row in rows] == ["float", *PARTS[model], "all"]
     for row, kind in ((rows[0], "float"), (rows[-1], "w4a6")):  # the same as each evaluated alone
         assert row["NDS"] == pytest.approx(scored[kind]["metrics"]["NDS"], abs=1e-9)
