@@ -43,8 +43,8 @@ class Lifted:
 def depth_probabilities(depth_EDHW: Tensor) -> Tensor:
     """(E, D, P) probability of each depth from its logit, in float32 at least.
 
-    A CPU's autocast would leave it in bf16, where one is the nearest to all above 0.998: the gradient of the loss of
-    depths is a billion times too large at such a pixel.
+    A CPU's autocast would leave it in bf16, where one is the nearest to all above 0.998. Such a pixel's gradient of the
+    loss of depths would drown all others.
     """
     return depth_EDHW.to(torch.promote_types(depth_EDHW.dtype, torch.float32)).softmax(1).flatten(2)
 
