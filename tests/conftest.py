@@ -209,12 +209,9 @@ def tiny_synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="session")
 def shapes_counted_once() -> Iterator[None]:
-    """Dry runs and reports of many tests say what the same detectors take: each is counted once a process.
-
-    Tests of the counts themselves call what counts, not the commands.
-    """
+    """Dry runs and reports of many tests say what the same detectors take: each is counted once a process."""
     from pipelines.costs import counts, forecast
 
     asked = {counts: ("count", "footprint"), forecast: ("memory", "inference_bytes", "float_step_bytes")}
@@ -222,26 +219,6 @@ def shapes_counted_once() -> Iterator[None]:
         for module, names in asked.items():
             for name in names:
                 patch.setattr(module, name, _counted_once(getattr(module, name)))
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def hazards_looked_for_once() -> Iterator[None]:
-    """Every calibration watches each operation of an example; here the first of each detector in a process does."""
-    from pipelines.assembly.example import Example
-    from pipelines.calibration import calibrated, hazards
-
-    looked_at: set[str] = set()
-
-    def example(detector: Any, *, job: Any) -> Any:
-        model = job.profile.model.model_dump_json()
-        if model in looked_at:
-            return Example(detector, profile=job.profile, split=job.split("train"))
-        looked_at.add(model)
-        return hazards.linted_example(detector, job=job)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(calibrated, "linted_example", example)
         yield
 
 
@@ -260,10 +237,9 @@ def _counted_once(count: Callable[[Any], Any]) -> Callable[[Any], Any]:
     known: dict[tuple[object, ...], Any] = {}
 
     def counted(profile: Any) -> Any:
-        data, sections = profile.data, (profile.model, profile.quantization, profile.data.rig)
-        schedules = (profile.qat, profile.distillation.schedule, profile.float_training)
-        steps = tuple((schedule.batch_size, schedule.ema_decay) for schedule in schedules)
-        read = (*(each.model_dump_json() for each in sections), data.image_size_px, data.queue_length, steps)
+        data = profile.data
+        sections = (profile.model, profile.quantization, profile.qat, profile.distillation, profile.float_training)
+        read = (*(each.model_dump_json() for each in (*sections, data.rig)), data.image_size_px, data.queue_length)
         if read not in known:
             known[read] = count(profile)
         return known[read]

@@ -27,6 +27,7 @@ NO_DRY_RUN = {
 }
 
 
+@pytest.mark.usefixtures("shapes_counted_once")
 @pytest.mark.parametrize("line", COMMANDS)
 def test_command(line: str, tmp_path: Path) -> None:
     words = shlex.split(line)[1:]

@@ -166,14 +166,22 @@ def _integers_by_ort(
 ) -> Contender:
     lowered = runtime_graph(neutral)
     model = lowered.model if sealed is None else onnx_package().load(sealed.file(GRAPH))
-    contender = _by_ort(f"{label}, ONNX Runtime", model, feeds, parts=parts, threads=threads)
-    contender.layers = _in_integers(OrtSession(model, threads=threads), lowered.weights)
-    return contender
+    name = f"{label}, ONNX Runtime"
+    return _by_ort(name, model, feeds, parts=parts, threads=threads, weights=lowered.weights)
 
 
-def _by_ort(name: str, model: Any, feeds: Tensors, *, parts: Parts, threads: int) -> Contender:
+def _by_ort(
+    name: str,
+    model: Any,
+    feeds: Tensors,
+    *,
+    parts: Parts,
+    threads: int,
+    weights: Mapping[str, object] | None = None,
+) -> Contender:
     session, seen = OrtSession(model, threads=threads), profiled(model, feeds, parts=parts, threads=threads)
-    return Contender(name, lambda: session.run(feeds), profile=seen)
+    layers = None if weights is None else _in_integers(session, weights)
+    return Contender(name, lambda: session.run(feeds), layers=layers, profile=seen)
 
 
 def _by_openvino(label: str, neutral: Any, feeds: Tensors, *, threads: int) -> list[Contender]:

@@ -25,7 +25,9 @@ def usual_model() -> str:
 
 
 @pytest.fixture(scope="module")
-def call(settings: list[str], usual_model: str, store: Path) -> Callable[..., dict[str, Any]]:
+def call(
+    settings: list[str], usual_model: str, store: Path, shapes_counted_once: None
+) -> Callable[..., dict[str, Any]]:
     """Run a command with --json and give its document."""
 
     def run(command: str, *words: str, code: int = 0, at: Path = store) -> dict[str, Any]:

@@ -12,20 +12,21 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.onnx import symbolic_helper, symbolic_opset9, symbolic_opset13
 from torch.onnx.symbolic_helper import parse_args
 
 from qdbev.detectors.frame_graph import TensorGraph
 from qdbev.export.onnx.gate.decisions import refuse_decisions
 from qdbev.export.onnx.packages import onnx_package
 from qdbev.export.onnx.shapes import fold_constants
-from qdbev.ops import exporting_rows
+from qdbev.ops import exporting_rows, exports_all_pairs
 from qdbev.quantization import Quantizer, dequantize, quantized_layers
 from qdbev.quantization.grid.fake_quantize import limits_of
 
@@ -188,7 +189,10 @@ def _stored_value(integers: Tensor, scale: Tensor, name: str, bits: int, axis: i
 
 
 def _register() -> None:
-    """How torch's exporter writes our operations, and four of torch's own that it cannot write as they are."""
+    """How torch's exporter writes our operations, and those of torch's own that it cannot write well.
+
+    It has no way for four; for three more it computes shapes that are known, in twenty nodes each.
+    """
     symbols: dict[str, Callable[..., Any]] = {
         "qdbev_graph::grid": _grid_node,
         "qdbev_graph::stored": _stored_node,
@@ -196,6 +200,9 @@ def _register() -> None:
         "aten::atan2": _atan2_node,
         "aten::nan_to_num": _finite_node,
         "aten::index_add": _sums_node,
+        "aten::flatten": _flatten_node,
+        "aten::unflatten": _unflatten_node,
+        "aten::expand": _expand_node,
     }
     for name, symbol in symbols.items():
         torch.onnx.register_custom_op_symbolic(name, symbol, OPSET)
@@ -242,3 +249,52 @@ def _sums_node(g: Any, into: Any, axis: int, index: Any, rows: Any, alpha: float
 
 def _hypot_node(g: Any, x: Any, y: Any) -> Any:
     return g.op("Sqrt", g.op("Add", g.op("Mul", x, x), g.op("Mul", y, y)))
+
+
+@parse_args("v", "i", "i")
+def _flatten_node(g: Any, x: Any, first: int, last: int) -> Any:
+    sides = _sides(x)
+    last += len(sides) if last < 0 else 0
+    in_two = (first, last) in ((1, len(sides) - 1), (0, len(sides) - 2))  # which ONNX has an operator for
+    shape = None if len(sides) < 2 or in_two else _reshaped(sides, first, last + 1, between=[-1])
+    return symbolic_opset9.flatten(g, x, first, last) if shape is None else _reshape(g, x, shape)
+
+
+def _unflatten_node(g: Any, x: Any, axis: Any, between: Any) -> Any:
+    sides, wanted = _sides(x), _known(between)
+    place = symbolic_helper._get_const(axis, "i", "dim")
+    first = place % len(sides) if sides else 0
+    shape = _reshaped(sides, first, first + 1, between=wanted) if sides and wanted else None
+    return symbolic_opset13.unflatten(g, x, axis, between) if shape is None else _reshape(g, x, shape)
+
+
+def _expand_node(g: Any, x: Any, size: Any, implicit: Any) -> Any:
+    wanted = _known(size)
+    if wanted is None:
+        return symbolic_opset9.expand(g, x, size, implicit)
+    return g.op("Expand", x, g.op("Constant", value_t=torch.tensor([1 if side == -1 else side for side in wanted])))
+
+
+def _sides(x: Any) -> list[int | None]:
+    """Sides that all frames have; of rows that are listed, types of a trace say the number that its one frame has."""
+    sides: list[int | None] = x.type().varyingSizes() or []
+    return sides if exports_all_pairs() else [None] * len(sides)
+
+
+def _known(sides: Any) -> list[int] | None:
+    """Numbers of a list in a trace; None where one of them is computed."""
+    value = symbolic_helper._maybe_get_const(sides, "is")
+    return None if isinstance(value, torch._C.Value) else list(value)
+
+
+def _reshaped(sides: Sequence[int | None], first: int, end: int, *, between: Sequence[int]) -> list[int] | None:
+    """Sides with others in the place of some; zero copies one that a frame decides, None where that cannot be said."""
+    if None in sides[end:]:
+        return None
+    if None in sides[:first] and -1 not in between:
+        between = [-1, *between[1:]]  # torch cannot tell the shape of a copy where all others are numbers
+    return [side or 0 for side in (*sides[:first], *between, *sides[end:])]
+
+
+def _reshape(g: Any, x: Any, shape: list[int]) -> Any:
+    return g.op("Reshape", x, g.op("Constant", value_t=torch.tensor(shape)), allowzero_i=0)

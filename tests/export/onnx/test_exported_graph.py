@@ -26,10 +26,19 @@ from qdbev.export.onnx.neutral import neutral_graph
 from qdbev.quantization import quantized_layers
 from tests.export.onnx.conftest import Traced, copies, make_frame, random_feeds
 
+WIDTHS = (5, 6, 7)
+NARROWER = [
+    *(f"img_backbone.layer{stage}.{block}.conv1" for stage in (1, 2) for block in (0, 1)),
+    *(f"pts_bbox_head.cls_branches.1.{place}" for place in (0, 3, 6)),
+]
+WIDTH_OF = {layer: WIDTHS[place % 3] for place, layer in enumerate(NARROWER)}
+
 
 @pytest.fixture(scope="module")
 def frame_of_bytes() -> FrameGraph:
-    return make_frame(8, 8, may_be_unsigned=True)
+    """All of bytes, but seven layers whose weights have five to seven bits."""
+    bits = {layer: (width, 8) for layer, width in WIDTH_OF.items()}
+    return make_frame(8, 8, bits=bits, may_be_unsigned=True)
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +47,17 @@ def traced_of_bytes(frame_of_bytes: FrameGraph) -> Traced:
 
 
 @pytest.fixture(scope="module")
+def lowered_of_bytes(traced_of_bytes: Traced) -> Lowered:
+    return runtime_graph(traced_of_bytes())
+
+
+IN_FLOAT = "img_backbone.layer1.0.conv1"
+
+
+@pytest.fixture(scope="module")
 def frame_with_offsets() -> FrameGraph:
-    return make_frame(4, 8, has_offset=True)
+    """Of three narrow bits, and a layer in float."""
+    return make_frame(3, 5, has_offset=True, narrow_range=True, float_layers=(IN_FLOAT,))
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +79,8 @@ def lowered_as_large(traced: Traced) -> Lowered:
         return runtime_graph(traced())
 
 
-def gate(frame: FrameGraph, lowered: Lowered, *, model: Any = None) -> GateReport:
-    model = lowered.model if model is None else model
-    session, tapped = OrtSession(model), OrtSession(model, taps=lowered.taps)
+def gate(frame: FrameGraph, lowered: Lowered) -> GateReport:
+    session, tapped = OrtSession(lowered.model), OrtSession(lowered.model, taps=lowered.taps)
     sequence = [random_feeds(frame, seed=seed) for seed in (2, 3, 4)]
     return check(frame, session=session, tapped=tapped, sequence=sequence, biases=lowered.biases)
 
@@ -102,18 +119,19 @@ def test_every_tap_of_a_sequence_agrees_at_w4a6(frame: FrameGraph, lowered: Lowe
     agrees(frame, lowered)
 
 
-def test_every_tap_agrees_with_bytes_that_are_full(frame_of_bytes: FrameGraph, traced_of_bytes: Traced) -> None:
-    lowered = runtime_graph(traced_of_bytes())
+def test_every_tap_agrees_with_bytes_that_are_full(frame_of_bytes: FrameGraph, lowered_of_bytes: Lowered) -> None:
+    lowered = lowered_of_bytes
     agrees(frame_of_bytes, lowered)
     assert "limit.255" not in initialisers(lowered.model)  # a byte needs no Clip
-    finer = {weight.finer for weight in lowered.weights.values()}
-    assert finer == {1}  # nor is there room for finer weights
+    full = {name: weight for name, weight in lowered.weights.items() if name.removesuffix(".weight") not in WIDTH_OF}
+    assert len(full) == len(lowered.weights) - 7
+    assert {weight.finer for weight in full.values()} == {1}  # nor is there room for finer weights
     # 16 bits do not hold two products of full bytes: they stand around 128, for kernels that add in 32 bits
     tensors = initialisers(lowered.model)
-    kinds = {name: tensors[name].data_type for name in lowered.weights}
+    kinds = {name: tensors[name].data_type for name in full}
     assert kinds.pop("img_backbone.conv1.weight") == onnx.TensorProto.INT8  # of three channels: floats
     assert set(kinds.values()) == {onnx.TensorProto.UINT8}
-    name = "img_backbone.layer1.0.conv1.weight"
+    name = "img_backbone.layer1.0.conv2.weight"
     weight = lowered.weights[name]
     assert np.array_equal(onnx.numpy_helper.to_array(tensors[name]).astype(int) - 128, weight.integers)
     fates = layer_fates(OrtSession(lowered.model).optimised, weights=lowered.weights)
@@ -171,12 +189,11 @@ def test_signal_handlers_have_a_stack_after_openvino(for_openvino: tuple[Lowered
     assert stack[1] or any(int(start, 16) <= stack[0] < int(end, 16) for start, end in ranges)
 
 
-def test_three_bits_narrow_and_a_layer_in_float() -> None:
-    name = "img_backbone.layer1.0.conv1"
-    frame = make_frame(3, 5, narrow_range=True, float_layers=(name,))
-    lowered = runtime_graph(neutral_graph(frame))
-    report = agrees(frame, lowered)
-    assert f"{name}.weight" not in lowered.weights and f"{name}.input_quantizer" not in report.taps
+def test_three_bits_narrow_and_a_layer_in_float(frame_with_offsets: FrameGraph, traced_with_offsets: Traced) -> None:
+    lowered = runtime_graph(traced_with_offsets())
+    report = agrees(frame_with_offsets, lowered)
+    assert f"{IN_FLOAT}.weight" not in lowered.weights and f"{IN_FLOAT}.input_quantizer" not in report.taps
+    assert {weight.bits for weight in lowered.weights.values()} == {3}
     session = OrtSession(lowered.model)
     assert foreign_quantizers(session.optimised, weights=lowered.weights) == []
 
@@ -186,7 +203,6 @@ def test_offsets_of_linear_layers_go_into_their_biases(
 ) -> None:
     frame, lowered = frame_with_offsets, runtime_graph(traced_with_offsets())
     assert all(grid.offset for grid in lowered.grids.values())
-    agrees(frame, lowered)
     fates = {each.weight: each for each in layer_fates(OrtSession(lowered.model).optimised, weights=lowered.weights)}
     assert {each.operator for each in fates.values()} == {"MatMulIntegerToFloat", "Conv"}
     name = "pts_bbox_head.transformer.can_bus_mlp.2"
@@ -211,17 +227,11 @@ def test_the_gate_sees_a_runtime_that_quantizes_inputs_anew(
     assert "MatMulNBits" in {each.operator for each in fates if each.fate == "changed"}
 
 
-def test_five_to_seven_bits_are_bytes_whose_pairs_fit_in_sixteen() -> None:
+def test_five_to_seven_bits_are_bytes_whose_pairs_fit_in_sixteen(lowered_of_bytes: Lowered) -> None:
     """On x86 without VNNI two products are added in 16 bits, and what does not fit is clipped without a word."""
-    widths = (5, 6, 7)
-    layers = [f"img_backbone.layer{stage}.{block}.conv1" for stage in (1, 2) for block in (0, 1)]
-    layers += [f"pts_bbox_head.cls_branches.1.{place}" for place in (0, 3, 6)]
-    bits = {layer: (widths[place % 3], 8) for place, layer in enumerate(layers)}
-    frame = make_frame(8, 8, bits=bits, may_be_unsigned=True)
-    lowered = runtime_graph(neutral_graph(frame))
-    agrees(frame, lowered)
+    lowered = lowered_of_bytes
     tensors = initialisers(lowered.model)
-    for layer, (width, _) in bits.items():
+    for layer, width in WIDTH_OF.items():
         weight, grid = lowered.weights[f"{layer}.weight"], lowered.grids[f"{layer}.input_quantizer"]
         assert tensors[weight.name].data_type == onnx.TensorProto.INT8 and weight.bits == width
         assert weight.integers.min() >= -(2 ** (width - 1)) and np.abs(weight.integers).max() > 2 ** (width - 2)
@@ -323,8 +333,10 @@ def another_class(model: onnx.ModelProto) -> str:
 def test_the_gate_names_what_differs(frame: FrameGraph, lowered: Lowered, damage: Any) -> None:
     damaged = onnx.ModelProto()
     damaged.CopyFrom(lowered.model)
-    sentence = damage(damaged)
-    assert sentence in gate(frame, lowered, model=damaged).failure()
+    sentence, session = damage(damaged), OrtSession(damaged, taps=lowered.taps)
+    sequence = [random_feeds(frame, seed=seed) for seed in (2, 3)]
+    report = check(frame, session=session, tapped=session, sequence=sequence, biases=lowered.biases)
+    assert sentence in report.failure()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.calibration import calibrated, hazards
 from qdbev_cli.app import app
 
 EXAMPLES = Path(__file__).parents[3] / "docs" / "examples"
@@ -75,9 +74,8 @@ def test_a_detector_by_its_config(call: Call) -> None:
 
 
 def test_calibrate_warns_before_it_begins_and_lint_says_so_in_a_table(
-    settings: list[str], mite: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: list[str], mite: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(calibrated, "linted_example", hazards.linted_example)  # looks, whatever was looked at before
     words = ["--model", mite, *(word for setting in settings for word in ("--set", setting)), "--store", str(tmp_path)]
     linted = CliRunner().invoke(app, ["lint", *words])
     assert linted.exit_code == 0

@@ -61,6 +61,7 @@ def test_processes_share_evaluations_out_among_them(monkeypatch: pytest.MonkeyPa
     assert chain_work(load(), scored=40, controls=False)[:3] == [20, 28, 38]
 
 
+@pytest.mark.usefixtures("shapes_counted_once")
 @pytest.mark.parametrize(
     ("command", "said"),
     [

@@ -44,13 +44,6 @@ def settings(tiny_synthetic: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def small(call: Call, mite: str) -> dict[str, Any]:
-    """A calibrated detector that is traced in a moment, for what holds for any weights."""
-    artifact: dict[str, Any] = call("calibrate", "--model", mite)["artifact"]
-    return artifact
-
-
-@pytest.fixture(scope="module")
 def exported(call: Call, model: dict[str, Any]) -> dict[str, Any]:
     made = call("export onnx", model["path"])
     assert made["artifact"]["kind"] == "onnx"
@@ -143,10 +136,10 @@ def test_what_a_target_makes_of_each_layer_is_told_and_nothing_written(
     assert sorted(path.name for path in store.iterdir()) == before
 
 
-def test_qonnx_keeps_widths_and_counts_what_the_plan_counts(call: Call, small: dict[str, Any]) -> None:
-    made = call("export onnx", small["path"], "--target", "qonnx")
+def test_qonnx_keeps_widths_and_counts_what_the_plan_counts(call: Call, model: dict[str, Any]) -> None:
+    made = call("export onnx", model["path"], "--target", "qonnx")
     gate = made["metrics"]["gate"]
-    assert (gate["taps"], gate["layers"]["changed"]) == (60, 0)
+    assert (gate["taps"], gate["layers"]["changed"]) == (83, 0)
     counts = gate["operations"]
     report = json.loads((Path(made["artifact"]["path"]) / "gate.json").read_text())
     assert report["miscounted"] == [] and report["operations"] == counts
@@ -170,13 +163,13 @@ def test_a_graph_for_a_device_keeps_its_rules_and_is_scored_at_its_bits(call: Ca
 
 
 def test_a_graph_that_breaks_a_rule_is_refused(
-    call: Call, small: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, model: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     way = exporting.WAYS["qnn"]
     rule = replace(way.rules[0], name="opset", says="no graph at all", broken_by=lambda view: iter(["opset 21"]))
     monkeypatch.setattr(exporting, "WAYS", {**exporting.WAYS, "qnn": replace(way, rules=(rule,))})
     before = {path.name for path in store.iterdir()}
-    failed = call("export onnx", small["path"], "--target", "qnn", "--strip-metadata", code=3)
+    failed = call("export onnx", model["path"], "--target", "qnn", "--strip-metadata", code=3)
     assert "opset 21 breaks the rule 'opset': no graph at all" in failed["error"]
     assert {path.name for path in store.iterdir()} - before <= {"_gates"}
 
@@ -187,7 +180,7 @@ def test_a_runtime_runs_graphs_alone(call: Call, model: dict[str, Any]) -> None:
 
 
 def test_what_fails_leaves_the_report_alone(
-    call: Call, small: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
+    call: Call, model: dict[str, Any], store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def cut(lowered: Any) -> Any:
         scale = next(each for each in lowered.model.graph.initializer if each.name == "img_backbone.conv1.weight_scale")
@@ -199,7 +192,7 @@ def test_what_fails_leaves_the_report_alone(
     dishonest = replace(way, lower=lambda graph: cut(way.lower(graph)))
     monkeypatch.setattr(exporting, "WAYS", {**exporting.WAYS, "ort": dishonest})
     before = {path.name for path in store.iterdir()}
-    failed = call("export onnx", small["path"], "--strip-metadata", code=3)
+    failed = call("export onnx", model["path"], "--strip-metadata", code=3)
     assert "at img_backbone.layer1.0.conv1.input_quantizer the graph differs by up to" in failed["error"]
     assert {path.name for path in store.iterdir()} - before <= {"_gates"}
     (left,) = (store / "_gates").glob("*-ort.json")

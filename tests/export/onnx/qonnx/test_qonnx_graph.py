@@ -27,7 +27,7 @@ from qdbev.export.onnx.qonnx.lowering import Width, quant_graph
 from qdbev.export.onnx.qonnx.operations import by_layer, counted, differing
 from qdbev.export.onnx.qonnx.session import QonnxSession
 from qdbev.quantization import count_macs, quantized_layers
-from tests.export.onnx.conftest import Traced, make_frame, random_feeds
+from tests.export.onnx.conftest import make_frame, random_feeds
 
 MIXED = {
     "img_backbone.layer1.0.conv1": (3, 5),
@@ -70,11 +70,6 @@ def lowered(mixed: FrameGraph) -> Lowered:
     graph = quant_graph(neutral_graph(mixed))
     onnx.checker.check_model(graph.model, full_check=True)
     return graph
-
-
-@pytest.fixture(scope="module")
-def plain(traced: Traced) -> Lowered:
-    return quant_graph(traced())
 
 
 def gate_passes(frame: FrameGraph, graph: Lowered) -> None:
@@ -148,17 +143,14 @@ def expected_operations(frame: FrameGraph) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_operations_counted_from_the_graph_are_those_of_the_plan(
-    frame: FrameGraph, plain: Lowered, mixed: FrameGraph, lowered: Lowered
-) -> None:
-    for detector, graph in ((frame, plain), (mixed, lowered)):
-        expected = expected_operations(detector)
-        counts = by_layer(counted(graph.model), paths=expected)
-        assert counts == expected and list(differing(counts, expected)) == []
+def test_operations_counted_from_the_graph_are_those_of_the_plan(mixed: FrameGraph, lowered: Lowered) -> None:
+    expected = expected_operations(mixed)
+    counts = by_layer(counted(lowered.model), paths=expected)
+    assert counts == expected and list(differing(counts, expected)) == []
 
 
-def test_a_convolution_counts_what_one_counts_by_hand(plain: Lowered) -> None:
-    found = by_layer(counted(plain.model), paths=["img_backbone.conv1"])
+def test_a_convolution_counts_what_one_counts_by_hand(lowered: Lowered) -> None:
+    found = by_layer(counted(lowered.model), paths=["img_backbone.conv1"])
     macs = 2 * 16 * (16 * 32) * 3 * 49  # cameras, outputs, pixels, inputs, kernel
     assert found["img_backbone.conv1"] == (macs, macs * 4 * 6)
 
