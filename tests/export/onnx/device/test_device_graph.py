@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import onnx
@@ -29,27 +29,34 @@ from tests.export.onnx.conftest import make_frame, random_feeds
 helper = onnx.helper
 
 
-def exported(target: str, **options: Any) -> tuple[FrameGraph, Lowered]:
-    frame = make_frame(**options)
+@pytest.fixture(scope="module")
+def unsigned() -> FrameGraph:
+    """W4A6, a product of more than 32 outputs in it; look, do not change."""
+    return make_frame(may_be_unsigned=True, variant={"hidden": 64})
+
+
+def exported(frame: FrameGraph, target: str) -> tuple[FrameGraph, Lowered]:
+    frame = copy.deepcopy(frame)
     put_onto_legal_bits(frame.detector, target=target)
     lowered = device_graph(neutral_graph(frame), target=target)
     onnx.checker.check_model(lowered.model, full_check=True)
     return frame, lowered
 
 
-def gate(frame: FrameGraph, lowered: Lowered, *, model: Any = None) -> GateReport:
-    model = lowered.model if model is None else model
-    session, tapped = DeviceSession(model), DeviceSession(model, taps=lowered.taps)
+def gate(frame: FrameGraph, lowered: Lowered) -> GateReport:
+    session, tapped = DeviceSession(lowered.model), DeviceSession(lowered.model, taps=lowered.taps)
     sequence = [random_feeds(frame, seed=seed) for seed in (2, 3)]
-    return check(frame, session=session, tapped=tapped, sequence=sequence, biases=lowered.biases)
+    report = check(frame, session=session, tapped=tapped, sequence=sequence, biases=lowered.biases)
+    report.layers = session.layers(lowered.weights)
+    return report
 
 
 def types(model: onnx.ModelProto) -> Counter[str]:
     return Counter(helper.tensor_dtype_to_np_dtype(tensor.data_type).name for tensor in model.graph.initializer)
 
 
-def test_tensorrt_gets_bytes_around_zero_and_no_sampling() -> None:
-    frame, lowered = exported("tensorrt", may_be_unsigned=True)
+def test_tensorrt_gets_bytes_around_zero_and_no_sampling(unsigned: FrameGraph) -> None:
+    frame, lowered = exported(unsigned, "tensorrt")
     assert [str(breach) for breach in breaches(lowered.model, rules=DEVICE_RULES["tensorrt"])] == []
     report = gate(frame, lowered)
     assert (report.failure(), report.taps_change) == ("", False) and max(report.outputs.values()) < 1e-4
@@ -57,7 +64,7 @@ def test_tensorrt_gets_bytes_around_zero_and_no_sampling() -> None:
     assert lowered.biases == {} and types(lowered.model)["int4"] == 0
     kinds = Counter(node.op_type for node in lowered.model.graph.node)
     assert kinds["GridSample"] == 0 and lowered.model.opset_import[0].version == 19
-    assert {fate.fate for fate in DeviceSession(lowered.model).layers(lowered.weights)} == {"integers"}
+    assert {layer.fate for layer in report.layers} == {"integers"}
     for node in lowered.model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in lowered.weights:
             # a weight of four bits keeps its integers: they are written as bytes
@@ -66,8 +73,8 @@ def test_tensorrt_gets_bytes_around_zero_and_no_sampling() -> None:
 
 
 @pytest.fixture(scope="module")
-def qnn() -> tuple[FrameGraph, Lowered]:
-    return exported("qnn", may_be_unsigned=True, variant={"hidden": 64})  # a product of more than 32 outputs
+def qnn(unsigned: FrameGraph) -> tuple[FrameGraph, Lowered]:
+    return exported(unsigned, "qnn")
 
 
 def test_qnn_gets_unsigned_bytes_and_four_bits_where_they_are_executed(qnn: tuple[FrameGraph, Lowered]) -> None:
