@@ -33,3 +33,8 @@ def test_cameras_look_where_their_names_say() -> None:
     assert tuple(yaws) == CHANNELS
     for channel, yaw in expected.items():
         assert abs((yaws[channel] - yaw + 180) % 360 - 180) < 3, channel
+
+
+def test_the_lidar_stands_upright_its_second_axis_ahead() -> None:
+    lidar = build_rig(generator("rig"), image_size_px=(176, 96))[-1]
+    np.testing.assert_allclose(lidar.rotation @ np.eye(3), [[0, 1, 0], [-1, 0, 0], [0, 0, 1]], atol=0.03)

@@ -11,7 +11,7 @@ from qdbev.data.synthetic.sensors.appearance import draw_appearance
 from qdbev.data.synthetic.sensors.cameras import Sensor
 from qdbev.data.synthetic.sensors.ground import paint_ground
 from qdbev.data.synthetic.sensors.render import Painter, Shot, clip_near
-from qdbev.data.synthetic.sensors.view import View
+from qdbev.data.synthetic.sensors.view import View, headlight
 from qdbev.data.synthetic.stage.crowd import Crowd
 from qdbev.data.synthetic.tokens import generator
 
@@ -66,3 +66,11 @@ def test_clipping_a_triangle_at_the_near_plane() -> None:
     clipped = clip_near(triangle, near=1.0)
     assert sorted(map(tuple, clipped.round(9).tolist())) == [(0, 0, 1), (0, 0, 3), (1, 0, 1), (2, 0, 3)]
     assert len(clip_near(-np.abs(triangle), near=1.0)) == 0
+
+
+def test_head_lamps_light_from_two_metres_ahead_and_fade() -> None:
+    ahead = headlight(np.array([-5.0, 2.0, 4.0, 6.0, 34.0]), np.zeros(5))
+    assert ahead.tolist() == pytest.approx([0, 0, 0.5 * np.exp(-4 / 28), np.exp(-6 / 28), np.exp(-34 / 28)])
+    assert headlight(np.array(6.0), np.array([-3.0, 3.0])).tolist() == pytest.approx(
+        [ahead[3] * np.exp(-((3 / 3.82) ** 2))] * 2
+    )
