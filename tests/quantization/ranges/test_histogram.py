@@ -71,6 +71,14 @@ def test_large_updates_are_cut_into_chunks_without_effect(monkeypatch: pytest.Mo
     assert torch.equal(whole.counts, chunked.counts)
 
 
+def test_a_million_values_are_counted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuts = list[int]()
+    monkeypatch.setattr(GrowingHistogram, "_count", lambda _, rows: cuts.append(rows.shape[1]))
+    for rows in (1, 64):
+        GrowingHistogram(bins=4).update(torch.ones(rows, (3 << 19) // rows))
+    assert cuts == [1 << 20, 1 << 19, 1 << 14, 1 << 13]
+
+
 @pytest.mark.parametrize("bins", [0, 1, 3, 100])
 def test_bins_must_be_a_power_of_two(bins: int) -> None:
     with pytest.raises(ValueError, match="power of two"):
