@@ -89,6 +89,12 @@ def test_outputs_of_the_golden_variant(mite, make_batch):
     )
 
 
+def test_positions_are_fractions_of_the_official_range():
+    official = profiles.load("float", model="petr").model.content()["position"]
+    assert list(official["range_m"]) == [-61.2, -61.2, -10.0, 61.2, 61.2, 10.0]
+    assert (official["depths"], official["depth_start_m"]) == (64, 1.0)
+
+
 def test_depths_grow_to_the_official_last_one():
     depths = depths_m(64, start_m=1.0, end_m=61.2, device="cpu")
     assert depths[0] == 1 and float(depths[63]) == pytest.approx(1 + 60.2 * 63 * 64 / (64 * 65), rel=1e-6)

@@ -211,6 +211,7 @@ def test_a_layer_that_reads_operands_of_unlike_ranges(mix: Callable[[Tensor, Ten
     [
         lambda a, b: F.layer_norm(a + b, (16,)),  # the norm makes one range of it
         lambda a, b: a + 10 * b[0],  # a bias
+        lambda a, b: a + 10 * b[:1],  # one that has an axis more
         lambda a, b: a + 100.0,
         lambda a, b: a * b,
         lambda a, b: a + 0 * b,
