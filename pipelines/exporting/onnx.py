@@ -30,6 +30,7 @@ from qdbev.data.queues.batches import Batch, streaming_batches
 from qdbev.detectors.configured import ConfiguredDetector, ImageBranch
 from qdbev.detectors.frame_graph import Frame, FrameGraph, TensorGraph, Tensors
 from qdbev.export.onnx.gate.check import GateReport, check
+from qdbev.export.onnx.gate.grouped_taps import GroupedTaps
 from qdbev.export.onnx.lowering import Lowered
 from qdbev.export.onnx.metadata import describe_ports, write_metadata
 from qdbev.export.onnx.neutral import neutral_graph
@@ -184,8 +185,9 @@ def _gate_split(job: Job) -> Split:
 
 
 def _gate(frame: TensorGraph, lowered: Lowered, *, target: str, sequence: list[Tensors]) -> GateReport:
-    session = WAYS[target].session(lowered.model)
-    tapped = WAYS[target].session(lowered.model, taps=lowered.taps)
+    load = partial(WAYS[target].session, lowered.model)
+    session = load()
+    tapped = GroupedTaps(session, load=lambda taps: load(taps=taps), taps=lowered.taps)
     report = check(frame, session=session, tapped=tapped, sequence=sequence, biases=lowered.biases)
     report.layers, report.foreign = session.layers(lowered.weights), session.foreign(lowered.weights)
     return report

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from qdbev.detectors.frame_graph import TensorGraph, Tensors
 from qdbev.export.onnx.gate.forced_run import Tap, forced
+from qdbev.export.onnx.gate.grouped_taps import Runs
 from qdbev.export.onnx.gate.node_table import LayerFate
 from qdbev.export.onnx.graph import Array
 
@@ -25,13 +26,6 @@ LARGEST_STEPS = 1
 LARGEST_SHARE = 1e-3
 LARGEST_OUTPUT = 1e-3
 """Of logits, and of box codes in metres; of features that have a size of their own, of the largest of them."""
-
-
-class Runs(Protocol):
-    """A graph that is loaded by some runtime."""
-
-    def run(self, feeds: Mapping[str, Tensor]) -> Tensors:
-        """Outputs, and taps, by name."""
 
 
 @dataclass
