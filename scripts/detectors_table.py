@@ -39,6 +39,7 @@ ROWS = (
     ("ours and VGD, W4A6", "ours-vgd", "w4a6", "QD-BEV"),
     ("ours without a step, mixed bits, W4A6", "start-mixed", "w4a6", ""),
     ("ours without a step, mixed bits, W4A4", "start-mixed", "w4a4", ""),
+    ("ours, mixed bits, W4A6", "ours-mixed", "w4a6", ""),
 )
 """Row of the page, method, bits, and the paper's name of it."""
 PRINTED = {
@@ -68,7 +69,9 @@ convolutions and loses little; its encoder, the network on the ground, loses the
 PETR breaks by far the most. A third of its score goes with plain calibration, W8A8 by DFQ costs it 2.8 %, and uniform
 W4A6 without a step keeps 79 %. Training in stages, 470 steps of one seed, brings that to 90 %. Distillation adds 0.002;
 the interval of its difference to float is 0.009 wide. PACT and HAWQ-V3 keep 81 and 80 %. None of them reaches the 95 %
-that bits of its own keep without a step. Its bit plan spends 8 bits on the inputs of the layers that make positions and
+that bits of its own keep without a step. These bits, trained in the same stages, keep 97.7 %, 0.007 [0.004, 0.010]
+less than the float control. So PETR gains by training what BEVFormer loses by it: 95.1 to 97.7 %, and 99.6 to 98.3 %.
+PETR's bit plan spends 8 bits on the inputs of the layers that make positions and
 of the attention to image cells, and on the last weights of both branches. DETR3D loses more than BEVFormer,
 BEVDet4D less. BEVDepth keeps 71 % with plain calibration, and 93 % with ours without a step; which of its parts breaks
 was not measured.
