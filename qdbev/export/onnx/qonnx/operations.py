@@ -95,10 +95,16 @@ def _origin(
     while (node := producers.get(name)) is not None:
         if node.op_type == NAME:
             return node.input[0], int(graph.constants[node.input[3]])
-        if node.op_type not in past:
+        if node.op_type not in past and not _adds_a_number(node, graph):
             break
         name = node.input[0]
     return name, FLOAT_BITS
+
+
+def _adds_a_number(node: onnx.NodeProto, graph: Graph) -> bool:
+    """Whether it adds the offset of a grid: one number, behind its ``Quant``."""
+    added = graph.constants.get(node.input[1]) if node.op_type == "Add" else None
+    return added is not None and added.size == 1
 
 
 def _is_sampled(name: str, producers: Mapping[str, onnx.NodeProto]) -> bool:

@@ -111,6 +111,8 @@ def test_every_tap_agrees_with_narrow_ranges_and_with_offsets() -> None:
     graph = quant_graph(neutral_graph(frame))
     assert {attributes["narrow"] for *_, attributes in quants(graph)} == {0, 1}  # weights of four bits are not narrow
     gate_passes(frame, graph)
+    expected = expected_operations(frame)
+    assert by_layer(counted(graph.model), paths=expected) == expected
 
 
 def test_another_program_computes_the_same(mixed: FrameGraph, lowered: Lowered) -> None:
