@@ -31,6 +31,10 @@ RUN = CliRunner(env={"COLUMNS": "80", "TERM": "dumb", "NO_COLOR": "1"})
             ["calibrate", "--stages", "2"],
             "calibrate has no option --stages; it is an option of qat-progressive, compress",
         ),
+        (
+            ["compress", "--strip-metadata"],
+            "compress has no option --strip-metadata; it is an option of export onnx",
+        ),
         (["report", "-x"], "report has no option -x; `qdbev report -h` lists them"),
         (["compress", "--store"], "--store needs a value"),
         (["compress", "--force=3"], "--force takes no value"),

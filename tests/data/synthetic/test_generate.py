@@ -131,6 +131,7 @@ def test_can_bus_agrees_with_the_ego_poses(nuscenes: NuScenes, tree: Path) -> No
     for scene in nuscenes.scene:
         for name in api.all_messages:
             assert api.get_messages(scene["name"], name, print_warnings=False)
+        assert {row["steering_speed"] for row in api.get_messages(scene["name"], "vehicle_monitor")} == {0.0}
         messages = api.get_messages(scene["name"], "pose")
         assert np.diff([m["utime"] for m in messages]).tolist() == [20000] * (len(messages) - 1)
         sample = nuscenes.get("sample", scene["first_sample_token"])

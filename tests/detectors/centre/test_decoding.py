@@ -16,6 +16,7 @@ from qdbev.detectors.centre import (
     Decoding,
     Rotated,
     TaskMaps,
+    boxes_of_outputs,
     decoded_boxes,
     dense_outputs,
 )
@@ -103,6 +104,12 @@ def test_rows_of_outputs_stand_for_a_task_and_a_cell() -> None:
     assert code[0, place, [0, 1]].tolist() == [1.25, 0.25]
     heading = -0.3 - math.pi / 2
     assert code[0, place, 6:8].tolist() == pytest.approx([math.sin(heading), math.cos(heading)], abs=1e-6)
+
+
+def test_outputs_of_other_numbers_of_samples_are_refused() -> None:
+    logits, codes = torch.zeros(2, 1024, 3), torch.zeros(1, 1024, 10)
+    with pytest.raises(ValueError, match="shorter"):
+        boxes_of_outputs(logits, codes, classes=[(0,), (1, 2)], decoding=Decoding((Circle(0.2), Circle(0.2))))
 
 
 def test_the_head_names_its_last_layers_and_starts_with_few_objects() -> None:

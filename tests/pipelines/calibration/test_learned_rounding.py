@@ -88,6 +88,7 @@ KEEPS = ("quantization.training_observer=null", "quantization.training_rounding=
 def test_adaround_stores_what_it_learned(made: Made, wanted: Callable[..., Profile]) -> None:
     artifact, message = made("adaround", *ADAROUND, *KEEPS)
     assert message.startswith("rounded ") and message.endswith("calibrated on 1 sample of the train split")
+    assert ", rounding 0." in message
     record = _record(artifact, "adaround.json")
     assert len(record["rounded"]) > 50 and all(one["learned"] <= one["nearest"] for one in record["rounded"])
     better = sum(one["learned"] < 0.9 * one["nearest"] for one in record["rounded"])
@@ -117,6 +118,7 @@ def test_blocks_are_reconstructed_and_ranges_learned(made: Made, wanted: Callabl
     words = ("calibration.iterations=8", "calibration.learning_rate=0.3")
     artifact, message = made(method, *words)
     assert message.startswith("reconstructed ") and " of 16 blocks" in message
+    assert ", rounding 0." in message
     record = _record(artifact, f"{method}.json")
     blocks = {one["path"]: one for one in record["blocks"]}
     # stem, backbone, neck, CAN bus, encoder layer, and 2 decoder layers with 2 branches each

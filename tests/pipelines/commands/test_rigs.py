@@ -92,6 +92,8 @@ def test_what_a_rig_is_told_before_anything_is_made(call: Call, trees: dict[str,
 def test_tables_of_truckscenes_say_what_they_are(trees: dict[str, Path], tmp_path: Path) -> None:
     root = tmp_path / "trucks"
     shutil.copytree(trees["truckscenes"], root)
+    for name in ("ego_motion_cabin", "ego_motion_chassis", "weather_annotation"):
+        assert (root / "v1.0-trainval" / f"{name}.json").read_text(encoding="utf-8").strip() == "[]"
     sentence = prepared_error("--root", str(root))
     assert (
         "lacks the table log.json, map.json; these are the tables of TruckScenes: set data.rig=truckscenes" in sentence

@@ -53,6 +53,15 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "runs")
 
 
+def test_sealing_and_opening_leave_no_file_open(store: Store) -> None:
+    seal(store)
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(3):
+        seal(store, key=profiles.fingerprint(number))
+        assert store.list()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
 def full_disk(*_: Any, **__: Any) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

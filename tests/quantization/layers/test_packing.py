@@ -147,6 +147,15 @@ def test_names_types_and_bytes() -> None:
     assert size_bytes(tensors) == by_hand
 
 
+def test_half_precision_comes_back_as_float32_and_integers_as_they_are() -> None:
+    tensors = pack_model(calibrated(bits=4))
+    state = unpack_model(tensors)
+    assert state["conv.bias"].dtype == torch.float32
+    assert torch.equal(state["conv.bias"], tensors["conv.bias"].float())
+    flags = "conv.weight_quantizer.flags"
+    assert state[flags].dtype == tensors[flags].dtype and torch.equal(state[flags], tensors[flags])
+
+
 def test_packing_does_not_change_the_model() -> None:
     model = calibrated(bits=4)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from qdbev.reporting.charts.curve import curve_picture, running_mean
+from qdbev.reporting.charts.curve import _spread, curve_picture, running_mean
 from qdbev.reporting.charts.figure import BLUE, ORANGE
 
 POINTS = [{"step": 0, "NDS": 0.40}, {"step": 50, "NDS": 0.36}, {"step": 50, "NDS": 0.34}, {"step": 100, "NDS": 0.38}]
@@ -102,6 +102,13 @@ def test_names_of_narrow_stages_stand_in_lines_of_their_own():
             (x, y), (right, below) = found[one], found[other]
             assert abs(x - right) >= width or abs(y - below) >= 9, (one, other)
             assert min(y, below) > 9  # inside the picture
+
+
+def test_names_at_the_right_edge_that_would_overlap_move_apart_around_their_middle():
+    at_the_edge = [(0.500, "W4A6", BLUE, "bold"), (0.501, "float", ORANGE, "normal")]
+    assert _spread(at_the_edge, span=0.1) == pytest.approx([0.4970, 0.5040])
+    assert _spread(at_the_edge[::-1], span=0.1) == pytest.approx([0.5040, 0.4970])
+    assert _spread(at_the_edge, span=0.01) == [0.500, 0.501]  # far enough
 
 
 def labels_of(svg):

@@ -35,6 +35,15 @@ def test_a_filled_box_takes_the_pixels_of_its_footprint():
     assert abs(len(rows) - 32 * 16) <= 2 * (32 + 16)
 
 
+def test_the_ego_vehicle_is_as_large_as_a_car_and_points_up():
+    """1.9 m wide and 4.4 m long, its nose 2.4 m ahead of the middle, at 4 pixels a metre."""
+    image = panel(np.zeros((0, 9)), filled=True)
+    rows, columns = np.nonzero((image.sum(-1) < 400)[150:250, 150:250])
+    assert (rows.min(), rows.max()) in {(40, 57), (40, 58), (41, 57)}
+    assert abs(columns.min() + columns.max() - 99) <= 1 and 7 <= np.ptp(columns) + 1 <= 9
+    assert np.ptp(columns[rows == rows.min()]) < np.ptp(columns[rows == rows.max()])
+
+
 def test_an_outline_is_hollow_and_has_its_tick_ahead():
     box = np.array([[-20.0, -10.0, 0.0, 8.0, 4.0, 1.5, np.pi / 2, 0.0, 0.0]])  # heads forward, front at y = -6
     drawn = red(panel(box, filled=False))

@@ -33,3 +33,15 @@ def test_visibility_lists_cells_by_image_and_counts_cameras():
     assert seen.rows.query_R.tolist() == [2, 0, 2, 3 + 1]
     assert seen.references_RD2[:, 0, 0].tolist() == [2.0, 3.0, 5.0, 7.0]
     assert seen.cameras_BQ.tolist() == [[1, 1, 2], [1, 1, 1]]
+
+
+def test_in_a_graph_all_pairs_are_listed_and_what_is_not_seen_looks_far_outside(monkeypatch):
+    mask = torch.rand(3, 4, 5, 2, generator=torch.Generator().manual_seed(0)) > 0.6
+    uv = torch.rand(3, 4, 5, 2, 2)
+    usual = visibility(uv, mask_BNQD=mask)
+    monkeypatch.setattr("torch.onnx.is_in_onnx_export", lambda: True)
+    listed = visibility(uv, mask_BNQD=mask)
+    seen_R = mask.any(-1).flatten()
+    assert torch.equal(listed.references_RD2[seen_R], usual.references_RD2)
+    assert torch.equal(listed.rows.query_R[seen_R], usual.rows.query_R) and len(listed.rows.query_R) == 3 * 4 * 5
+    assert (listed.references_RD2[~seen_R].abs() > 2).all() and torch.equal(listed.cameras_BQ, usual.cameras_BQ)
