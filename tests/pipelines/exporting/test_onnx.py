@@ -202,3 +202,25 @@ def test_what_fails_leaves_the_report_alone(
 def test_only_a_quantized_detector_is_exported(call: Call, exported: dict[str, Any]) -> None:
     refused = call("export onnx", exported["artifact"]["path"], code=2)
     assert "only a quantized detector can be exported" in refused["error"]
+
+
+def test_taps_that_move_what_a_runtime_computes_are_looked_at_in_parts(
+    call: Call, model: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = list[int]()
+
+    class Otherwise(OrtSession):
+        """Moves an output where more than half of all taps come out at once."""
+
+        def __init__(self, graph: Any, *, taps: Any = ()) -> None:
+            super().__init__(graph, taps=taps)
+            sizes.append(len(taps))
+
+        def run(self, feeds: Any) -> dict[str, Any]:
+            found = super().run(feeds)
+            return found | {"bev": found["bev"] + (len(found) > 3 + 83 // 2 + 1)}
+
+    way = replace(exporting.WAYS["ort"], session=Otherwise)
+    monkeypatch.setattr(exporting, "WAYS", {**exporting.WAYS, "ort": way})
+    made = call("export onnx", model["path"], "--strip-metadata")
+    assert sizes == [0, 83, 41, 42] and made["metrics"]["gate"]["taps"] == 83
